@@ -1,0 +1,1 @@
+"""What a trained model gets right and wrong, for people to look at."""

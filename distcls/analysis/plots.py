@@ -1,0 +1,323 @@
+"""The pictures of a run's plots/ folder: curves, confusion matrix, calibration, and images with what was said of them.
+
+Each function draws one PNG and puts it in place whole, so that a viewer never sees half a file. matplotlib is
+imported late (it takes seconds) and used without pyplot, which keeps global state and may want a display.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GREY, BLUE, ORANGE, GREEN, RED = "#24292f", "#8c959f", "#0969da", "#d4661b", "#1a7f37", "#cf222e"
+
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.dpi": 120,
+    "font.size": 9,
+    "grid.color": "#e6e8eb",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "lines.linewidth": 1.6,
+    "savefig.facecolor": "white",
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$5 or $10"
+    "xtick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.color": GREY,
+    "ytick.labelcolor": INK,
+}
+
+MAX_CLASSES_WITH_COUNTS = 20
+MAX_TICKS = 40
+MAX_IMAGES = 64
+
+
+def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Loss, accuracy and learning rate against epochs, from the rows of tracking.read_metrics."""
+    with _figure(path, 12, 3.8) as figure:
+        loss, accuracy, lr = figure.subplots(1, 3, width_ratios=[4, 4, 2.4])
+        _draw_curve(loss, rows, "loss", min)
+        _draw_curve(accuracy, rows, "accuracy", max)
+        _draw_lr(lr, rows)
+
+
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
+    """The confusion matrix, int (C, C), one row for each true class, shaded by the share of the row.
+
+    Up to 20 classes the counts are written in; from 40 on only some classes are named.
+    """
+    names = [_short(name, 24) for name in class_names]
+    side = min(max(0.42 * len(names), 3), 9)
+    upright = max(map(len, names)) * 0.08 > side / min(len(names), MAX_TICKS)
+    label_inches = max(map(len, names)) * 0.07
+    with _figure(path, side + label_inches + 1.2, side + (label_inches if upright else 0.2) + 0.9) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(_row_shares(confusion), cmap="Blues", norm=_square_root_norm())
+        _name_classes(axes, names, upright)
+        if len(names) <= MAX_CLASSES_WITH_COUNTS:
+            _write_counts(axes, confusion, side / len(names))
+        _draw_colorbar(figure, image)
+        right, total = int(np.trace(confusion)), int(confusion.sum())
+        axes.set_title(f"Confusion matrix\n{right:,} of {total:,} right ({right / max(total, 1):.2%})")
+
+
+def plot_calibration(
+    confidence_sum: np.ndarray, correct: np.ndarray, count: np.ndarray, ece: float, path: str | Path
+) -> None:
+    """Reliability diagram: how often the model is right where it says it is 80 % sure, and how often it says so.
+
+    confidence_sum, correct, count: (bins,), for bins of equal width from 0 to 1 the sum of the confidences, the
+    number of right answers and of images. ece: expected calibration error, a share.
+    """
+    with _figure(path, 5.2, 6) as figure:
+        reliability, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+        _draw_reliability(reliability, confidence_sum, correct, count)
+        reliability.set_title(f"Calibration: ECE {ece:.4f}")
+        _draw_confidences(histogram, count)
+
+
+def plot_images(
+    images: np.ndarray | Sequence[np.ndarray],
+    titles: Sequence[str],
+    path: str | Path,
+    heading: str,
+    colors: Sequence[str] | None = None,
+) -> None:
+    """A grid of images, uint8 (n, H, W, 3), of which the first 64 are shown, each with its title above.
+
+    colors: one for each image ("green", "red"), of its title and frame.
+    """
+    shown = min(len(images), MAX_IMAGES)
+    grid = _grid(shown, max((title.count("\n") + 1 for title in titles[:shown]), default=0))
+    with _figure(path, grid.width, grid.height) as figure:
+        figure.set_layout_engine("none")
+        figure.text(0.1 / grid.width, 1 - 0.12 / grid.height, heading, va="top", fontsize=12, weight="bold")
+        for index in range(shown):
+            color = _ink(colors[index]) if colors else INK
+            axes = figure.add_axes(grid.place(index))
+            _draw_image(axes, images[index], _short_title(titles[index], grid.cell), color, framed=bool(colors))
+        if not shown:
+            figure.text(0.5, 0.3, "nothing to show", ha="center", color=GREY)
+
+
+@contextmanager
+def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of so many inches, in our style; written beside `path` and renamed over it at the end."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # Names in scripts that matplotlib's font lacks show as boxes; that is no news for the terminal.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_of: Any) -> None:
+    epochs, values = _points(rows, "train", name)
+    window = max(len(values) // 60, 1)
+    if window > 1:
+        axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=0.8)
+    if len(values):
+        smooth = _smooth(epochs, values, window)
+        axes.plot(*smooth, color=BLUE, label="train", **_marker(len(smooth[0]) // window))
+    _draw_val(axes, *_points(rows, "val", name), best_of)
+    _finish_curve(axes, name)
+
+
+def _draw_val(axes: Axes, epochs: np.ndarray, values: np.ndarray, best_of: Any) -> None:
+    if not len(values):
+        return
+    axes.plot(epochs, values, color=ORANGE, label="val", **_marker(len(values)))
+    best = int(np.flatnonzero(values == best_of(values))[0])
+    label = f"best val: {values[best]:.4f} at epoch {epochs[best]:.4g}"
+    axes.plot(
+        epochs[best], values[best], "*", markersize=12, color=ORANGE, markeredgecolor="white", label=label, zorder=5
+    )
+
+
+def _finish_curve(axes: Axes, name: str) -> None:
+    lines = [value for line in axes.lines for value in np.atleast_1d(line.get_ydata())]
+    if not lines:
+        axes.text(0.5, 0.5, "nothing logged yet", ha="center", transform=axes.transAxes, color=GREY)
+    elif name == "loss" and min(lines) > 0 and max(lines) > 50 * min(lines):
+        axes.set_yscale("log")
+    elif name == "accuracy":
+        axes.yaxis.set_major_formatter(lambda share, _: f"{share:.4g}")
+    axes.set_title(name.capitalize())
+    axes.set_xlabel("epoch")
+    if lines:
+        axes.legend(loc="best")
+
+
+def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    epochs, values = _points(rows, "train", "lr")
+    axes.plot(epochs, values, color=GREY, **_marker(len(values)))
+    axes.set_title("Learning rate")
+    axes.set_xlabel("epoch")
+    axes.yaxis.set_major_formatter(lambda lr, _: f"{lr:.3g}")
+    axes.set_ylim(bottom=0)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs and finite values of one curve."""
+    points = [
+        (row["epoch"], row[name])
+        for row in rows
+        if row["split"] == split and row.get("epoch") is not None and row.get(name) is not None
+    ]
+    curve = np.array([point for point in points if math.isfinite(point[1])], dtype=float).reshape(-1, 2)
+    return curve[:, 0], curve[:, 1]
+
+
+def _smooth(epochs: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Running means of `window` points, each at the mean of their epochs, so that it does not lag."""
+    kernel = np.ones(window) / window
+    return np.convolve(epochs, kernel, "valid"), np.convolve(values, kernel, "valid")
+
+
+def _marker(num_points: int) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 3.5} if num_points <= 40 else {"linewidth": 1.6 if num_points < 200 else 1}
+
+
+def _row_shares(confusion: np.ndarray) -> np.ndarray:
+    return confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+
+
+def _square_root_norm() -> Any:
+    """Shades by the square root, so that a confusion of a few percent can be seen at all."""
+    from matplotlib.colors import PowerNorm
+
+    return PowerNorm(0.5, vmin=0, vmax=1)
+
+
+def _name_classes(axes: Axes, names: Sequence[str], upright: bool) -> None:
+    places = range(0, len(names), math.ceil(len(names) / MAX_TICKS))
+    shown = [names[place] for place in places]
+    size = 9 if len(names) <= MAX_CLASSES_WITH_COUNTS else 7
+    axes.set_xticks(places, shown, rotation=90 if upright else 0, fontsize=size)
+    axes.set_yticks(places, shown, fontsize=size)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="predicted", ylabel="true")
+
+
+def _write_counts(axes: Axes, confusion: np.ndarray, cell_inches: float) -> None:
+    shares = _row_shares(confusion)
+    size = min(10, cell_inches * 90 / len(str(confusion.max())))
+    for (true, predicted), count in np.ndenumerate(confusion):
+        if count:
+            color = "white" if shares[true, predicted] > 0.3 else INK
+            axes.text(predicted, true, str(count), ha="center", va="center", color=color, fontsize=size)
+
+
+def _draw_colorbar(figure: Figure, image: Any) -> None:
+    ticks = {0: "0", 0.01: "1%", 0.05: "5%", 0.1: "10%", 0.25: "25%", 0.5: "50%", 1: "100%"}
+    colorbar = figure.colorbar(image, ax=image.axes, fraction=0.046, aspect=30, pad=0.02, ticks=list(ticks))
+    colorbar.ax.set_yticklabels(list(ticks.values()))
+    colorbar.ax.grid(False)
+    colorbar.outline.set_visible(False)  # type: ignore[operator]
+
+
+def _draw_reliability(axes: Axes, confidence_sum: np.ndarray, correct: np.ndarray, count: np.ndarray) -> None:
+    edges = np.linspace(0, 1, len(count) + 1)
+    seen = count > 0
+    confidence, accuracy = confidence_sum[seen] / count[seen], correct[seen] / count[seen]
+    left, width = edges[:-1][seen], 1 / len(count)
+    axes.bar(left, accuracy, width, align="edge", color=BLUE, edgecolor="white", label="share that is right")
+    gap = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 0.8}
+    axes.bar(left, confidence - accuracy, width, accuracy, align="edge", label="gap to the confidence", **gap)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper left")
+
+
+def _draw_confidences(axes: Axes, count: np.ndarray) -> None:
+    edges = np.linspace(0, 1, len(count) + 1)
+    axes.bar(edges[:-1], count / max(count.sum(), 1), 1 / len(count), align="edge", color=GREY, edgecolor="white")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.set(xlabel="confidence", ylabel="images")
+
+
+class _Grid(NamedTuple):
+    """Where images lie on their page, in inches."""
+
+    columns: int
+    rows: int
+    cell: float
+    title: float
+
+    @property
+    def width(self) -> float:
+        return max(self.columns, 3) * (self.cell + 0.12) + 0.12
+
+    @property
+    def height(self) -> float:
+        return max(self.rows, 1) * (self.cell + self.title) + 0.5
+
+    def place(self, index: int) -> tuple[float, float, float, float]:
+        """Left, bottom, width and height of an image, as shares of the page."""
+        row, column = divmod(index, self.columns)
+        left = 0.12 + column * (self.cell + 0.12)
+        bottom = self.height - 0.4 - (row + 1) * (self.cell + self.title)
+        return left / self.width, bottom / self.height, self.cell / self.width, self.cell / self.height
+
+
+def _grid(num_images: int, title_lines: int) -> _Grid:
+    """As square as leaves few places empty in the last row."""
+    fewest, most = math.ceil(math.sqrt(num_images)), math.ceil(math.sqrt(1.8 * num_images))
+    columns = min(range(max(fewest, 1), max(most, 1) + 1), key=lambda columns: -num_images % columns)
+    cell = 1.15 if num_images > 36 else 1.4 if num_images > 12 else 1.8
+    return _Grid(columns, math.ceil(num_images / columns), cell, 0.135 * title_lines + 0.1)
+
+
+def _draw_image(axes: Axes, image: np.ndarray, title: str, color: str, framed: bool) -> None:
+    pixels = axes.get_window_extent().width
+    axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < pixels else "antialiased")
+    axes.set_title(title, fontsize=8, color=color, pad=3, loc="center", weight="normal")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set(visible=framed, color=color, linewidth=2)
+
+
+def _ink(color: str) -> str:
+    return {"green": GREEN, "red": RED}.get(color, color)
+
+
+def _short_title(title: str, inches: float) -> str:
+    return "\n".join(_short(line, int(inches * 15)) for line in title.split("\n"))
+
+
+def _short(text: str, length: int) -> str:
+    """The start and the end of a long text: class names often differ only there."""
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 3
+    return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"

@@ -1,0 +1,121 @@
+"""Which images a step takes, and who takes them: the one plan that every process cuts its work from.
+
+The training set is one endless stream: the permutation of epoch 0, then of epoch 1, and so on. Step s
+takes positions [s*B, (s+1)*B) of it, across the seam between epochs. So every batch is full, each image
+comes exactly once an epoch, and nothing depends on how many processes share the work.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from distcls.config import TrainConfig
+from distcls.errors import UsageError
+from distcls.randomness import numpy_generator
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batches of a run, as one of `world_size` processes sees them.
+
+    `global_batch_size` (B) images make a step, cut in order into B/m micro-batches of
+    `micro_batch_size` (m); each rank takes a contiguous block of `grad_accum_steps` of them.
+    """
+
+    num_images: int
+    global_batch_size: int
+    micro_batch_size: int
+    total_steps: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches in a global batch."""
+        return self.global_batch_size // self.micro_batch_size
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro-batches that this rank accumulates in a step."""
+        return self.num_micro_batches // self.world_size
+
+    @property
+    def micro_batches(self) -> range:
+        """The indices, in the global batch, of this rank's micro-batches."""
+        first = self.rank * self.grad_accum_steps
+        return range(first, first + self.grad_accum_steps)
+
+    @property
+    def rows(self) -> slice:
+        """This rank's images among the B of a global batch."""
+        share = self.grad_accum_steps * self.micro_batch_size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def epoch(self, completed_steps: int) -> float:
+        """Passes over the data after this many steps."""
+        return completed_steps * self.global_batch_size / self.num_images
+
+    def global_batch(self, step: int) -> np.ndarray:
+        """The images of one step: (B,) int64 indices into the training split."""
+        start, stop = step * self.global_batch_size, (step + 1) * self.global_batch_size
+        parts = []
+        for epoch in range(start // self.num_images, (stop - 1) // self.num_images + 1):
+            offset = epoch * self.num_images
+            order = self._permutation(epoch)
+            parts.append(order[max(start - offset, 0) : min(stop - offset, self.num_images)])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        """The order of one epoch. The last two are kept, because a step may lie across their seam."""
+        cached = _permutations.get((self.seed, self.num_images, epoch))
+        if cached is None:
+            if len(_permutations) >= 2:
+                _permutations.pop(next(iter(_permutations)))
+            cached = numpy_generator(self.seed, "order", epoch).permutation(self.num_images)
+            _permutations[(self.seed, self.num_images, epoch)] = cached
+        return cached
+
+
+_permutations: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def plan_batches(config: TrainConfig, num_images: int, rank: int = 0, world_size: int = 1) -> BatchPlan:
+    """The plan of a run. Raises UsageError where B, m and the number of processes do not fit."""
+    global_size = config.global_batch_size
+    micro_size = config.micro_batch_size or global_size // world_size
+    if micro_size == 0 or global_size % (micro_size * world_size):
+        raise UsageError(
+            f"train.global_batch_size={global_size} cannot be cut into micro-batches of "
+            f"{config.micro_batch_size or 'equal size'} on {world_size} processes: it must be "
+            f"micro_batch_size × processes × a whole number. {_what_would_work(global_size, micro_size, world_size)}"
+        )
+    if config.deterministic and world_size & (world_size - 1):
+        raise UsageError(
+            f"train.deterministic=true needs 1, 2, 4, 8 … processes, not {world_size}: sums are halved "
+            "over the processes. Start another number of them, or set train.deterministic=false."
+        )
+    return BatchPlan(
+        num_images, global_size, micro_size, _total_steps(config, num_images), config.seed, rank, world_size
+    )
+
+
+def _total_steps(config: TrainConfig, num_images: int) -> int:
+    if config.num_steps is not None:
+        return config.num_steps
+    if config.num_epochs is None:
+        raise UsageError("neither train.num_epochs nor train.num_steps is set: type one of them.")
+    return math.ceil(Fraction(str(config.num_epochs)) * num_images / config.global_batch_size)
+
+
+def _what_would_work(global_size: int, micro_size: int, world_size: int) -> str:
+    micro_sizes = [m for m in range(1, global_size + 1) if global_size % (m * world_size) == 0]
+    if micro_sizes:
+        near = sorted(sorted(micro_sizes, key=lambda m: abs(m - micro_size))[:4])
+        return f"train.micro_batch_size could be {' or '.join(map(str, near))}."
+    unit = max(micro_size, 1) * world_size
+    return f"train.global_batch_size could be {max(global_size // unit, 1) * unit} or {(global_size // unit + 1) * unit}."

@@ -1,0 +1,212 @@
+"""Every setting of a run, with its unit and its range: the schema behind YAML files and the command line.
+
+This file imports nothing of the package and nothing heavy, so that a mistake in a config is reported
+before torch is imported. `config_loader.py` fills these classes; `distcls config schema` prints them
+as a JSON schema for editors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    duration: bool = False,
+    changes_run: bool = True,
+) -> Any:
+    """A dataclass field that carries its documentation and range.
+
+    minimum and maximum are inclusive, above and below exclusive. `duration` marks a string such as
+    "3 epochs" (durations.py). `changes_run=False` marks what may differ when a run is resumed.
+    """
+    limits = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
+    metadata = {
+        "doc": doc,
+        "duration": duration,
+        "changes_run": changes_run,
+        **{name: limit for name, limit in limits.items() if limit is not None},
+    }
+    if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=lambda: _copy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _copy(value: Any) -> Any:
+    return dataclasses.replace(value) if dataclasses.is_dataclass(value) else type(value)(value)  # type: ignore[type-var]
+
+
+@dataclass
+class DataConfig:
+    """Which images, how they are split, and how they reach the model."""
+
+    name: str = setting(
+        "digits", "digits, folder, cifar10, mnist, fashion_mnist, stl10, or my_pkg.module:factory."
+    )
+    root: str | None = setting(None, "Folder that holds the images. --data DIR sets it.")
+    download: bool = setting(False, "Download a named data set that is not in data.root.", changes_run=False)
+    image_size: int | None = setting(
+        None, "Height and width in pixels that the model sees; the default is the images' own.", minimum=1
+    )
+    resize: Literal["crop", "pad", "squish"] = setting(
+        "crop", "How an image of another shape becomes square: cut the long side, add borders, or distort."
+    )
+    val_fraction: float = setting(
+        0.1, "Share of the training images held out, stratified, where there is no val split.", minimum=0, below=1
+    )
+    test_fraction: float = setting(
+        0.2, "Share of all images held out, stratified, where there is no test split.", minimum=0, below=1
+    )
+    split_seed: int = setting(0, "Seed of the held-out splits, apart from train.seed.", minimum=0)
+    cache: str = setting(
+        "4 GB",
+        "Decoded images that take no more than this are kept in memory, once per machine; 0 reads files instead.",
+        changes_run=False,
+    )
+    cache_dir: str | None = setting(
+        None, "Folder of the decoded images; the default is ~/.cache/distcls.", changes_run=False
+    )
+    workers: int = setting(2, "Loader processes per rank, for images read from disk.", minimum=0, changes_run=False)
+    max_bad_fraction: float = setting(
+        0.01, "More unreadable images than this share are an error.", minimum=0, maximum=1
+    )
+
+
+@dataclass
+class NormalizeConfig:
+    """Channel statistics, of pixel values from 0 to 1."""
+
+    mean: list[float] = setting([0.485, 0.456, 0.406], "Mean of the red, green and blue channel.")
+    std: list[float] = setting([0.229, 0.224, 0.225], "Standard deviation of the three channels.")
+
+
+@dataclass
+class AugmentConfig:
+    """What happens to a training batch on its way to the model. `augment: none` turns all of it off."""
+
+    pad_crop: int = setting(0, "Pixels of reflected border from which a random crop is cut; 0 is off.", minimum=0)
+    flip: bool = setting(False, "Mirror half of the images, left to right.")
+    mixup: float = setting(0.0, "Alpha of mixup's Beta distribution (arXiv 1710.09412); 0 is off.", minimum=0)
+    normalize: NormalizeConfig = setting(NormalizeConfig(), "Channel mean and standard deviation, in evaluation too.")
+
+
+@dataclass
+class ModelConfig:
+    """The network, and where its weights start."""
+
+    name: str = setting(
+        "cnn2", "cnn2, cnn3, resnet9, torchvision/NAME, or my_pkg.module:make, called as make(num_classes, **args)."
+    )
+    args: dict[str, Any] = setting({}, "Arguments of the model, such as {dropout: 0.2}.")
+    init_from: str | None = setting(None, "A run folder or a weights file to start from.")
+    freeze: list[str] = setting([], "Names (prefixes) of modules that are not trained; their BatchNorm stays as it is.")
+    channels_last: bool = setting(True, "Keep weights and images in the channels_last memory format.")
+
+
+@dataclass
+class LossConfig:
+    """What is minimised."""
+
+    name: str = setting("cross_entropy", "cross_entropy, or my_pkg.module:loss, called as loss(logits, targets).")
+    label_smoothing: float = setting(0.0, "Share of the target spread over all classes.", minimum=0, below=1)
+
+
+@dataclass
+class ParamGroupConfig:
+    """Parameters whose name matches get settings of their own."""
+
+    match: str = setting("", "Regular expression, searched in the parameter's name.")
+    lr_scale: float = setting(1.0, "Factor on the learning rate.", minimum=0)
+    weight_decay: float | None = setting(None, "Weight decay instead of optim.weight_decay.", minimum=0)
+
+
+@dataclass
+class OptimConfig:
+    """How weights follow gradients. The learning rate belongs to train.global_batch_size."""
+
+    name: str = setting("adamw", "sgd, adam, adamw, or my_pkg.module:make, called as make(groups, lr=lr).")
+    lr: float = setting(2e-3, "Peak learning rate.", above=0)
+    momentum: float = setting(0.9, "Momentum of sgd.", minimum=0, below=1)
+    nesterov: bool = setting(False, "Nesterov momentum for sgd.")
+    betas: list[float] = setting([0.9, 0.999], "Averaging factors of adam and adamw.")
+    eps: float = setting(1e-8, "Added to the denominator of adam and adamw.", above=0)
+    weight_decay: float = setting(0.01, "Weight decay.", minimum=0)
+    decay_norms_and_biases: bool = setting(False, "Apply weight decay to normalisation layers and biases too.")
+    schedule: Literal["constant", "cosine", "one_cycle", "step"] = setting(
+        "cosine", "Shape of the learning rate after warmup."
+    )
+    warmup: str = setting("0 steps", "Linear warmup: a duration, such as 500 steps, 1 epoch or 5%.", duration=True)
+    min_lr: float = setting(0.0, "Learning rate at the end of cosine and one_cycle.", minimum=0)
+    milestones: list[str] = setting([], "Durations after which schedule step multiplies the rate by gamma.")
+    gamma: float = setting(0.1, "Factor of schedule step.", above=0)
+    fused: bool = setting(True, "Use the optimizer's fused kernel where the device has one.")
+    groups: list[ParamGroupConfig] = setting([], "Parameter groups with their own rate and decay; the first match wins.")
+
+
+@dataclass
+class TrainConfig:
+    """How long, how precisely, and how often what happens."""
+
+    seed: int = setting(0, "Seed of everything random.", minimum=0, below=2**63)
+    num_epochs: float | None = setting(30.0, "Passes over the training set.", above=0)
+    num_steps: int | None = setting(None, "Optimizer steps, instead of num_epochs.", minimum=1)
+    global_batch_size: int = setting(64, "Images per optimizer step, over all processes.", minimum=1)
+    micro_batch_size: int | None = setting(
+        None, "Images per forward pass on one device; the default is global_batch_size / processes.", minimum=1
+    )
+    precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = setting(
+        "auto", "Arithmetic: auto is bf16 on a GPU that has it, else float32."
+    )
+    deterministic: bool = setting(False, "Give the same bits on 1, 2, 4 or 8 processes.")
+    num_threads: int | None = setting(
+        None,
+        "CPU threads per process; the default shares the machine's cores, and is 1 where deterministic.",
+        minimum=1,
+    )
+    compile: bool = setting(False, "Compile the model with torch.compile.")
+    max_grad_norm: float | None = setting(None, "Clip the gradient to this norm.", above=0)
+    ema_decay: float | None = setting(
+        None, "Evaluate and keep an exponential moving average of the weights.", minimum=0, below=1
+    )
+    sync_batchnorm: bool = setting(False, "BatchNorm over the micro-batches of all processes.")
+    skip_steps: list[int] = setting([], "Steps that update nothing, such as one whose batch diverges.")
+    log_every: str = setting("10 steps", "How often metrics are written.", duration=True, changes_run=False)
+    eval_every: str = setting("1 epoch", "How often the val split is evaluated.", duration=True)
+    eval_batch_size: int = setting(256, "Images per forward pass in evaluation.", minimum=1)
+    checkpoint_every: str = setting("1 epoch", "How often a checkpoint is saved.", duration=True, changes_run=False)
+    keep_checkpoints: int = setting(2, "How many checkpoints are kept.", minimum=1, changes_run=False)
+    best_metric: str = setting("accuracy", "Metric of the val split that chooses the best weights.")
+    early_stopping: int | None = setting(
+        None, "Stop after this many evaluations without a better best_metric.", minimum=1
+    )
+
+
+@dataclass
+class RunConfig:
+    """Where the run lives and who hears of it. None of it changes the run."""
+
+    dir: str | None = setting(None, "Run folder; the default is runs/NAME.", changes_run=False)
+    name: str | None = setting(None, "Name of the run; --name NAME sets it.", changes_run=False)
+    trackers: list[str] = setting(["tensorboard"], "Who receives metrics beside metrics.csv.", changes_run=False)
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "What to train on.", changes_run=False)
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    data: DataConfig = setting(DataConfig(), "Which images, how they are split, and how they reach the model.")
+    augment: AugmentConfig = setting(AugmentConfig(), "What happens to a training batch.")
+    model: ModelConfig = setting(ModelConfig(), "The network, and where its weights start.")
+    loss: LossConfig = setting(LossConfig(), "What is minimised.")
+    optim: OptimConfig = setting(OptimConfig(), "How weights follow gradients.")
+    train: TrainConfig = setting(TrainConfig(), "How long, how precisely, and how often what happens.")
+    run: RunConfig = setting(RunConfig(), "Where the run lives and who hears of it.")

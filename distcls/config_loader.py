@@ -1,0 +1,756 @@
+"""From YAML files and `key=value` words to settings: every mistake is named, with its place and a way out.
+
+What was written is first read into `Given` values, which remember where they stand (`configs/x.yaml:12`, or
+the override itself); overrides replace some of them; then they are checked against the type hints and ranges of
+config.py; last, `check_consistency` looks for settings that contradict each other. Nothing here is slow to
+import. Every error is a UsageError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from distcls.config import AugmentConfig, Config, NormalizeConfig, OptimConfig, TrainConfig
+from distcls.durations import DURATION_PATTERN, parse_duration
+from distcls.errors import UsageError
+
+BEST_METRICS = ("accuracy", "top5", "macro_f1", "macro_precision", "macro_recall", "loss", "ece")
+FOLDER_SETTINGS = ("data.root", "data.cache_dir", "model.init_from", "run.dir")
+"""Settings in which ~ stands for the home folder."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as somebody gave it. Mappings and lists hold Given values; `text` is a scalar as it was typed."""
+
+    value: Any
+    where: str
+    text: str = ""
+
+
+# The public functions ------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_set: Sequence[str] = ()) -> Config:
+    """The config of a new run: a YAML file (or the defaults), then the overrides, such as "optim.lr=1e-3".
+
+    `unless_set` holds overrides that apply only to what neither the file nor an override has set. The batch
+    sizes must fit the number of processes, WORLD_SIZE. Raises UsageError.
+    """
+    root = _read_file(Path(path)) if path is not None else Given({}, "the defaults")
+    _override(root, overrides)
+    for keys, given in map(_read_override, unless_set):
+        if _find(root, keys) is None:
+            _put(root, keys, given)
+    return _build(root, _world_size())
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config that a run has saved, whatever the number of processes now. Raises UsageError."""
+    root = _read_file(Path(path))
+    _override(root, overrides)
+    return _build(root, world_size=1)
+
+
+def from_dict(data: Mapping[str, Any], source: str = "config") -> Config:
+    """The config of a run that was saved, such as by `to_dict`. `source` names it in errors. Raises UsageError."""
+    return _build(_given_from(data, source), world_size=1)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The settings as plain dicts and lists, which share nothing with the config."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config) -> str:
+    """All settings, a block for each section, which `load_config` reads back as they were."""
+    sections = ({name: _blocks(section)} for name, section in _fields_of(config))
+    dump = functools.partial(
+        yaml.dump, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return "\n".join(dump(_Block(section)) for section in sections)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Lines such as "optim.lr: 0.001 -> 0.002", for settings that change the run."""
+    return [f"{path}: {_show(before)} -> {_show(after)}" for path, before, after in _changes(old, new)]
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a YAML config (JSON Schema 2020-12), with which editors complete and check settings."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A config of distcls",
+        **_section_schema(Config),
+    }
+
+
+# What was written ----------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: 1e-3 is a number; yes, on, 12:30 and 2024-01-01 are not what YAML 1.1 makes of them."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 or `_Loader` would not read back as a string."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_NUMBER_STARTS = list("-+.0123456789")
+_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), [*"~nN", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), [*"tTfF"])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+(_[0-9]+)*$"), _NUMBER_STARTS)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _NUMBER_STARTS)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _NUMBER_STARTS)
+
+_SCALARS = {
+    "tag:yaml.org,2002:null": lambda text: None,
+    "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
+    "tag:yaml.org,2002:int": int,
+    "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "tag:yaml.org,2002:str": str,
+}
+
+
+def _read_file(path: Path) -> Given:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: a config is UTF-8 text, but {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the config ({error.strerror}){_files_beside(path)}") from error
+    root = _parse(text, str(path), lines=True)
+    if root.value is None:
+        return Given({}, root.where)
+    if not isinstance(root.value, dict):
+        raise UsageError(f"{root.where}: a config is a mapping with sections such as 'optim:', not {_show_given(root)}")
+    return root
+
+
+def _files_beside(path: Path) -> str:
+    names = {file.name: str(file) for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)}
+    near = difflib.get_close_matches(path.name, names, n=2)
+    return f": did you mean {_either(names[name] for name in near)}?" if near else ""
+
+
+def _parse(text: str, source: str, lines: bool) -> Given:
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if lines and mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise UsageError(f"{source}{line}: not valid YAML: {problem} (quotes around a value may help)") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    return Given(None, source) if node is None else _given_node(node, source, lines)
+
+
+def _given_node(node: yaml.Node, source: str, lines: bool) -> Given:
+    where = f"{source}:{node.start_mark.line + 1}" if lines else source
+    if isinstance(node, yaml.MappingNode):
+        return Given(_given_mapping(node, source, lines), where)
+    if isinstance(node, yaml.SequenceNode):
+        return Given([_given_node(item, source, lines) for item in node.value], where)
+    if node.tag not in _SCALARS:
+        raise UsageError(f"{where}: the YAML tag {node.tag} is not known here: write the plain value")
+    try:
+        return Given(_SCALARS[node.tag](node.value), where, node.value)
+    except ValueError as error:  # such as !!int abc
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _given_mapping(node: yaml.MappingNode, source: str, lines: bool) -> dict[str, Given]:
+    mapping: dict[str, Given] = {}
+    for key_node, value_node in node.value:
+        where = f"{source}:{key_node.start_mark.line + 1}" if lines else source
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise UsageError(f"{where}: the name of a setting must be a word, not a list or a mapping")
+        if key_node.value in mapping:
+            first = f", first at {mapping[key_node.value].where}" if lines else ""
+            raise UsageError(f"{where}: {key_node.value!r} is given twice{first}: remove one of them")
+        value = _given_node(value_node, source, lines)
+        mapping[key_node.value] = dataclasses.replace(value, where=where)
+    return mapping
+
+
+def _given_from(data: Any, source: str) -> Given:
+    if isinstance(data, Mapping):
+        return Given({str(key): _given_from(value, source) for key, value in data.items()}, source)
+    if isinstance(data, list | tuple):
+        return Given([_given_from(item, source) for item in data], source)
+    return Given(data, source, str(data))
+
+
+def _read_override(override: str) -> tuple[list[str], Given]:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"{override}: a setting is written key=value, such as optim.lr=0.001")
+    return keys, _parse(text, override, lines=False)
+
+
+# Overrides -----------------------------------------------------------------------------------------
+
+_LENGTHS = (["train", "num_steps"], ["train", "num_epochs"])
+
+
+def _override(root: Given, overrides: Sequence[str]) -> None:
+    changes = [_read_override(override) for override in overrides]
+    _drop_other_length(root, changes)
+    for keys, given in changes:
+        _put(root, keys, given)
+
+
+def _drop_other_length(root: Given, changes: list[tuple[list[str], Given]]) -> None:
+    """num_steps on the command line replaces num_epochs of the file, and the other way round."""
+    changed = [keys for keys, given in changes if keys in _LENGTHS and given.value is not None]
+    train = _find(root, ["train"])
+    if train is not None and isinstance(train.value, dict):
+        for keys, other in (_LENGTHS, _LENGTHS[::-1]):
+            if keys in changed and other not in changed:
+                train.value.pop(other[1], None)
+
+
+def _put(root: Given, keys: list[str], given: Given) -> None:
+    """Set what `keys` lead to, in place. Mappings on the way are made where there are none."""
+    mapping = root.value
+    for key in keys[:-1]:
+        if key not in mapping or not isinstance(mapping[key].value, dict):
+            mapping[key] = Given({}, given.where)
+        mapping = mapping[key].value
+    if keys == ["augment"] and _is_off(given):
+        given = Given(_only_normalize(mapping.get("augment")), given.where)
+    mapping[keys[-1]] = given
+
+
+def _find(root: Given, keys: list[str]) -> Given | None:
+    given = root
+    for key in keys:
+        if not isinstance(given.value, dict) or key not in given.value:
+            return None
+        given = given.value[key]
+    return given
+
+
+def _is_off(given: Given) -> bool:
+    return given.value is None or given.text == "none"
+
+
+def _only_normalize(augment: Given | None) -> dict[str, Given]:
+    """No augmentation is no reason to feed the model other pixel values."""
+    settings = augment.value if augment is not None and isinstance(augment.value, dict) else {}
+    return {key: given for key, given in settings.items() if key == "normalize"}
+
+
+# From what was written to settings -----------------------------------------------------------------
+
+
+def _build(root: Given, world_size: int) -> Config:
+    _choose_length(root)
+    config = _section(Config, root, "")
+    for path in FOLDER_SETTINGS:
+        section, name = path.split(".")
+        folder = getattr(getattr(config, section), name)
+        if folder is not None:
+            setattr(getattr(config, section), name, os.path.expanduser(folder))
+    for path, problem in _contradictions(config, world_size):
+        place = _find(root, path.split("."))
+        raise UsageError(f"{place.where}: {problem}" if place else problem)
+    return config
+
+
+def _choose_length(root: Given) -> None:
+    """num_steps takes the place of the default num_epochs."""
+    train = _find(root, ["train"])
+    num_steps = _find(root, ["train", "num_steps"])
+    if train is not None and num_steps is not None and num_steps.value is not None:
+        train.value.setdefault("num_epochs", Given(None, num_steps.where))
+
+
+def _section(kind: type, given: Given, path: str) -> Any:
+    """An instance of a dataclass of config.py. A section that is missing or empty keeps its defaults."""
+    if given.value is None or (kind is AugmentConfig and _is_off(given)):
+        given = Given({}, given.where)
+    if not isinstance(given.value, dict):
+        hint = ", or 'none' to turn it off" if kind is AugmentConfig else ""
+        raise UsageError(
+            f"{given.where}: {path} is a section with the settings {', '.join(_hints(kind))}{hint}, "
+            f"but {_show_given(given)} was given"
+        )
+    return kind(**{key: _convert(*arguments) for key, arguments in _settings(kind, given, path)})
+
+
+def _settings(kind: type, given: Given, path: str) -> Iterator[tuple[str, tuple[Given, Any, Mapping, str]]]:
+    """What `_convert` needs for each setting that was given, and for each section, given or not."""
+    hints = _hints(kind)
+    for key, value in given.value.items():
+        if key not in hints:
+            raise UsageError(f"{value.where}: unknown setting {_join(path, key)}: {_suggest(key, path, kind)}")
+    for field in dataclasses.fields(kind):
+        if field.name in given.value or dataclasses.is_dataclass(hints[field.name]):
+            value = given.value.get(field.name, Given({}, given.where))
+            yield field.name, (value, hints[field.name], field.metadata, _join(path, field.name))
+
+
+def _convert(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
+    """The value of a setting, checked against its type hint and range."""
+    inner, optional = _split_optional(hint)
+    if given.value is None and optional:
+        return None
+    if _is_section(inner):
+        return _section(inner, given, path)
+    if get_origin(inner) is list:
+        return _list(given, inner, limits, path)
+    if get_origin(inner) is dict:
+        return _dict(given, limits, path)
+    return _scalar(given, hint, limits, path)
+
+
+def _list(given: Given, hint: Any, limits: Mapping, path: str) -> list[Any]:
+    if not isinstance(given.value, list):
+        raise _mismatch(given, hint, limits, path)
+    (item_hint,) = get_args(hint)
+    return [_convert(item, item_hint, limits, f"{path}[{index}]") for index, item in enumerate(given.value)]
+
+
+def _dict(given: Given, limits: Mapping, path: str) -> dict[str, Any]:
+    if given.value is not None and not isinstance(given.value, dict):
+        raise _mismatch(given, dict, limits, path)
+    return _plain(given) or {}
+
+
+def _plain(given: Given) -> Any:
+    if isinstance(given.value, dict):
+        return {key: _plain(value) for key, value in given.value.items()}
+    if isinstance(given.value, list):
+        return [_plain(item) for item in given.value]
+    return given.value
+
+
+def _scalar(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
+    try:
+        value = _read_scalar(given, _split_optional(hint)[0])
+        _check_limits(value, limits)
+        return value
+    except ValueError as error:
+        raise _mismatch(given, hint, limits, path) from error
+
+
+def _read_scalar(given: Given, hint: Any) -> Any:
+    """The value as bool, int, float, str or one of the choices. Raises ValueError where it is none."""
+    if get_origin(hint) is Literal:
+        return _one_of(given.text, get_args(hint))
+    if hint is str and (isinstance(given.value, str) or _is_number(given.value)):
+        return given.text
+    if hint is float and _is_number(given.value) and math.isfinite(given.value):
+        return float(given.value)
+    if hint is int and _is_number(given.value):
+        return _whole(given)
+    if hint is bool and isinstance(given.value, bool):
+        return given.value
+    raise ValueError(f"not {hint}")
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _one_of(text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise ValueError(f"not one of {choices}")
+    return text
+
+
+def _whole(given: Given) -> int:
+    """1000 and 1e3 are whole numbers; 1000.0 looks like a mistake."""
+    if isinstance(given.value, float) and not ("e" in given.text.lower() and given.value.is_integer()):
+        raise ValueError("not a whole number")
+    return int(given.value)
+
+
+def _check_limits(value: Any, limits: Mapping) -> None:
+    if limits.get("duration"):
+        parse_duration(value)
+    out_of_range = (
+        ("minimum" in limits and value < limits["minimum"])
+        or ("above" in limits and value <= limits["above"])
+        or ("maximum" in limits and value > limits["maximum"])
+        or ("below" in limits and value >= limits["below"])
+    )
+    if out_of_range:
+        raise ValueError("out of range")
+
+
+# Type hints of config.py ---------------------------------------------------------------------------
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_section(hint: Any) -> TypeGuard[type]:
+    return dataclasses.is_dataclass(hint)
+
+
+def _split_optional(hint: Any) -> tuple[Any, bool]:
+    """`X | None` is (X, True), anything else (hint, False)."""
+    if get_origin(hint) in (Union, UnionType):
+        (inner,) = (part for part in get_args(hint) if part is not NoneType)
+        return inner, True
+    return hint, False
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+@functools.cache
+def _all_paths(kind: type = Config, path: str = "") -> tuple[str, ...]:
+    """The dotted path of every section and setting."""
+    paths = []
+    for name, hint in _hints(kind).items():
+        paths.append(_join(path, name))
+        if _is_section(hint):
+            paths.extend(_all_paths(hint, _join(path, name)))
+    return tuple(paths)
+
+
+# Messages ------------------------------------------------------------------------------------------
+
+
+def _suggest(key: str, path: str, kind: type) -> str:
+    """Where an unknown key may belong: in another section, or under a name that is nearly the same."""
+    known = list(_hints(kind))
+    same = [] if "[" in path else _ending_in([key])
+    candidates = same or difflib.get_close_matches(key, known, n=2) or settings_like(key)
+    if candidates:
+        return f"did you mean {_either(map(repr, candidates))}?"
+    return f"{path or 'a config'} has {', '.join(known)}"
+
+
+def settings_like(path: str) -> list[str]:
+    """The dotted paths that somebody may mean who writes "lr", "train.lr" or "epochs"."""
+    if path in _all_paths():
+        return [path]
+    key = path.rpartition(".")[2]
+    names = {known.rpartition(".")[2] for known in _all_paths()}
+    return _ending_in([key]) or _ending_in(difflib.get_close_matches(key, names, n=3, cutoff=0.7))
+
+
+def _ending_in(names: Sequence[str]) -> list[str]:
+    return [path for path in _all_paths() if path.rpartition(".")[2] in names]
+
+
+def _mismatch(given: Given, hint: Any, limits: Mapping, path: str) -> UsageError:
+    expected, choices = _expected(hint, limits), get_args(_split_optional(hint)[0])
+    near = difflib.get_close_matches(given.text, choices, n=1) if choices and isinstance(choices[0], str) else []
+    meant = f", did you mean {near[0]!r}?" if near else ""
+    doc = f" ({limits['doc']})" if "doc" in limits else ""
+    return UsageError(f"{given.where}: {path} must be {expected}, but {_show_given(given)} was given{meant}{doc}")
+
+
+def _expected(hint: Any, limits: Mapping) -> str:
+    inner, optional = _split_optional(hint)
+    return _expected_kind(inner, limits) + (" or null" if optional else "")
+
+
+def _expected_kind(hint: Any, limits: Mapping) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is list:
+        return f"a list, each item of which is {_expected(get_args(hint)[0], limits)}"
+    if hint is str and limits.get("duration"):
+        return "a duration such as '500 steps', '1 epoch', '0.5 epochs' or '10%'"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return names.get(hint, "a mapping") + _range(limits)
+
+
+def _range(limits: Mapping) -> str:
+    words = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
+    parts = [f"{word} {limits[name]}" for name, word in words.items() if name in limits]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _show_given(given: Given) -> str:
+    if isinstance(given.value, str):
+        return repr(given.value)
+    return given.text or _show(_plain(given))
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _either(options: Iterable[Any]) -> str:
+    """ "1", "1 or 2", "1, 2 or 3"."""
+    words = [str(option) for option in options]
+    return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
+
+
+# Contradictions ------------------------------------------------------------------------------------
+
+
+def check_consistency(config: Config, world_size: int | None = None) -> None:
+    """Raise UsageError where settings contradict each other, or the number of processes (default WORLD_SIZE)."""
+    for _, problem in _contradictions(config, _world_size() if world_size is None else world_size):
+        raise UsageError(problem)
+
+
+def _world_size() -> int:
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"the environment variable WORLD_SIZE must be a number of processes, but is {text!r}")
+    return int(text)
+
+
+def _contradictions(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
+    """Pairs of a setting and what is wrong with it. Later ones may rely on the earlier ones being right."""
+    yield from _wrong_length(config.train)
+    yield from _wrong_batch(config.train, world_size)
+    yield from _wrong_determinism(config.train, world_size)
+    yield from _wrong_train(config.train)
+    yield from _wrong_schedule(config.optim)
+    yield from _wrong_optimizer(config.optim)
+    yield from _wrong_normalize(config.augment.normalize)
+    yield from _wrong_mixup(config, world_size)
+
+
+def _wrong_length(train: TrainConfig) -> Iterator[tuple[str, str]]:
+    if train.num_steps is not None and train.num_epochs is not None:
+        yield (
+            "train.num_steps",
+            f"train.num_steps={train.num_steps} and train.num_epochs={train.num_epochs:g} are two lengths for one run: "
+            "give one of them",
+        )
+    if train.num_steps is None and train.num_epochs is None:
+        yield "train.num_epochs", "neither train.num_epochs nor train.num_steps is set: give one of them"
+
+
+def _wrong_batch(train: TrainConfig, world_size: int) -> Iterator[tuple[str, str]]:
+    batch, micro = train.global_batch_size, train.micro_batch_size
+    if batch % ((micro or 1) * world_size) == 0:
+        return
+    parts = f"micro-batches of train.micro_batch_size={micro}" if micro else "equal parts"
+    processes = f" for {world_size} processes (WORLD_SIZE)" if world_size > 1 else ""
+    ways = "; ".join(_ways_that_fit(batch, micro, world_size))
+    yield (
+        "train.micro_batch_size" if micro else "train.global_batch_size",
+        f"train.global_batch_size={batch} cannot be cut into {parts}{processes}: try {ways}",
+    )
+
+
+def _ways_that_fit(batch: int, micro: int | None, world_size: int) -> Iterator[str]:
+    """The nearest micro-batch sizes, batch sizes and numbers of processes that would work."""
+    if micro and batch % world_size == 0:
+        yield f"train.micro_batch_size={_either(_nearest_divisors(batch // world_size, micro))}"
+    unit = (micro or 1) * world_size
+    sizes = [size for size in (batch // unit * unit, (batch // unit + 1) * unit) if size]
+    yield f"train.global_batch_size={_either(sizes)}"
+    if world_size > 1 and batch % (micro or 1) == 0:
+        yield f"{_either(_nearest_divisors(batch // (micro or 1), world_size))} processes"
+
+
+def _nearest_divisors(number: int, target: int) -> list[int]:
+    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    smaller = [divisor for divisor in divisors if divisor < target]
+    larger = [divisor for divisor in divisors if divisor > target]
+    return smaller[-1:] + larger[:1]
+
+
+def _wrong_determinism(train: TrainConfig, world_size: int) -> Iterator[tuple[str, str]]:
+    if not train.deterministic:
+        return
+    if train.sync_batchnorm:
+        yield (
+            "train.sync_batchnorm",
+            "train.sync_batchnorm depends on the number of processes, which train.deterministic rules out: "
+            "set one of them to false",
+        )
+    if world_size & (world_size - 1):
+        parts = train.global_batch_size // (train.micro_batch_size or 1)
+        fitting = [2**power for power in range(parts.bit_length()) if parts % 2**power == 0]
+        yield (
+            "train.deterministic",
+            f"train.deterministic needs a power of two as the number of processes, but WORLD_SIZE is {world_size}: "
+            f"start {_either(fitting)}, or set train.deterministic=false",
+        )
+
+
+def _wrong_train(train: TrainConfig) -> Iterator[tuple[str, str]]:
+    for name in ("log_every", "eval_every", "checkpoint_every"):
+        if parse_duration(getattr(train, name)).value == 0:
+            yield f"train.{name}", f"train.{name} must be longer than zero: the shortest is '1 step'"
+    if any(step < 0 for step in train.skip_steps):
+        yield "train.skip_steps", f"train.skip_steps counts steps from 0, but {train.skip_steps} was given"
+    if train.best_metric not in BEST_METRICS:
+        near = difflib.get_close_matches(train.best_metric, BEST_METRICS, n=1)
+        meant = f": did you mean {near[0]!r}?" if near else ""
+        yield (
+            "train.best_metric",
+            f"train.best_metric must be one of {', '.join(BEST_METRICS)}, but {train.best_metric!r} was given{meant}",
+        )
+
+
+def _wrong_schedule(optim: OptimConfig) -> Iterator[tuple[str, str]]:
+    for milestone in optim.milestones:
+        try:
+            parse_duration(milestone)
+        except ValueError as error:
+            yield "optim.milestones", f"optim.milestones: {error}"
+    if optim.schedule == "step" and not optim.milestones:
+        yield "optim.schedule", "optim.schedule=step needs milestones, such as optim.milestones=['50%', '75%']"
+    if optim.schedule != "step" and optim.milestones:
+        yield (
+            "optim.milestones",
+            f"optim.milestones belongs to optim.schedule=step, but the schedule is {optim.schedule}: "
+            "change the schedule or remove the milestones",
+        )
+
+
+def _wrong_optimizer(optim: OptimConfig) -> Iterator[tuple[str, str]]:
+    if optim.nesterov and optim.name != "sgd":
+        yield (
+            "optim.nesterov",
+            f"optim.nesterov is for optim.name=sgd, but the optimizer is {optim.name}: set one of them",
+        )
+    elif optim.nesterov and optim.momentum == 0:
+        yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"
+
+
+def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[tuple[str, str]]:
+    for name, numbers in (("mean", normalize.mean), ("std", normalize.std)):
+        if len(numbers) != 3:
+            yield (
+                f"augment.normalize.{name}",
+                f"augment.normalize.{name} must be 3 numbers (red, green, blue), but {numbers} was given: "
+                "for gray images write the same number 3 times",
+            )
+    if not all(number > 0 for number in normalize.std):
+        yield "augment.normalize.std", f"augment.normalize.std must be above 0, but {normalize.std} was given"
+
+
+def _wrong_mixup(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
+    micro = config.train.micro_batch_size or config.train.global_batch_size // world_size
+    if config.augment.mixup and micro == 1:
+        yield (
+            "augment.mixup",
+            "augment.mixup mixes the images of a micro-batch, but a micro-batch is one image here: "
+            "raise train.micro_batch_size (or train.global_batch_size), or set augment.mixup=0",
+        )
+
+
+# Comparing and writing -----------------------------------------------------------------------------
+
+
+def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Settings of both configs that may not differ when a run goes on, with both values."""
+    for field in dataclasses.fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if dataclasses.is_dataclass(before):
+            yield from _changes(before, after, _join(path, field.name))
+        elif field.metadata["changes_run"] and not _same(before, after, field.metadata):
+            yield _join(path, field.name), _as_plain(before), _as_plain(after)
+
+
+def _same(before: Any, after: Any, metadata: Mapping) -> bool:
+    if metadata["duration"] and before != after:
+        return parse_duration(before) == parse_duration(after)  # "5" and "5 steps"
+    return before == after
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_plain(item) for item in value]
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+class _Block(dict):
+    """A mapping that is written over several lines."""
+
+
+_Dumper.add_representer(
+    _Block, lambda dumper, block: dumper.represent_mapping("tag:yaml.org,2002:map", block, flow_style=False)
+)
+
+
+def _fields_of(config: Any) -> Iterator[tuple[str, Any]]:
+    return ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+
+
+def _blocks(value: Any) -> Any:
+    """Sections as blocks, and everything in them, such as lists, on one line."""
+    if not dataclasses.is_dataclass(value):
+        return _as_plain(value)
+    return _Block({name: _blocks(item) for name, item in _fields_of(value)})
+
+
+# The schema for editors ----------------------------------------------------------------------------
+
+_LIMIT_KEYWORDS = {
+    "minimum": "minimum",
+    "above": "exclusiveMinimum",
+    "maximum": "maximum",
+    "below": "exclusiveMaximum",
+}
+
+
+def _section_schema(kind: type) -> dict[str, Any]:
+    """A section may be empty, and augment may be 'none'."""
+    properties = {field.name: _setting_schema(field, _hints(kind)[field.name]) for field in dataclasses.fields(kind)}
+    section = {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
+    return {"anyOf": [section, {"enum": ["none"]}]} if kind is AugmentConfig else section
+
+
+def _setting_schema(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
+    schema = {"description": field.metadata["doc"], **_value_schema(hint, field.metadata)}
+    if not _is_section(hint):
+        schema["default"] = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return schema
+
+
+def _value_schema(hint: Any, limits: Mapping) -> dict[str, Any]:
+    """The JSON schema of what `_convert` accepts."""
+    inner, optional = _split_optional(hint)
+    if _is_section(inner):
+        return _section_schema(inner)
+    if get_origin(inner) is Literal:
+        return {"enum": [*get_args(inner), *([None] if optional else [])]}
+    if get_origin(inner) is list:
+        return {"type": _either_type("array", optional), "items": _value_schema(get_args(inner)[0], limits)}
+    if get_origin(inner) is dict:
+        return {"type": ["object", "null"]}
+    if limits.get("duration"):
+        return {"type": _either_type(["string", "integer"], optional), "pattern": DURATION_PATTERN, "minimum": 0}
+    types = {str: ["string", "number"], bool: "boolean", int: "integer", float: "number"}
+    ranges = {keyword: limits[name] for name, keyword in _LIMIT_KEYWORDS.items() if name in limits}
+    return {"type": _either_type(types[inner], optional), **ranges}
+
+
+def _either_type(types: str | list[str], optional: bool) -> str | list[str]:
+    return [*([types] if isinstance(types, str) else types), "null"] if optional else types

@@ -1,0 +1,29 @@
+"""Where distcls keeps what it can compute again: downloads, decoded images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from distcls.config import DataConfig
+from distcls.errors import DiskError
+
+HOME_CACHE = "~/.cache/distcls"
+
+
+def cache_folder(config: DataConfig) -> Path:
+    """data.cache_dir, or ~/.cache/distcls."""
+    return Path(config.cache_dir or HOME_CACHE).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def explaining_disk_errors(folder: Path) -> Iterator[None]:
+    """Turns the OSErrors of writing under `folder` into a DiskError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"cannot write decoded images under {folder}: {error.strerror or error}. "
+            "Name a folder with space that you may write to: data.cache_dir=DIR"
+        ) from error

@@ -1,0 +1,170 @@
+"""Decodes all images of a set once, on all CPUs of the machine where that is worth starting processes for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import numpy as np
+
+from distcls.data.decoding import BadImageError
+from distcls.data.image_set import ArraySet, ImageSet
+
+Progress = Callable[[int, int], None]
+"""progress(images done, images in all)."""
+
+MIN_IMAGES = 2000  # below, starting processes takes longer than decoding
+MAX_CHUNK_BYTES = 16_000_000
+MAX_CHUNK_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """Everything a decoding process has to know."""
+
+    image_set: ImageSet
+    image_size: int
+    resize: str
+    path: Path | None
+    """File of uint8 (N, image_size, image_size, 3) to write into; None decodes to find the bad images only."""
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """Cuts the set into (start, stop) of a few MB each."""
+        count = len(self.image_set)
+        step = max(1, min(MAX_CHUNK_IMAGES, MAX_CHUNK_BYTES // self.bytes_per_image))
+        return [(start, min(start + step, count)) for start in range(0, count, step)]
+
+    @property
+    def bytes_per_image(self) -> int:
+        return self.image_size * self.image_size * 3
+
+
+def decode_all(job: DecodeJob, progress: Progress | None = None) -> dict[int, str]:
+    """Decodes every image of the job: {index: reason} of the bad ones, whose pixels stay 0.
+
+    Raises OSError where the file cannot be written, RuntimeError where a decoding process dies.
+    """
+    in_parallel = len(job.image_set) > MIN_IMAGES and not isinstance(job.image_set, ArraySet)
+    bad: dict[int, str] = {}
+    done = 0
+    for count, bad_of_chunk in _decode_in_parallel(job) if in_parallel else _decode_here(job):
+        bad |= bad_of_chunk
+        done += count
+        if progress:
+            progress(done, len(job.image_set))
+    return dict(sorted(bad.items()))
+
+
+def decode_chunk(job: DecodeJob, start: int, stop: int) -> dict[int, str]:
+    """Decodes the images from start to stop and writes them to their place: {index: reason} of the bad ones."""
+    bad: dict[int, str] = {}
+    size = job.image_size
+    pixels = np.zeros((stop - start if job.path else 1, size, size, 3), np.uint8)
+    for i in range(start, stop):
+        try:
+            pixels[i - start if job.path else 0] = checked_image(job.image_set, i, size, job.resize)
+        except (BadImageError, OSError) as error:
+            bad[i] = str(error)
+    if job.path:
+        with open(job.path, "r+b") as file:  # not through a mapping: there, a full disk kills the process by SIGBUS
+            file.seek(start * job.bytes_per_image)
+            file.write(pixels.data)
+    return bad
+
+
+def checked_image(image_set: ImageSet, i: int, image_size: int, resize: str) -> np.ndarray:
+    """uint8 (image_size, image_size, 3), whoever wrote the image set. Raises BadImageError."""
+    image = image_set.image(i, image_size, resize)
+    if image.shape != (image_size, image_size, 3) or image.dtype != np.uint8:
+        raise BadImageError(f"{image.dtype} {image.shape} came out, not uint8 ({image_size}, {image_size}, 3)")
+    return image
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: inside a Slurm job or a container, fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decode_here(job: DecodeJob) -> Iterator[tuple[int, dict[int, str]]]:
+    for start, stop in job.chunks():
+        yield stop - start, decode_chunk(job, start, stop)
+
+
+def _decode_in_parallel(job: DecodeJob) -> Iterator[tuple[int, dict[int, str]]]:
+    chunks = job.chunks()
+    with _decoding_processes(min(available_cpus(), len(chunks))) as connections:
+        try:
+            yield from _hand_out(job, iter(chunks), connections)
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(
+                "a decoding process died. Where it could say why, that stands above; one killed for memory cannot"
+            ) from error
+
+
+def _hand_out(
+    job: DecodeJob, chunks: Iterator[tuple[int, int]], connections: list[Connection]
+) -> Iterator[tuple[int, dict[int, str]]]:
+    """Gives each process the job and a chunk, then another chunk for each answer; None is the last for both."""
+    for connection in connections:
+        connection.send(job)
+        connection.send(next(chunks, None))
+    while connections:
+        for connection in wait(connections):
+            assert isinstance(connection, Connection)
+            answer = connection.recv()
+            if isinstance(answer, OSError):
+                raise answer
+            if answer is None:
+                connections.remove(connection)
+                continue
+            yield answer
+            connection.send(next(chunks, None))
+
+
+@contextlib.contextmanager
+def _decoding_processes(count: int) -> Iterator[list[Connection]]:
+    """Starts `count` processes of decode_worker.py; when the block is left, they are gone.
+
+    Plain processes instead of multiprocessing's: spawn would import the main module again, with torch
+    in it, and breaks in scripts without a main guard; fork breaks with CUDA and threads.
+    """
+    started = [_start() for _ in range(count)]
+    try:
+        yield [connection for connection, _ in started]
+    finally:
+        for connection, process in started:
+            connection.close()
+            process.kill()
+            process.wait()
+
+
+def _start() -> tuple[Connection, subprocess.Popen[bytes]]:
+    ours, theirs = Pipe()
+    code = f"from distcls.data.decode_worker import main; main({theirs.fileno()})"
+    search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    with theirs, _signals_blocked():
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": search_path, "OPENBLAS_NUM_THREADS": "1"},
+        )
+    return ours, process
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes started inside never see these signals: a preemption is the main process's business."""
+    blocked = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

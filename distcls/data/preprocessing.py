@@ -1,0 +1,40 @@
+"""From the pixels of an image to what a model eats, the same in training, evaluation and prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from distcls.config import NormalizeConfig
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """uint8 images (n, H, W, 3) to normalised images (n, 3, H, W), as one multiplication and addition.
+
+    Pixels that lie as HWC are channels_last already: no copy is made but the conversion itself.
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+    channels_last: bool
+
+    @staticmethod
+    def build(config: NormalizeConfig, device: torch.device, dtype: torch.dtype, channels_last: bool) -> Normalize:
+        """The statistics are of values from 0 to 1, the pixels go from 0 to 255."""
+        mean = torch.tensor(config.mean, dtype=torch.float64).view(1, 3, 1, 1)
+        std = torch.tensor(config.std, dtype=torch.float64).view(1, 3, 1, 1)
+        scale, shift = 1 / (255 * std), -mean / std
+        return Normalize(scale.to(dtype).to(device), shift.to(dtype).to(device), channels_last)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.permute(0, 3, 1, 2)
+        if not self.channels_last:
+            images = images.contiguous()
+        return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
+
+    def undo(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images (n, 3, H, W) back to uint8 (n, H, W, 3), to be looked at."""
+        pixels = ((images - self.shift) / self.scale).round().clamp(0, 255)
+        return pixels.permute(0, 2, 3, 1).to(torch.uint8)

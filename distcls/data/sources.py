@@ -1,0 +1,81 @@
+"""From `data.name` to labelled images: the data sets distcls knows, and the way to your own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from distcls.config import DataConfig
+from distcls.data.digits import open_digits
+from distcls.data.folder import open_folder
+from distcls.data.image_set import ImageSet
+from distcls.data.torchvision_sets import open_cifar10, open_fashion_mnist, open_mnist, open_stl10
+from distcls.errors import BadDataError, MissingInputError, UsageError
+
+DATASETS: dict[str, Callable[[DataConfig], dict[str, ImageSet]]] = {
+    "digits": open_digits,
+    "folder": open_folder,
+    "cifar10": open_cifar10,
+    "mnist": open_mnist,
+    "fashion_mnist": open_fashion_mnist,
+    "stl10": open_stl10,
+}
+
+SPLITS = ("train", "val", "test")
+
+
+def open_image_sets(config: DataConfig) -> dict[str, ImageSet]:
+    """Opens the image sets of data.name by the name of their split; train is always there.
+
+    A name with a colon, my_pkg.module:factory, is imported and called with the DataConfig; it returns a
+    dict like this one, or one ImageSet to cut splits from. Raises UsageError, MissingInputError, BadDataError.
+    """
+    opened = _opener(config.name)(config)
+    image_sets = dict(opened) if isinstance(opened, Mapping) else {"train": opened}
+    if "train" not in image_sets or not set(image_sets) <= set(SPLITS):
+        raise UsageError(f"{config.name} gave the splits {list(image_sets)}: expected train, and maybe val and test")
+    for split, image_set in image_sets.items():
+        _check(config.name, split, image_set, image_sets["train"])
+    return {split: image_sets[split] for split in SPLITS if split in image_sets}
+
+
+def _opener(name: str) -> Callable[[DataConfig], dict[str, ImageSet]]:
+    if name in DATASETS:
+        return DATASETS[name]
+    if ":" in name:
+        return _imported(*name.split(":", 1))
+    nearest = difflib.get_close_matches(name, DATASETS, 1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    raise UsageError(f"data.name={name} is not known.{hint} Known: {', '.join(DATASETS)}, my_pkg.module:factory")
+
+
+def _imported(module: str, factory: str) -> Callable[[DataConfig], dict[str, ImageSet]]:
+    try:
+        return getattr(importlib.import_module(module), factory)
+    except AttributeError as error:
+        raise UsageError(f"data.name={module}:{factory}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise MissingInputError(
+            f"data.name={module}:{factory}: {error}. Install it, or name the folder it lies in: PYTHONPATH=DIR"
+        ) from error
+
+
+def _check(name: str, split: str, image_set: ImageSet, train: ImageSet) -> None:
+    """Finds the mistakes of a data set written yesterday while they can still be explained."""
+    needed = ("class_names", "labels", "__len__", "image", "name", "fingerprint")
+    missing = [attribute for attribute in needed if not hasattr(image_set, attribute)]
+    if missing:
+        raise UsageError(f"the {split} split of {name} lacks {', '.join(missing)}: see distcls.data.image_set.ImageSet")
+    if image_set.class_names != train.class_names:
+        raise BadDataError(f"the {split} split of {name} has other class names than train, or another order")
+    if len(image_set) == 0:
+        raise BadDataError(f"the {split} split of {name} has no images")
+    labels, classes = np.asarray(image_set.labels), len(train.class_names)
+    if labels.shape != (len(image_set),) or labels.dtype != np.int64:
+        expected = f"int64 ({len(image_set)},)"
+        raise BadDataError(f"labels of the {split} split of {name} are {labels.dtype} {labels.shape}, not {expected}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise BadDataError(f"labels of the {split} split of {name} must lie between 0 and {classes - 1}")

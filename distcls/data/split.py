@@ -1,0 +1,76 @@
+"""What training, evaluation and analysis see of the data: splits of labelled uint8 images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distcls.data.image_set import ImageSet
+from distcls.data.mapped_file import received, to_send
+from distcls.data.parallel_decode import checked_image
+
+LISTED_BY_NAME = 200_000  # images; splits.json of a larger data set holds positions instead of paths
+
+
+@dataclass
+class Split:
+    """One of train, val and test: some images of an image set, without the bad ones."""
+
+    name: str
+    image_set: ImageSet
+    rows: np.ndarray
+    """int64 (n,), positions in image_set and in pixels."""
+    labels: np.ndarray
+    """int64 (n,), class ids."""
+    pixels: np.ndarray | None
+    """uint8 (N, S, S, 3) of the whole image set, mapped and shared; None: decode from disk."""
+    image_size: int
+    resize: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 (S, S, 3). Raises BadImageError or OSError where a file went bad since it was checked."""
+        if self.pixels is None:
+            return checked_image(self.image_set, int(self.rows[i]), self.image_size, self.resize)
+        return np.asarray(self.pixels[self.rows[i]])
+
+    def image_name(self, i: int) -> str:
+        """Path under the root, or something like digits/17."""
+        return self.image_set.name(int(self.rows[i]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "pixels": None if self.pixels is None else to_send(self.pixels)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pixels = state["pixels"]
+        self.__dict__.update(state, pixels=None if pixels is None else received(pixels))
+
+
+@dataclass
+class Data:
+    """All splits of a run. val and test are None where there are none and none were to be cut."""
+
+    train: Split
+    val: Split | None
+    test: Split | None
+    class_names: list[str]
+    image_size: int
+    fingerprint: str
+    """Hex digest of classes, files and of which image is in which split."""
+    report: dict[str, Any]
+    """For data_report.json: counts, ignored files, bad files with their reasons."""
+
+    def splits(self) -> list[Split]:
+        """Those that exist, train first."""
+        return [split for split in (self.train, self.val, self.test) if split is not None]
+
+    def split_lists(self) -> dict[str, list[str] | list[int]]:
+        """For splits.json: the images of each split, by name; by position above 200,000 images."""
+        splits = self.splits()
+        if sum(map(len, splits)) > LISTED_BY_NAME:
+            return {split.name: split.rows.tolist() for split in splits}
+        return {split.name: [split.image_name(i) for i in range(len(split))] for split in splits}

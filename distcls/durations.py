@@ -1,0 +1,82 @@
+"""How long and how often: "5 steps", "0.5 epochs" and "10%" as steps, in one place and without rounding errors."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import Literal, Protocol
+
+DURATION_PATTERN = r"^([0-9]+(e[0-9]{1,2})?( ?steps?)?|[0-9]*\.?[0-9]+ ?(epochs?|%))$"
+_FORMS = "write a whole number of steps (5 or '5 steps'), epochs ('1 epoch', '0.5 epochs') or a share ('10%')"
+
+
+class Plan(Protocol):
+    """What turns a duration into steps; batches.BatchPlan is one."""
+
+    @property
+    def num_images(self) -> int: ...
+
+    @property
+    def global_batch_size(self) -> int: ...
+
+    @property
+    def total_steps(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training: so many steps, passes over the training set, or percent of all steps."""
+
+    value: float
+    unit: Literal["step", "epoch", "percent"]
+
+
+@cache
+def parse_duration(written: str | int | float) -> Duration:
+    """Read 5, "5", "5 steps", "0.5 epochs" or "10%". Raises ValueError, listing the forms, for anything else."""
+    text = _as_text(written)
+    if not re.fullmatch(DURATION_PATTERN, text):
+        raise ValueError(f"{written!r} is not a duration: {_FORMS}")
+    value = float(text.rstrip(" epochst%"))
+    if text.endswith("%"):
+        return Duration(value, "percent")
+    return Duration(value, "epoch" if "epoch" in text else "step")
+
+
+def _as_text(written: str | int | float) -> str:
+    if isinstance(written, float) and written.is_integer():
+        return str(int(written))
+    return str(written).strip()
+
+
+def steps_at(duration: Duration, plan: Plan, count: int = 1) -> int:
+    """The number of completed steps at which `count` of this duration have passed: rounded up, exactly."""
+    return math.ceil(count * _exact_steps(duration, plan))
+
+
+def is_due(completed_steps: int, every: Duration | str, plan: Plan) -> bool:
+    """Whether what happens `every` so often happens now. It also happens after the last step.
+
+    Something shorter than a step is due after each step. Raises ValueError for a duration of zero.
+    """
+    if completed_steps <= 0:
+        return False
+    length = _exact_steps(parse_duration(every) if isinstance(every, str) else every, plan)
+    if length == 0:
+        raise ValueError("nothing can happen every 0 steps: give a duration longer than zero")
+    # The last multiple that lies within these steps is due now unless the step before had reached it.
+    last = completed_steps // length * length
+    return last > completed_steps - 1 or completed_steps == plan.total_steps
+
+
+def _exact_steps(duration: Duration, plan: Plan) -> Fraction:
+    # repr gives back the decimal that was written, so 0.1 epochs is exactly a tenth.
+    value = Fraction(repr(duration.value))
+    if duration.unit == "epoch":
+        return value * plan.num_images / plan.global_batch_size
+    if duration.unit == "percent":
+        return value / 100 * plan.total_steps
+    return value

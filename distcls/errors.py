@@ -1,0 +1,51 @@
+"""How a run ends when it cannot go on: one class per exit code, each with what to type next."""
+
+from __future__ import annotations
+
+
+class DistclsError(Exception):
+    """An error the user can act on: printed without a traceback, ends the process with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(DistclsError):
+    """The command or the config is wrong."""
+
+    exit_code = 2
+
+
+class BadDataError(DistclsError):
+    """The data cannot be trained on: too many broken images, unknown classes, one class only."""
+
+    exit_code = 65
+
+
+class MissingInputError(DistclsError):
+    """A file, a folder, a data set or a package that was asked for is not there."""
+
+    exit_code = 66
+
+
+class DivergedError(DistclsError):
+    """The loss or the gradient is not finite."""
+
+    exit_code = 70
+
+
+class OutOfMemoryError(DistclsError):
+    """The micro-batch does not fit the device."""
+
+    exit_code = 71
+
+
+class DiskError(DistclsError):
+    """A file of the run could not be written."""
+
+    exit_code = 74
+
+
+class Preempted(DistclsError):
+    """A signal asked the run to stop: the same command continues it."""
+
+    exit_code = 75

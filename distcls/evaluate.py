@@ -1,0 +1,103 @@
+"""Evaluation: every image of a split counted once, the same on any number of processes. Also `distcls eval`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distcls import signals
+from distcls.cli import Parser, run_command
+from distcls.config import Config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from distcls.data import Data, Split
+    from distcls.data.preprocessing import Normalize
+    from distcls.metrics import SplitMetrics
+    from distcls.processes import Processes
+
+
+class Evaluator:
+    """Measures modules on splits, on all processes together."""
+
+    def __init__(self, config: Config, num_classes: int, normalize: Normalize, processes: Processes) -> None:
+        import dataclasses
+
+        from distcls.loss import build_loss
+
+        self.batch_size, self.workers = config.train.eval_batch_size, config.data.workers
+        self.num_classes, self.normalize, self.processes = num_classes, normalize, processes
+        # Smoothed targets are a means of training; what is reported is the loss of the true class.
+        self.loss = build_loss(dataclasses.replace(config.loss, label_smoothing=0.0))
+
+    def __call__(self, module: nn.Module, split: Split) -> SplitMetrics:
+        """Metrics of the unwrapped module on a split.
+
+        The split is cut once into batches, in order, the last one short; rank r takes batches r, r + W,
+        r + 2W … No rank waits for another until all of theirs are done.
+        """
+        import torch
+
+        from distcls.data.loader import eval_batches
+        from distcls.metrics import SplitSums
+
+        device, processes = self.processes.device, self.processes
+        sums = SplitSums(self.num_classes, len(split), self.batch_size)
+        sums.to("cpu" if device.type == "mps" else device)  # MPS has no float64
+        batches = eval_batches(
+            split, self.batch_size, device, self.workers, processes.rank, processes.world_size
+        )
+        module.eval()
+        with torch.inference_mode():
+            for index, pixels, labels in batches:
+                logits = module(self.normalize(pixels))
+                losses = self.loss(logits, labels)
+                sums.update(index, logits.to(sums.device), labels.to(sums.device), losses.to(sums.device))
+        metrics = sums.compute()
+        if metrics.values["count"] != len(split):
+            raise AssertionError(f"{metrics.values['count']} images were counted, {split.name} has {len(split)}")
+        return metrics
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`distcls eval RUN`: measure a run's best weights on a split."""
+    signals.install()
+    return run_command(_main, sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    parser = Parser(prog="distcls eval", description="Measure a run's best weights on a split.")
+    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="default: test")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings that differ, such as data.root=DIR")
+    options = parser.parse_intermixed_args(argv)
+    evaluate_run(Path(options.run), options.split, options.overrides)
+    return 0
+
+
+def evaluate_run(run_dir: Path, split_name: str, overrides: Sequence[str] = ()) -> SplitMetrics:
+    """The metrics of a run's kept weights on one of its splits, printed; changes nothing in the run folder."""
+    from distcls.data import build_data
+    from distcls.errors import MissingInputError, UsageError
+    from distcls.kept_model import load_kept_model
+    from distcls.processes import Processes
+    from distcls.report import print_metrics
+
+    kept = load_kept_model(run_dir, overrides)
+    processes = Processes(kept.config.run.device)
+    kept.to(processes.device)
+    data: Data = build_data(kept.config.data, processes)
+    splits = {split.name: split for split in data.splits()}
+    if split_name not in splits:
+        raise MissingInputError(f"{run_dir} has no {split_name} split, only {', '.join(splits)}: --split one of them.")
+    if data.class_names != kept.class_names:
+        raise UsageError(f"the data has classes {data.class_names}, the run was trained on {kept.class_names}.")
+    evaluate = Evaluator(kept.config, len(kept.class_names), kept.normalize, processes)
+    metrics = evaluate(kept.module, splits[split_name])
+    if processes.is_main:
+        print_metrics(split_name, metrics, kept.class_names)
+    processes.end()
+    return metrics

@@ -1,0 +1,78 @@
+"""model/: the weights that a run keeps, with all that is needed to use them; written here, and read here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distcls.checkpoint import read_tensors, write_folder, write_tensors
+from distcls.config import Config
+from distcls.config_loader import load_config, to_yaml
+from distcls.data.preprocessing import Normalize
+from distcls.errors import MissingInputError
+from distcls.models import build_model
+from distcls.models.init_from import find_weights
+
+
+@dataclass
+class KeptModel:
+    """A trained network and how to use it."""
+
+    module: nn.Module
+    config: Config
+    class_names: list[str]
+    image_size: int
+    normalize: Normalize
+
+    def to(self, device: torch.device) -> None:
+        """Move it, ready to predict."""
+        self.module.to(device).eval()
+        self.normalize = Normalize.build(
+            self.config.augment.normalize, device, self.normalize.scale.dtype, self.config.model.channels_last
+        )
+
+
+def write_model(
+    path: Path, module: nn.Module, config: Config, class_names: list[str], image_size: int
+) -> None:
+    """Write model/ whole: model.safetensors, config.yaml, classes.json, preprocessing.json."""
+    preprocessing = {
+        "image_size": image_size,
+        "resize": config.data.resize,
+        "normalize": dataclasses.asdict(config.augment.normalize),
+    }
+    write_folder(
+        path,
+        {
+            "model.safetensors": lambda file: write_tensors(file, dict(module.state_dict())),
+            "config.yaml": lambda file: _write(file, to_yaml(config)),
+            "classes.json": lambda file: _write(file, json.dumps(class_names, indent=2, ensure_ascii=False) + "\n"),
+            "preprocessing.json": lambda file: _write(file, json.dumps(preprocessing, indent=2) + "\n"),
+        },
+    )
+
+
+def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
+    """The best weights of a run, finished or not, on the CPU. Raises MissingInputError where there are none."""
+    for name in ("config.yaml", "classes.json", "preprocessing.json"):
+        if not (run_dir / name).exists():
+            raise MissingInputError(f"{run_dir} is not a run folder: it has no {name}. Give a folder such as runs/digits.")
+    config = load_config(run_dir / "config.yaml", list(overrides))
+    class_names = json.loads((run_dir / "classes.json").read_text())
+    image_size = json.loads((run_dir / "preprocessing.json").read_text())["image_size"]
+    module = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), image_size)
+    dtype = torch.float64 if config.train.precision == "float64" else torch.float32
+    module.to(dtype).load_state_dict(read_tensors(find_weights(run_dir)))
+    normalize = Normalize.build(config.augment.normalize, torch.device("cpu"), dtype, config.model.channels_last)
+    module.eval()
+    return KeptModel(module, config, class_names, image_size, normalize)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)

@@ -1,0 +1,73 @@
+"""The networks: every built-in one is on this screen, any other is `my_pkg.module:make`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from distcls.config import ModelConfig
+from distcls.errors import UsageError
+from distcls.imports import call_by_name, nearest
+from distcls.models.cnn import cnn2, cnn3
+from distcls.models.resnet9 import resnet9
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn2": cnn2,
+    "cnn3": cnn3,
+    "resnet9": resnet9,
+}
+
+
+def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
+    """The model with fresh weights, drawn from torch's global generator, in the wanted memory format."""
+    model = _make(config, num_classes, image_size)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    freeze(model, config.freeze)
+    return model
+
+
+def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
+    if ":" in config.name:
+        return call_by_name("model.name", config.name, num_classes, **config.args)
+    if config.name.startswith("torchvision/"):
+        return _torchvision_model(config.name.removeprefix("torchvision/"), num_classes, config.args)
+    if config.name not in MODELS:
+        raise UsageError(
+            f"model.name={config.name}: there is no such model.{nearest(config.name, MODELS)} Known are "
+            f"{', '.join(MODELS)}, torchvision/NAME, and my_pkg.module:make for your own."
+        )
+    try:
+        return MODELS[config.name](num_classes, image_size, **config.args)
+    except TypeError as error:
+        raise UsageError(f"model.args={config.args} do not fit model.name={config.name}: {error}.") from error
+
+
+def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
+    import torchvision
+
+    try:
+        return torchvision.models.get_model(name, num_classes=num_classes, **args)
+    except ValueError as error:
+        raise UsageError(
+            f"model.name=torchvision/{name}: torchvision {torchvision.__version__} has no such model."
+            f"{nearest(name, torchvision.models.list_models(torchvision.models))}"
+        ) from error
+
+
+def freeze(model: nn.Module, prefixes: list[str]) -> None:
+    """Stop the training of modules by name. Raises UsageError for a name that matches nothing."""
+    for prefix in prefixes:
+        matched = [p for name, p in model.named_parameters() if f"{name}.".startswith(f"{prefix}.")]
+        if not matched:
+            tops = [name for name, _ in model.named_children()]
+            raise UsageError(
+                f"model.freeze: no parameter's name begins with {prefix!r}.{nearest(prefix, tops)} "
+                f"The model's parts are {', '.join(tops)}."
+            )
+        for parameter in matched:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"model.freeze={prefixes} freezes the whole model: leave a part of it out of the list.")

@@ -1,0 +1,100 @@
+"""Starting from weights that another run learned, with a new head where the classes differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distcls.errors import MissingInputError, UsageError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def init_from(model: nn.Module, source: str, class_names: list[str]) -> list[str]:
+    """Load the weights of a run folder or a weights file into a model; what was done, in words.
+
+    The head (the last layer with as many outputs as there are classes) keeps its fresh weights where the
+    number of classes differs, or their names do. Other shapes that differ are a UsageError.
+    """
+    path = find_weights(Path(source).expanduser())
+    tensors = read_weights(path)
+    old_names = _class_names_beside(path)
+    own = model.state_dict()
+    unfit = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    head = _head_names(model, len(class_names))
+    if set(unfit) - set(head) or not set(own) & set(tensors):
+        raise UsageError(_does_not_fit(source, own, tensors, unfit))
+    other_classes = bool(unfit) or (old_names is not None and old_names != class_names)
+    fresh = set(head) if other_classes else set()
+    loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in fresh}
+    missing = [name for name in own if name not in tensors and name not in fresh]
+    model.load_state_dict(loaded, strict=False)
+    lines = [f"weights from {path}: {len(loaded)} of {len(own)} tensors"]
+    if fresh:
+        lines.append(f"new head for {len(class_names)} classes, since they differ from those of {source}: {', '.join(head)}")
+    if missing:
+        lines.append(f"fresh weights for what {source} does not have: {', '.join(missing[:5])}{' …' if missing[5:] else ''}")
+    return lines
+
+
+def find_weights(path: Path) -> Path:
+    """The weights file of a run folder: of its model/, or else the newest best ones; a file is itself."""
+    if path.is_dir():
+        best = sorted(path.glob("checkpoints/best-*/model.safetensors"), reverse=True)
+        newest = sorted(path.glob("checkpoints/step-*/model.safetensors"), reverse=True)
+        for candidate in [path / "model" / "model.safetensors", path / "model.safetensors", *best, *newest]:
+            if candidate.exists():
+                return candidate
+    elif path.exists():
+        return path
+    raise MissingInputError(
+        f"{path}: there are no weights. Give a run folder that has a checkpoint, or a file .safetensors or .pt."
+    )
+
+
+def read_weights(path: Path) -> Tensors:
+    """Tensors by name, without the prefixes that DDP and torch.compile add. Raises UsageError for another file."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(f"{path} could not be read as weights: {error}. Expected .safetensors or a state_dict.") from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(tensors.get(key), dict):
+            tensors = tensors[key]
+    return {name.removeprefix("module.").removeprefix("_orig_mod."): t for name, t in tensors.items()}
+
+
+def _class_names_beside(path: Path) -> list[str] | None:
+    """The classes that the weights were trained on, where they are known."""
+    for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
+        if (folder / "classes.json").exists():
+            return json.loads((folder / "classes.json").read_text())
+    return None
+
+
+def _head_names(model: nn.Module, num_classes: int) -> list[str]:
+    """The parameters of the last layer that has an output per class."""
+    layers = [
+        (name, m)
+        for name, m in model.named_modules()
+        if num_classes in (getattr(m, "out_features", None), getattr(m, "out_channels", None))
+    ]
+    return [f"{layers[-1][0]}.{name}" for name, _ in layers[-1][1].named_parameters()] if layers else []
+
+
+def _does_not_fit(source: str, own: Tensors, tensors: Tensors, unfit: list[str]) -> str:
+    if not unfit:
+        return (
+            f"model.init_from={source}: none of its tensors is one of this model's. It has "
+            f"{', '.join(list(tensors)[:4])} …, the model has {', '.join(list(own)[:4])} …: set model.name to fit."
+        )
+    shapes = [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}" for name in unfit[:5]]
+    return f"model.init_from={source} is of another architecture: {'; '.join(shapes)}. Set model.name and model.args to fit."

@@ -1,0 +1,42 @@
+"""ResNet-9, the small residual network of the DAWNBench CIFAR-10 entries (David Page, "How to train your ResNet")."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def _convolution(channels_in: int, channels_out: int, pool: bool = False) -> nn.Sequential:
+    layers = [
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    ]
+    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
+
+
+class _Residual(nn.Module):
+    """x + f(x), where f is two convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(_convolution(channels, channels), _convolution(channels, channels))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + self.convolutions(images)
+
+
+def resnet9(num_classes: int, image_size: int, dropout: float = 0.0) -> nn.Sequential:
+    """64-128-256-512 channels with residual blocks at 128 and 512: 6.6 million parameters, for any image size."""
+    return nn.Sequential(
+        _convolution(3, 64),
+        _convolution(64, 128, pool=True),
+        _Residual(128),
+        _convolution(128, 256, pool=True),
+        _convolution(256, 512, pool=True),
+        _Residual(512),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(512, num_classes),
+    )

@@ -1,0 +1,23 @@
+"""An exponential moving average of the weights, which is evaluated and kept instead of the weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+def build_ema(module: nn.Module) -> nn.Module:
+    """A copy of the model that only averages."""
+    return copy.deepcopy(module).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """Move the average towards the weights. It is shorter at first, so that it forgets where it started.
+
+    min(decay, (1 + step) / (10 + step)) is TensorFlow's ExponentialMovingAverage with num_updates.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), 1 - decay)

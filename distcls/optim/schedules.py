@@ -1,0 +1,37 @@
+"""The learning rate of a step, as a pure function of the step: there is no scheduler to save or to restore."""
+
+from __future__ import annotations
+
+import math
+
+from distcls.batches import BatchPlan
+from distcls.config import OptimConfig
+from distcls.durations import parse_duration, steps_at
+
+
+
+def lr_at(step: int, config: OptimConfig, plan: BatchPlan) -> float:
+    """The learning rate of step 0, 1, 2 … Warmup is linear, and reaches the peak at its last step."""
+    if config.schedule == "one_cycle":
+        return _one_cycle(step, config, plan)
+    warmup = steps_at(parse_duration(config.warmup), plan)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.schedule == "step":
+        passed = sum(step >= steps_at(parse_duration(milestone), plan) for milestone in config.milestones)
+        return config.lr * config.gamma**passed
+    if config.schedule == "cosine":
+        return _cosine(config.lr, config.min_lr, (step - warmup) / max(plan.total_steps - warmup, 1))
+    return config.lr
+
+
+def _one_cycle(step: int, config: OptimConfig, plan: BatchPlan) -> float:
+    """Up to the peak in cosine shape, during warmup or else 30 % of the run, and down (Smith, arXiv 1708.07120)."""
+    rise = steps_at(parse_duration(config.warmup), plan) or round(0.3 * plan.total_steps)
+    if step < rise:
+        return _cosine(config.lr, config.lr / 25, 1 - step / rise)
+    return _cosine(config.lr, config.min_lr, (step - rise) / max(plan.total_steps - rise, 1))
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

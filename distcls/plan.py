@@ -1,0 +1,88 @@
+"""What will happen, before it does: the header of a run, and `--dry-run`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from distcls.batches import BatchPlan
+from distcls.config import Config
+from distcls.data import Data
+from distcls.processes import Processes
+
+
+def describe(
+    config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
+) -> list[tuple[str, str]]:
+    """Name and value of each thing worth knowing before the first step."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    memory = "in memory" if data.train.pixels is not None else "from disk"
+    mode = ", deterministic" if config.train.deterministic else ""
+    epoch_steps = plan.num_images / plan.global_batch_size
+    return [
+        ("data", config.data.root or config.data.name),
+        ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + " images"),
+        ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
+        ("images", f"{data.image_size} × {data.image_size} pixels, {memory}"),
+        ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
+        ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
+        (
+            "batch",
+            f"{plan.global_batch_size} = {_count(plan.world_size, 'process')} × {_count(plan.micro_batch_size, 'image')}"
+            f" × {_count(plan.grad_accum_steps, 'accumulation step')}",
+        ),
+        ("steps", f"{plan.total_steps:,} = {plan.epoch(plan.total_steps):.4g} epochs of {epoch_steps:.5g} steps"),
+    ]
+
+
+def estimate_memory(config: Config, plan: BatchPlan, module: nn.Module, image_size: int) -> int:
+    """Bytes on each device for one step: weights, gradients, optimizer, average, and activations.
+
+    Activations are counted by running one image through the model and adding up what its layers give
+    out, which is about what the backward pass keeps.
+    """
+    import torch
+
+    itemsize = 8 if config.train.precision == "float64" else 4
+    activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
+    copies = 2 + {"sgd": 1, "adam": 2, "adamw": 2}.get(config.optim.name, 2) + (config.train.ema_decay is not None)
+    outputs = [0]
+    handles = [
+        layer.register_forward_hook(lambda _, __, out: outputs.append(out.numel() if torch.is_tensor(out) else 0))
+        for layer in module.modules()
+        if not list(layer.children())
+    ]
+    with torch.inference_mode():
+        module.eval()(torch.zeros(1, 3, image_size, image_size))
+    for handle in handles:
+        handle.remove()
+    weights = sum(p.numel() for p in module.parameters()) * itemsize * copies
+    return weights + sum(outputs) * plan.micro_batch_size * activation_itemsize
+
+
+def describe_plan(
+    config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
+) -> list[tuple[str, str]]:
+    """What --dry-run shows: the header, and what is only worth knowing when planning."""
+    memory = estimate_memory(config, plan, module, data.image_size)
+    evaluations = -(-len(data.val) // config.train.eval_batch_size) if data.val else 0
+    return [
+        *describe(config, data, plan, module, processes),
+        ("evaluation", f"every {config.train.eval_every}: {evaluations} batches of {config.train.eval_batch_size}"),
+        ("checkpoint", f"every {config.train.checkpoint_every}, the last {config.train.keep_checkpoints} are kept"),
+        ("memory", f"about {memory / 2**20:,.0f} MiB per process for weights, optimizer and activations"),
+    ]
+
+
+def _count(number: int, thing: str) -> str:
+    plural = "es" if thing.endswith("s") else "s"
+    return f"{number:,} {thing}{'' if number == 1 or thing in ('cpu', 'cuda', 'mps') else plural}"
+
+
+def _shorten(names: list[str], width: int = 60) -> str:
+    shown: list[str] = []
+    for name in names:
+        if len(", ".join([*shown, name])) > width:
+            return ", ".join(shown) + " …"
+        shown.append(name)
+    return ", ".join(shown)

@@ -1,0 +1,130 @@
+"""What a finished run leaves for people: the last measurements, model/, metrics.json and plots/."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distcls.analysis import plots
+from distcls.batches import BatchPlan
+from distcls.checkpoint import Checkpoints
+from distcls.data import Data, Split
+from distcls.data.augmentation import Augmentation
+from distcls.data.loader import train_batches
+from distcls.evaluate import Evaluator
+from distcls.kept_model import write_model
+from distcls.metrics import SplitMetrics
+from distcls.progress import Progress
+from distcls.run import Run
+from distcls.state import TrainState
+from distcls.tracking import read_metrics
+from distcls.watch import tracked
+
+NUM_PICTURES = 36
+
+
+def finish(
+    state: TrainState,
+    data: Data,
+    plan: BatchPlan,
+    augment: Augmentation,
+    evaluate: Evaluator,
+    checkpoints: Checkpoints,
+    run: Run,
+) -> None:
+    """Measure the best weights on val and, for the first time, on test; write what stays of the run.
+
+    It changes the weights of the state to the best ones. All processes measure, the main one writes.
+    """
+    run.at(state.step, "finish")
+    module = state.eval_module
+    if state.position.best_step is not None:
+        module.load_state_dict(checkpoints.read_best(state.position.best_step))
+    measured = {split.name: evaluate(module, split) for split in (data.val, data.test) if split is not None}
+    if not run.processes.is_main:
+        return
+    for name, metrics in measured.items():
+        if name == "test":
+            run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **tracked(metrics))
+    write_model(run.dir / "model", module, run.config, data.class_names, data.image_size)
+    run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
+    write_plots(run.dir, data, measured, first_batch(data, plan, augment, run))
+    last = measured.get("test") or measured.get("val")
+    run.progress.finish(
+        {name: metrics.values for name, metrics in measured.items()},
+        worst_confusions(last.confusion, data.class_names) if last is not None else [],
+        f"distcls eval {run.dir}\ndistcls predict {run.dir} IMAGE…\ntensorboard --logdir {run.dir}/tb",
+    )
+
+
+def print_metrics(split: str, metrics: SplitMetrics, class_names: list[str]) -> None:
+    """The result of `distcls eval` on the terminal."""
+    Progress().finish({split: metrics.values}, worst_confusions(metrics.confusion, class_names), "")
+
+
+def worst_confusions(confusion: np.ndarray, class_names: list[str], most: int = 3) -> list[tuple[str, str, int]]:
+    """(true class, predicted class, how often), the most frequent first."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    places = [np.unravel_index(place, wrong.shape) for place in order]
+    return [(class_names[i], class_names[j], int(wrong[i, j])) for i, j in places if wrong[i, j]]
+
+
+def first_batch(data: Data, plan: BatchPlan, augment: Augmentation, run: Run) -> tuple[np.ndarray, list[str]]:
+    """Pictures of the first micro-batch as the model saw them, uint8 (n, H, W, 3), and their classes.
+
+    A batch is a function of the plan, so it can be looked at after the run as well as before.
+    """
+    one_step = dataclasses.replace(plan, total_steps=1)
+    batch = next(train_batches(data.train, one_step, run.config.augment, run.device, workers=0, start=0))[0]
+    images, targets = augment(batch.pixels, batch.labels, batch.numbers)
+    shares, classes = (targets.topk(2, 1) if targets.ndim == 2 else (None, batch.labels[:, None]))
+    pixels = augment.normalize.undo(images[:NUM_PICTURES].float()).cpu().numpy()
+    return pixels, [_title(data.class_names, classes[i].tolist(), shares, i) for i in range(len(pixels))]
+
+
+def _title(class_names: list[str], classes: list[int], shares: torch.Tensor | None, i: int) -> str:
+    if shares is None or shares[i, 1] < 0.005:
+        return class_names[classes[0]]
+    return " + ".join(f"{share:.0%} {class_names[c]}" for c, share in zip(classes, shares[i].tolist(), strict=True))
+
+
+def write_plots(
+    run_dir: Path, data: Data, measured: dict[str, SplitMetrics], batch: tuple[np.ndarray, list[str]]
+) -> None:
+    """plots/: curves, a training batch, and of test (or val) confusion, calibration, predictions and mistakes."""
+    folder = run_dir / "plots"
+    folder.mkdir(exist_ok=True)
+    plots.plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png")
+    plots.plot_images(*batch, folder / "train_batch.png", "A training batch, as the model saw it")
+    split = data.test or data.val
+    if split is None:
+        return
+    metrics = measured[split.name]
+    plots.plot_confusion(metrics.confusion, data.class_names, folder / "confusion_matrix.png")
+    plots.plot_calibration(
+        metrics.bin_confidence, metrics.bin_correct, metrics.bin_count, metrics.values["ece"], folder / "calibration.png"
+    )
+    some = np.linspace(0, len(split) - 1, min(NUM_PICTURES, len(split))).astype(int)
+    _plot_predictions(split, metrics, some, data.class_names, folder / "predictions.png", f"Predictions on {split.name}")
+    wrong = np.flatnonzero(metrics.preds != split.labels)
+    worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_PICTURES]
+    if len(worst):
+        heading = f"The most confident mistakes on {split.name}"
+        _plot_predictions(split, metrics, worst, data.class_names, folder / "worst_mistakes.png", heading)
+
+
+def _plot_predictions(
+    split: Split, metrics: SplitMetrics, images: np.ndarray, names: list[str], path: Path, heading: str
+) -> None:
+    right = [bool(metrics.preds[i] == split.labels[i]) for i in images]
+    titles = [
+        f"{names[metrics.preds[i]]} {metrics.confidence[i]:.0%}" + ("" if ok else f"\nis {names[split.labels[i]]}")
+        for i, ok in zip(images, right, strict=True)
+    ]
+    pixels = np.stack([split.image(int(i)) for i in images])
+    plots.plot_images(pixels, titles, path, heading, ["green" if ok else "red" for ok in right])

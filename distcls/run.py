@@ -1,0 +1,237 @@
+"""One run: its processes, its folder and what is written there. Nothing here decides what is computed.
+
+Only this file builds an Accelerator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+
+from distcls import __version__, signals
+from distcls.config import Config
+from distcls.config_loader import to_yaml
+from distcls.data import Data
+from distcls.errors import DistclsError, Preempted, UsageError
+from distcls.processes import Processes
+from distcls.progress import Progress
+from distcls.run_folder import StatusFile, choose_folder, fill_from, lock_folder, now, stored_config, write_text
+from distcls.tracking import Tracker
+
+AUTOCAST = {"float32": "no", "float64": "no", "bf16": "bf16", "fp16": "fp16"}
+"""Accelerate's name of each precision; bf16 and fp16 compute over float32 weights."""
+
+
+class Run:
+    """A run and its folder. Use it as a context: however it is left, status.json tells."""
+
+    def __init__(self, config: Config, processes: Processes, default_name: str) -> None:
+        self.processes = processes
+        self.dir, stored = processes.from_main(lambda: self._open(config, default_name))
+        self.config = resolve(fill_from(config, stored) if stored else config, processes)
+        self.device = processes.device
+        self.dtype = torch.float64 if self.config.train.precision == "float64" else torch.float32
+        set_determinism(self.config, processes)
+        self.accelerator = Accelerator(
+            mixed_precision=AUTOCAST[self.config.train.precision],
+            cpu=self.device.type == "cpu",
+            # DDP rearranges its buckets after its first step unless it looks for unused parameters: a
+            # resumed process would then sum in another order than the one that was never killed.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+        )
+        self.progress = Progress() if processes.is_main else Progress.silent()
+        self.status: StatusFile | None = None
+        self.tracker: Tracker | None = None
+        self.step = 0
+        if processes.is_main:
+            self.progress.attach_log(self.dir / "log.txt")
+            self.status = StatusFile(self.dir)
+            self.tracker = Tracker(self.dir, self.config.run.trackers)
+            write_text(self.dir / "config.yaml", to_yaml(self.config))
+            write_text(self.dir / "env.json", json.dumps(environment(processes), indent=2) + "\n")
+            self.status.write("running", 0, "start")
+
+    def _open(self, config: Config, default_name: str) -> tuple[Path, Config | None]:
+        """The folder, locked, and the config of the run that is in it. On the main process only."""
+        path = choose_folder(config, default_name)
+        self._lock = lock_folder(path)
+        return path, stored_config(path)
+
+    def prepare(self, module: nn.Module, distributed: bool) -> nn.Module:
+        """The module on its device, under autocast, compiled if asked, and behind DDP if `distributed`."""
+        config = self.config.train
+        module.to(self.device)
+        model = self.accelerator.prepare_model(module, evaluation_mode=not distributed)
+        return torch.compile(model) if config.compile else model  # type: ignore[return-value]
+
+    def adopt_data(self, data: Data) -> None:
+        """Write what the run knows of its data. Raises UsageError where it is not what the run began with."""
+        self.processes.from_main(lambda: self._check_same_data(data))
+        self.write_json("classes.json", data.class_names)
+        self.write_json("splits.json", data.split_lists())
+        self.write_json("data_report.json", {"fingerprint": data.fingerprint, **data.report})
+        normalize = dataclasses.asdict(self.config.augment.normalize)
+        preprocessing = {"image_size": data.image_size, "resize": self.config.data.resize, "normalize": normalize}
+        self.write_json("preprocessing.json", preprocessing)
+
+    def _check_same_data(self, data: Data) -> None:
+        if not any((self.dir / "checkpoints").glob("step-*")):
+            return
+        old = json.loads((self.dir / "data_report.json").read_text())
+        if old["fingerprint"] != data.fingerprint:
+            lists = json.loads((self.dir / "splits.json").read_text())
+            raise UsageError(
+                f"the data is not what {self.dir} began with:\n  "
+                + "\n  ".join(changed_images(lists, data.split_lists()) or ["files changed their size or label"])
+                + "\nPut the old data back, or begin another run with --name NAME."
+            )
+
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """A callback for work that precedes training: done and total."""
+
+        def show(done: int, total: int) -> None:
+            self.progress.working(what, done, total)
+
+        return show
+
+    def at(self, step: int, phase: str) -> None:
+        """Tell status.json where the run stands: often, and for little."""
+        self.step = step
+        if self.status is not None:
+            if phase == "train":
+                self.status.write_if_due("running", step, phase)
+            else:
+                self.status.write("running", step, phase)
+
+    def track(self, **row: Any) -> None:
+        """A row for metrics.csv and the trackers."""
+        if self.tracker is not None:
+            self.tracker.log({"time": now(), **row})
+
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file of the run folder, written by the main process."""
+        if self.processes.is_main:
+            write_text(self.dir / name, json.dumps(value, indent=2) + "\n")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.close()
+        if self.tracker is not None:
+            self.tracker.close()
+        if self.status is not None:
+            state, reason = _ending(error)
+            self.status.write(state, self.step, "end", reason)
+        if error is None or isinstance(error, Preempted):
+            self.processes.end()
+
+
+def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
+    """Lines that name what came and went in each split."""
+    lines = []
+    for split in sorted(old.keys() | new.keys()):
+        before, after = set(old.get(split, [])), set(new.get(split, []))
+        for word, images in (("no longer", before - after), ("only now", after - before)):
+            if images:
+                some = ", ".join(str(image) for image in sorted(images)[:3])
+                lines.append(f"{split}: {len(images)} images are {word} there: {some}{' …' if len(images) > 3 else ''}")
+    return lines
+
+
+def _ending(error: BaseException | None) -> tuple[str, str | None]:
+    if error is None:
+        return "finished", None
+    if isinstance(error, Preempted):
+        return "preempted", signals.received() or "another process was asked to stop"
+    if isinstance(error, DistclsError):
+        return "failed", str(error)
+    return "failed", traceback.format_exception_only(error)[-1].strip()
+
+
+def resolve(config: Config, processes: Processes) -> Config:
+    """Settle what the config leaves open: once, at the first start; the run folder keeps it."""
+    train = config.train
+    cuda = processes.device.type == "cuda"
+    if train.precision == "auto":
+        train.precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+    if train.precision == "fp16" and not cuda:
+        raise UsageError(
+            f"train.precision=fp16 needs a CUDA GPU, and this is {processes.device.type}: its loss scaling and "
+            "kernels exist only there. Use train.precision=bf16 or float32."
+        )
+    if train.precision == "float64" and processes.device.type == "mps":
+        raise UsageError("train.precision=float64: Apple's MPS has no float64. Use run.device=cpu or float32.")
+    if train.micro_batch_size is None:
+        train.micro_batch_size = train.global_batch_size // processes.world_size or None
+    return config
+
+
+def set_determinism(config: Config, processes: Processes) -> None:
+    """Choose threads and kernels so that the same command gives the same bits.
+
+    Deterministic mode has one thread on a CPU by default, because the number decides the order of sums and
+    must not follow the number of processes.
+    """
+    train, on_cpu = config.train, processes.device.type == "cpu"
+    shared = max((os.cpu_count() or 1) // processes.local_world_size, 1)
+    torch.set_num_threads(train.num_threads or (1 if train.deterministic and on_cpu else shared))
+    torch.backends.cudnn.benchmark = False  # it would choose kernels by their speed of the moment
+    torch.backends.cudnn.deterministic = True
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, hides nothing here
+
+
+def environment(processes: Processes) -> dict[str, Any]:
+    """What a run depends on beside its config, for env.json."""
+    packages = ["torch", "torchvision", "accelerate", "torchmetrics", "numpy", "pillow", "safetensors"]
+    return {
+        "time": now(),
+        "command": sys.argv,
+        "world_size": processes.world_size,
+        "device": processes.device.type,
+        "device_name": torch.cuda.get_device_name() if processes.device.type == "cuda" else platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "host": socket.gethostname(),
+        "git_commit": _git_commit(),
+        "versions": {
+            "distcls": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in packages},
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the code in the current folder, if it is a git checkout."""
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,63 @@
+"""Signals that ask a run to stop: the first only sets a flag, a second one leaves at once.
+
+This file imports nothing heavy, because `install` is the first thing that an entry point does: a signal
+that arrives while torch is being imported must not be lost, or kill the process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+_received: list[int] = []
+
+
+def install() -> None:
+    """Record the stop signals from now on, in this process but not in the loader workers it forks.
+
+    A thread reads them from a socket, because a Python handler would wait for the main thread to come
+    back from C++: a second signal has to end a process that hangs in a collective whose peer is gone.
+    """
+    if signal.getsignal(signal.SIGTERM) is _do_nothing:
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _do_nothing)
+    threading.Thread(target=_listen, args=(reader, writer), daemon=True, name="distcls-signals").start()
+    os.register_at_fork(after_in_child=_ignore_in_child)
+
+
+def received() -> str | None:
+    """The name of the first stop signal that arrived, or None."""
+    return signal.Signals(_received[0]).name if _received else None
+
+
+def ignore() -> None:
+    """Loader workers live as long as their rank, which decides what a signal means."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _ignore_in_child() -> None:
+    signal.set_wakeup_fd(-1)
+    ignore()
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    """A handler must exist for the signal to reach the socket."""
+
+
+def _listen(reader: socket.socket, writer: socket.socket) -> None:
+    """`writer` is kept alive here: closing it would stop the notices."""
+    while True:
+        for number in reader.recv(64):
+            if number in STOP_SIGNALS:
+                _received.append(number)
+            if len(_received) > 1:
+                os._exit(128 + number)

@@ -1,0 +1,125 @@
+"""Training, from the config to the finished run: the table of contents of distcls.
+
+A run is a pure function of its config. What a step does depends on (config, step, weights, optimizer
+state) and on nothing else, so everything but those is computed from the step: the images (batches.py),
+the random numbers (randomness.py), the learning rate (optim/schedules.py). Sums over micro-batches and
+processes are taken in gradients.py, and a checkpoint (checkpoint.py) is all that a kill can lose.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distcls import signals
+from distcls.cli import parse_train_arguments, run_command
+from distcls.config import Config
+from distcls.config_loader import to_yaml
+from distcls.errors import Preempted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`distcls train`, `python -m distcls.train`, and what accelerate launch, torchrun and Slurm start."""
+    signals.install()
+    return run_command(_main, sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    config, options = parse_train_arguments(argv)
+    if options.print_config:
+        print(to_yaml(config), end="")
+    elif options.dry_run:
+        dry_run(config)
+    else:
+        train(config, default_name=Path(options.config_path or config.data.name).stem)
+    return 0
+
+
+def train(config: Config, default_name: str) -> Path:
+    """Train to the end, or go on from the newest checkpoint; the run folder.
+
+    Raises Preempted after a stop signal (everything is saved), and the other errors of errors.py. The
+    imports are here because torch takes seconds, and a mistake in the config is found before.
+    """
+    from distcls.batches import plan_batches
+    from distcls.checkpoint import Checkpoints
+    from distcls.data import build_data
+    from distcls.data.augmentation import Augmentation
+    from distcls.data.loader import train_batches
+    from distcls.data.preprocessing import Normalize
+    from distcls.durations import is_due
+    from distcls.evaluate import Evaluator
+    from distcls.plan import describe
+    from distcls.processes import Processes
+    from distcls.run import Run
+    from distcls.state import build_state
+    from distcls.step import TrainStep
+    from distcls.watch import Watch
+
+    processes = Processes(config.run.device)
+    with Run(config, processes, default_name) as run:
+        config = run.config
+        data = build_data(config.data, processes, run.counting("decoding images"))
+        run.adopt_data(data)
+        plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
+        normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
+        augment = Augmentation(normalize, len(data.class_names))
+        state = build_state(config, data.class_names, data.image_size, run)
+        train_step = TrainStep(config, state, plan, augment, run)
+        evaluate = Evaluator(config, len(data.class_names), normalize, processes)
+        checkpoints = Checkpoints(run, config.train.keep_checkpoints)
+        run.progress.header(describe(config, data, plan, state.module, processes))
+        checkpoints.restore_newest(state)
+        watch = Watch(config, state, plan, run)
+
+        batches = train_batches(data.train, plan, config.augment, run.device, config.data.workers, state.step)
+        while True:
+            stopping = processes.asked_to_stop()
+            if data.val and is_due(state.step, config.train.eval_every, plan) and not state.is_evaluated:
+                watch.catch_up("evaluate")
+                metrics = evaluate(state.eval_module, data.val)
+                if state.record(metrics.values[config.train.best_metric], config.train.best_metric):
+                    checkpoints.save_best(state)
+                watch.tell(metrics)
+            finished = state.step == plan.total_steps or state.has_stopped_early(config.train.early_stopping)
+            if is_due(state.step, config.train.checkpoint_every, plan) or stopping or finished:
+                watch.catch_up("save")
+                checkpoints.save(state)
+            if stopping:
+                raise Preempted(f"stopped at step {state.step}: the same command goes on from there.")
+            if finished:
+                break
+            micro_batches = watch.wait_for(batches)
+            watch.saw(train_step(micro_batches))
+
+        from distcls.report import finish
+
+        finish(state, data, plan, augment, evaluate, checkpoints, run)
+        return run.dir
+
+
+def dry_run(config: Config) -> None:
+    """Print what `train` would do, as far as it can be known without a run folder and without training."""
+    import dataclasses
+
+    from distcls.batches import plan_batches
+    from distcls.data import build_data
+    from distcls.models import build_model
+    from distcls.plan import describe_plan
+    from distcls.processes import Processes
+    from distcls.progress import Progress
+    from distcls.run import resolve
+
+    processes = Processes(config.run.device)
+    config = resolve(config, processes)
+    data = build_data(config.data, processes)
+    plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
+    module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
+    if processes.is_main:
+        Progress().header(describe_plan(config, data, plan, module, processes))
+    processes.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

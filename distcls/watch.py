@@ -1,0 +1,110 @@
+"""What is told of training while it runs: one place for the finite-ness check, the log and the live line."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+
+from distcls.batches import BatchPlan
+from distcls.config import Config
+from distcls.durations import is_due
+from distcls.errors import DivergedError
+from distcls.metrics import SplitMetrics
+from distcls.optim.schedules import lr_at
+from distcls.run import Run
+from distcls.state import TrainState
+
+
+T = TypeVar("T")
+
+
+class Watch:
+    """Sees each step's numbers one step late, so that no GPU has to be waited for."""
+
+    def __init__(self, config: Config, state: TrainState, plan: BatchPlan, run: Run) -> None:
+        self.config, self.state, self.plan, self.run = config, state, plan, run
+        self.unseen: tuple[int, torch.Tensor] | None = None
+        self.train_loss = math.nan
+        self.seconds_per_step = self.data_share = math.nan
+        self.waiting = 0.0
+        self.last = time.perf_counter()
+        run.progress.start(plan.total_steps, state.step)
+
+    def wait_for(self, batches: Iterator[T]) -> T:
+        """The next batch; the time that it took is what training waits for data."""
+        self.last = time.perf_counter()
+        batch = next(batches)
+        self.waiting = time.perf_counter() - self.last
+        return batch
+
+    def saw(self, stats: torch.Tensor | None) -> None:
+        """A step was taken. Raises DivergedError if the step before was not finite."""
+        seconds = time.perf_counter() - self.last
+        self.seconds_per_step = _smooth(self.seconds_per_step, seconds)
+        self.data_share = _smooth(self.data_share, self.waiting / seconds)
+        self._look()
+        if stats is not None:
+            self.unseen = (self.state.step - 1, stats)
+        self.run.at(self.state.step, "train")
+
+    def catch_up(self, phase: str) -> None:
+        """Look at the last step too, before something else begins: what is saved or evaluated has been looked at."""
+        self._look()
+        self.run.at(self.state.step, phase)
+
+    def _look(self) -> None:
+        if self.unseen is None:
+            return
+        (step, stats), self.unseen = self.unseen, None
+        loss, accuracy, norm = stats.tolist()
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self.state.scaler is not None):
+            raise DivergedError(
+                f"the loss of step {step} is {loss}, and its gradient norm {norm}. Everything up to the last "
+                f"checkpoint is kept. Type the same command with train.skip_steps={[*self.config.train.skip_steps, step]} "
+                "to pass over this batch, or with a lower optim.lr to begin another run."
+            )
+        self.train_loss = _smooth(self.train_loss, loss)
+        completed, lr = step + 1, lr_at(step, self.config.optim, self.plan)
+        rate = self.plan.global_batch_size / self.seconds_per_step
+        epoch = self.plan.epoch(completed)
+        if is_due(completed, self.config.train.log_every, self.plan):
+            self.run.track(
+                step=completed, epoch=epoch, split="train", loss=loss, accuracy=accuracy, lr=lr, grad_norm=norm,
+                images_per_second=rate, data_time=self.data_share,
+            )  # fmt: skip
+        self.run.progress.update(
+            completed, epoch, self.train_loss, accuracy, lr, rate, _memory(self.run.device), self.data_share,
+            (self.plan.total_steps - completed) * self.seconds_per_step,
+        )  # fmt: skip
+
+    def tell(self, metrics: SplitMetrics) -> None:
+        """An evaluation of the val split is done."""
+        step, epoch = self.state.step, self.plan.epoch(self.state.step)
+        self.run.track(step=step, epoch=epoch, split="val", **tracked(metrics))
+        row = {**metrics.values, "epoch": epoch, "step": step, "train_loss": self.train_loss}
+        if len(metrics.confusion) <= 5:
+            row.pop("top5")
+        self.run.progress.evaluation_row({**row, "best": self.state.position.best_step == step})
+
+
+def tracked(metrics: SplitMetrics) -> dict[str, float]:
+    """The metrics that have a column in metrics.csv."""
+    return {name: metrics.values[name] for name in ("loss", "accuracy", "top5", "macro_f1", "ece")}
+
+
+def _smooth(old: float, new: float) -> float:
+    return new if math.isnan(old) else 0.95 * old + 0.05 * new
+
+
+def _memory(device: torch.device) -> int:
+    """Peak bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
