@@ -9,6 +9,7 @@ import argparse
 import difflib
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,17 +56,15 @@ def run_command(command: Main, argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 141  # what a shell reports for SIGPIPE
 
 
 def _reader_is_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads, as in `distcls … | head`; then what is left goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    """Whether stdout is a pipe that nobody reads, as in `distcls … | head`; any other broken pipe is a bug."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 # Commands ------------------------------------------------------------------------------------------

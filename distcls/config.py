@@ -7,6 +7,7 @@ as a JSON schema for editors.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,12 +37,8 @@ def setting(
         **{name: limit for name, limit in limits.items() if limit is not None},
     }
     if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
-        return dataclasses.field(default_factory=lambda: _copy(default), metadata=metadata)
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def _copy(value: Any) -> Any:
-    return dataclasses.replace(value) if dataclasses.is_dataclass(value) else type(value)(value)  # type: ignore[type-var]
 
 
 @dataclass
@@ -51,7 +48,10 @@ class DataConfig:
     name: str = setting(
         "digits", "digits, folder, cifar10, mnist, fashion_mnist, stl10, or my_pkg.module:factory."
     )
-    root: str | None = setting(None, "Folder that holds the images. --data DIR sets it.")
+    root: str | None = setting(
+        # The fingerprint of what is in it decides whether the data is the same, not where it lies.
+        None, "Folder that holds the images. --data DIR sets it.", changes_run=False
+    )
     download: bool = setting(False, "Download a named data set that is not in data.root.", changes_run=False)
     image_size: int | None = setting(
         None, "Height and width in pixels that the model sees; the default is the images' own.", minimum=1
@@ -145,7 +145,7 @@ class OptimConfig:
     )
     warmup: str = setting("0 steps", "Linear warmup: a duration, such as 500 steps, 1 epoch or 5%.", duration=True)
     min_lr: float = setting(0.0, "Learning rate at the end of cosine and one_cycle.", minimum=0)
-    milestones: list[str] = setting([], "Durations after which schedule step multiplies the rate by gamma.")
+    milestones: list[str] = setting([], "Durations after which schedule step multiplies the rate by gamma.", duration=True)
     gamma: float = setting(0.1, "Factor of schedule step.", above=0)
     fused: bool = setting(True, "Use the optimizer's fused kernel where the device has one.")
     groups: list[ParamGroupConfig] = setting([], "Parameter groups with their own rate and decay; the first match wins.")
@@ -177,13 +177,15 @@ class TrainConfig:
         None, "Evaluate and keep an exponential moving average of the weights.", minimum=0, below=1
     )
     sync_batchnorm: bool = setting(False, "BatchNorm over the micro-batches of all processes.")
-    skip_steps: list[int] = setting([], "Steps that update nothing, such as one whose batch diverges.")
+    skip_steps: list[int] = setting([], "Steps that update nothing, such as one whose batch diverges.", minimum=0)
     log_every: str = setting("10 steps", "How often metrics are written.", duration=True, changes_run=False)
     eval_every: str = setting("1 epoch", "How often the val split is evaluated.", duration=True)
     eval_batch_size: int = setting(256, "Images per forward pass in evaluation.", minimum=1)
     checkpoint_every: str = setting("1 epoch", "How often a checkpoint is saved.", duration=True, changes_run=False)
     keep_checkpoints: int = setting(2, "How many checkpoints are kept.", minimum=1, changes_run=False)
-    best_metric: str = setting("accuracy", "Metric of the val split that chooses the best weights.")
+    best_metric: Literal["accuracy", "top5", "macro_f1", "macro_precision", "macro_recall", "loss", "ece"] = setting(
+        "accuracy", "Metric of the val split that chooses the best weights."
+    )
     early_stopping: int | None = setting(
         None, "Stop after this many evaluations without a better best_metric.", minimum=1
     )

@@ -72,7 +72,7 @@ def _main(argv: Sequence[str]) -> int:
     parser = Parser(prog="distcls eval", description="Measure a run's best weights on a split.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="default: test")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings that differ, such as data.root=DIR")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="settings that differ, such as data.root=DIR")
     options = parser.parse_intermixed_args(argv)
     evaluate_run(Path(options.run), options.split, options.overrides)
     return 0

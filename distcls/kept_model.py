@@ -13,7 +13,7 @@ from torch import nn
 
 from distcls.checkpoint import read_tensors, write_folder, write_tensors
 from distcls.config import Config
-from distcls.config_loader import load_config, to_yaml
+from distcls.config_loader import read_config, to_yaml
 from distcls.data.preprocessing import Normalize
 from distcls.errors import MissingInputError
 from distcls.models import build_model
@@ -63,7 +63,7 @@ def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
     for name in ("config.yaml", "classes.json", "preprocessing.json"):
         if not (run_dir / name).exists():
             raise MissingInputError(f"{run_dir} is not a run folder: it has no {name}. Give a folder such as runs/digits.")
-    config = load_config(run_dir / "config.yaml", list(overrides))
+    config = read_config(run_dir / "config.yaml", overrides)
     class_names = json.loads((run_dir / "classes.json").read_text())
     image_size = json.loads((run_dir / "preprocessing.json").read_text())["image_size"]
     module = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), image_size)

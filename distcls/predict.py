@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distcls.cli import Parser, run_command
-from distcls.errors import BadDataError, MissingInputError
+from distcls.errors import BadDataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,8 @@ def _main(argv: Sequence[str]) -> int:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument("--top", type=int, default=3, help="how many classes to show (default: 3)")
     options = parser.parse_intermixed_args(argv)
+    if options.top < 1:
+        raise UsageError(f"--top {options.top}: give how many classes to show, 1 or more.")
     paths = find_images(options.images)
     from distcls.kept_model import load_kept_model
 

@@ -74,10 +74,17 @@ class Progress:
             self._say(label + value, label_width=len(label))
         self._say("")
 
+    def working(self, what: str, done: int, total: int) -> None:
+        """Work that precedes training, such as decoding: `done` of `total` pieces lie behind."""
+        if done >= total:
+            self.close()
+        elif time.monotonic() >= self._next_drawing:
+            self._draw(_count_fields(what, done, total))
+
     def start(self, total_steps: int, done: int) -> None:
         """Training begins: `done` of `total_steps` optimizer steps lie behind."""
         self._started, self._total_steps = time.monotonic(), total_steps
-        self._draw(_step_fields(done, total_steps))
+        self._draw(_count_fields("step", done, total_steps))
 
     def update(
         self,
@@ -96,7 +103,7 @@ class Progress:
             return
         fields = [
             Field(8, "epoch", _format(epoch, ".1f")),
-            *_step_fields(step, self._total_steps),
+            *_count_fields("step", step, self._total_steps),
             Field(1, "loss", _format(loss, ".4f" if abs(loss) < 1000 else ".3g")),
             Field(3, "acc", _format(accuracy, ".1%")),
             Field(6, "lr", _format(lr, ".2e")),
@@ -355,8 +362,8 @@ def _live_line(fields: list[Field], width: int) -> Text:
     return line
 
 
-def _step_fields(step: int, total_steps: int) -> list[Field]:
-    return [Field(0, "step", f"{step}/{total_steps}"), Field(9, "", f"{step / max(total_steps, 1):.0%}")]
+def _count_fields(what: str, done: int, total: int) -> list[Field]:
+    return [Field(0, what, f"{done}/{total}"), Field(9, "", f"{done / max(total, 1):.0%}")]
 
 
 def _columns_that_fit(row: Mapping[str, Any], width: int) -> list[Column]:

@@ -40,6 +40,7 @@ def finish(
     It changes the weights of the state to the best ones. All processes measure, the main one writes.
     """
     run.at(state.step, "finish")
+    run.processes.wait_for_everyone()  # the best weights may still be on their way to the disk
     module = state.eval_module
     if state.position.best_step is not None:
         module.load_state_dict(checkpoints.read_best(state.position.best_step))
@@ -82,7 +83,7 @@ def first_batch(data: Data, plan: BatchPlan, augment: Augmentation, run: Run) ->
     one_step = dataclasses.replace(plan, total_steps=1)
     batch = next(train_batches(data.train, one_step, run.config.augment, run.device, workers=0, start=0))[0]
     images, targets = augment(batch.pixels, batch.labels, batch.numbers)
-    shares, classes = (targets.topk(2, 1) if targets.ndim == 2 else (None, batch.labels[:, None]))
+    shares, classes = targets.topk(2, 1) if targets.ndim == 2 else (None, batch.labels[:, None])
     pixels = augment.normalize.undo(images[:NUM_PICTURES].float()).cpu().numpy()
     return pixels, [_title(data.class_names, classes[i].tolist(), shares, i) for i in range(len(pixels))]
 
@@ -107,10 +108,16 @@ def write_plots(
     metrics = measured[split.name]
     plots.plot_confusion(metrics.confusion, data.class_names, folder / "confusion_matrix.png")
     plots.plot_calibration(
-        metrics.bin_confidence, metrics.bin_correct, metrics.bin_count, metrics.values["ece"], folder / "calibration.png"
+        metrics.bin_confidence,
+        metrics.bin_correct,
+        metrics.bin_count,
+        metrics.values["ece"],
+        folder / "calibration.png",
     )
     some = np.linspace(0, len(split) - 1, min(NUM_PICTURES, len(split))).astype(int)
-    _plot_predictions(split, metrics, some, data.class_names, folder / "predictions.png", f"Predictions on {split.name}")
+    _plot_predictions(
+        split, metrics, some, data.class_names, folder / "predictions.png", f"Predictions on {split.name}"
+    )
     wrong = np.flatnonzero(metrics.preds != split.labels)
     worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_PICTURES]
     if len(worst):

@@ -14,12 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from distcls.config import Config
-from distcls.config_loader import differences, load_config
+from distcls.config_loader import differences, read_config
 from distcls.errors import DistclsError, UsageError
-
-EXTENDABLE = ("train.num_epochs", "train.num_steps")
-"""What may grow when a run is continued."""
-
 
 class AlreadyFinished(DistclsError):
     """Nothing is left to do."""
@@ -48,7 +44,7 @@ def choose_folder(config: Config, default_name: str) -> Path:
 def stored_config(path: Path) -> Config | None:
     """The config of the run in a folder, or None where there is no run."""
     file = path / "config.yaml"
-    return load_config(file, []) if file.exists() else None
+    return read_config(file) if file.exists() else None
 
 
 def is_finished(path: Path) -> bool:
@@ -68,7 +64,7 @@ def _check_may_continue(path: Path, config: Config) -> None:
     stored = stored_config(path)
     if stored is None:
         return
-    changed = [line for line in _differences(stored, config) if not _extends(line, stored, config)]
+    changed = [line for line in _differences(stored, config) if not _may_change(line, stored, config, path)]
     if changed:
         raise UsageError(
             f"{path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
@@ -95,14 +91,21 @@ def fill_from(config: Config, stored: Config) -> Config:
     return filled
 
 
-def _extends(line: str, stored: Config, config: Config) -> bool:
-    """Whether a difference only makes the run longer."""
+def _may_change(line: str, stored: Config, config: Config, path: Path) -> bool:
+    """Whether a difference is about steps to come: a longer run, or steps to skip after the last checkpoint."""
     setting = line.split(":")[0]
-    if setting not in EXTENDABLE:
-        return False
-    name = setting.split(".")[1]
-    old, new = getattr(stored.train, name), getattr(config.train, name)
-    return old is not None and new is not None and new > old
+    old, new = stored.train, config.train
+    if setting == "train.skip_steps":
+        return min(set(old.skip_steps) ^ set(new.skip_steps)) >= _newest_step(path)
+    if setting == "train.num_epochs":
+        return None not in (old.num_epochs, new.num_epochs) and new.num_epochs > old.num_epochs
+    if setting == "train.num_steps":
+        return None not in (old.num_steps, new.num_steps) and new.num_steps > old.num_steps
+    return False
+
+
+def _newest_step(path: Path) -> int:
+    return max((int(folder.name.split("-")[1]) for folder in path.glob("checkpoints/step-*")), default=0)
 
 
 def lock_folder(path: Path) -> IO[str]:

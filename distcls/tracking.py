@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from distcls.errors import DiskError, MissingInputError, UsageError
 
@@ -58,7 +58,6 @@ class Tracker:
 
     def close(self) -> None:
         """Write what is still buffered."""
-        self.metrics.close()
         for tracker in self._trackers:
             tracker.close()
 
@@ -74,7 +73,7 @@ def check_trackers(names: list[str]) -> None:
 
 
 class MetricsFile:
-    """metrics.csv, open for appending. Rows are written whole, floats so that they read back unchanged."""
+    """metrics.csv. Rows are written whole, floats so that they read back unchanged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -83,7 +82,6 @@ class MetricsFile:
             if _drop_torn_line(path) == b"":
                 _replace(path, _csv_line(COLUMNS))
             _check_header(path)
-            self._file = _open_to_append(path)
         except OSError as error:
             raise _cannot_write(path, error) from error
 
@@ -99,7 +97,7 @@ class MetricsFile:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         cells = [_cell(value) for value in ({**row, "time": now}.get(name) for name in COLUMNS)]
         try:
-            _write_all(self._file, _csv_line(cells))
+            _append(self._path, _csv_line(cells))
         except OSError as error:
             raise _cannot_write(self._path, error) from error
         return _parse(cells)
@@ -112,14 +110,9 @@ class MetricsFile:
         kept = [cells for cells in _read_cells(self._path) if _parse(cells)["step"] <= step]
         try:
             _replace(self._path, b"".join(_csv_line(cells) for cells in [COLUMNS, *kept]))
-            self._file.close()
-            self._file = _open_to_append(self._path)
         except OSError as error:
             raise _cannot_write(self._path, error) from error
         return [_parse(cells) for cells in kept]
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def read_metrics(path: str | Path) -> list[Row]:
@@ -239,16 +232,12 @@ def _check_header(path: Path) -> None:
         )
 
 
-def _open_to_append(path: Path) -> BinaryIO:
+def _append(path: Path, line: bytes) -> None:
     # Unbuffered: a row is one write system call, so it is in the kernel's hands, whole, when the call returns.
-    return path.open("ab", buffering=0)
-
-
-def _write_all(file: BinaryIO, line: bytes) -> None:
-    """Unbuffered writes may stop halfway on a full disk; going on makes the system say why."""
-    written = file.write(line)
-    while written < len(line):
-        written += file.write(line[written:])
+    with path.open("ab", buffering=0) as file:
+        written = file.write(line)
+        while written < len(line):  # a full disk may stop a write halfway; going on makes the system say why
+            written += file.write(line[written:])
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -138,15 +138,22 @@ def test_a_command_gets_the_words_of_the_process_and_may_return_nothing(monkeypa
     assert seen == [["a", "b"]]
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
-    code = "from distcls.cli import run_command\nrun_command(lambda argv: print('line ' * 10**6), [])"
+@pytest.mark.parametrize("text", ["'line ' * 10**6", "'short'"])
+def test_a_reader_that_leaves_early_is_no_error(text: str) -> None:
+    code = f"""
+import sys, time
+from distcls.cli import run_command
+print("begin", flush=True)
+time.sleep(0.2)
+sys.exit(run_command(lambda argv: print({text}), []))
+"""
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert writer.stdout is not None and writer.stderr is not None
-    writer.stdout.read(4)
+    writer.stdout.readline()
     writer.stdout.close()
     assert writer.stderr.read() == b""
     writer.stderr.close()
-    writer.wait()
+    assert writer.wait() == 141
 
 
 # distcls train -------------------------------------------------------------------------------------

@@ -119,6 +119,15 @@ def test_off_a_terminal_one_plain_line_every_interval():
     )
 
 
+def test_work_before_training_is_shown():
+    stream = io.StringIO()
+    progress = Progress(stream)
+    for done in range(50, 1001):
+        progress.working("decoding images", done, 1000)
+    assert stream.getvalue() == "decoding images 50/1000  5%\n"
+    Progress.silent().working("decoding images", 1, 2)
+
+
 def test_last_step_is_always_shown():
     assert "step 40/40  100%" in plain_output()
 

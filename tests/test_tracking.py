@@ -134,13 +134,13 @@ def test_kill_loses_no_row(tmp_path):
         "for step in range(10**9):\n"
         "    tracker.log({'step': step, 'split': 'train', 'loss': 1 / 3}); print(step, flush=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    reported = 1 + len(process.stdout.read().splitlines())
-    process.wait()
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.2)
+        os.kill(process.pid, signal.SIGKILL)
+        reported = 1 + len(process.stdout.read().splitlines())
     rows = read_metrics(tmp_path / "metrics.csv")
     assert len(rows) >= reported > 1
     assert [row["step"] for row in rows] == list(range(len(rows)))

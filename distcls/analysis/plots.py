@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from distcls.errors import DiskError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -123,7 +125,7 @@ def plot_images(
 
 @contextmanager
 def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, in our style; written beside `path` and renamed over it at the end."""
+    """A figure of so many inches, in our style; written beside `path` and renamed over it. Raises DiskError."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -134,9 +136,12 @@ def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format="png")
-    temporary.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(temporary, format="png")
+            temporary.replace(path)
+        except OSError as error:
+            raise DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights.") from error
 
 
 def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_of: Any) -> None:
@@ -165,7 +170,7 @@ def _draw_val(axes: Axes, epochs: np.ndarray, values: np.ndarray, best_of: Any) 
 def _finish_curve(axes: Axes, name: str) -> None:
     lines = [value for line in axes.lines for value in np.atleast_1d(line.get_ydata())]
     if not lines:
-        axes.text(0.5, 0.5, "nothing logged yet", ha="center", transform=axes.transAxes, color=GREY)
+        _say_that_empty(axes)
     elif name == "loss" and min(lines) > 0 and max(lines) > 50 * min(lines):
         axes.set_yscale("log")
     elif name == "accuracy":
@@ -178,11 +183,18 @@ def _finish_curve(axes: Axes, name: str) -> None:
 
 def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     epochs, values = _points(rows, "train", "lr")
-    axes.plot(epochs, values, color=GREY, **_marker(len(values)))
+    if len(values):
+        axes.plot(epochs, values, color=GREY, **_marker(len(values)))
+        axes.set_ylim(bottom=0)
+    else:
+        _say_that_empty(axes)
     axes.set_title("Learning rate")
     axes.set_xlabel("epoch")
     axes.yaxis.set_major_formatter(lambda lr, _: f"{lr:.3g}")
-    axes.set_ylim(bottom=0)
+
+
+def _say_that_empty(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "nothing logged yet", ha="center", transform=axes.transAxes, color=GREY)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:

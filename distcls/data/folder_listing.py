@@ -42,7 +42,8 @@ def list_images(folder: str) -> Listing:
             ignored.append(path)
     files.sort()
     numbers = np.array([(len(path), size, changed) for path, size, changed in files], np.int64).reshape(-1, 3)
-    return Listing(b"".join(path for path, _, _ in files), *numbers.T.copy(), ignored)
+    lengths, sizes, changed = numbers.T.copy()
+    return Listing(b"".join(path for path, _, _ in files), lengths, sizes, changed, ignored)
 
 
 def visible_entries(folder: str) -> list[os.DirEntry[str]]:

@@ -1,0 +1,129 @@
+"""Starts real processes of distcls quickly: forked from a server that has done the imports, one per rank.
+
+Importing torch takes seconds, and the tests kill and restart runs a hundred times. A fork server that has
+imported it, but computed nothing, gives processes that are in every other way like those of torchrun.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+LIMIT = 90
+"""Seconds that any run in a test may take."""
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["distcls.train", "distcls.report", "distcls.evaluate", "distcls.step", "torchmetrics", "torch._dynamo", "matplotlib.figure", "ledger"]
+)
+
+
+def rank_main(argv: list[str], environment: dict[str, str], folder: str, log: str, setup: Callable | None) -> None:
+    """What a rank does: as `python -m distcls.train` would, with its output in a file."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    os.chdir(folder)
+    if setup is not None:
+        setup()
+    from distcls.cli import main
+
+    code = main(argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Group:
+    """The processes of one start of a run."""
+
+    def __init__(self, processes: Sequence[BaseProcess], logs: Sequence[Path]) -> None:
+        self.processes, self.logs = processes, logs
+
+    def wait(self, limit: float = LIMIT) -> list[int]:
+        """Exit codes. Fails where a process does not end in time."""
+        end = time.monotonic() + limit
+        for process in self.processes:
+            process.join(max(end - time.monotonic(), 0.01))
+        codes = [process.exitcode for process in self.processes]
+        if None in codes:
+            self.kill()
+            raise AssertionError(f"still running after {limit} s: {codes}\n{self.output()}")
+        return [code for code in codes if code is not None]
+
+    def kill(self) -> None:
+        """SIGKILL to all of them."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+
+    def output(self) -> str:
+        """What they printed, rank by rank."""
+        return "\n".join(f"--- {log.name}\n{log.read_text()}" for log in self.logs if log.exists())
+
+    def alive(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
+
+
+class Ranks:
+    """Starts groups of processes, and ends what is left of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.groups: list[Group] = []
+
+    def start(self, *argv: str, world_size: int = 1, setup: Callable | None = None) -> Group:
+        """`distcls ARGV` on each of `world_size` processes."""
+        port = _free_port()
+        processes, logs = [], []
+        for rank in range(world_size):
+            environment = {"PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(self.folder / "cache")}
+            if world_size > 1:
+                environment |= {
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(world_size),
+                    "LOCAL_WORLD_SIZE": str(world_size),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                }
+            log = self.folder / f"start{len(self.groups)}-rank{rank}.log"
+            process = SERVER.Process(target=rank_main, args=(list(argv), environment, str(self.folder), str(log), setup))
+            process.start()
+            processes.append(process)
+            logs.append(log)
+        self.groups.append(Group(processes, logs))
+        return self.groups[-1]
+
+    def run(self, *argv: str, world_size: int = 1, expect: int = 0, setup: Callable | None = None) -> str:
+        """Start, wait, check the exit codes; the output."""
+        group = self.start(*argv, world_size=world_size, setup=setup)
+        codes = group.wait()
+        assert codes == [expect] * world_size, f"exit codes {codes}\n{group.output()}"
+        return group.output()
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for group in self.groups:
+            group.kill()
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
