@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from distcls.config import TrainConfig
+from distcls.config_checks import NO_LENGTH, wrong_batches
 from distcls.errors import UsageError
 from distcls.randomness import numpy_generator
 
@@ -86,36 +87,16 @@ _permutations: dict[tuple[int, int, int], np.ndarray] = {}
 
 def plan_batches(config: TrainConfig, num_images: int, rank: int = 0, world_size: int = 1) -> BatchPlan:
     """The plan of a run. Raises UsageError where B, m and the number of processes do not fit."""
-    global_size = config.global_batch_size
-    micro_size = config.micro_batch_size or global_size // world_size
-    if micro_size == 0 or global_size % (micro_size * world_size):
-        raise UsageError(
-            f"train.global_batch_size={global_size} cannot be cut into micro-batches of "
-            f"{config.micro_batch_size or 'equal size'} on {world_size} processes: it must be "
-            f"micro_batch_size × processes × a whole number. {_what_would_work(global_size, micro_size, world_size)}"
-        )
-    if config.deterministic and world_size & (world_size - 1):
-        raise UsageError(
-            f"train.deterministic=true needs 1, 2, 4, 8 … processes, not {world_size}: sums are halved "
-            "over the processes. Start another number of them, or set train.deterministic=false."
-        )
-    return BatchPlan(
-        num_images, global_size, micro_size, _total_steps(config, num_images), config.seed, rank, world_size
-    )
+    for _, problem in wrong_batches(config, world_size):
+        raise UsageError(problem)
+    micro_size = config.micro_batch_size or config.global_batch_size // world_size
+    total_steps = _total_steps(config, num_images)
+    return BatchPlan(num_images, config.global_batch_size, micro_size, total_steps, config.seed, rank, world_size)
 
 
 def _total_steps(config: TrainConfig, num_images: int) -> int:
     if config.num_steps is not None:
         return config.num_steps
     if config.num_epochs is None:
-        raise UsageError("neither train.num_epochs nor train.num_steps is set: type one of them.")
+        raise UsageError(NO_LENGTH)
     return math.ceil(Fraction(str(config.num_epochs)) * num_images / config.global_batch_size)
-
-
-def _what_would_work(global_size: int, micro_size: int, world_size: int) -> str:
-    micro_sizes = [m for m in range(1, global_size + 1) if global_size % (m * world_size) == 0]
-    if micro_sizes:
-        near = sorted(sorted(micro_sizes, key=lambda m: abs(m - micro_size))[:4])
-        return f"train.micro_batch_size could be {' or '.join(map(str, near))}."
-    unit = max(micro_size, 1) * world_size
-    return f"train.global_batch_size could be {max(global_size // unit, 1) * unit} or {(global_size // unit + 1) * unit}."

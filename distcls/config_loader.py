@@ -2,7 +2,7 @@
 
 What was written is first read into `Given` values, which remember where they stand (`configs/x.yaml:12`, or
 the override itself); overrides replace some of them; then they are checked against the type hints and ranges of
-config.py; last, `check_consistency` looks for settings that contradict each other. Nothing here is slow to
+config.py; last, config_checks.py looks for settings that contradict each other. Nothing here is slow to
 import. Every error is a UsageError.
 """
 
@@ -15,19 +15,20 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, get_args, get_origin
 
 import yaml
 
-from distcls.config import AugmentConfig, Config, NormalizeConfig, OptimConfig, TrainConfig
-from distcls.durations import DURATION_PATTERN, parse_duration
+from distcls.config import AugmentConfig, Config
+from distcls.config_checks import contradictions, either
+from distcls.config_schema import hints_of, is_section, split_optional
+from distcls.config_schema import json_schema as json_schema
+from distcls.durations import Duration, parse_duration
 from distcls.errors import UsageError
 
-BEST_METRICS = ("accuracy", "top5", "macro_f1", "macro_precision", "macro_recall", "loss", "ece")
 FOLDER_SETTINGS = ("data.root", "data.cache_dir", "model.init_from", "run.dir")
 """Settings in which ~ stands for the home folder."""
 
@@ -89,15 +90,6 @@ def differences(old: Config, new: Config) -> list[str]:
     return [f"{path}: {_show(before)} -> {_show(after)}" for path, before, after in _changes(old, new)]
 
 
-def json_schema() -> dict[str, Any]:
-    """The schema of a YAML config (JSON Schema 2020-12), with which editors complete and check settings."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A config of distcls",
-        **_section_schema(Config),
-    }
-
-
 # What was written ----------------------------------------------------------------------------------
 
 
@@ -149,7 +141,7 @@ def _read_file(path: Path) -> Given:
 def _files_beside(path: Path) -> str:
     names = {file.name: str(file) for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)}
     near = difflib.get_close_matches(path.name, names, n=2)
-    return f": did you mean {_either(names[name] for name in near)}?" if near else ""
+    return f": did you mean {either(names[name] for name in near)}?" if near else ""
 
 
 def _parse(text: str, source: str, lines: bool) -> Given:
@@ -276,10 +268,17 @@ def _build(root: Given, world_size: int) -> Config:
         folder = getattr(getattr(config, section), name)
         if folder is not None:
             setattr(getattr(config, section), name, os.path.expanduser(folder))
-    for path, problem in _contradictions(config, world_size):
+    for path, problem in contradictions(config, world_size):
         place = _find(root, path.split("."))
         raise UsageError(f"{place.where}: {problem}" if place else problem)
     return config
+
+
+def _world_size() -> int:
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"the environment variable WORLD_SIZE must be a number of processes, but is {text!r}")
+    return int(text)
 
 
 def _choose_length(root: Given) -> None:
@@ -297,7 +296,7 @@ def _section(kind: type, given: Given, path: str) -> Any:
     if not isinstance(given.value, dict):
         hint = ", or 'none' to turn it off" if kind is AugmentConfig else ""
         raise UsageError(
-            f"{given.where}: {path} is a section with the settings {', '.join(_hints(kind))}{hint}, "
+            f"{given.where}: {path} is a section with the settings {', '.join(hints_of(kind))}{hint}, "
             f"but {_show_given(given)} was given"
         )
     return kind(**{key: _convert(*arguments) for key, arguments in _settings(kind, given, path)})
@@ -305,7 +304,7 @@ def _section(kind: type, given: Given, path: str) -> Any:
 
 def _settings(kind: type, given: Given, path: str) -> Iterator[tuple[str, tuple[Given, Any, Mapping, str]]]:
     """What `_convert` needs for each setting that was given, and for each section, given or not."""
-    hints = _hints(kind)
+    hints = hints_of(kind)
     for key, value in given.value.items():
         if key not in hints:
             raise UsageError(f"{value.where}: unknown setting {_join(path, key)}: {_suggest(key, path, kind)}")
@@ -317,10 +316,10 @@ def _settings(kind: type, given: Given, path: str) -> Iterator[tuple[str, tuple[
 
 def _convert(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
     """The value of a setting, checked against its type hint and range."""
-    inner, optional = _split_optional(hint)
+    inner, optional = split_optional(hint)
     if given.value is None and optional:
         return None
-    if _is_section(inner):
+    if is_section(inner):
         return _section(inner, given, path)
     if get_origin(inner) is list:
         return _list(given, inner, limits, path)
@@ -352,7 +351,7 @@ def _plain(given: Given) -> Any:
 
 def _scalar(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
     try:
-        value = _read_scalar(given, _split_optional(hint)[0])
+        value = _read_scalar(given, split_optional(hint)[0])
         _check_limits(value, limits)
         return value
     except ValueError as error:
@@ -404,24 +403,7 @@ def _check_limits(value: Any, limits: Mapping) -> None:
         raise ValueError("out of range")
 
 
-# Type hints of config.py ---------------------------------------------------------------------------
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _is_section(hint: Any) -> TypeGuard[type]:
-    return dataclasses.is_dataclass(hint)
-
-
-def _split_optional(hint: Any) -> tuple[Any, bool]:
-    """`X | None` is (X, True), anything else (hint, False)."""
-    if get_origin(hint) in (Union, UnionType):
-        (inner,) = (part for part in get_args(hint) if part is not NoneType)
-        return inner, True
-    return hint, False
+# Messages ------------------------------------------------------------------------------------------
 
 
 def _join(path: str, key: str) -> str:
@@ -432,23 +414,20 @@ def _join(path: str, key: str) -> str:
 def _all_paths(kind: type = Config, path: str = "") -> tuple[str, ...]:
     """The dotted path of every section and setting."""
     paths = []
-    for name, hint in _hints(kind).items():
+    for name, hint in hints_of(kind).items():
         paths.append(_join(path, name))
-        if _is_section(hint):
+        if is_section(hint):
             paths.extend(_all_paths(hint, _join(path, name)))
     return tuple(paths)
 
 
-# Messages ------------------------------------------------------------------------------------------
-
-
 def _suggest(key: str, path: str, kind: type) -> str:
     """Where an unknown key may belong: in another section, or under a name that is nearly the same."""
-    known = list(_hints(kind))
+    known = list(hints_of(kind))
     same = [] if "[" in path else _ending_in([key])
     candidates = same or difflib.get_close_matches(key, known, n=2) or settings_like(key)
     if candidates:
-        return f"did you mean {_either(map(repr, candidates))}?"
+        return f"did you mean {either(map(repr, candidates))}?"
     return f"{path or 'a config'} has {', '.join(known)}"
 
 
@@ -466,7 +445,7 @@ def _ending_in(names: Sequence[str]) -> list[str]:
 
 
 def _mismatch(given: Given, hint: Any, limits: Mapping, path: str) -> UsageError:
-    expected, choices = _expected(hint, limits), get_args(_split_optional(hint)[0])
+    expected, choices = _expected(hint, limits), get_args(split_optional(hint)[0])
     near = difflib.get_close_matches(given.text, choices, n=1) if choices and isinstance(choices[0], str) else []
     meant = f", did you mean {near[0]!r}?" if near else ""
     doc = f" ({limits['doc']})" if "doc" in limits else ""
@@ -474,7 +453,7 @@ def _mismatch(given: Given, hint: Any, limits: Mapping, path: str) -> UsageError
 
 
 def _expected(hint: Any, limits: Mapping) -> str:
-    inner, optional = _split_optional(hint)
+    inner, optional = split_optional(hint)
     return _expected_kind(inner, limits) + (" or null" if optional else "")
 
 
@@ -505,166 +484,6 @@ def _show(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _either(options: Iterable[Any]) -> str:
-    """ "1", "1 or 2", "1, 2 or 3"."""
-    words = [str(option) for option in options]
-    return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
-
-
-# Contradictions ------------------------------------------------------------------------------------
-
-
-def check_consistency(config: Config, world_size: int | None = None) -> None:
-    """Raise UsageError where settings contradict each other, or the number of processes (default WORLD_SIZE)."""
-    for _, problem in _contradictions(config, _world_size() if world_size is None else world_size):
-        raise UsageError(problem)
-
-
-def _world_size() -> int:
-    text = os.environ.get("WORLD_SIZE") or "1"
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"the environment variable WORLD_SIZE must be a number of processes, but is {text!r}")
-    return int(text)
-
-
-def _contradictions(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
-    """Pairs of a setting and what is wrong with it. Later ones may rely on the earlier ones being right."""
-    yield from _wrong_length(config.train)
-    yield from _wrong_batch(config.train, world_size)
-    yield from _wrong_determinism(config.train, world_size)
-    yield from _wrong_train(config.train)
-    yield from _wrong_schedule(config.optim)
-    yield from _wrong_optimizer(config.optim)
-    yield from _wrong_normalize(config.augment.normalize)
-    yield from _wrong_mixup(config, world_size)
-
-
-def _wrong_length(train: TrainConfig) -> Iterator[tuple[str, str]]:
-    if train.num_steps is not None and train.num_epochs is not None:
-        yield (
-            "train.num_steps",
-            f"train.num_steps={train.num_steps} and train.num_epochs={train.num_epochs:g} are two lengths for one run: "
-            "give one of them",
-        )
-    if train.num_steps is None and train.num_epochs is None:
-        yield "train.num_epochs", "neither train.num_epochs nor train.num_steps is set: give one of them"
-
-
-def _wrong_batch(train: TrainConfig, world_size: int) -> Iterator[tuple[str, str]]:
-    batch, micro = train.global_batch_size, train.micro_batch_size
-    if batch % ((micro or 1) * world_size) == 0:
-        return
-    parts = f"micro-batches of train.micro_batch_size={micro}" if micro else "equal parts"
-    processes = f" for {world_size} processes (WORLD_SIZE)" if world_size > 1 else ""
-    ways = "; ".join(_ways_that_fit(batch, micro, world_size))
-    yield (
-        "train.micro_batch_size" if micro else "train.global_batch_size",
-        f"train.global_batch_size={batch} cannot be cut into {parts}{processes}: try {ways}",
-    )
-
-
-def _ways_that_fit(batch: int, micro: int | None, world_size: int) -> Iterator[str]:
-    """The nearest micro-batch sizes, batch sizes and numbers of processes that would work."""
-    if micro and batch % world_size == 0:
-        yield f"train.micro_batch_size={_either(_nearest_divisors(batch // world_size, micro))}"
-    unit = (micro or 1) * world_size
-    sizes = [size for size in (batch // unit * unit, (batch // unit + 1) * unit) if size]
-    yield f"train.global_batch_size={_either(sizes)}"
-    if world_size > 1 and batch % (micro or 1) == 0:
-        yield f"{_either(_nearest_divisors(batch // (micro or 1), world_size))} processes"
-
-
-def _nearest_divisors(number: int, target: int) -> list[int]:
-    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-    smaller = [divisor for divisor in divisors if divisor < target]
-    larger = [divisor for divisor in divisors if divisor > target]
-    return smaller[-1:] + larger[:1]
-
-
-def _wrong_determinism(train: TrainConfig, world_size: int) -> Iterator[tuple[str, str]]:
-    if not train.deterministic:
-        return
-    if train.sync_batchnorm:
-        yield (
-            "train.sync_batchnorm",
-            "train.sync_batchnorm depends on the number of processes, which train.deterministic rules out: "
-            "set one of them to false",
-        )
-    if world_size & (world_size - 1):
-        parts = train.global_batch_size // (train.micro_batch_size or 1)
-        fitting = [2**power for power in range(parts.bit_length()) if parts % 2**power == 0]
-        yield (
-            "train.deterministic",
-            f"train.deterministic needs a power of two as the number of processes, but WORLD_SIZE is {world_size}: "
-            f"start {_either(fitting)}, or set train.deterministic=false",
-        )
-
-
-def _wrong_train(train: TrainConfig) -> Iterator[tuple[str, str]]:
-    for name in ("log_every", "eval_every", "checkpoint_every"):
-        if parse_duration(getattr(train, name)).value == 0:
-            yield f"train.{name}", f"train.{name} must be longer than zero: the shortest is '1 step'"
-    if any(step < 0 for step in train.skip_steps):
-        yield "train.skip_steps", f"train.skip_steps counts steps from 0, but {train.skip_steps} was given"
-    if train.best_metric not in BEST_METRICS:
-        near = difflib.get_close_matches(train.best_metric, BEST_METRICS, n=1)
-        meant = f": did you mean {near[0]!r}?" if near else ""
-        yield (
-            "train.best_metric",
-            f"train.best_metric must be one of {', '.join(BEST_METRICS)}, but {train.best_metric!r} was given{meant}",
-        )
-
-
-def _wrong_schedule(optim: OptimConfig) -> Iterator[tuple[str, str]]:
-    for milestone in optim.milestones:
-        try:
-            parse_duration(milestone)
-        except ValueError as error:
-            yield "optim.milestones", f"optim.milestones: {error}"
-    if optim.schedule == "step" and not optim.milestones:
-        yield "optim.schedule", "optim.schedule=step needs milestones, such as optim.milestones=['50%', '75%']"
-    if optim.schedule != "step" and optim.milestones:
-        yield (
-            "optim.milestones",
-            f"optim.milestones belongs to optim.schedule=step, but the schedule is {optim.schedule}: "
-            "change the schedule or remove the milestones",
-        )
-
-
-def _wrong_optimizer(optim: OptimConfig) -> Iterator[tuple[str, str]]:
-    if optim.nesterov and optim.name != "sgd":
-        yield (
-            "optim.nesterov",
-            f"optim.nesterov is for optim.name=sgd, but the optimizer is {optim.name}: set one of them",
-        )
-    elif optim.nesterov and optim.momentum == 0:
-        yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
-    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
-        yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"
-
-
-def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[tuple[str, str]]:
-    for name, numbers in (("mean", normalize.mean), ("std", normalize.std)):
-        if len(numbers) != 3:
-            yield (
-                f"augment.normalize.{name}",
-                f"augment.normalize.{name} must be 3 numbers (red, green, blue), but {numbers} was given: "
-                "for gray images write the same number 3 times",
-            )
-    if not all(number > 0 for number in normalize.std):
-        yield "augment.normalize.std", f"augment.normalize.std must be above 0, but {normalize.std} was given"
-
-
-def _wrong_mixup(config: Config, world_size: int) -> Iterator[tuple[str, str]]:
-    micro = config.train.micro_batch_size or config.train.global_batch_size // world_size
-    if config.augment.mixup and micro == 1:
-        yield (
-            "augment.mixup",
-            "augment.mixup mixes the images of a micro-batch, but a micro-batch is one image here: "
-            "raise train.micro_batch_size (or train.global_batch_size), or set augment.mixup=0",
-        )
-
-
 # Comparing and writing -----------------------------------------------------------------------------
 
 
@@ -679,9 +498,13 @@ def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any
 
 
 def _same(before: Any, after: Any, metadata: Mapping) -> bool:
-    if metadata["duration"] and before != after:
-        return parse_duration(before) == parse_duration(after)  # "5" and "5 steps"
+    if metadata["duration"]:
+        return _durations(before) == _durations(after)  # "5" and "5 steps"
     return before == after
+
+
+def _durations(written: str | list[str]) -> list[Duration]:
+    return [parse_duration(one) for one in ([written] if isinstance(written, str) else written)]
 
 
 def _as_plain(value: Any) -> Any:
@@ -708,49 +531,3 @@ def _blocks(value: Any) -> Any:
     if not dataclasses.is_dataclass(value):
         return _as_plain(value)
     return _Block({name: _blocks(item) for name, item in _fields_of(value)})
-
-
-# The schema for editors ----------------------------------------------------------------------------
-
-_LIMIT_KEYWORDS = {
-    "minimum": "minimum",
-    "above": "exclusiveMinimum",
-    "maximum": "maximum",
-    "below": "exclusiveMaximum",
-}
-
-
-def _section_schema(kind: type) -> dict[str, Any]:
-    """A section may be empty, and augment may be 'none'."""
-    properties = {field.name: _setting_schema(field, _hints(kind)[field.name]) for field in dataclasses.fields(kind)}
-    section = {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
-    return {"anyOf": [section, {"enum": ["none"]}]} if kind is AugmentConfig else section
-
-
-def _setting_schema(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
-    schema = {"description": field.metadata["doc"], **_value_schema(hint, field.metadata)}
-    if not _is_section(hint):
-        schema["default"] = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    return schema
-
-
-def _value_schema(hint: Any, limits: Mapping) -> dict[str, Any]:
-    """The JSON schema of what `_convert` accepts."""
-    inner, optional = _split_optional(hint)
-    if _is_section(inner):
-        return _section_schema(inner)
-    if get_origin(inner) is Literal:
-        return {"enum": [*get_args(inner), *([None] if optional else [])]}
-    if get_origin(inner) is list:
-        return {"type": _either_type("array", optional), "items": _value_schema(get_args(inner)[0], limits)}
-    if get_origin(inner) is dict:
-        return {"type": ["object", "null"]}
-    if limits.get("duration"):
-        return {"type": _either_type(["string", "integer"], optional), "pattern": DURATION_PATTERN, "minimum": 0}
-    types = {str: ["string", "number"], bool: "boolean", int: "integer", float: "number"}
-    ranges = {keyword: limits[name] for name, keyword in _LIMIT_KEYWORDS.items() if name in limits}
-    return {"type": _either_type(types[inner], optional), **ranges}
-
-
-def _either_type(types: str | list[str], optional: bool) -> str | list[str]:
-    return [*([types] if isinstance(types, str) else types), "null"] if optional else types

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -76,7 +77,9 @@ class Run:
         """The module on its device, under autocast, compiled if asked, and behind DDP if `distributed`."""
         config = self.config.train
         module.to(self.device)
-        model = self.accelerator.prepare_model(module, evaluation_mode=not distributed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+            model = self.accelerator.prepare_model(module, evaluation_mode=not distributed)
         return torch.compile(model) if config.compile else model  # type: ignore[return-value]
 
     def adopt_data(self, data: Data) -> None:

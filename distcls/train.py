@@ -8,6 +8,7 @@ processes are taken in gradients.py, and a checkpoint (checkpoint.py) is all tha
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from distcls.errors import Preempted
 def main(argv: Sequence[str] | None = None) -> int:
     """`distcls train`, `python -m distcls.train`, and what accelerate launch, torchrun and Slurm start."""
     signals.install()
+    # DDP warns at each start that it looks for unused parameters, which is wanted (see run.py).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 

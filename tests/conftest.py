@@ -9,11 +9,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are modules: `ranks`, `ledger` and `tiny` are imported by name
 
-from ranks import Ranks
+from ranks import Ranks, warm_up
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The process that ranks are forked from. Its imports take most of a minute on a busy machine."""
+    warm_up()
 
 
 @pytest.fixture
-def ranks(tmp_path, monkeypatch):
+def ranks(server, tmp_path, monkeypatch):
     """Starts distcls on one or more processes, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     with Ranks(tmp_path) as started:

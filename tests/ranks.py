@@ -25,6 +25,14 @@ SERVER.set_forkserver_preload(
 )
 
 
+def warm_up() -> None:
+    """Wait until the server has done its imports."""
+    process = SERVER.Process(target=int)
+    process.start()
+    process.join(150)
+    assert process.exitcode == 0, "the fork server did not start"
+
+
 def rank_main(argv: list[str], environment: dict[str, str], folder: str, log: str, setup: Callable | None) -> None:
     """What a rank does: as `python -m distcls.train` would, with its output in a file."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -21,6 +21,7 @@ FEATURES = [
     "train.eval_every=20 steps",
     "data.workers=0",
     "run.trackers=[]",
+    "train.num_threads=1",  # two would fight over the cores with whatever else runs
 ]
 
 

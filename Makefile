@@ -1,0 +1,50 @@
+# The commands of the project. `make demo` is the first thing to type.
+
+# Which Python to use, such as PYTHON=python3.12; by default the first that fits.
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format
+
+help:
+	@echo "make demo    train on images of digits that come along: no GPU, no download of data"
+	@echo "make test    run the tests"
+	@echo "make check   formatting, lint, types, architecture, configs and the README's commands"
+	@echo "make format  let ruff format the code"
+
+demo: $(VENV)/.installed
+	$(BIN)/distcls train
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_architecture.py tests/test_config_loader.py tests/test_config_schema.py tests/test_readme.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Set-up: done once, and again when the dependencies change. uv is used where there is one, because it is fast.
+
+$(VENV)/.installed: pyproject.toml
+	@$(call install,.)
+
+$(VENV)/.installed-dev: pyproject.toml
+	@$(call install,.[dev])
+
+define install
+echo "Setting up $(VENV): done once, and takes a minute or a few"; \
+if command -v uv >/dev/null 2>&1; then \
+	{ [ -x $(BIN)/python ] || uv venv --quiet $(addprefix --python ,$(PYTHON)) $(VENV); } && \
+	uv pip install --quiet --python $(BIN)/python -e "$(1)"; \
+else \
+	{ [ -x $(BIN)/pip ] || $(or $(PYTHON),python3) -m venv $(VENV); } && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e "$(1)"; \
+fi && touch $@
+endef

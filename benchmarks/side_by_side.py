@@ -1,0 +1,105 @@
+"""Compares two ways of doing the same work on a machine that others use too.
+
+The sides take turns in short blocks (A B C A B C …), so a burst of foreign load hits all of them. Ratios
+are taken within each turn, and their median is reported: no figure comes from two different runs. Beside
+the wall clock, the processor time of this process is kept: other people's load hardly moves it. (With
+more than one thread it contains the spinning of threads that wait for each other, so use one.)
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SHARED_ZIP = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg.zip"
+CACHE = Path("~/.cache/distcls/benchmarks").expanduser()
+
+
+@dataclass
+class Seconds:
+    """Per step, turn by turn: by the clock, and of processor time in this process (not in its children)."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+Timings = dict[str, Seconds]
+"""By the name of the side."""
+
+
+def alternate(
+    sides: dict[str, Iterator[object]],
+    turns: int,
+    steps: int,
+    lead_in: int,
+    synchronize: Callable[[], object] = lambda: None,
+) -> Timings:
+    """Take `steps` timed steps of each side in every turn, after `lead_in` that are not timed.
+
+    The lead-in uses up what a side has prefetched while the others ran, and warms the caches again.
+    """
+    timings: Timings = {name: Seconds() for name in sides}
+    for _ in range(turns):
+        for name, side in sides.items():
+            _take(side, lead_in)
+            synchronize()
+            wall, cpu = time.perf_counter(), time.process_time()
+            _take(side, steps)
+            synchronize()
+            timings[name].wall.append((time.perf_counter() - wall) / steps)
+            timings[name].cpu.append((time.process_time() - cpu) / steps)
+    return timings
+
+
+def _take(side: Iterator[object], steps: int) -> None:
+    for _ in range(steps):
+        next(side)
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
+    """Median of the ratios within each turn, and their quartiles."""
+    ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
+    if len(ratios) == 1:
+        return ratios[0], ratios[0], ratios[0]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return middle, low, high
+
+
+def conditions() -> str:
+    """One line on when and on what this was measured, and how busy that was."""
+    import torch
+
+    load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
+    return (
+        f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores {_cpu_name()}, "
+        f"python {platform.python_version()}, torch {torch.__version__}, load {load}"
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def cifar_folder(given: Path | None) -> Path:
+    """CIFAR-10 as JPEGs, DIR/train/CLASS/*.jpg: the folder given, or the zip beside the project, unpacked once."""
+    if given is not None:
+        return given
+    folder = CACHE / "cifar10-jpeg"
+    if not (folder / "test").is_dir():
+        if not SHARED_ZIP.exists():
+            raise SystemExit(f"{SHARED_ZIP} is not there: give the folder of CIFAR-10 JPEGs with --data DIR")
+        unpacking = CACHE / f"unpacking-{os.getpid()}"
+        with zipfile.ZipFile(SHARED_ZIP) as archive:
+            archive.extractall(unpacking)
+        os.replace(unpacking, folder)
+    return folder

@@ -1,0 +1,287 @@
+"""Images per second of the training loop, against a loop written by hand and against the usual accelerate script.
+
+The hand-written loop is the fastest that we could write: pixels in memory, one gather for crop and flip,
+channels_last, the fused optimizer, nothing logged but the loss. What distcls does beyond it (the gradient's
+norm, the finite-ness check, exact BatchNorm statistics, keyed random numbers, metrics.csv, TensorBoard,
+status.json) is what the difference pays for. Evaluation and checkpoints are in none of the sides.
+
+    python benchmarks/train_loop.py                  # cnn2 and resnet9
+    python benchmarks/train_loop.py --quick
+    python benchmarks/train_loop.py --device cuda --batch 512
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from side_by_side import Timings, alternate, cifar_folder, conditions, ratio
+from torch import nn
+
+from distcls.batches import plan_batches
+from distcls.config import Config
+from distcls.config_loader import load_config
+from distcls.data import Data, build_data
+from distcls.data.augmentation import Augmentation
+from distcls.data.loader import train_batches
+from distcls.data.preprocessing import Normalize
+from distcls.durations import is_due
+from distcls.models import MODELS
+from distcls.processes import Processes
+from distcls.run import Run
+from distcls.state import build_state
+from distcls.step import TrainStep
+from distcls.watch import Watch
+
+ROOT = Path(__file__).resolve().parents[1]
+TOTAL_STEPS = 20_000
+"""Length of the schedule; the measurement ends long before."""
+
+
+def distcls_loop(config: Config, data: Data, processes: Processes, run: Run) -> Iterator[None]:
+    """The body of train.py's loop, step by step, with every check of it."""
+    run.adopt_data(data)
+    plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
+    normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
+    augment = Augmentation(normalize, len(data.class_names))
+    state = build_state(config, data.class_names, data.image_size, run)
+    train_step = TrainStep(config, state, plan, augment, run)
+    watch = Watch(config, state, plan, run)
+    batches = train_batches(data.train, plan, config.augment, run.device, config.data.workers, state.step)
+    while state.step < plan.total_steps:
+        processes.asked_to_stop()
+        is_due(state.step, config.train.eval_every, plan)
+        state.has_stopped_early(config.train.early_stopping)
+        is_due(state.step, config.train.checkpoint_every, plan)
+        watch.saw(train_step(watch.wait_for(batches)))
+        yield
+
+
+@dataclass
+class Recipe:
+    """What the sides have in common: numbers, and the arrays that distcls decoded."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    folder: Path
+    batch: int
+    pad: int
+    mean: list[float]
+    std: list[float]
+    lr: float
+    weight_decay: float
+    device: torch.device
+
+    def lr_at(self, step: int) -> float:
+        """One cycle: up for 30 % of the run, and down to nothing."""
+        rise = 0.3 * TOTAL_STEPS
+        start, end, part = (
+            (self.lr / 25, self.lr, step / rise)
+            if step < rise
+            else (self.lr, 0.0, (step - rise) / (TOTAL_STEPS - rise))
+        )
+        return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
+
+    def autocast(self) -> torch.autocast | nullcontext[None]:
+        """bf16 on a GPU, which is what distcls chooses there."""
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+
+
+def bare_loop(recipe: Recipe, model: nn.Module) -> Iterator[None]:
+    """The least that trains the same model on the same images, as fast as we could make it."""
+    device, n, size = recipe.device, len(recipe.labels), recipe.pixels.shape[1]
+    table = torch.from_numpy(recipe.pixels).to(device).view(-1, 3)
+    all_labels = torch.from_numpy(recipe.labels).to(device)
+    mean, std = (torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (recipe.mean, recipe.std))
+    scale, shift = 1 / (255 * std), -mean / std
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(_groups(recipe, model), lr=recipe.lr, fused=True)
+    places = torch.arange(size, device=device)
+    order, position = torch.randperm(n, device=device), 0
+    for step in range(TOTAL_STEPS):
+        if position + recipe.batch > n:
+            order, position = torch.randperm(n, device=device), 0
+        chosen = order[position : position + recipe.batch]
+        position += recipe.batch
+        index = crop_and_flip(chosen, recipe.pad, places)
+        pixels = table.index_select(0, index.view(-1)).view(recipe.batch, size, size, 3)
+        images = torch.addcmul(shift, pixels.permute(0, 3, 1, 2).float(), scale)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        with recipe.autocast():
+            loss = F.cross_entropy(model(images), all_labels[chosen])
+        loss.backward()
+        optimizer.step()
+        if step % 10 == 0 and not math.isfinite(loss.item()):
+            raise SystemExit("the hand-written loop diverged")
+        yield
+
+
+def crop_and_flip(chosen: torch.Tensor, pad: int, places: torch.Tensor) -> torch.Tensor:
+    """For each pixel of a batch, which row of the table of all pixels it is: (batch, size, size) int64."""
+    n, size = len(chosen), len(places)
+    shift = torch.randint(-pad, pad + 1, (2, n, 1), device=chosen.device)
+    rows, columns = (_reflect(places + by, size) for by in shift)
+    mirrored = torch.rand(n, 1, device=chosen.device) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    return ((chosen[:, None] * size + rows) * size)[:, :, None] + columns[:, None, :]
+
+
+def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+    index = index.abs()
+    return (size - 1) - ((size - 1) - index).abs()
+
+
+def _groups(recipe: Recipe, model: nn.Module) -> list[dict]:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+class InMemory(torch.utils.data.Dataset):
+    """Like torchvision.datasets.CIFAR10: arrays in memory, made into a PIL image each time."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform) -> None:
+        self.pixels, self.labels, self.transform = pixels, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[i])), int(self.labels[i])
+
+
+def accelerate_loop(recipe: Recipe, model: nn.Module, in_memory: bool) -> Iterator[None]:
+    """As the examples of accelerate and torchvision have it: transforms per image in two loader processes."""
+    from accelerate import Accelerator
+    from torchvision import datasets, transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(recipe.pixels.shape[1], padding=recipe.pad, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(recipe.mean, recipe.std),
+        ]
+    )
+    images = (
+        InMemory(recipe.pixels, recipe.labels, transform)
+        if in_memory
+        else datasets.ImageFolder(str(recipe.folder / "train"), transform)
+    )
+    loader = torch.utils.data.DataLoader(
+        images, recipe.batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True,
+        pin_memory=recipe.device.type == "cuda",
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, TOTAL_STEPS)
+    accelerator = Accelerator(cpu=recipe.device.type == "cpu")
+    model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+    criterion = nn.CrossEntropyLoss()
+    model.train()
+    running = 0.0
+    while True:
+        for inputs, labels in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), labels)
+            accelerator.backward(loss)
+            optimizer.step()
+            schedule.step()
+            running += loss.item()
+            yield
+
+
+def compare(model_name: str, options: argparse.Namespace, turns: int, steps: int) -> None:
+    """Time all sides on one model, and print a row for each."""
+    processes = Processes(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        config = load_config(
+            ROOT / "configs" / "cifar10_cnn.yaml",
+            [
+                f"data.root={options.data}", f"model.name={model_name}", "model.args={}",
+                f"train.global_batch_size={options.batch}", "train.num_epochs=null",
+                f"train.num_steps={TOTAL_STEPS}", f"run.dir={folder}/run", f"run.device={options.device}", f"train.num_threads={options.threads}",
+            ],
+        )  # fmt: skip
+        data = build_data(config.data, processes)
+        run = Run(config, processes, "train_loop")
+        recipe = _recipe(run.config, data, options, processes.device)
+        make = lambda: MODELS[model_name](10, data.image_size)
+        sides = {
+            "distcls": distcls_loop(run.config, data, processes, run),
+            "hand-written loop": bare_loop(recipe, make()),
+        }
+        if not options.only_bare:
+            sides["accelerate, images in memory"] = accelerate_loop(recipe, make(), in_memory=True)
+            sides["accelerate, JPEG files"] = accelerate_loop(recipe, make(), in_memory=False)
+        timings = alternate(
+            sides,
+            turns,
+            steps,
+            lead_in=8,
+            synchronize=torch.cuda.synchronize if processes.device.type == "cuda" else lambda: None,
+        )
+        run.tracker.close()
+    _print_rows(model_name, timings, options.batch)
+
+
+def _recipe(config: Config, data: Data, options: argparse.Namespace, device: torch.device) -> Recipe:
+    """All images that distcls trains on, as plain arrays."""
+    pixels = np.ascontiguousarray(data.train.pixels[data.train.rows])
+    normalize = config.augment.normalize
+    return Recipe(
+        pixels, data.train.labels, options.data, options.batch, config.augment.pad_crop,
+        normalize.mean, normalize.std, config.optim.lr, config.optim.weight_decay, device,
+    )  # fmt: skip
+
+
+def _print_rows(model_name: str, timings: Timings, batch: int) -> None:
+    own = timings["distcls"]
+    print(f"\n{model_name}, batch {batch}, {torch.get_num_threads()} threads, median of {len(own.wall)} turns")
+    print(f"{'':30}{'images/s':>9}{'ms/step':>9}{'cpu ms':>9}   speed of distcls against it")
+    for name, seconds in timings.items():
+        wall, cpu = statistics.median(seconds.wall), statistics.median(seconds.cpu)
+        by_clock = "{:.3f} ({:.3f} to {:.3f})".format(*ratio(seconds.wall, own.wall))
+        by_cpu = "{:.3f} ({:.3f} to {:.3f}) by cpu time".format(*ratio(seconds.cpu, own.cpu))
+        compared = "" if seconds is own else by_clock if "accelerate" in name else f"{by_clock}, {by_cpu}"
+        print(f"{name:30}{batch / wall:>9,.0f}{1000 * wall:>9.2f}{1000 * cpu:>9.2f}   {compared}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 JPEGs; default: the zip beside the project")
+    parser.add_argument("--models", nargs="+", default=["cnn2", "resnet9"])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training process; 1 on a busy machine")
+    parser.add_argument("--only-bare", action="store_true", help="leave the two accelerate loops out")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=40, help="timed steps a turn (a tenth of it for resnet9 on a CPU)")
+    parser.add_argument("--quick", action="store_true", help="three short turns of cnn2")
+    options = parser.parse_args()
+    options.data = cifar_folder(options.data)
+    if options.quick:
+        options.models, options.turns, options.steps = ["cnn2"], 3, 15
+    print(conditions())
+    for model_name in options.models:
+        slow = model_name == "resnet9" and options.device == "cpu"
+        compare(model_name, options, max(options.turns // 3, 1) if slow else options.turns, options.steps // 10 if slow else options.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Settings that are right each for themselves and wrong together: what contradicts what, and what to type instead.
+
+Nothing here is slow to import: the loader looks for contradictions before torch is imported, and batches.py
+asks for those of the batch sizes again when it knows the processes that have really been started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from distcls.config import Config, NormalizeConfig, OptimConfig, TrainConfig
+from distcls.durations import parse_duration
+
+Problem = tuple[str, str]
+"""The setting that is the first to look at, and the message."""
+
+NO_LENGTH = "neither train.num_epochs nor train.num_steps is set: give one of them"
+
+
+def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
+    """What is wrong with a config on so many processes. Later problems may follow from the first one."""
+    yield from _wrong_length(config.train)
+    yield from wrong_batches(config.train, world_size)
+    yield from _wrong_periods(config.train)
+    yield from _wrong_schedule(config.optim)
+    yield from _wrong_optimizer(config.optim)
+    yield from _wrong_normalize(config.augment.normalize)
+    yield from _wrong_mixup(config, world_size)
+
+
+def wrong_batches(train: TrainConfig, world_size: int) -> Iterator[Problem]:
+    """What keeps a global batch from being cut into equal parts for so many processes, and summed in one order."""
+    yield from _wrong_cut(train, world_size)
+    yield from _wrong_determinism(train, world_size)
+
+
+def either(options: Iterable[object]) -> str:
+    """ "1", "1 or 2", "1, 2 or 3"."""
+    words = [str(option) for option in options]
+    return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
+
+
+def _wrong_length(train: TrainConfig) -> Iterator[Problem]:
+    if train.num_steps is not None and train.num_epochs is not None:
+        yield (
+            "train.num_steps",
+            f"train.num_steps={train.num_steps} and train.num_epochs={train.num_epochs:g} are two lengths for one run: "
+            "give one of them",
+        )
+    if train.num_steps is None and train.num_epochs is None:
+        yield "train.num_epochs", NO_LENGTH
+
+
+def _wrong_cut(train: TrainConfig, world_size: int) -> Iterator[Problem]:
+    batch, micro = train.global_batch_size, train.micro_batch_size
+    if batch % ((micro or 1) * world_size) == 0:
+        return
+    parts = f"micro-batches of train.micro_batch_size={micro}" if micro else "equal parts"
+    processes = f" for {world_size} processes (WORLD_SIZE)" if world_size > 1 else ""
+    ways = "; ".join(_ways_that_fit(batch, micro, world_size))
+    yield (
+        "train.micro_batch_size" if micro else "train.global_batch_size",
+        f"train.global_batch_size={batch} cannot be cut into {parts}{processes}: try {ways}",
+    )
+
+
+def _ways_that_fit(batch: int, micro: int | None, world_size: int) -> Iterator[str]:
+    """The nearest micro-batch sizes, batch sizes and numbers of processes that would work."""
+    if micro and batch % world_size == 0:
+        yield f"train.micro_batch_size={either(_nearest_divisors(batch // world_size, micro))}"
+    unit = (micro or 1) * world_size
+    sizes = [size for size in (batch // unit * unit, (batch // unit + 1) * unit) if size]
+    yield f"train.global_batch_size={either(sizes)}"
+    if world_size > 1 and batch % (micro or 1) == 0:
+        yield f"{either(_nearest_divisors(batch // (micro or 1), world_size))} processes"
+
+
+def _nearest_divisors(number: int, target: int) -> list[int]:
+    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    smaller = [divisor for divisor in divisors if divisor < target]
+    larger = [divisor for divisor in divisors if divisor > target]
+    return smaller[-1:] + larger[:1]
+
+
+def _wrong_determinism(train: TrainConfig, world_size: int) -> Iterator[Problem]:
+    if not train.deterministic:
+        return
+    if train.sync_batchnorm:
+        yield (
+            "train.sync_batchnorm",
+            "train.sync_batchnorm depends on the number of processes, which train.deterministic rules out: "
+            "set one of them to false",
+        )
+    if world_size & (world_size - 1):
+        parts = train.global_batch_size // (train.micro_batch_size or 1)
+        fitting = [2**power for power in range(parts.bit_length()) if parts % 2**power == 0]
+        yield (
+            "train.deterministic",
+            f"train.deterministic needs a power of two as the number of processes, but WORLD_SIZE is {world_size}: "
+            f"start {either(fitting)}, or set train.deterministic=false",
+        )
+
+
+def _wrong_periods(train: TrainConfig) -> Iterator[Problem]:
+    for name in ("log_every", "eval_every", "checkpoint_every"):
+        if parse_duration(getattr(train, name)).value == 0:
+            yield f"train.{name}", f"train.{name} must be longer than zero: the shortest is '1 step'"
+
+
+def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
+    if optim.schedule == "step" and not optim.milestones:
+        yield "optim.schedule", "optim.schedule=step needs milestones, such as optim.milestones=['50%', '75%']"
+    if optim.schedule != "step" and optim.milestones:
+        yield (
+            "optim.milestones",
+            f"optim.milestones belongs to optim.schedule=step, but the schedule is {optim.schedule}: "
+            "change the schedule or remove the milestones",
+        )
+
+
+def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
+    if optim.nesterov and optim.name != "sgd":
+        yield (
+            "optim.nesterov",
+            f"optim.nesterov is for optim.name=sgd, but the optimizer is {optim.name}: set one of them",
+        )
+    elif optim.nesterov and optim.momentum == 0:
+        yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"
+
+
+def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[Problem]:
+    for name, numbers in (("mean", normalize.mean), ("std", normalize.std)):
+        if len(numbers) != 3:
+            yield (
+                f"augment.normalize.{name}",
+                f"augment.normalize.{name} must be 3 numbers (red, green, blue), but {numbers} was given: "
+                "for gray images write the same number 3 times",
+            )
+    if not all(number > 0 for number in normalize.std):
+        yield "augment.normalize.std", f"augment.normalize.std must be above 0, but {normalize.std} was given"
+
+
+def _wrong_mixup(config: Config, world_size: int) -> Iterator[Problem]:
+    micro = config.train.micro_batch_size or config.train.global_batch_size // world_size
+    if config.augment.mixup and micro == 1:
+        yield (
+            "augment.mixup",
+            "augment.mixup mixes the images of a micro-batch, but a micro-batch is one image here: "
+            "raise train.micro_batch_size (or train.global_batch_size), or set augment.mixup=0",
+        )
