@@ -73,18 +73,26 @@ def _main(argv: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="default: test")
     parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="settings that differ, such as data.root=DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
     options = parser.parse_intermixed_args(argv)
-    evaluate_run(Path(options.run), options.split, options.overrides)
+    evaluate_run(Path(options.run), options.split, options.overrides, options.json, options.csv)
     return 0
 
 
-def evaluate_run(run_dir: Path, split_name: str, overrides: Sequence[str] = ()) -> SplitMetrics:
+def evaluate_run(
+    run_dir: Path,
+    split_name: str,
+    overrides: Sequence[str] = (),
+    json_file: Path | None = None,
+    csv_file: Path | None = None,
+) -> SplitMetrics:
     """The metrics of a run's kept weights on one of its splits, printed; changes nothing in the run folder."""
     from distcls.data import build_data
     from distcls.errors import MissingInputError, UsageError
     from distcls.kept_model import load_kept_model
     from distcls.processes import Processes
-    from distcls.report import print_metrics
+    from distcls.report import print_metrics, write_metrics, write_predictions
 
     kept = load_kept_model(run_dir, overrides)
     processes = Processes(kept.config.run.device)
@@ -99,5 +107,9 @@ def evaluate_run(run_dir: Path, split_name: str, overrides: Sequence[str] = ()) 
     metrics = evaluate(kept.module, splits[split_name])
     if processes.is_main:
         print_metrics(split_name, metrics, kept.class_names)
+        if json_file is not None:
+            write_metrics(json_file, metrics, kept.class_names)
+        if csv_file is not None:
+            write_predictions(csv_file, metrics, splits[split_name], kept.class_names)
     processes.end()
     return metrics

@@ -31,11 +31,16 @@ class KeptModel:
     normalize: Normalize
 
     def to(self, device: torch.device) -> None:
-        """Move it, ready to predict."""
+        """Move it, ready to predict with the precision that the run evaluated with, where the device has it."""
         self.module.to(device).eval()
         self.normalize = Normalize.build(
             self.config.augment.normalize, device, self.normalize.scale.dtype, self.config.model.channels_last
         )
+        precision = self.config.train.precision
+        if precision == "bf16" or (precision == "fp16" and device.type == "cuda"):
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+            autocast = torch.autocast(device.type, dtype)(self.module.forward)
+            self.module.forward = lambda images: autocast(images).float()
 
 
 def write_model(

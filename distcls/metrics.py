@@ -17,8 +17,6 @@ from torchmetrics import Metric
 NUM_BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al., arXiv 1706.04599)."""
 
-MINIMIZED = ("loss", "ece")
-
 
 @dataclass
 class SplitMetrics:
@@ -117,12 +115,3 @@ def _by_class(confusion: np.ndarray) -> dict[str, Any]:
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
-
-
-def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Whether a value of this metric beats the best so far; the first one does, and a NaN never."""
-    if value != value:
-        return False
-    if best is None:
-        return True
-    return value < best if metric in MINIMIZED else value > best

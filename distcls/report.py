@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from distcls.kept_model import write_model
 from distcls.metrics import SplitMetrics
 from distcls.progress import Progress
 from distcls.run import Run
+from distcls.run_folder import write_text
 from distcls.state import TrainState
 from distcls.tracking import read_metrics
 from distcls.watch import tracked
@@ -64,6 +67,21 @@ def finish(
 def print_metrics(split: str, metrics: SplitMetrics, class_names: list[str]) -> None:
     """The result of `distcls eval` on the terminal."""
     Progress().finish({split: metrics.values}, worst_confusions(metrics.confusion, class_names), "")
+
+
+def write_metrics(path: Path, metrics: SplitMetrics, class_names: list[str]) -> None:
+    """All numbers of one split, as JSON. Rows of the confusion matrix are the true classes."""
+    values = {**metrics.values, "class_names": class_names, "confusion": metrics.confusion.tolist()}
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_predictions(path: Path, metrics: SplitMetrics, split: Split, class_names: list[str]) -> None:
+    """A row for each image of the split: image, label, prediction, confidence."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "prediction", "confidence"])
+        for i, (pred, confidence) in enumerate(zip(metrics.preds, metrics.confidence, strict=True)):
+            writer.writerow([split.image_name(i), class_names[split.labels[i]], class_names[pred], f"{confidence:.6f}"])
 
 
 def worst_confusions(confusion: np.ndarray, class_names: list[str], most: int = 3) -> list[tuple[str, str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,13 +11,15 @@ from torch import nn
 
 from distcls.config import Config
 from distcls.gradients import BatchNormStatistics
-from distcls.metrics import is_better
 from distcls.models import build_model
 from distcls.models.init_from import init_from
 from distcls.optim import build_optimizer
 from distcls.optim.ema import build_ema
 from distcls.randomness import seed_torch
 from distcls.run import Run
+
+MINIMIZED = ("loss", "ece")
+"""Metrics that are better when they are smaller."""
 
 
 @dataclass
@@ -64,7 +67,7 @@ class TrainState:
         """Take note of an evaluation of these weights; whether it is the best so far."""
         position = self.position
         position.evaluated_step = self.step
-        if is_better(metric, value, position.best_value):
+        if _is_better(metric, value, position.best_value):
             position.best_step, position.best_value, position.evaluations_since_best = self.step, value, 0
             return True
         position.evaluations_since_best += 1
@@ -134,6 +137,15 @@ def build_state(config: Config, class_names: list[str], image_size: int, run: Ru
         scaler=run.accelerator.scaler,
         ema=run.prepare(ema, distributed=False) if ema is not None else None,
     )
+
+
+def _is_better(metric: str, value: float, best: float | None) -> bool:
+    """Whether a value of this metric beats the best so far; the first one does, and a NaN never."""
+    if math.isnan(value):
+        return False
+    if best is None:
+        return True
+    return value < best if metric in MINIMIZED else value > best
 
 
 def _check_strides(optimizer: torch.optim.Optimizer) -> None:

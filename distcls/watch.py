@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -15,11 +15,13 @@ from distcls.batches import BatchPlan
 from distcls.config import Config
 from distcls.durations import is_due
 from distcls.errors import DivergedError
-from distcls.metrics import SplitMetrics
 from distcls.optim.schedules import lr_at
 from distcls.run import Run
 from distcls.state import TrainState
 
+
+if TYPE_CHECKING:
+    from distcls.metrics import SplitMetrics  # it imports torchmetrics, which takes seconds
 
 T = TypeVar("T")
 

@@ -39,7 +39,9 @@ def rank_main(argv: list[str], environment: dict[str, str], folder: str, log: st
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # the default, where this process were not a test's
     os.chdir(folder)
+    sys.path.insert(0, str(Path(__file__).parent))
     if setup is not None:
         setup()
     from distcls.cli import main

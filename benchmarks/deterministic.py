@@ -1,0 +1,157 @@
+"""What the same bits on any number of processes cost: step time of train.deterministic=true against false.
+
+Each process holds two runs over one process group, one of each mode, and they take turns. All processes have
+one thread in both modes. The time of a turn is that of the slowest process.
+
+    python benchmarks/deterministic.py               # four processes
+    python benchmarks/deterministic.py --quick
+    python benchmarks/deterministic.py --processes 1 --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from side_by_side import Timings, alternate, cifar_folder, conditions, ratio
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CASES = [("cnn2", 128, 32), ("cnn2", 256, 32), ("resnet9", 64, 16), ("resnet9", 128, 16)]
+"""Model, global batch, micro-batch: on four processes without and with two accumulation steps."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 JPEGs; default: the zip beside the project")
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=20, help="timed steps a turn (a tenth of it for resnet9 on a CPU)")
+    parser.add_argument("--quick", action="store_true", help="three short turns of cnn2")
+    options = parser.parse_args()
+    if "RANK" in os.environ:
+        measure(options)
+        return
+    options.data = cifar_folder(options.data)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, __file__, *sys.argv[1:], "--data", str(options.data)]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "BENCHMARK_FOLDER": folder}
+        shared |= {"WORLD_SIZE": str(options.processes), "LOCAL_WORLD_SIZE": str(options.processes)}
+        shared |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(options.processes)]
+        running = [subprocess.Popen(words, env={**os.environ, **shared, **rank}) for rank in ranks]
+        codes = [process.wait() for process in running]
+    sys.exit(max(map(abs, codes)))
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Time both modes in each case; the main process prints."""
+    from distcls.processes import Processes
+
+    processes = Processes(options.device)
+    assert processes.world_size == options.processes
+    if processes.is_main:
+        print(conditions())
+        print(f"{options.processes} {options.device} processes, one thread each, slowest process, median over turns")
+        print(f"{'model':9}{'batch':>6}{'micro':>6}{'fast ms':>10}{'exact ms':>10}   time of the exact over the fast")
+    for model, batch, micro in CASES:
+        if batch % (micro * options.processes) or (options.quick and model != "cnn2"):
+            continue
+        slow = model == "resnet9" and options.device == "cpu"
+        turns, steps = (3, 6) if options.quick else (options.turns, options.steps)
+        timings = compare(model, batch, micro, options, processes, turns, max(steps // 10, 1) if slow else steps)
+        if processes.is_main:
+            fast, exact = timings["fast"].wall, timings["exact"].wall
+            compared = "{:.3f} ({:.3f} to {:.3f})".format(*ratio(exact, fast))
+            print(
+                f"{model:9}{batch:>6}{micro:>6}{1000 * statistics.median(fast):>10.1f}"
+                f"{1000 * statistics.median(exact):>10.1f}   {compared}",
+                flush=True,
+            )
+    processes.end()
+
+
+def compare(
+    model: str, batch: int, micro: int, options: argparse.Namespace, processes, turns: int, steps: int
+) -> Timings:
+    """Seconds per step of both modes, of the slowest process in each turn."""
+    import torch
+    import torch.distributed as dist
+
+    def synchronize() -> None:
+        processes.wait_for_everyone()
+        if processes.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    sides = {
+        name: training_steps(name, exact, model, batch, micro, options, processes)
+        for name, exact in (("fast", False), ("exact", True))
+    }
+    timings = alternate(sides, turns, steps, lead_in=2, synchronize=synchronize)
+    if processes.world_size > 1:
+        for seconds in timings.values():
+            slowest = torch.tensor(seconds.wall, dtype=torch.float64, device=processes.device)
+            dist.all_reduce(slowest, dist.ReduceOp.MAX)
+            seconds.wall = slowest.tolist()
+    return timings
+
+
+def training_steps(
+    name: str, exact: bool, model: str, batch: int, micro: int, options: argparse.Namespace, processes
+) -> Iterator[None]:
+    """The steps of one run. Its batches are made beforehand, because both modes take the same."""
+    import torch
+
+    from distcls.batches import plan_batches
+    from distcls.config_loader import load_config
+    from distcls.data import build_data
+    from distcls.data.augmentation import Augmentation
+    from distcls.data.loader import train_batches
+    from distcls.data.preprocessing import Normalize
+    from distcls.run import Run, set_determinism
+    from distcls.state import build_state
+    from distcls.step import TrainStep
+
+    config = load_config(
+        ROOT / "configs" / "cifar10_cnn.yaml",
+        [
+            f"data.root={options.data}", f"model.name={model}", "model.args={}", f"run.device={options.device}",
+            f"train.global_batch_size={batch}", f"train.micro_batch_size={micro}", "train.num_threads=1",
+            "train.num_epochs=null", "train.num_steps=1000", f"train.deterministic={str(exact).lower()}",
+            f"run.dir={os.environ['BENCHMARK_FOLDER']}/{name}-{model}-{batch}",
+        ],
+    )  # fmt: skip
+    run = Run(config, processes, name)
+    config = run.config
+    data = build_data(config.data, processes)
+    plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
+    normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
+    state = build_state(config, data.class_names, data.image_size, run)
+    train_step = TrainStep(config, state, plan, Augmentation(normalize, len(data.class_names)), run)
+    eight = dataclasses.replace(plan, total_steps=8)
+    batches = list(train_batches(data.train, eight, config.augment, run.device, workers=0, start=0))
+    for micro_batches in itertools.cycle(batches):
+        # The modes differ in global settings of torch too, which belong to their price.
+        torch.use_deterministic_algorithms(exact)
+        set_determinism(config, processes)
+        stats = train_step(micro_batches)
+        assert stats is not None
+        stats.tolist()  # the finite-ness check
+        yield
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""A data set for tests: noise that depends on the class, with 1,003 images to validate on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NUM_VAL = 1003
+
+
+def make_images(config):
+    """A data set of noise that depends on the class: train, val of 1,003 images, and test."""
+    from distcls.data.image_set import ArraySet
+
+    draw = np.random.default_rng(0)
+    names = [f"c{i}" for i in range(7)]
+    prototypes = draw.integers(0, 256, (7, 8, 8, 3))
+
+    def split(name, count):
+        labels = draw.integers(0, 7, count)
+        noise = draw.integers(-120, 120, (count, 8, 8, 3))
+        return ArraySet(name, names, labels, (prototypes[labels] + noise).clip(0, 255).astype(np.uint8))
+
+    return {"train": split("train", 200), "val": split("val", NUM_VAL), "test": split("test", 50)}
