@@ -268,7 +268,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["cnn2", "resnet9"])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the training process; 1 on a busy machine")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of the training process; 1 on a busy machine"
+    )
     parser.add_argument("--only-bare", action="store_true", help="leave the two accelerate loops out")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--steps", type=int, default=40, help="timed steps a turn (a tenth of it for resnet9 on a CPU)")
@@ -280,7 +282,12 @@ def main() -> None:
     print(conditions())
     for model_name in options.models:
         slow = model_name == "resnet9" and options.device == "cpu"
-        compare(model_name, options, max(options.turns // 3, 1) if slow else options.turns, options.steps // 10 if slow else options.steps)
+        compare(
+            model_name,
+            options,
+            max(options.turns // 3, 1) if slow else options.turns,
+            options.steps // 10 if slow else options.steps,
+        )
 
 
 if __name__ == "__main__":

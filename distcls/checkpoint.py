@@ -98,9 +98,7 @@ class Checkpoints:
                 aside = self.folder / f"bad-{self.path(step).name}"
                 shutil.rmtree(aside, ignore_errors=True)
                 self.path(step).rename(aside)
-                self.run.progress.warning(
-                    f"the checkpoint of step {step} cannot be used ({reason}); it is now {aside}"
-                )
+                self.run.progress.warning(f"the checkpoint of step {step} cannot be used ({reason}); it is now {aside}")
             else:
                 return step
         return None

@@ -45,12 +45,12 @@ def setting(
 class DataConfig:
     """Which images, how they are split, and how they reach the model."""
 
-    name: str = setting(
-        "digits", "digits, folder, cifar10, mnist, fashion_mnist, stl10, or my_pkg.module:factory."
-    )
+    name: str = setting("digits", "digits, folder, cifar10, mnist, fashion_mnist, stl10, or my_pkg.module:factory.")
     root: str | None = setting(
         # The fingerprint of what is in it decides whether the data is the same, not where it lies.
-        None, "Folder that holds the images. --data DIR sets it.", changes_run=False
+        None,
+        "Folder that holds the images. --data DIR sets it.",
+        changes_run=False,
     )
     download: bool = setting(False, "Download a named data set that is not in data.root.", changes_run=False)
     image_size: int | None = setting(
@@ -145,10 +145,14 @@ class OptimConfig:
     )
     warmup: str = setting("0 steps", "Linear warmup: a duration, such as 500 steps, 1 epoch or 5%.", duration=True)
     min_lr: float = setting(0.0, "Learning rate at the end of cosine and one_cycle.", minimum=0)
-    milestones: list[str] = setting([], "Durations after which schedule step multiplies the rate by gamma.", duration=True)
+    milestones: list[str] = setting(
+        [], "Durations after which schedule step multiplies the rate by gamma.", duration=True
+    )
     gamma: float = setting(0.1, "Factor of schedule step.", above=0)
     fused: bool = setting(True, "Use the optimizer's fused kernel where the device has one.")
-    groups: list[ParamGroupConfig] = setting([], "Parameter groups with their own rate and decay; the first match wins.")
+    groups: list[ParamGroupConfig] = setting(
+        [], "Parameter groups with their own rate and decay; the first match wins."
+    )
 
 
 @dataclass

@@ -25,7 +25,6 @@ import yaml
 from distcls.config import AugmentConfig, Config
 from distcls.config_checks import contradictions, either
 from distcls.config_schema import hints_of, is_section, split_optional
-from distcls.config_schema import json_schema as json_schema
 from distcls.durations import Duration, parse_duration
 from distcls.errors import UsageError
 

@@ -47,9 +47,7 @@ class Evaluator:
         device, processes = self.processes.device, self.processes
         sums = SplitSums(self.num_classes, len(split), self.batch_size)
         sums.to("cpu" if device.type == "mps" else device)  # MPS has no float64
-        batches = eval_batches(
-            split, self.batch_size, device, self.workers, processes.rank, processes.world_size
-        )
+        batches = eval_batches(split, self.batch_size, device, self.workers, processes.rank, processes.world_size)
         module.eval()
         with torch.inference_mode():
             for index, pixels, labels in batches:
@@ -72,7 +70,9 @@ def _main(argv: Sequence[str]) -> int:
     parser = Parser(prog="distcls eval", description="Measure a run's best weights on a split.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="default: test")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="settings that differ, such as data.root=DIR")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", default=[], help="settings that differ, such as data.root=DIR"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
     options = parser.parse_intermixed_args(argv)

@@ -37,8 +37,10 @@ class BatchNormStatistics:
         self.frozen = [layer for layer in layers.values() if _is_frozen(layer)]
         self.layers = {name: layer for name, layer in layers.items() if not _is_frozen(layer)}
         self.momenta = [layer.momentum for layer in self.layers.values()]
-        self.buffers = [b for layer in self.layers.values() for b in (layer.running_mean, layer.running_var)]
+        pairs = [(layer.running_mean, layer.running_var) for layer in self.layers.values()]
+        self.buffers = [buffer for pair in pairs for buffer in pair if buffer is not None]
         self.sizes = [buffer.numel() for buffer in self.buffers]
+        self.weights: torch.Tensor | None = None
         self.adopt()
         for layer in self.layers.values():
             layer.momentum = 1.0
@@ -46,7 +48,8 @@ class BatchNormStatistics:
     def adopt(self) -> None:
         """Take what the model's buffers hold (fresh, or from a checkpoint) as the true statistics."""
         self.running = torch.cat(self.buffers) if self.buffers else torch.empty(0)
-        self.steps = max((int(layer.num_batches_tracked) for layer in self.layers.values()), default=0)
+        counters = [layer.num_batches_tracked for layer in self.layers.values()]
+        self.steps = max((int(counter) for counter in counters if counter is not None), default=0)
 
     def read(self) -> list[torch.Tensor]:
         """The statistics of the last micro-batch, to be summed by the caller: nothing, or one flat vector.
@@ -68,13 +71,13 @@ class BatchNormStatistics:
             self.running.lerp_(mean[: len(self.running)].to(self.running.dtype), self._weights())
 
     def _weights(self) -> torch.Tensor:
-        """How far each entry moves: the layer's momentum, or a plain average where that is None."""
-        momenta = [1 / self.steps if momentum is None else momentum for momentum in self.momenta]
-        if None in self.momenta or not hasattr(self, "_constant_weights"):
-            per_buffer = [m for momentum in momenta for m in (momentum, momentum)]
-            weights = [torch.full((n,), m) for m, n in zip(per_buffer, self.sizes, strict=True)]
-            self._constant_weights = torch.cat(weights).to(self.running)
-        return self._constant_weights
+        """How far each entry moves, flat: the layer's momentum, or 1/steps, a plain average, where that is None."""
+        if self.weights is None or None in self.momenta:
+            momenta = [1 / self.steps if momentum is None else momentum for momentum in self.momenta]
+            per_buffer = torch.tensor([momentum for momentum in momenta for _ in range(2)], dtype=torch.float64)
+            weights = per_buffer.repeat_interleave(torch.tensor(self.sizes))
+            self.weights = weights.to(self.running)
+        return self.weights
 
     @torch.no_grad()
     def publish(self, *modules: nn.Module) -> None:

@@ -43,6 +43,6 @@ def import_by_name(setting: str, name: str) -> Any:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """" Did you mean …?" with the known word that is most like this one, or nothing."""
+    """ " Did you mean …?" with the known word that is most like this one, or nothing."""
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -43,9 +43,7 @@ class KeptModel:
             self.module.forward = lambda images: autocast(images).float()
 
 
-def write_model(
-    path: Path, module: nn.Module, config: Config, class_names: list[str], image_size: int
-) -> None:
+def write_model(path: Path, module: nn.Module, config: Config, class_names: list[str], image_size: int) -> None:
     """Write model/ whole: model.safetensors, config.yaml, classes.json, preprocessing.json."""
     preprocessing = {
         "image_size": image_size,
@@ -67,7 +65,9 @@ def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
     """The best weights of a run, finished or not, on the CPU. Raises MissingInputError where there are none."""
     for name in ("config.yaml", "classes.json", "preprocessing.json"):
         if not (run_dir / name).exists():
-            raise MissingInputError(f"{run_dir} is not a run folder: it has no {name}. Give a folder such as runs/digits.")
+            raise MissingInputError(
+                f"{run_dir} is not a run folder: it has no {name}. Give a folder such as runs/digits."
+            )
     config = read_config(run_dir / "config.yaml", overrides)
     class_names = json.loads((run_dir / "classes.json").read_text())
     image_size = json.loads((run_dir / "preprocessing.json").read_text())["image_size"]

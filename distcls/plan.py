@@ -28,8 +28,8 @@ def describe(
         ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
         (
             "batch",
-            f"{plan.global_batch_size} = {_count(plan.world_size, 'process')} × {_count(plan.micro_batch_size, 'image')}"
-            f" × {_count(plan.grad_accum_steps, 'accumulation step')}",
+            f"{plan.global_batch_size} = {_count(plan.world_size, 'process')}"
+            f" × {_count(plan.micro_batch_size, 'image')} × {_count(plan.grad_accum_steps, 'accumulation step')}",
         ),
         ("steps", f"{plan.total_steps:,} = {plan.epoch(plan.total_steps):.4g} epochs of {epoch_steps:.5g} steps"),
     ]

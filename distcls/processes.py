@@ -26,7 +26,8 @@ class Processes:
 
     def __init__(self, device: str) -> None:
         state = PartialState(cpu=_on_cpu(device), timeout=TIMEOUT)
-        self.device: torch.device = state.device
+        assert state.device is not None
+        self.device = state.device
         self.rank: int = state.process_index
         self.world_size: int = state.num_processes
         self.local_rank: int = state.local_process_index
@@ -37,7 +38,7 @@ class Processes:
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if self.world_size != expected:
             raise UsageError(f"WORLD_SIZE is {expected}, but {self.world_size} processes were connected.")
-        self._ballots = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self._ballots: Any = dist.new_group(backend="gloo") if self.world_size > 1 else None
         self._vote: tuple[torch.Tensor, Any] | None = None
 
     def from_main(self, function: Callable[[], T]) -> T:

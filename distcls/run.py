@@ -201,7 +201,7 @@ def set_determinism(config: Config, processes: Processes) -> None:
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, hides nothing here
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, hides nothing here
 
 
 def environment(processes: Processes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import copy
 import fcntl
 import itertools
 import json
+import math
 import os
 import socket
 import time
@@ -16,6 +17,7 @@ from typing import IO, Any
 from distcls.config import Config
 from distcls.config_loader import differences, read_config
 from distcls.errors import DistclsError, UsageError
+
 
 class AlreadyFinished(DistclsError):
     """Nothing is left to do."""
@@ -98,9 +100,9 @@ def _may_change(line: str, stored: Config, config: Config, path: Path) -> bool:
     if setting == "train.skip_steps":
         return min(set(old.skip_steps) ^ set(new.skip_steps)) >= _newest_step(path)
     if setting == "train.num_epochs":
-        return None not in (old.num_epochs, new.num_epochs) and new.num_epochs > old.num_epochs
+        return (new.num_epochs or 0) > (old.num_epochs or math.inf)
     if setting == "train.num_steps":
-        return None not in (old.num_steps, new.num_steps) and new.num_steps > old.num_steps
+        return (new.num_steps or 0) > (old.num_steps or math.inf)
     return False
 
 

@@ -151,9 +151,8 @@ def _is_better(metric: str, value: float, best: float | None) -> bool:
 def _check_strides(optimizer: torch.optim.Optimizer) -> None:
     """A momentum of other strides than its weight makes fused CPU optimizers compute wrong values, silently."""
     for parameter, state in optimizer.state.items():
+        expected = torch.empty_like(parameter, device="meta").stride()
         for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim:
-                if value.stride() != torch.empty_like(parameter, device="meta").stride():
-                    raise ValueError(
-                        f"the optimizer's {name} has strides {value.stride()}, its parameter {parameter.stride()}"
-                    )
+            is_like_parameter = isinstance(value, torch.Tensor) and value.ndim and value.shape == parameter.shape
+            if is_like_parameter and value.stride() != expected:
+                raise ValueError(f"the optimizer's {name} has strides {value.stride()}, its parameter {expected}")

@@ -19,7 +19,6 @@ from distcls.optim.schedules import lr_at
 from distcls.run import Run
 from distcls.state import TrainState
 
-
 if TYPE_CHECKING:
     from distcls.metrics import SplitMetrics  # it imports torchmetrics, which takes seconds
 
@@ -66,10 +65,11 @@ class Watch:
         (step, stats), self.unseen = self.unseen, None
         loss, accuracy, norm = stats.tolist()
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.state.scaler is not None):
+            skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
             raise DivergedError(
-                f"the loss of step {step} is {loss}, and its gradient norm {norm}. Everything up to the last "
-                f"checkpoint is kept. Type the same command with train.skip_steps={[*self.config.train.skip_steps, step]} "
-                "to pass over this batch, or with a lower optim.lr to begin another run."
+                f"step {step} is not finite: its loss is {loss}, its gradient norm {norm}. All up to the last "
+                f"checkpoint is kept. To pass over this batch: the same command with 'train.skip_steps=[{skip}]'; "
+                "or begin another run with a lower optim.lr."
             )
         self.train_loss = _smooth(self.train_loss, loss)
         completed, lr = step + 1, lr_at(step, self.config.optim, self.plan)

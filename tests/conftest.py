@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests are modules: `ranks`, `ledger` and `tiny` are imported by name
+sys.path.insert(0, str(Path(__file__).parent))  # tests are modules: `ranks`, `ledger` … are imported by name
 
 from ranks import Ranks, warm_up
 

@@ -21,7 +21,16 @@ LIMIT = 90
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["distcls.train", "distcls.report", "distcls.evaluate", "distcls.step", "torchmetrics", "torch._dynamo", "matplotlib.figure", "ledger"]
+    [
+        "distcls.train",
+        "distcls.report",
+        "distcls.evaluate",
+        "distcls.step",
+        "torchmetrics",
+        "torch._dynamo",
+        "matplotlib.figure",
+        "ledger",
+    ]
 )
 
 
@@ -96,7 +105,11 @@ class Ranks:
         port = _free_port()
         processes, logs = [], []
         for rank in range(world_size):
-            environment = {"PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(self.folder / "cache")}
+            environment = {
+                "PYTHONUNBUFFERED": "1",
+                "CUDA_VISIBLE_DEVICES": "",
+                "XDG_CACHE_HOME": str(self.folder / "cache"),
+            }
             if world_size > 1:
                 environment |= {
                     "RANK": str(rank),
@@ -107,7 +120,9 @@ class Ranks:
                     "MASTER_PORT": str(port),
                 }
             log = self.folder / f"start{len(self.groups)}-rank{rank}.log"
-            process = SERVER.Process(target=rank_main, args=(list(argv), environment, str(self.folder), str(log), setup))
+            process = SERVER.Process(
+                target=rank_main, args=(list(argv), environment, str(self.folder), str(log), setup)
+            )
             process.start()
             processes.append(process)
             logs.append(log)

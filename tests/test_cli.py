@@ -12,7 +12,7 @@ import pytest
 
 from distcls import __version__
 from distcls.cli import COMMANDS, TrainOptions, main, parse_train_arguments, run_command
-from distcls.config_loader import json_schema
+from distcls.config_schema import json_schema
 from distcls.errors import DiskError, DistclsError, Preempted, UsageError
 
 

@@ -18,7 +18,7 @@ from ranks import Ranks, read_json
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [page for page in ROOT.rglob("*.md") if not {".venv", "runs"} & set(page.relative_to(ROOT).parts)]
+PAGES = [page for page in ROOT.rglob("*.md") if not re.search(r"^(\.|runs/)", str(page.relative_to(ROOT)))]
 
 
 # Commands ------------------------------------------------------------------------------------------

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from distcls.config import DataConfig
 from distcls.errors import DiskError
 
-HOME_CACHE = "~/.cache/distcls"
-
 
 def cache_folder(config: DataConfig) -> Path:
-    """data.cache_dir, or ~/.cache/distcls."""
-    return Path(config.cache_dir or HOME_CACHE).expanduser().absolute()
+    """data.cache_dir, or distcls in $XDG_CACHE_HOME, or ~/.cache/distcls."""
+    home_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(config.cache_dir or f"{home_cache}/distcls").expanduser().absolute()
 
 
 @contextlib.contextmanager

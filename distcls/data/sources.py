@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -13,7 +11,8 @@ from distcls.data.digits import open_digits
 from distcls.data.folder import open_folder
 from distcls.data.image_set import ImageSet
 from distcls.data.torchvision_sets import open_cifar10, open_fashion_mnist, open_mnist, open_stl10
-from distcls.errors import BadDataError, MissingInputError, UsageError
+from distcls.errors import BadDataError, UsageError
+from distcls.imports import import_by_name, nearest
 
 DATASETS: dict[str, Callable[[DataConfig], dict[str, ImageSet]]] = {
     "digits": open_digits,
@@ -31,7 +30,7 @@ def open_image_sets(config: DataConfig) -> dict[str, ImageSet]:
     """Opens the image sets of data.name by the name of their split; train is always there.
 
     A name with a colon, my_pkg.module:factory, is imported and called with the DataConfig; it returns a
-    dict like this one, or one ImageSet to cut splits from. Raises UsageError, MissingInputError, BadDataError.
+    dict like this one, or one ImageSet to cut splits from. Raises UsageError, BadDataError, and what the opener raises.
     """
     opened = _opener(config.name)(config)
     image_sets = dict(opened) if isinstance(opened, Mapping) else {"train": opened}
@@ -46,21 +45,9 @@ def _opener(name: str) -> Callable[[DataConfig], dict[str, ImageSet]]:
     if name in DATASETS:
         return DATASETS[name]
     if ":" in name:
-        return _imported(*name.split(":", 1))
-    nearest = difflib.get_close_matches(name, DATASETS, 1)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    raise UsageError(f"data.name={name} is not known.{hint} Known: {', '.join(DATASETS)}, my_pkg.module:factory")
-
-
-def _imported(module: str, factory: str) -> Callable[[DataConfig], dict[str, ImageSet]]:
-    try:
-        return getattr(importlib.import_module(module), factory)
-    except AttributeError as error:
-        raise UsageError(f"data.name={module}:{factory}: {error}") from error
-    except ModuleNotFoundError as error:
-        raise MissingInputError(
-            f"data.name={module}:{factory}: {error}. Install it, or name the folder it lies in: PYTHONPATH=DIR"
-        ) from error
+        return import_by_name("data.name", name)
+    known = f"Known: {', '.join(DATASETS)}, my_pkg.module:factory"
+    raise UsageError(f"data.name={name} is not known.{nearest(name, DATASETS)} {known}")
 
 
 def _check(name: str, split: str, image_set: ImageSet, train: ImageSet) -> None:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from distcls.config import DataConfig
-from distcls.data.cache_folder import HOME_CACHE, cache_folder, explaining_disk_errors
+from distcls.data.cache_folder import cache_folder, explaining_disk_errors
 from distcls.data.image_set import ArraySet, ImageSet, digest
 from distcls.data.mapped_file import MappedFile
 from distcls.errors import MissingInputError
@@ -76,7 +76,7 @@ def _read_stl10(cls: Any, root: str, train: bool, download: bool) -> tuple[list[
 
 
 def _open(source: _Source, config: DataConfig) -> dict[str, ImageSet]:
-    root = Path(config.root or f"{HOME_CACHE}/datasets").expanduser().absolute()
+    root = Path(config.root).expanduser().absolute() if config.root else cache_folder(config) / "datasets"
     if not (root / source.folder).is_dir():
         _download(source, root, config)
     cache = cache_folder(config) / "arrays" / f"{source.name}-{_key(root / source.folder)}"

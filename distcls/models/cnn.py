@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from itertools import pairwise
+
 from torch import nn
 
 
-def _block(channels_in: int, channels_out: int) -> list[nn.Module]:
-    return [
+def _block(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
-    ]
+    )
 
 
 def _cnn(num_classes: int, image_size: int, channels: list[int], hidden: int, dropout: float) -> nn.Sequential:
-    blocks = [
-        layer for before, after in zip([3, *channels], channels, strict=False) for layer in _block(before, after)
-    ]
+    blocks = [_block(before, after) for before, after in pairwise([3, *channels])]
     side = max(image_size // 2 ** len(channels), 1)
-    return nn.Sequential(
-        *blocks,
-        nn.AdaptiveAvgPool2d(side) if image_size % 2 ** len(channels) else nn.Identity(),
-        nn.Flatten(),
-        nn.Linear(channels[-1] * side**2, hidden),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, num_classes),
-    )
+    fits = image_size % 2 ** len(channels) == 0
+    layers = {
+        "blocks": nn.Sequential(*blocks),
+        "pool": nn.Identity() if fits else nn.AdaptiveAvgPool2d(side),
+        "flatten": nn.Flatten(),
+        "hidden": nn.Linear(channels[-1] * side**2, hidden),
+        "relu": nn.ReLU(inplace=True),
+        "dropout": nn.Dropout(dropout),
+        "head": nn.Linear(hidden, num_classes),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 def cnn2(num_classes: int, image_size: int, hidden: int = 128, dropout: float = 0.2) -> nn.Sequential:

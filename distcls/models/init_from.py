@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from distcls.errors import MissingInputError, UsageError
@@ -34,9 +36,13 @@ def init_from(model: nn.Module, source: str, class_names: list[str]) -> list[str
     model.load_state_dict(loaded, strict=False)
     lines = [f"weights from {path}: {len(loaded)} of {len(own)} tensors"]
     if fresh:
-        lines.append(f"new head for {len(class_names)} classes, since they differ from those of {source}: {', '.join(head)}")
+        lines.append(
+            f"new head for {len(class_names)} classes, since they differ from those of {source}: {', '.join(head)}"
+        )
     if missing:
-        lines.append(f"fresh weights for what {source} does not have: {', '.join(missing[:5])}{' …' if missing[5:] else ''}")
+        lines.append(
+            f"fresh weights for what {source} does not have: {', '.join(missing[:5])}{' …' if missing[5:] else ''}"
+        )
     return lines
 
 
@@ -58,14 +64,15 @@ def find_weights(path: Path) -> Path:
 def read_weights(path: Path) -> Tensors:
     """Tensors by name, without the prefixes that DDP and torch.compile add. Raises UsageError for another file."""
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors: dict[str, Any] = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:
-        raise UsageError(f"{path} could not be read as weights: {error}. Expected .safetensors or a state_dict.") from error
+        raise UsageError(
+            f"{path} could not be read as weights: {error}. Expected .safetensors or a state_dict."
+        ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(tensors.get(key), dict):
             tensors = tensors[key]
@@ -97,4 +104,5 @@ def _does_not_fit(source: str, own: Tensors, tensors: Tensors, unfit: list[str])
             f"{', '.join(list(tensors)[:4])} …, the model has {', '.join(list(own)[:4])} …: set model.name to fit."
         )
     shapes = [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}" for name in unfit[:5]]
-    return f"model.init_from={source} is of another architecture: {'; '.join(shapes)}. Set model.name and model.args to fit."
+    differs = "; ".join(shapes)
+    return f"model.init_from={source} is of another architecture: {differs}. Set model.name and model.args to fit."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
@@ -28,15 +30,14 @@ class _Residual(nn.Module):
 
 def resnet9(num_classes: int, image_size: int, dropout: float = 0.0) -> nn.Sequential:
     """64-128-256-512 channels with residual blocks at 128 and 512: 6.6 million parameters, for any image size."""
-    return nn.Sequential(
-        _convolution(3, 64),
-        _convolution(64, 128, pool=True),
-        _Residual(128),
-        _convolution(128, 256, pool=True),
-        _convolution(256, 512, pool=True),
-        _Residual(512),
-        nn.AdaptiveMaxPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(dropout),
-        nn.Linear(512, num_classes),
-    )
+    layers = {
+        "stem": _convolution(3, 64),
+        "layer1": nn.Sequential(_convolution(64, 128, pool=True), _Residual(128)),
+        "layer2": _convolution(128, 256, pool=True),
+        "layer3": nn.Sequential(_convolution(256, 512, pool=True), _Residual(512)),
+        "pool": nn.AdaptiveMaxPool2d(1),
+        "flatten": nn.Flatten(),
+        "dropout": nn.Dropout(dropout),
+        "head": nn.Linear(512, num_classes),
+    }
+    return nn.Sequential(OrderedDict(layers))

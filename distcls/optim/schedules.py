@@ -9,7 +9,6 @@ from distcls.config import OptimConfig
 from distcls.durations import parse_duration, steps_at
 
 
-
 def lr_at(step: int, config: OptimConfig, plan: BatchPlan) -> float:
     """The learning rate of step 0, 1, 2 … Warmup is linear, and reaches the peak at its last step."""
     if config.schedule == "one_cycle":

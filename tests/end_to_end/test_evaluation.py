@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from noise_images import NUM_VAL, make_images
+
 
 def probabilities(run_dir):
     """Of the kept model, for all val images at once: none of distcls's evaluation takes part."""
@@ -32,7 +34,7 @@ def calibration_error(probs, labels, bins=15):
     """As Guo et al. write it."""
     confidence, correct = probs.max(1), probs.argmax(1) == labels
     edges = np.linspace(0, 1, bins + 1)
-    inside = [(confidence > low) & (confidence <= high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    inside = [(confidence > low) & (confidence <= high) for low, high in pairwise(edges)]
     return sum(abs(correct[i].mean() - confidence[i].mean()) * i.mean() for i in inside if i.any())
 
 

@@ -1,0 +1,60 @@
+"""One codebase: the same YAML through every way to start it, with real launchers and the world size asserted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ledger
+import pytest
+from ranks import read_json
+
+YAML = """
+model: {name: cnn2, args: {dropout: 0.3}}
+train: {num_steps: 12, global_batch_size: 32, micro_batch_size: 8, deterministic: true}
+run: {trackers: []}
+"""
+
+LAUNCHERS = {
+    "distcls": (1, [str(Path(sys.executable).with_name("distcls")), "train"]),
+    "python -m": (1, [sys.executable, "-m", "distcls.train"]),
+    "torchrun": (
+        2,
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "distcls.train"],
+    ),
+    "accelerate": (
+        2,
+        [
+            *[sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"],
+            *["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"],
+            *["-m", "distcls.train"],
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """launcher -> SHA-256 of what the run ended with."""
+    folder = tmp_path_factory.mktemp("launchers")
+    (folder / "small.yaml").write_text(YAML)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(folder)}
+    found = {}
+    for name, (world_size, command) in LAUNCHERS.items():
+        words = ["-c", "small.yaml", "--name", name.replace(" ", ""), "optim.lr=3e-3"]
+        result = subprocess.run(
+            [*command, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert result.returncode == 0, f"{name}: {result.stdout}\n{result.stderr}"
+        run_dir = folder / "runs" / name.replace(" ", "")
+        assert read_json(run_dir / "env.json")["world_size"] == world_size
+        found[name] = ledger.digest(run_dir, 12)
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", list(LAUNCHERS)[1:])
+def test_every_launcher_trains_the_same_weights(weights, name):
+    assert weights[name] == weights["distcls"]

@@ -1,0 +1,199 @@
+"""What a run does when nothing goes wrong, and what it says when something does."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import time
+from pathlib import Path
+
+import ledger
+import pytest
+from ranks import read_json
+
+FAST = ["train.num_steps=8", "train.num_threads=1", "run.trackers=[]"]
+RUN_FOLDER = [
+    "config.yaml",
+    "env.json",
+    "status.json",
+    "log.txt",
+    "classes.json",
+    "splits.json",
+    "data_report.json",
+    "metrics.csv",
+    "metrics.json",
+    "model/model.safetensors",
+    "model/config.yaml",
+    "model/classes.json",
+    "model/preprocessing.json",
+    "plots/curves.png",
+    "plots/confusion_matrix.png",
+    "plots/calibration.png",
+    "plots/train_batch.png",
+    "plots/predictions.png",
+    "plots/worst_mistakes.png",
+]
+
+
+def test_a_run_folder_explains_itself(ranks):
+    output = ranks.run("train", "train.num_steps=24", "train.eval_every=8 steps", "train.log_every=4")
+    run_dir = ranks.folder / "runs" / "digits"
+    missing = [name for name in RUN_FOLDER if not (run_dir / name).exists()]
+    assert not missing
+    assert list((run_dir / "tb").iterdir())
+    metrics = read_json(run_dir / "metrics.json")
+    assert metrics["val"]["count"] == 144 and metrics["test"]["count"] == 359
+    assert 0 <= metrics["test"]["accuracy"] <= 1
+    rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["split"] == "train"] == ["4", "8", "12", "16", "20", "24"]
+    assert [row["step"] for row in rows if row["split"] == "val"] == ["8", "16", "24"]
+    assert read_json(run_dir / "status.json")["state"] == "finished"
+    for word in ("split", "model", "steps", "val accuracy", "distcls predict runs/digits"):
+        assert word in output
+    assert "test" not in {row["split"] for row in rows[:-1]}, "test is looked at once, at the end"
+
+
+def test_eval_and_predict_use_what_a_run_learned(ranks):
+    from PIL import Image
+
+    ranks.run("train", *FAST)
+    expected = read_json(ranks.folder / "runs" / "digits" / "metrics.json")["test"]
+    ranks.run("eval", "runs/digits", "--json", "test.json")
+    assert read_json(ranks.folder / "test.json")["accuracy"] == expected["accuracy"]
+    Image.new("L", (8, 8), 40).save(ranks.folder / "gray.png")
+    (ranks.folder / "broken.png").write_bytes(b"not an image")
+    output = ranks.run("predict", "runs/digits", "gray.png")
+    assert "gray.png" in output and "%" in output
+    output = ranks.run("predict", "runs/digits", "gray.png", "broken.png", expect=65)
+    assert "gray.png  " in output and "broken.png:" in output
+
+
+def test_the_same_name_says_that_it_is_finished_and_goes_on_when_extended(ranks):
+    ranks.run("train", "--name", "a", *FAST)
+    assert "is finished" in ranks.run("train", "--name", "a", *FAST)
+    changed = ranks.run("train", "--name", "a", *FAST, "optim.lr=0.5", expect=2)
+    assert "optim.lr: 0.002 -> 0.5" in changed
+    output = ranks.run("train", "--name", "a", *FAST[1:], "train.num_steps=12")
+    assert "going on from step 8" in output
+    assert read_json(ranks.folder / "runs" / "a" / "status.json")["step"] == 12
+
+
+def test_without_a_name_a_finished_run_is_left_alone(ranks):
+    ranks.run("train", *FAST)
+    ranks.run("train", *FAST)
+    assert sorted(path.name for path in (ranks.folder / "runs").iterdir()) == ["digits", "digits-2"]
+
+
+def test_a_run_folder_in_use_is_refused(ranks):
+    first = ranks.start("train", "--name", "a", "train.num_threads=1", "train.num_epochs=500")
+    await_step(ranks.folder / "runs" / "a", 1)
+    refused = ranks.run("train", "--name", "a", "train.num_threads=1", "train.num_epochs=500", expect=2)
+    assert f"process {first.processes[0].pid} on " in refused
+    first.kill()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_to_one_rank_saves_and_ends_all_with_75(ranks, world_size, name):
+    settings = [
+        "--name",
+        "a",
+        "model.name=ledger:make",
+        "train.num_threads=1",
+        "train.num_epochs=500",
+        "run.trackers=[]",
+    ]
+    group = ranks.start("train", *settings, world_size=world_size)
+    run_dir = ranks.folder / "runs" / "a"
+    await_step(run_dir, 3)
+    os.kill(group.processes[-1].pid, getattr(signal, name))
+    assert group.wait(30) == [75] * world_size, group.output()
+    status = read_json(run_dir / "status.json")
+    assert status["state"] == "preempted"
+    assert (run_dir / "checkpoints" / f"step-{status['step']:08d}").exists()
+
+
+def test_a_diverged_run_names_the_step_to_skip_and_goes_on_when_it_is(ranks):
+    settings = ["--name", "a", "data.name=poisoned_images:make", *FAST, "train.global_batch_size=16"]
+    settings += ["train.checkpoint_every=1 step", "loss.name=poisoned_images:loss", "train.num_steps=12"]
+    skipped: list[str] = []
+    for _ in range(5):
+        group = ranks.start("train", *settings, f"train.skip_steps=[{','.join(skipped)}]")
+        if group.wait() == [0]:
+            break
+        status = read_json(ranks.folder / "runs" / "a" / "status.json")
+        assert group.wait() == [70] and status["state"] == "failed" and "is not finite" in status["reason"]
+        named = group.output().split("'train.skip_steps=[")[1].split("]")[0].split(",")
+        assert named[:-1] == skipped
+        skipped = named
+    assert skipped, "no step diverged: the test tests nothing"
+    assert read_json(ranks.folder / "runs" / "a" / "status.json")["state"] == "finished"
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best(ranks):
+    settings = ["train.early_stopping=2", "train.eval_every=2 steps", "optim.lr=1e-9", "train.num_steps=50"]
+    ranks.run("train", "--name", "a", *settings, "train.num_threads=1", "run.trackers=[]")
+    run_dir = ranks.folder / "runs" / "a"
+    step = read_json(run_dir / "status.json")["step"]
+    assert step < 50
+    assert (run_dir / "checkpoints" / f"best-{step - 4:08d}").exists()
+
+
+def test_changed_data_is_refused_and_named(ranks):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        for i in range(20):
+            path = ranks.folder / "images" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (10 * i, 0, 255 * (name == "cat"))).save(path)
+    ranks.run("train", "--name", "a", "--data", "images", *FAST, "train.global_batch_size=8")
+    (ranks.folder / "images" / "cat" / "3.png").unlink()
+    longer = [*FAST[1:], "train.num_steps=9", "train.global_batch_size=8"]
+    output = ranks.run("train", "--name", "a", "--data", "images", *longer, expect=2)
+    assert "the data is not what runs/a began with" in output and "cat/3.png" in output
+
+
+def test_fp16_without_a_gpu_is_a_usage_error(ranks):
+    assert "needs a CUDA GPU" in ranks.run("train", *FAST, "train.precision=fp16", expect=2)
+
+
+def test_dry_run_tells_the_plan_and_writes_no_run(ranks):
+    output = ranks.run("train", "--dry-run")
+    for word in ("train 1,294, val 144, test 359", "53,674 parameters", "607", "MiB"):
+        assert word in output
+    assert not (ranks.folder / "runs").exists()
+
+
+def test_starting_from_a_run_with_other_classes_makes_a_new_head(ranks):
+    ranks.run("train", "--name", "a", *FAST)
+    settings = ["--name", "b", *FAST, "data.name=noise_images:make_images", "model.init_from=runs/a"]
+    output = ranks.run("train", *settings, "model.freeze=[blocks]", "optim.groups=[{match: head, lr_scale: 10}]")
+    assert "new head for 7 classes" in output
+    before, after = (ledger.load(ranks.folder / "runs" / name, 8) for name in "ab")
+    frozen = [name for name in before if name.startswith("model.blocks")]
+    assert frozen and all((before[name] == after[name]).all() for name in frozen), "statistics included"
+    assert (before["model.hidden.weight"] != after["model.hidden.weight"]).any(), "loaded and trained"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["optim.name=sgd", "optim.schedule=step", "optim.milestones=['50%']", "optim.nesterov=true"],
+        ["optim.name=adam", "optim.schedule=one_cycle", "loss.label_smoothing=0.1", "train.max_grad_norm=1"],
+        ["model.name=resnet9", "train.precision=bf16", "optim.warmup=2 steps", "optim.schedule=constant"],
+        ["model.name=torchvision/resnet18", "data.image_size=16", "model.channels_last=false", "train.num_steps=2"],
+    ],
+)
+def test_settings_train(ranks, settings):
+    ranks.run("train", "--name", "a", *FAST, "train.global_batch_size=32", *settings)
+
+
+def await_step(run_dir: Path, step: int, limit: float = 60) -> None:
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if (run_dir / "status.json").exists() and read_json(run_dir / "status.json")["step"] >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached")
