@@ -49,8 +49,9 @@ def run_command(command: Main, argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
         return code or 0
     except DistclsError as error:
-        is_good_news = error.exit_code in (0, Preempted.exit_code)
-        print(f"distcls: {error}" if is_good_news else f"distcls: error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0" or not error.on_all_ranks:
+            is_good_news = error.exit_code in (0, Preempted.exit_code)
+            print(f"distcls: {error}" if is_good_news else f"distcls: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

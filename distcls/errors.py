@@ -7,12 +7,15 @@ class DistclsError(Exception):
     """An error the user can act on: printed without a traceback, ends the process with `exit_code`."""
 
     exit_code = 1
+    on_all_ranks = False
+    """Whether every process of a run meets it at once, so that one of them is enough to tell."""
 
 
 class UsageError(DistclsError):
     """The command or the config is wrong."""
 
     exit_code = 2
+    on_all_ranks = True
 
 
 class BadDataError(DistclsError):
@@ -25,12 +28,14 @@ class MissingInputError(DistclsError):
     """A file, a folder, a data set or a package that was asked for is not there."""
 
     exit_code = 66
+    on_all_ranks = True
 
 
 class DivergedError(DistclsError):
     """The loss or the gradient is not finite."""
 
     exit_code = 70
+    on_all_ranks = True
 
 
 class OutOfMemoryError(DistclsError):
@@ -49,3 +54,4 @@ class Preempted(DistclsError):
     """A signal asked the run to stop: the same command continues it."""
 
     exit_code = 75
+    on_all_ranks = True

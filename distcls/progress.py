@@ -204,7 +204,7 @@ class Column:
 
 
 COLUMNS = [
-    Column("epoch", "epoch", 6, 0, ".4g"),
+    Column("epoch", "epoch", 6, 0, ".1f"),
     Column("step", "step", 7, 4, "d"),
     Column("train_loss", "train loss", 10, 2, ".4f"),
     Column("loss", "val loss", 8, 0, ".4f"),

@@ -28,7 +28,7 @@ from distcls import __version__, signals
 from distcls.config import Config
 from distcls.config_loader import to_yaml
 from distcls.data import Data
-from distcls.errors import DistclsError, Preempted, UsageError
+from distcls.errors import DistclsError, OutOfMemoryError, Preempted, UsageError
 from distcls.processes import Processes
 from distcls.progress import Progress
 from distcls.run_folder import StatusFile, choose_folder, fill_from, lock_folder, now, stored_config, write_text
@@ -145,6 +145,19 @@ class Run:
             self.status.write(state, self.step, "end", reason)
         if error is None or isinstance(error, Preempted):
             self.processes.end()
+        if isinstance(error, torch.OutOfMemoryError):
+            raise OutOfMemoryError(self._smaller_batches()) from error
+
+    def _smaller_batches(self) -> str:
+        train = self.config.train
+        micro = train.micro_batch_size or train.global_batch_size
+        smaller = max((m for m in range(1, micro) if micro % m == 0), default=1)
+        return (
+            f"{micro} images at once do not fit {self.device}. Begin another run with --name NAME and "
+            f"train.micro_batch_size={smaller}: the global batch stays {train.global_batch_size}, and so does the "
+            "learning rate, but BatchNorm, dropout and mixup see smaller micro-batches. If it happened in an "
+            f"evaluation: train.eval_batch_size={max(train.eval_batch_size // 2, 1)}."
+        )
 
 
 def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:

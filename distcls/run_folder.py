@@ -23,6 +23,7 @@ class AlreadyFinished(DistclsError):
     """Nothing is left to do."""
 
     exit_code = 0
+    on_all_ranks = True
 
 
 def choose_folder(config: Config, default_name: str) -> Path:

@@ -72,7 +72,7 @@ def train(config: Config, default_name: str) -> Path:
         train_step = TrainStep(config, state, plan, augment, run)
         evaluate = Evaluator(config, len(data.class_names), normalize, processes)
         checkpoints = Checkpoints(run, config.train.keep_checkpoints)
-        run.progress.header(describe(config, data, plan, state.module, processes))
+        run.progress.header([*describe(config, data, plan, state.module, processes), ("folder", str(run.dir))])
         checkpoints.restore_newest(state)
         watch = Watch(config, state, plan, run)
 

@@ -100,14 +100,14 @@ class Ranks:
         self.folder = folder
         self.groups: list[Group] = []
 
-    def start(self, *argv: str, world_size: int = 1, setup: Callable | None = None) -> Group:
+    def start(self, *argv: str, world_size: int = 1, setup: Callable | None = None, gpus: str = "") -> Group:
         """`distcls ARGV` on each of `world_size` processes."""
         port = _free_port()
         processes, logs = [], []
         for rank in range(world_size):
             environment = {
                 "PYTHONUNBUFFERED": "1",
-                "CUDA_VISIBLE_DEVICES": "",
+                "CUDA_VISIBLE_DEVICES": gpus,
                 "XDG_CACHE_HOME": str(self.folder / "cache"),
             }
             if world_size > 1:
@@ -129,9 +129,11 @@ class Ranks:
         self.groups.append(Group(processes, logs))
         return self.groups[-1]
 
-    def run(self, *argv: str, world_size: int = 1, expect: int = 0, setup: Callable | None = None) -> str:
+    def run(
+        self, *argv: str, world_size: int = 1, expect: int = 0, setup: Callable | None = None, gpus: str = ""
+    ) -> str:
         """Start, wait, check the exit codes; the output."""
-        group = self.start(*argv, world_size=world_size, setup=setup)
+        group = self.start(*argv, world_size=world_size, setup=setup, gpus=gpus)
         codes = group.wait()
         assert codes == [expect] * world_size, f"exit codes {codes}\n{group.output()}"
         return group.output()
@@ -146,6 +148,16 @@ class Ranks:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
+
+
+def await_step(run_dir: Path, step: int, limit: float = 60) -> None:
+    """Wait until status.json shows this step."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if (run_dir / "status.json").exists() and read_json(run_dir / "status.json")["step"] >= step:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"step {step} was not reached")
 
 
 def _free_port() -> int:

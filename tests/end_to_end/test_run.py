@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import time
-from pathlib import Path
 
 import ledger
 import pytest
-from ranks import read_json
+from ranks import await_step, read_json
 
 FAST = ["train.num_steps=8", "train.num_threads=1", "run.trackers=[]"]
 RUN_FOLDER = [
@@ -188,12 +186,3 @@ def test_starting_from_a_run_with_other_classes_makes_a_new_head(ranks):
 )
 def test_settings_train(ranks, settings):
     ranks.run("train", "--name", "a", *FAST, "train.global_batch_size=32", *settings)
-
-
-def await_step(run_dir: Path, step: int, limit: float = 60) -> None:
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        if (run_dir / "status.json").exists() and read_json(run_dir / "status.json")["step"] >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached")

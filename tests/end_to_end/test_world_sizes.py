@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import ledger
 import pytest
-from ranks import read_json
+from ranks import await_step, read_json
 
 STEPS = 50
 FEATURES = [
@@ -77,14 +79,24 @@ def test_deterministic_mode_gives_the_same_bits_on_1_2_and_4_processes(ranks, mi
 def test_a_run_stopped_on_4_processes_goes_on_on_2_and_then_on_1(ranks):
     """Every image of the epoch enters exactly once, and the weights are those of a run never stopped."""
     settings = [
-        "train.global_batch_size=40", "train.micro_batch_size=5", "train.deterministic=true", "augment.mixup=0",
-        "augment.flip=false", "augment.pad_crop=0", "train.checkpoint_every=1 step", "optim.schedule=constant",
+        "data.name=noise_images:make_images", "model.name=ledger:make", "train.num_epochs=1", "optim.lr=1e-3",
+        "train.global_batch_size=8", "train.micro_batch_size=2", "train.deterministic=true", "train.max_grad_norm=1",
+        "train.eval_every=1 epoch", "train.ema_decay=0.9", "model.args.width=48", "run.trackers=[]", "run.name=moved",
     ]  # fmt: skip
-    whole = train(ranks, "whole", 1, *settings, steps=33)
-    for world_size, steps in ((4, 7), (2, 20), (1, 33)):
-        moved = train(ranks, "moved", world_size, *settings, steps=steps)
-    assert ledger.digest(moved, 33) == ledger.digest(whole, 33)
-    entered = [image for micros in ledger.read(ranks.folder / "ledger-moved").values() for m in micros for image in m]
-    reference = [image for m in ledger.read(ranks.folder / "ledger-whole")[0] for image in m]
-    assert len(entered) == 33 * 40
-    assert sorted(entered) == sorted(reference)
+    folder = ranks.folder / "ledger-moved"
+    folder.mkdir()
+    moved = ranks.folder / "runs" / "moved"
+    stops = []
+    for world_size, stop_at in ((4, 4), (2, 12), (1, None)):
+        group = ranks.start("train", *settings, f"model.args.ledger={folder}", world_size=world_size)
+        if stop_at is not None:
+            await_step(moved, stop_at)
+            os.kill(group.processes[-1].pid, signal.SIGTERM)
+        assert group.wait() == [75 if stop_at else 0] * world_size, group.output()
+        assert read_json(moved / "env.json")["world_size"] == world_size
+        stops.append(read_json(moved / "status.json")["step"])
+    assert 4 <= stops[0] < stops[1] < stops[2] == 25, f"each start must do a part of the epoch: {stops}"
+    entered = [image for micros in ledger.read(folder).values() for m in micros for image in m]
+    assert len(entered) == len(set(entered)) == 200
+    ranks.run("train", *settings[:-1], "run.name=whole", f"model.args.ledger={folder}")
+    assert ledger.digest(moved, 25) == ledger.digest(ranks.folder / "runs" / "whole", 25)

@@ -1,0 +1,122 @@
+"""The same batches from memory and from disk, on any number of workers, from any step on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from distcls.batches import BatchPlan
+from distcls.config import AugmentConfig
+from distcls.data import Split
+from distcls.data.augmentation import draw_numbers
+from distcls.data.image_set import ArraySet
+from distcls.data.loader import eval_batches, train_batches
+
+CPU = torch.device("cpu")
+NUM = 23
+PLAN = BatchPlan(num_images=NUM, global_batch_size=12, micro_batch_size=3, total_steps=5, seed=0)
+AUGMENT = AugmentConfig(pad_crop=1, flip=True, mixup=0.4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def make_split(in_memory: bool) -> Split:
+    """23 of 30 images, in an order of its own, so that rows and positions differ."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (30, 4, 4, 3)).astype(np.uint8)
+    image_set = ArraySet("made", ["a", "b", "c"], draw.integers(0, 3, 30), images)
+    rows = draw.permutation(30)[:NUM]
+    return Split("train", image_set, rows, image_set.labels[rows], images if in_memory else None, 4, "crop")
+
+
+def collect(in_memory=True, workers=0, start=0, plan=PLAN, augment=AUGMENT):
+    """Plain values of every micro-batch: step -> list."""
+    batches = train_batches(make_split(in_memory), plan, augment, CPU, workers, start)
+    return [
+        [
+            (m.index, m.pixels.tolist(), m.labels.tolist(), {name: rows.tolist() for name, rows in m.numbers.items()})
+            for m in micro_batches
+        ]
+        for micro_batches in batches
+    ]
+
+
+@pytest.fixture(scope="module")
+def from_memory():
+    torch.set_num_threads(1)
+    return collect()
+
+
+def test_a_batch_is_what_the_plan_says(from_memory):
+    split = make_split(True)
+    assert len(from_memory) == 5
+    for step, micro_batches in enumerate(from_memory):
+        indices, numbers = PLAN.global_batch(step), draw_numbers(AUGMENT, PLAN, step)
+        assert [index for index, *_ in micro_batches] == [0, 1, 2, 3]
+        for index, pixels, labels, rows in micro_batches:
+            own = slice(3 * index, 3 * index + 3)
+            assert pixels == [split.image(i).tolist() for i in indices[own]]
+            assert labels == split.labels[indices[own]].tolist()
+            assert rows == {name: table[own].tolist() for name, table in numbers.items()}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_from_disk_the_batches_are_those_from_memory(from_memory, workers):
+    assert collect(in_memory=False, workers=workers) == from_memory
+
+
+@pytest.mark.parametrize(("in_memory", "workers"), [(True, 0), (False, 0), (False, 2)])
+def test_from_the_middle_on_they_are_the_tail(from_memory, in_memory, workers):
+    assert collect(in_memory, workers, start=3) == from_memory[3:]
+
+
+def test_at_the_end_there_is_nothing_more():
+    assert collect(start=5) == []
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_batches_of_one_process(from_memory, in_memory, world_size):
+    plans = [dataclasses.replace(PLAN, rank=rank, world_size=world_size) for rank in range(world_size)]
+    by_rank = [collect(in_memory, plan=plan) for plan in plans]
+    assert [sum(parts, []) for parts in zip(*by_rank, strict=True)] == from_memory
+
+
+def test_without_augmentation_there_are_no_numbers():
+    batches = collect(augment=AugmentConfig())
+    assert all(len(micro_batches) == 4 for micro_batches in batches)
+    assert all(rows == {} for micro_batches in batches for *_, rows in micro_batches)
+
+
+def test_loading_draws_nothing_from_the_global_generator():
+    """The workers' base seed would move it, and with it the dropout of whoever draws next."""
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    collect(in_memory=False, workers=1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+# Evaluation ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("in_memory", "workers", "world_size"),
+    [(True, 0, 1), (True, 0, 2), (True, 0, 3), (True, 0, 8), (False, 0, 1), (False, 0, 3), (False, 2, 1)],
+)
+def test_every_image_is_evaluated_once_in_batches_that_no_rank_decides(in_memory, workers, world_size):
+    split = make_split(in_memory)
+    found = {}
+    for rank in range(world_size):
+        for index, pixels, labels in eval_batches(split, 5, CPU, workers, rank, world_size):
+            assert index % world_size == rank and index not in found
+            found[index] = pixels, labels
+    assert [len(found[index][1]) for index in range(5)] == [5, 5, 5, 5, 3]
+    assert torch.cat([found[i][1] for i in range(5)]).tolist() == split.labels.tolist()
+    assert torch.cat([found[i][0] for i in range(5)]).tolist() == [split.image(i).tolist() for i in range(NUM)]

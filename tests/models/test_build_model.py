@@ -1,0 +1,143 @@
+"""The built-in networks are what they say, others are found by name, and what is frozen stays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distcls.config import ModelConfig
+from distcls.errors import UsageError
+from distcls.models import MODELS, build_model
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def count(model) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("cnn2", 545_194), ("cnn3", 1_147_690), ("resnet9", 6_573_130)])
+def test_sizes_are_those_of_the_docstrings(name, parameters):
+    model = build_model(ModelConfig(name=name), 10, 32)
+    assert count(model) == parameters
+    thousands = {"cnn2": "545 thousand", "cnn3": "1.1 million", "resnet9": "6.6 million"}
+    assert thousands[name] in (MODELS[name].__doc__ or "")
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("size", [8, 9, 13, 28, 30, 33])
+def test_any_image_size_from_8_pixels_gives_a_score_per_class(name, size):
+    model = build_model(ModelConfig(name=name), 7, size).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.xfail(strict=True, reason="three halvings leave nothing of 4 pixels: RuntimeError from max_pool2d")
+@pytest.mark.parametrize("name", ["cnn3", "resnet9"])
+def test_images_that_are_too_small_are_a_usage_error_or_work(name):
+    try:
+        model = build_model(ModelConfig(name=name), 7, 4).eval()
+    except UsageError:
+        return
+    assert model(torch.zeros(1, 3, 4, 4)).shape == (1, 7)
+
+
+ADAPTIVE = pytest.mark.xfail(strict=True, reason="adaptive pooling, which may not be deterministic on a GPU, is used")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("cnn2", 32), pytest.param("cnn3", 28, marks=ADAPTIVE), pytest.param("resnet9", 32, marks=ADAPTIVE)],
+)
+def test_no_layer_raises_in_deterministic_mode_on_a_gpu(name, size):
+    """torch.use_deterministic_algorithms(True) makes the backward pass of these raise a RuntimeError on CUDA."""
+    kinds = {type(m).__name__ for m in build_model(ModelConfig(name=name), 10, size).modules()}
+    assert not kinds & {"AdaptiveMaxPool2d", "AdaptiveAvgPool2d"}
+
+
+def test_the_weights_lie_in_the_memory_format_that_was_asked_for():
+    for channels_last in (True, False):
+        model = build_model(ModelConfig(channels_last=channels_last), 3, 8)
+        weights = [p for p in model.parameters() if p.ndim == 4]
+        assert weights and all(w.is_contiguous() is not channels_last for w in weights)
+
+
+def test_arguments_reach_the_model():
+    model = build_model(ModelConfig(args={"hidden": 16, "dropout": 0.6}), 3, 8)
+    assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.6]
+    assert model.state_dict()["head.weight"].shape == (3, 16)
+
+
+def test_arguments_that_do_not_fit_are_an_error():
+    with pytest.raises(UsageError, match=r"model.args=.*do not fit model.name=cnn2.*dropuot"):
+        build_model(ModelConfig(args={"dropuot": 0.1}), 3, 8)
+
+
+def test_an_unknown_model_names_the_nearest_and_the_known_ones():
+    with pytest.raises(UsageError, match=r"model.name=resnet8.*Did you mean 'resnet9'.*torchvision/NAME"):
+        build_model(ModelConfig(name="resnet8"), 3, 8)
+
+
+def test_your_own_model_gets_the_number_of_classes():
+    model = build_model(ModelConfig(name="ledger:make", args={"width": 4}), 5, 8)
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_models_of_torchvision_get_a_head_of_the_right_size():
+    model = build_model(ModelConfig(name="torchvision/squeezenet1_1"), 4, 64).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+
+
+def test_an_unknown_model_of_torchvision_names_the_nearest():
+    with pytest.raises(UsageError, match=r"torchvision .* has no such model. Did you mean 'resnet18'"):
+        build_model(ModelConfig(name="torchvision/resnet81"), 4, 64)
+
+
+@pytest.mark.xfail(strict=True, reason="a TypeError of torchvision is not caught")
+def test_arguments_that_do_not_fit_a_model_of_torchvision_are_an_error():
+    with pytest.raises(UsageError, match="model.args"):
+        build_model(ModelConfig(name="torchvision/squeezenet1_1", args={"dropuot": 0.1}), 4, 64)
+
+
+@pytest.mark.xfail(strict=True, reason="every ValueError of torchvision is taken for an unknown name")
+def test_a_wrong_value_of_an_argument_is_not_called_an_unknown_model():
+    with pytest.raises(UsageError) as caught:
+        build_model(ModelConfig(name="torchvision/squeezenet1_1", args={"weights": "DEFAULT"}), 4, 64)
+    assert "has no such model" not in str(caught.value)
+
+
+# Freezing ------------------------------------------------------------------------------------------
+
+
+def trained(model) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_frozen_part_is_not_trained():
+    model = build_model(ModelConfig(freeze=["blocks.0", "hidden.bias"]), 3, 8)
+    every = {name for name, _ in model.named_parameters()}
+    assert every - trained(model) == {
+        "blocks.0.0.weight",
+        "blocks.0.1.weight",
+        "blocks.0.1.bias",
+        "hidden.bias",
+    }
+
+
+def test_a_name_is_frozen_as_a_whole_word():
+    with pytest.raises(UsageError, match=r"no parameter's name begins with 'block'. Did you mean 'blocks'\?"):
+        build_model(ModelConfig(freeze=["block"]), 3, 8)
+
+
+def test_a_part_that_is_not_there_is_an_error_that_lists_the_parts():
+    with pytest.raises(UsageError, match="The model's parts are blocks, pool, flatten, hidden"):
+        build_model(ModelConfig(freeze=["encoder"]), 3, 8)
+
+
+def test_freezing_everything_is_an_error():
+    with pytest.raises(UsageError, match="freezes the whole model"):
+        build_model(ModelConfig(freeze=["blocks", "hidden", "head"]), 3, 8)

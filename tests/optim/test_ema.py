@@ -1,0 +1,58 @@
+"""The average of the weights follows its formula, and nothing trains it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from distcls.optim.ema import build_ema, update_ema
+
+
+def test_the_average_starts_as_a_copy_that_is_not_trained():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).train()
+    ema = build_ema(module)
+    assert torch.equal(ema[0].weight, module[0].weight) and ema[0].weight is not module[0].weight
+    assert not any(p.requires_grad for p in ema.parameters()) and module[0].weight.requires_grad
+    assert not ema.training and module.training
+
+
+def test_the_average_follows_the_formula():
+    module = nn.Linear(1, 1)
+    ema = build_ema(module)
+    draw = torch.Generator().manual_seed(0)
+    expected = module.weight.item()
+    for step in range(200):
+        module.weight.data = torch.randn(1, 1, generator=draw)
+        update_ema(ema, module, 0.9, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * module.weight.item()
+        assert ema.weight.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_start_is_soon_forgotten():
+    """With a decay of 0.9999 from the first step on, 99 % of it would be left after 100 steps."""
+    module = nn.Linear(1, 1)
+    nn.init.constant_(module.weight, 1000.0)
+    ema = build_ema(module)
+    nn.init.constant_(module.weight, 0.0)
+    for step in range(100):
+        update_ema(ema, module, 0.9999, step)
+    assert abs(ema.weight.item()) < 1e-3
+
+
+def test_the_average_keeps_the_memory_format():
+    module = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    ema = build_ema(module)
+    update_ema(ema, module, 0.9, 0)
+    assert ema.weight.stride() == module.weight.stride()
+
+
+def test_tied_weights_stay_tied():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].weight = module[0].weight
+    ema = build_ema(module)
+    module[0].weight.data += 1
+    update_ema(ema, module, 0.0, 5)
+    assert ema[1].weight is ema[0].weight
+    assert torch.equal(ema[0].weight, module[0].weight)

@@ -1,0 +1,128 @@
+"""The first stop signal is only noted, the second ends a process wherever it hangs, and its workers hear of none."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+NAMES = ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]
+
+NOTES = """
+import time
+from distcls import signals
+signals.install()
+signals.install()
+print("ready", signals.received(), flush=True)
+end = time.monotonic() + 20
+while signals.received() is None and time.monotonic() < end:
+    time.sleep(0.01)
+print(signals.received(), flush=True)
+"""
+
+HANGS_IN = {
+    "sleep": "time.sleep(60)",
+    # One call of C++ that gives back neither to Python nor to the kernel, as a collective whose peer is gone.
+    "C": "hashlib.pbkdf2_hmac('sha256', b'x' * 8, b'y' * 8, 100_000_000)",
+}
+
+HANGS = """
+import hashlib, time
+from distcls import signals
+signals.install()
+print("ready", flush=True)
+{call}
+"""
+
+FORKS = """
+import os, signal, sys, time
+from distcls import signals
+signals.install()
+child = os.fork()
+if child == 0:
+    for number in signals.STOP_SIGNALS:
+        os.kill(os.getpid(), number)
+    time.sleep(0.2)
+    os._exit(7 if signals.received() is None else 8)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), signals.received(), flush=True)
+"""
+
+IMPORTS = """
+import sys
+from distcls import signals
+print(sorted({"torch", "numpy", "yaml", "rich"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def run(code: str) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def line(process: subprocess.Popen) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_signal_sets_a_flag_and_nothing_more(start, name):
+    process = start(NOTES)
+    assert line(process) == "ready None"
+    process.send_signal(getattr(signal, name))
+    assert line(process) == name
+    assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("place", list(HANGS_IN))
+def test_the_second_signal_ends_a_process_that_hangs(start, place):
+    process = start(HANGS.format(call=HANGS_IN[place]))
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 128 + signal.SIGTERM
+
+
+def test_the_code_tells_the_second_signal(start):
+    process = start(HANGS.format(call=HANGS_IN["sleep"]))
+    assert line(process) == "ready"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 128 + signal.SIGINT
+
+
+def test_forked_children_ignore_the_signals_and_tell_nobody(start):
+    assert line(start(FORKS)) == "7 None"
+
+
+def test_a_signal_that_is_not_for_stopping_is_left_alone():
+    from distcls import signals
+
+    assert signal.SIGHUP not in signals.STOP_SIGNALS and signal.SIGCHLD not in signals.STOP_SIGNALS
+
+
+def test_nothing_slow_is_imported_before_signals_are_noted(start):
+    assert line(start(IMPORTS)) == "[]"
+
+
+def test_importing_installs_nothing():
+    """Only entry points do: a notebook that imports distcls keeps its Ctrl-C."""
+    import distcls.signals
+
+    assert distcls.signals.received() is None
+    assert signal.getsignal(signal.SIGTERM) is not distcls.signals._do_nothing
