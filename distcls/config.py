@@ -175,7 +175,9 @@ class TrainConfig:
         "CPU threads per process; the default shares the machine's cores, and is 1 where deterministic.",
         minimum=1,
     )
-    compile: bool = setting(False, "Compile the model with torch.compile.")
+    compile: bool = setting(
+        False, "Compile the model with torch.compile. It rounds otherwise; the run is the same.", changes_run=False
+    )
     max_grad_norm: float | None = setting(None, "Clip the gradient to this norm.", above=0)
     ema_decay: float | None = setting(
         None, "Evaluate and keep an exponential moving average of the weights.", minimum=0, below=1
