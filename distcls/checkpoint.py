@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distcls.errors import DiskError
@@ -71,9 +71,12 @@ class Checkpoints:
             path = self.path(state.step, "best")
             write_folder(path, {"model.safetensors": _tensor_writer(dict(state.eval_module.state_dict()))})
 
-    def restore_newest(self, state: TrainState) -> None:
-        """Go on from the newest checkpoint that is whole, if there is one. All processes call it."""
-        step = self.run.processes.from_main(self._newest)
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is whole, the same on all processes."""
+        return self.run.processes.from_main(self._newest)
+
+    def restore(self, step: int | None, state: TrainState) -> None:
+        """Go on from the checkpoint of a step, or begin. All processes call it."""
         if step is not None:
             path = self.path(step)
             device = next(state.module.parameters()).device
@@ -81,19 +84,19 @@ class Checkpoints:
             optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
             state.restore(tensors, optimizer, _read_json(path / "state.json"))
             self.run.progress.note(f"going on from step {step:,}")
+            best_step = state.position.best_step
+            if best_step is not None and not self.run.processes.from_main(lambda: self._is_best_whole(best_step)):
+                state.position.forget_best()
         if self.run.tracker is not None:
             self.run.tracker.truncate(step or 0)
 
     def _newest(self) -> int | None:
-        """The step of the newest whole checkpoint. Torn ones are set aside, and named in a note."""
+        """Torn checkpoints are set aside, and named in a warning."""
         for leftover in self.folder.glob(".writing-*"):
             shutil.rmtree(leftover)
         for step in self.steps():
             try:
                 verify_folder(self.path(step))
-                best_step = self._best_step(step)
-                if best_step is not None:
-                    verify_folder(self.path(best_step, "best"))
             except CorruptError as reason:
                 aside = self.folder / f"bad-{self.path(step).name}"
                 shutil.rmtree(aside, ignore_errors=True)
@@ -102,6 +105,18 @@ class Checkpoints:
             else:
                 return step
         return None
+
+    def _is_best_whole(self, step: int) -> bool:
+        """Torn best weights cost the run its best so far, not its checkpoints: the weights in those are whole."""
+        try:
+            verify_folder(self.path(step, "best"))
+        except CorruptError as reason:
+            self.run.progress.warning(
+                f"the best weights, of step {step}, cannot be used ({reason}): the best is chosen anew from here on, "
+                "so the run may keep other weights than one whose files were never damaged"
+            )
+            return False
+        return True
 
     def _best_step(self, step: int) -> int | None:
         return _read_json(self.path(step) / "state.json")["best_step"]
@@ -138,7 +153,7 @@ def write_folder(path: Path, writers: dict[str, Writer]) -> None:
             shutil.rmtree(path)
         temporary.rename(path)
         _fsync(path.parent)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch.save have their own
         shutil.rmtree(temporary, ignore_errors=True)
         raise DiskError(f"{path} could not be written: {error}. Older checkpoints are as they were.") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterable
@@ -19,12 +20,18 @@ def call_by_name(setting: str, name: str, *args: Any, **kwargs: Any) -> Any:
     arguments do not fit it. The current folder is searched too, as `python -m` does.
     """
     function = import_by_name(setting, name)
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise UsageError(f"{setting}={name} cannot be called with {_shown(args, kwargs)}: {error}.") from error
     return function(*args, **kwargs)
 
 
 def import_by_name(setting: str, name: str) -> Any:
     """The object that `package.module:attribute` names. Raises UsageError where there is none."""
     module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute or module_name.startswith("."):
+        raise UsageError(f"{setting}={name}: write package.module:function.")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -40,6 +47,11 @@ def import_by_name(setting: str, name: str) -> Any:
         public = [entry for entry in vars(module) if not entry.startswith("_")]
         raise UsageError(f"{setting}={name}: {module_name} has no {attribute!r}.{nearest(attribute, public)}")
     return getattr(module, attribute)
+
+
+def _shown(args: tuple, kwargs: dict) -> str:
+    words = [repr(argument)[:40] for argument in args] + [f"{key}={value!r}"[:40] for key, value in kwargs.items()]
+    return f"({', '.join(words)})"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

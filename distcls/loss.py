@@ -25,10 +25,25 @@ def build_loss(config: LossConfig) -> Loss:
     It is per image because the sum over the global batch is taken elsewhere, in one order (gradients.py).
     """
     if ":" in config.name:
-        return import_by_name("loss.name", config.name)
+        return _checked(config.name, import_by_name("loss.name", config.name))
     if config.name not in LOSSES:
         raise UsageError(
             f"loss.name={config.name}: there is no such loss.{nearest(config.name, LOSSES)} "
             f"Known are {', '.join(LOSSES)}, and my_pkg.module:loss for your own."
         )
     return LOSSES[config.name](config)
+
+
+def _checked(name: str, loss: Loss) -> Loss:
+    """A mean would be divided by the number of images twice, and train too slowly without a word."""
+
+    def checked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = loss(logits, targets)
+        if losses.shape != logits.shape[:1]:
+            raise UsageError(
+                f"loss.name={name} gave a result of shape {tuple(losses.shape)}, expected one number per image, "
+                f"{tuple(logits.shape[:1])}: leave out its mean, as with reduction='none'."
+            )
+        return losses
+
+    return checked

@@ -5,6 +5,7 @@ Only this file builds an Accelerator.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -31,7 +32,7 @@ from distcls.data import Data
 from distcls.errors import DistclsError, OutOfMemoryError, Preempted, UsageError
 from distcls.processes import Processes
 from distcls.progress import Progress
-from distcls.run_folder import StatusFile, choose_folder, fill_from, lock_folder, now, stored_config, write_text
+from distcls.run_folder import StatusFile, choose_folder, config_to_keep, fill_from, lock_folder, now, write_text
 from distcls.tracking import Tracker
 
 AUTOCAST = {"float32": "no", "float64": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -71,7 +72,7 @@ class Run:
         """The folder, locked, and the config of the run that is in it. On the main process only."""
         path = choose_folder(config, default_name)
         self._lock = lock_folder(path)
-        return path, stored_config(path)
+        return path, config_to_keep(path)
 
     def prepare(self, module: nn.Module, distributed: bool) -> nn.Module:
         """The module on its device, under autocast, compiled if asked, and behind DDP if `distributed`."""
@@ -142,7 +143,8 @@ class Run:
             self.tracker.close()
         if self.status is not None:
             state, reason = _ending(error)
-            self.status.write(state, self.step, "end", reason)
+            with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
+                self.status.write(state, self.step, "end", reason)
         if error is None or isinstance(error, Preempted):
             self.processes.end()
         if isinstance(error, torch.OutOfMemoryError):

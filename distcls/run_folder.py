@@ -39,7 +39,7 @@ def choose_folder(config: Config, default_name: str) -> Path:
     for number in itertools.count(1):
         path = Path("runs") / (default_name if number == 1 else f"{default_name}-{number}")
         stored = stored_config(path)
-        if stored is None or (not is_finished(path) and not _differences(stored, config)):
+        if stored is None or (not is_finished(path) and not _changes(path, stored, config)):
             return path
     raise AssertionError("there is always a next number")
 
@@ -48,6 +48,11 @@ def stored_config(path: Path) -> Config | None:
     """The config of the run in a folder, or None where there is no run."""
     file = path / "config.yaml"
     return read_config(file) if file.exists() else None
+
+
+def config_to_keep(path: Path) -> Config | None:
+    """The config that the run in a folder is bound to: before its first checkpoint, it can still become any."""
+    return stored_config(path) if _newest_step(path) else None
 
 
 def is_finished(path: Path) -> bool:
@@ -64,10 +69,10 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def _check_may_continue(path: Path, config: Config) -> None:
-    stored = stored_config(path)
+    stored = config_to_keep(path)
     if stored is None:
         return
-    changed = [line for line in _differences(stored, config) if not _may_change(line, stored, config, path)]
+    changed = _changes(path, stored, config)
     if changed:
         raise UsageError(
             f"{path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
@@ -78,6 +83,11 @@ def _check_may_continue(path: Path, config: Config) -> None:
             f"{path} is finished. To go on training: the same command with a larger train.num_epochs; "
             f"to see its results: distcls eval {path}"
         )
+
+
+def _changes(path: Path, stored: Config, config: Config) -> list[str]:
+    """What makes it another run than the one in the folder."""
+    return [line for line in _differences(stored, config) if not _may_change(line, stored, config, path)]
 
 
 def _differences(stored: Config, config: Config) -> list[str]:
@@ -99,7 +109,7 @@ def _may_change(line: str, stored: Config, config: Config, path: Path) -> bool:
     setting = line.split(":")[0]
     old, new = stored.train, config.train
     if setting == "train.skip_steps":
-        return min(set(old.skip_steps) ^ set(new.skip_steps)) >= _newest_step(path)
+        return min(set(old.skip_steps) ^ set(new.skip_steps), default=math.inf) >= _newest_step(path)
     if setting == "train.num_epochs":
         return (new.num_epochs or 0) > (old.num_epochs or math.inf)
     if setting == "train.num_steps":

@@ -36,6 +36,11 @@ class Position:
     skipped_steps: int = 0
     """Steps that updated nothing because fp16 overflowed."""
 
+    def forget_best(self) -> None:
+        """Choose the best anew."""
+        self.best_step = self.best_value = None
+        self.evaluations_since_best = 0
+
 
 @dataclass
 class TrainState:
@@ -117,11 +122,16 @@ class TrainState:
         return asdict(self.position)
 
 
-def build_state(config: Config, class_names: list[str], image_size: int, run: Run) -> TrainState:
-    """The state before the first step, on the device. Weights are drawn on the CPU, so that devices agree."""
+def build_state(
+    config: Config, class_names: list[str], image_size: int, run: Run, with_init_from: bool = True
+) -> TrainState:
+    """The state before the first step, on the device. Weights are drawn on the CPU, so that devices agree.
+
+    A run that goes on has its weights in its checkpoint: `with_init_from=False` needs no other source.
+    """
     seed_torch(torch.device("cpu"), config.train.seed, "init")
     module = build_model(config.model, len(class_names), image_size)
-    if config.model.init_from is not None:
+    if config.model.init_from is not None and with_init_from:
         for line in init_from(module, config.model.init_from, class_names):
             run.progress.note(line)
     if config.train.sync_batchnorm and run.processes.world_size > 1:

@@ -51,7 +51,7 @@ class Tracker:
             tracker.log(logged)
 
     def truncate(self, step: int) -> None:
-        """Forget every row after `step`, in metrics.csv and in the trackers."""
+        """Forget every row after `step`, and the test's, which comes last, in metrics.csv and in the trackers."""
         rows = self.metrics.truncate(step)
         for tracker in self._trackers:
             tracker.rewrite(rows)
@@ -105,9 +105,12 @@ class MetricsFile:
     def truncate(self, step: int) -> list[Row]:
         """Cut the rows after `step` (and a last line that was never finished); returns the rows that are left.
 
+        The row of the test split goes too: a run that goes on measures it again when it ends.
+
         The shorter file is written beside the old one and renamed over it: a kill leaves one or the other.
         """
-        kept = [cells for cells in _read_cells(self._path) if _parse(cells)["step"] <= step]
+        rows = ((cells, _parse(cells)) for cells in _read_cells(self._path))
+        kept = [cells for cells, row in rows if row["step"] <= step and row["split"] != "test"]
         try:
             _replace(self._path, b"".join(_csv_line(cells) for cells in [COLUMNS, *kept]))
         except OSError as error:

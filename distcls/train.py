@@ -68,18 +68,20 @@ def train(config: Config, default_name: str) -> Path:
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
         normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names))
-        state = build_state(config, data.class_names, data.image_size, run)
+        checkpoints = Checkpoints(run, config.train.keep_checkpoints)
+        newest = checkpoints.newest()
+        state = build_state(config, data.class_names, data.image_size, run, with_init_from=newest is None)
         train_step = TrainStep(config, state, plan, augment, run)
         evaluate = Evaluator(config, len(data.class_names), normalize, processes)
-        checkpoints = Checkpoints(run, config.train.keep_checkpoints)
         run.progress.header([*describe(config, data, plan, state.module, processes), ("folder", str(run.dir))])
-        checkpoints.restore_newest(state)
+        checkpoints.restore(newest, state)
         watch = Watch(config, state, plan, run)
 
         batches = train_batches(data.train, plan, config.augment, run.device, config.data.workers, state.step)
         while True:
             stopping = processes.asked_to_stop()
-            if data.val and is_due(state.step, config.train.eval_every, plan) and not state.is_evaluated:
+            due = is_due(state.step, config.train.eval_every, plan) and not state.is_evaluated
+            if data.val and due and not stopping:  # what is left out here comes first when the run goes on
                 watch.catch_up("evaluate")
                 metrics = evaluate(state.eval_module, data.val)
                 if state.record(metrics.values[config.train.best_metric], config.train.best_metric):

@@ -39,5 +39,12 @@ def test_an_unknown_loss_names_the_nearest_and_the_known_ones():
 
 
 def test_your_own_loss_is_imported():
-    loss = build_loss(LossConfig(name="torch.nn.functional:mse_loss"))
-    assert loss is F.mse_loss
+    logits, targets = torch.randn(4, 3), torch.randn(4, 3)
+    loss = build_loss(LossConfig(name="torch.nn.functional:pairwise_distance"))
+    assert torch.equal(loss(logits, targets), F.pairwise_distance(logits, targets))
+
+
+def test_a_loss_that_is_already_a_mean_is_an_error():
+    loss = build_loss(LossConfig(name="torch.nn.functional:cross_entropy"))
+    with pytest.raises(UsageError, match="one number per image"):
+        loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))

@@ -61,6 +61,15 @@ def test_values_are_those_of_scikit_learn(num_classes, present):
     np.testing.assert_allclose(found.confidence, probs.max(1))
 
 
+def test_a_class_that_is_neither_there_nor_predicted_is_left_out_of_the_means():
+    logits, labels = make_predictions(200, 6, 4)
+    logits[:, 4:] -= 100
+    found, preds = measure(logits, labels, 64).values, logits.argmax(1)
+    assert set(preds.tolist()) == set(range(4))
+    for name, score in (("macro_f1", sk.f1_score), ("macro_precision", sk.precision_score)):
+        assert found[name] == pytest.approx(score(labels, preds, average="macro"), abs=1e-12)
+
+
 def test_five_classes_or_fewer_are_all_among_the_top_5():
     logits, labels = make_predictions(50, 3, 3)
     assert measure(logits, labels, 64).values["top5"] == 1.0

@@ -62,9 +62,6 @@ def test_a_finished_run_or_another_config_gets_the_next_number():
     assert choose_folder(make_config(optim__lr=0.5), "digits") == Path("runs/digits-2")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="choose_folder asks for no difference at all, so the advice after a divergence begins at step 0"
-)
 def test_a_diverged_run_without_a_name_goes_on_with_the_step_skipped():
     """The error says: the same command with 'train.skip_steps=[7]'."""
     begin(Path("runs/digits"), make_config(), state="failed", step=5)
@@ -85,7 +82,7 @@ def test_the_same_config_goes_on():
 
 
 def test_a_finished_run_says_so_and_how_to_go_on():
-    begin(Path("runs/a"), make_config(), state="finished")
+    begin(Path("runs/a"), make_config(), state="finished", step=9)
     with pytest.raises(AlreadyFinished, match=r"runs/a is finished.*larger train.num_epochs") as caught:
         choose_folder(make_config(run__name="a"), "digits")
     assert caught.value.exit_code == 0
@@ -154,18 +151,16 @@ def test_num_steps_may_grow_but_not_replace_epochs():
     begin(Path("runs/a"), make_config(train__num_epochs=None, train__num_steps=10), step=5)
     longer = make_config(run__name="a", train__num_epochs=None, train__num_steps=11)
     assert choose_folder(longer, "digits") == Path("runs/a")
-    with pytest.raises(UsageError, match="train.num_steps"):
+    with pytest.raises(UsageError, match=r"train\.num_steps"):
         choose_folder(make_config(run__name="a"), "digits")
 
 
-@pytest.mark.xfail(strict=True, reason="_may_change takes the min of an empty set: ValueError", raises=ValueError)
 @pytest.mark.parametrize("order", [[9, 7], [7, 9, 9]])
 def test_the_same_steps_in_another_order_are_the_same(order):
     begin(Path("runs/a"), make_config(train__skip_steps=[7, 9]), step=5)
     assert choose_folder(make_config(run__name="a", train__skip_steps=order), "digits") == Path("runs/a")
 
 
-@pytest.mark.xfail(strict=True, reason="config.yaml is compared although no step of the run was ever saved")
 def test_a_run_that_has_no_checkpoint_may_change_its_config():
     """A first start that failed at a misspelled model.name is corrected, and the same name used again."""
     begin(Path("runs/a"), make_config(model__name="cnn22"), "failed", step=0)
@@ -180,7 +175,7 @@ def test_what_the_first_start_settled_stands():
     filled = fill_from(open_choices, stored)
     assert (filled.train.micro_batch_size, filled.train.precision) == (16, "bf16")
     assert open_choices.train.micro_batch_size is None
-    with pytest.raises(UsageError, match="train.micro_batch_size: 16 -> 8"):
+    with pytest.raises(UsageError, match=r"train\.micro_batch_size: 16 -> 8"):
         choose_folder(make_config(run__name="a", train__micro_batch_size=8), "digits")
 
 

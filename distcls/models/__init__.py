@@ -48,13 +48,14 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
 def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
     import torchvision
 
+    known = torchvision.models.list_models(torchvision.models)
+    if name not in known:
+        version, hint = torchvision.__version__, nearest(name, known)
+        raise UsageError(f"model.name=torchvision/{name}: torchvision {version} has no such model.{hint}")
     try:
         return torchvision.models.get_model(name, num_classes=num_classes, **args)
-    except ValueError as error:
-        raise UsageError(
-            f"model.name=torchvision/{name}: torchvision {torchvision.__version__} has no such model."
-            f"{nearest(name, torchvision.models.list_models(torchvision.models))}"
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"model.args={args} do not fit model.name=torchvision/{name}: {error}.") from error
 
 
 def freeze(model: nn.Module, prefixes: list[str]) -> None:

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from distcls.errors import UsageError
+
 
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(
@@ -19,11 +21,10 @@ def _block(channels_in: int, channels_out: int) -> nn.Sequential:
 
 def _cnn(num_classes: int, image_size: int, channels: list[int], hidden: int, dropout: float) -> nn.Sequential:
     blocks = [_block(before, after) for before, after in pairwise([3, *channels])]
-    side = max(image_size // 2 ** len(channels), 1)
-    fits = image_size % 2 ** len(channels) == 0
+    check_image_size(image_size, 2 ** len(channels))
+    side = image_size // 2 ** len(channels)
     layers = {
         "blocks": nn.Sequential(*blocks),
-        "pool": nn.Identity() if fits else nn.AdaptiveAvgPool2d(side),
         "flatten": nn.Flatten(),
         "hidden": nn.Linear(channels[-1] * side**2, hidden),
         "relu": nn.ReLU(inplace=True),
@@ -41,3 +42,12 @@ def cnn2(num_classes: int, image_size: int, hidden: int = 128, dropout: float = 
 def cnn3(num_classes: int, image_size: int, hidden: int = 512, dropout: float = 0.3) -> nn.Sequential:
     """Convolutions of 32, 64 and 128 channels, then a hidden layer of 512: 1.1 million parameters at 32 pixels."""
     return _cnn(num_classes, image_size, [32, 64, 128], hidden, dropout)
+
+
+def check_image_size(image_size: int, smallest: int) -> None:
+    """Raise UsageError for images that the pools of a network would make vanish."""
+    if image_size < smallest:
+        raise UsageError(
+            f"images of {image_size} pixels are too small for this model: set data.image_size={smallest} or more, "
+            "or take a model.name with fewer blocks."
+        )

@@ -22,9 +22,9 @@ def init_from(model: nn.Module, source: str, class_names: list[str]) -> list[str
     number of classes differs, or their names do. Other shapes that differ are a UsageError.
     """
     path = find_weights(Path(source).expanduser())
-    tensors = read_weights(path)
-    old_names = _class_names_beside(path)
     own = model.state_dict()
+    tensors = without_prefixes(read_weights(path), own)
+    old_names = _class_names_beside(path)
     unfit = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     head = _head_names(model, len(class_names))
     if set(unfit) - set(head) or not set(own) & set(tensors):
@@ -62,7 +62,7 @@ def find_weights(path: Path) -> Path:
 
 
 def read_weights(path: Path) -> Tensors:
-    """Tensors by name, without the prefixes that DDP and torch.compile add. Raises UsageError for another file."""
+    """Tensors by name. Raises UsageError for another file."""
     try:
         tensors: dict[str, Any] = (
             load_file(path)
@@ -74,9 +74,21 @@ def read_weights(path: Path) -> Tensors:
             f"{path} could not be read as weights: {error}. Expected .safetensors or a state_dict."
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(tensors.get(key), dict):
+        if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
             tensors = tensors[key]
-    return {name.removeprefix("module.").removeprefix("_orig_mod."): t for name, t in tensors.items()}
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise UsageError(f"{path} holds no weights: expected .safetensors or a state_dict, tensors by name.")
+    return tensors
+
+
+def without_prefixes(tensors: Tensors, own: Tensors) -> Tensors:
+    """Names without what DDP and torch.compile put before them, unless they fit the model as they are."""
+    while tensors and not set(tensors) & set(own):
+        prefix = next((p for p in ("module.", "_orig_mod.") if all(name.startswith(p) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _class_names_beside(path: Path) -> list[str] | None:

@@ -7,6 +7,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from distcls.models.cnn import check_image_size
+
 
 def _convolution(channels_in: int, channels_out: int, pool: bool = False) -> nn.Sequential:
     layers = [
@@ -29,13 +31,15 @@ class _Residual(nn.Module):
 
 
 def resnet9(num_classes: int, image_size: int, dropout: float = 0.0) -> nn.Sequential:
-    """64-128-256-512 channels with residual blocks at 128 and 512: 6.6 million parameters, for any image size."""
+    """64-128-256-512 channels with residual blocks at 128 and 512: 6.6 million parameters, for images from 8 pixels."""
+    check_image_size(image_size, 8)
     layers = {
         "stem": _convolution(3, 64),
         "layer1": nn.Sequential(_convolution(64, 128, pool=True), _Residual(128)),
         "layer2": _convolution(128, 256, pool=True),
         "layer3": nn.Sequential(_convolution(256, 512, pool=True), _Residual(512)),
-        "pool": nn.AdaptiveMaxPool2d(1),
+        # Not an adaptive pool: its backward pass has no deterministic kernel on a GPU.
+        "pool": nn.MaxPool2d(image_size // 8),
         "flatten": nn.Flatten(),
         "dropout": nn.Dropout(dropout),
         "head": nn.Linear(512, num_classes),

@@ -61,6 +61,7 @@ def parameter_groups(config: OptimConfig, model: nn.Module) -> list[dict[str, An
     Norms and biases are what has fewer than two dimensions; they are not decayed, unless asked. A
     pattern of `optim.groups` that matches no parameter is an error.
     """
+    _check_patterns(config, model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -70,7 +71,6 @@ def parameter_groups(config: OptimConfig, model: nn.Module) -> list[dict[str, An
             )
             group["params"].append(parameter)
             group["names"].append(name)
-    _check_every_pattern_matches(config, model)
     return list(groups.values())
 
 
@@ -83,9 +83,13 @@ def _settings_of(config: OptimConfig, name: str, parameter: nn.Parameter) -> tup
     return own.lr_scale if own else 1.0, config.weight_decay if decayed else 0.0
 
 
-def _check_every_pattern_matches(config: OptimConfig, model: nn.Module) -> None:
+def _check_patterns(config: OptimConfig, model: nn.Module) -> None:
     names = [name for name, _ in model.named_parameters()]
     for group in config.groups:
+        try:
+            re.compile(group.match)
+        except re.error as error:
+            raise UsageError(f"optim.groups: {group.match!r} is not a regular expression: {error}.") from error
         if not any(re.search(group.match, name) for name in names):
             raise UsageError(
                 f"optim.groups: no parameter's name matches {group.match!r}. "

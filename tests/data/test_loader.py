@@ -85,7 +85,7 @@ def test_at_the_end_there_is_nothing_more():
 def test_ranks_share_the_batches_of_one_process(from_memory, in_memory, world_size):
     plans = [dataclasses.replace(PLAN, rank=rank, world_size=world_size) for rank in range(world_size)]
     by_rank = [collect(in_memory, plan=plan) for plan in plans]
-    assert [sum(parts, []) for parts in zip(*by_rank, strict=True)] == from_memory
+    assert [[m for part in parts for m in part] for parts in zip(*by_rank, strict=True)] == from_memory
 
 
 def test_without_augmentation_there_are_no_numbers():

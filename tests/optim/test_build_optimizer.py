@@ -64,7 +64,6 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_names_parameters():
         groups_of(groups=[ParamGroupConfig(match="haed")])
 
 
-@pytest.mark.xfail(strict=True, reason="re.error is not caught: exit code 1 and a traceback")
 def test_a_pattern_that_is_no_regular_expression_is_a_usage_error():
     with pytest.raises(UsageError, match="head\\("):
         groups_of(groups=[ParamGroupConfig(match="head(")])

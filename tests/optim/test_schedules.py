@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_cosine_goes_from_the_peak_through_the_middle_to_the_end():
     assert found[50] == pytest.approx(0.6)
     assert found[100] == pytest.approx(0.2)
     assert found[25] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
-    assert all(later < earlier for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(found))
 
 
 def test_cosine_after_warmup_is_stretched_over_what_is_left():
