@@ -42,7 +42,7 @@ define install
 echo "Setting up $(VENV): done once, and takes a minute or a few"; \
 if command -v uv >/dev/null 2>&1; then \
 	{ [ -x $(BIN)/python ] || uv venv --quiet $(addprefix --python ,$(PYTHON)) $(VENV); } && \
-	uv pip install --quiet --python $(BIN)/python -e "$(1)"; \
+	uv pip install --quiet --compile-bytecode --python $(BIN)/python -e "$(1)"; \
 else \
 	{ [ -x $(BIN)/pip ] || $(or $(PYTHON),python3) -m venv $(VENV); } && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e "$(1)"; \
