@@ -18,10 +18,12 @@ def describe(
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     memory = "in memory" if data.train.pixels is not None else "from disk"
     mode = ", deterministic" if config.train.deterministic else ""
+    num_bad = len(data.report["bad_files"])
+    left_out = f"; {num_bad} unreadable left out, see data_report.json" if num_bad else ""
     epoch_steps = plan.num_images / plan.global_batch_size
     return [
         ("data", config.data.root or config.data.name),
-        ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + " images"),
+        ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + f" images{left_out}"),
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
         ("images", f"{data.image_size} × {data.image_size} pixels, {memory}"),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
@@ -68,14 +70,17 @@ def describe_plan(
     evaluations = -(-len(data.val) // config.train.eval_batch_size) if data.val else 0
     return [
         *describe(config, data, plan, module, processes),
-        ("evaluation", f"every {config.train.eval_every}: {evaluations} batches of {config.train.eval_batch_size}"),
+        (
+            "evaluation",
+            f"every {config.train.eval_every}: {_count(evaluations, 'batch')} of {config.train.eval_batch_size}",
+        ),
         ("checkpoint", f"every {config.train.checkpoint_every}, the last {config.train.keep_checkpoints} are kept"),
         ("memory", f"about {memory / 2**20:,.0f} MiB per process for weights, optimizer and activations"),
     ]
 
 
 def _count(number: int, thing: str) -> str:
-    plural = "es" if thing.endswith("s") else "s"
+    plural = "es" if thing.endswith(("s", "ch")) else "s"
     return f"{number:,} {thing}{'' if number == 1 or thing in ('cpu', 'cuda', 'mps') else plural}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,12 @@ def finish(
     write_model(run.dir / "model", module, run.config, data.class_names, data.image_size)
     run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
     write_plots(run.dir, data, measured, first_batch(data, plan, augment, run))
+    folder = shlex.quote(str(run.dir))
     last = measured.get("test") or measured.get("val")
     run.progress.finish(
         {name: metrics.values for name, metrics in measured.items()},
         worst_confusions(last.confusion, data.class_names) if last is not None else [],
-        f"distcls eval {run.dir}\ndistcls predict {run.dir} IMAGE…\ntensorboard --logdir {run.dir}/tb",
+        f"distcls eval {folder}\ndistcls predict {folder} IMAGE…\ntensorboard --logdir {folder}/tb",
     )
 
 

@@ -60,6 +60,7 @@ class Run:
         self.status: StatusFile | None = None
         self.tracker: Tracker | None = None
         self.step = 0
+        self.reason: str | None = None
         if processes.is_main:
             self.progress.attach_log(self.dir / "log.txt")
             self.status = StatusFile(self.dir)
@@ -122,6 +123,11 @@ class Run:
             else:
                 self.status.write("running", step, phase)
 
+    def finish_because(self, reason: str) -> None:
+        """Say why the run ends before its last step; status.json will."""
+        self.reason = reason
+        self.progress.note(reason)
+
     def track(self, **row: Any) -> None:
         """A row for metrics.csv and the trackers."""
         if self.tracker is not None:
@@ -142,7 +148,7 @@ class Run:
         if self.tracker is not None:
             self.tracker.close()
         if self.status is not None:
-            state, reason = _ending(error)
+            state, reason = _ending(error) if error is not None else ("finished", self.reason)
             with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
                 self.status.write(state, self.step, "end", reason)
         if error is None or isinstance(error, Preempted):
@@ -174,9 +180,7 @@ def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
     return lines
 
 
-def _ending(error: BaseException | None) -> tuple[str, str | None]:
-    if error is None:
-        return "finished", None
+def _ending(error: BaseException) -> tuple[str, str]:
     if isinstance(error, Preempted):
         return "preempted", signals.received() or "another process was asked to stop"
     if isinstance(error, DistclsError):

@@ -32,13 +32,14 @@ class Position:
     """Step of the last evaluation."""
     best_step: int | None = None
     best_value: float | None = None
+    best_loss: float | None = None
     evaluations_since_best: int = 0
     skipped_steps: int = 0
     """Steps that updated nothing because fp16 overflowed."""
 
     def forget_best(self) -> None:
         """Choose the best anew."""
-        self.best_step = self.best_value = None
+        self.best_step = self.best_value = self.best_loss = None
         self.evaluations_since_best = 0
 
 
@@ -68,19 +69,34 @@ class TrainState:
         """Whether these weights have been measured."""
         return self.position.evaluated_step == self.step
 
-    def record(self, value: float, metric: str) -> bool:
-        """Take note of an evaluation of these weights; whether it is the best so far."""
+    def record(self, value: float, metric: str, loss: float) -> bool:
+        """Take note of an evaluation of these weights; whether it is the best so far.
+
+        Small val splits tie all the time: among equals the lower loss is better, but it gives no new patience.
+        """
         position = self.position
         position.evaluated_step = self.step
         if _is_better(metric, value, position.best_value):
-            position.best_step, position.best_value, position.evaluations_since_best = self.step, value, 0
+            position.best_step, position.best_value, position.best_loss = self.step, value, loss
+            position.evaluations_since_best = 0
             return True
         position.evaluations_since_best += 1
+        if value == position.best_value and position.best_loss is not None and loss < position.best_loss:
+            position.best_step, position.best_loss = self.step, loss
+            return True
         return False
 
     def has_stopped_early(self, patience: int | None) -> bool:
         """Whether so many evaluations in a row were no better than the best."""
         return patience is not None and self.position.evaluations_since_best >= patience
+
+    def why_stopped_early(self, metric: str) -> str:
+        """In words."""
+        position = self.position
+        return (
+            f"stopped early at step {self.step:,}: in {position.evaluations_since_best} evaluations the {metric} was "
+            f"not better than {position.best_value:.4f}"
+        )
 
     @property
     def eval_module(self) -> nn.Module:

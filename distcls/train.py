@@ -84,15 +84,19 @@ def train(config: Config, default_name: str) -> Path:
             if data.val and due and not stopping:  # what is left out here comes first when the run goes on
                 watch.catch_up("evaluate")
                 metrics = evaluate(state.eval_module, data.val)
-                if state.record(metrics.values[config.train.best_metric], config.train.best_metric):
+                value, loss = metrics.values[config.train.best_metric], metrics.values["loss"]
+                if state.record(value, config.train.best_metric, loss):
                     checkpoints.save_best(state)
                 watch.tell(metrics)
-            finished = state.step == plan.total_steps or state.has_stopped_early(config.train.early_stopping)
+            stopped_early = state.has_stopped_early(config.train.early_stopping)
+            finished = state.step == plan.total_steps or stopped_early
             if is_due(state.step, config.train.checkpoint_every, plan) or stopping or finished:
                 watch.catch_up("save")
                 checkpoints.save(state)
             if stopping:
                 raise Preempted(f"stopped at step {state.step}: the same command goes on from there.")
+            if stopped_early:
+                run.finish_because(state.why_stopped_early(config.train.best_metric))
             if finished:
                 break
             micro_batches = watch.wait_for(batches)

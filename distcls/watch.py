@@ -6,7 +6,9 @@ import math
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
+from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -31,7 +33,8 @@ class Watch:
     def __init__(self, config: Config, state: TrainState, plan: BatchPlan, run: Run) -> None:
         self.config, self.state, self.plan, self.run = config, state, plan, run
         self.unseen: tuple[int, torch.Tensor] | None = None
-        self.train_loss = math.nan
+        self.last_losses: deque[float] = deque(maxlen=20)
+        self.loss_sum, self.num_losses = 0.0, 0  # since the last evaluation
         self.seconds_per_step = self.data_share = math.nan
         self.waiting = 0.0
         self.last = time.perf_counter()
@@ -71,25 +74,29 @@ class Watch:
                 f"checkpoint is kept. To pass over this batch: the same command with 'train.skip_steps=[{skip}]'; "
                 "or begin another run with a lower optim.lr."
             )
-        self.train_loss = _smooth(self.train_loss, loss)
+        self.last_losses.append(loss)
+        self.loss_sum, self.num_losses = self.loss_sum + loss, self.num_losses + 1
         completed, lr = step + 1, lr_at(step, self.config.optim, self.plan)
         rate = self.plan.global_batch_size / self.seconds_per_step
         epoch = self.plan.epoch(completed)
+        shown_accuracy = None if self.config.augment.mixup else accuracy  # of a mixture, it says little
         if is_due(completed, self.config.train.log_every, self.plan):
             self.run.track(
                 step=completed, epoch=epoch, split="train", loss=loss, accuracy=accuracy, lr=lr, grad_norm=norm,
                 images_per_second=rate, data_time=self.data_share,
             )  # fmt: skip
         self.run.progress.update(
-            completed, epoch, self.train_loss, accuracy, lr, rate, _memory(self.run.device), self.data_share,
-            (self.plan.total_steps - completed) * self.seconds_per_step,
+            completed, epoch, fmean(self.last_losses), shown_accuracy, lr, rate, _memory(self.run.device),
+            self.data_share, (self.plan.total_steps - completed) * self.seconds_per_step,
         )  # fmt: skip
 
     def tell(self, metrics: SplitMetrics) -> None:
         """An evaluation of the val split is done."""
         step, epoch = self.state.step, self.plan.epoch(self.state.step)
         self.run.track(step=step, epoch=epoch, split="val", **tracked(metrics))
-        row = {**metrics.values, "epoch": epoch, "step": step, "train_loss": self.train_loss}
+        # The mean since the last evaluation, as the loss of an epoch is understood.
+        row = {**metrics.values, "epoch": epoch, "step": step, "train_loss": self.loss_sum / max(self.num_losses, 1)}
+        self.loss_sum, self.num_losses = 0.0, 0
         if len(metrics.confusion) <= 5:
             row.pop("top5")
         self.run.progress.evaluation_row({**row, "best": self.state.position.best_step == step})

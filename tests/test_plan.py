@@ -26,7 +26,7 @@ def make_data(num_classes=3, in_memory=True, val=40) -> Data:
         rows = np.arange(first, last)
         return Split(name, image_set, rows, image_set.labels[rows], images if in_memory else None, 8, "crop")
 
-    return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, 8, "f", {})
+    return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, 8, "f", {"bad_files": []})
 
 
 def described(config: Config, world_size=1, describe=describe, **data) -> dict[str, str]:

@@ -173,6 +173,9 @@ def _finish_curve(axes: Axes, name: str) -> None:
         _say_that_empty(axes)
     elif name == "loss" and min(lines) > 0 and max(lines) > 50 * min(lines):
         axes.set_yscale("log")
+        # Plain numbers: matplotlib's own labels are formulas, which the style does not typeset.
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     elif name == "accuracy":
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.4g}")
     axes.set_title(name.capitalize())

@@ -128,7 +128,7 @@ def test_a_name_is_frozen_as_a_whole_word():
 
 
 def test_a_part_that_is_not_there_is_an_error_that_lists_the_parts():
-    with pytest.raises(UsageError, match="The model's parts are blocks, pool, flatten, hidden"):
+    with pytest.raises(UsageError, match="The model's parts are blocks, flatten, hidden"):
         build_model(ModelConfig(freeze=["encoder"]), 3, 8)
 
 
