@@ -66,7 +66,7 @@ def test_digits_are_pickled_with_their_fingerprint() -> None:
 
 
 def test_an_unknown_name_shows_the_nearest() -> None:
-    with pytest.raises(UsageError, match="Did you mean cifar10"):
+    with pytest.raises(UsageError, match="Did you mean 'cifar10'"):
         open_image_sets(DataConfig(name="cifar-10"))
 
 
@@ -81,7 +81,7 @@ def test_your_own_factory_gets_the_config() -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("no_such_module:make", MissingInputError, "No module named 'no_such_module'"),
+        ("no_such_module:make", UsageError, "there is no module 'no_such_module'"),
         ("factories_of_test:nothing", UsageError, "nothing"),
         ("factories_of_test:no_train", UsageError, "expected train"),
         ("factories_of_test:half", UsageError, "lacks class_names, labels"),
