@@ -1,7 +1,8 @@
 """What the same bits on any number of processes cost: step time of train.deterministic=true against false.
 
 Each process holds two runs over one process group, one of each mode, and they take turns. All processes have
-one thread in both modes. The time of a turn is that of the slowest process.
+one thread in both modes. The time of a turn is that of the slowest process; processor time, which other
+people's load hardly moves, is the mean over the processes, and holds no waiting for one another.
 
     python benchmarks/deterministic.py               # four processes
     python benchmarks/deterministic.py --quick
@@ -19,10 +20,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from side_by_side import Timings, alternate, cifar_folder, conditions, ratio
+from side_by_side import Seconds, Timings, alternate, cifar_folder, conditions, ratio
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,8 +55,20 @@ def main() -> None:
         shared |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}
         ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(options.processes)]
         running = [subprocess.Popen(words, env={**os.environ, **shared, **rank}) for rank in ranks]
-        codes = [process.wait() for process in running]
-    sys.exit(max(map(abs, codes)))
+        sys.exit(wait_for(running))
+
+
+def wait_for(processes: list[subprocess.Popen]) -> int:
+    """0 when all have ended well. Where one fails, the others would wait for it: they are ended."""
+    try:
+        while any(process.poll() is None for process in processes):
+            if any(process.returncode for process in processes):
+                return 1
+            time.sleep(0.1)
+        return max(abs(process.returncode) for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -66,7 +80,7 @@ def measure(options: argparse.Namespace) -> None:
     if processes.is_main:
         print(conditions())
         print(f"{options.processes} {options.device} processes, one thread each, slowest process, median over turns")
-        print(f"{'model':9}{'batch':>6}{'micro':>6}{'fast ms':>10}{'exact ms':>10}   time of the exact over the fast")
+        print(f"{'model':9}{'batch':>6}{'micro':>6}{'fast ms':>10}{'exact ms':>10}   exact over fast")
     for model, batch, micro in CASES:
         if batch % (micro * options.processes) or (options.quick and model != "cnn2"):
             continue
@@ -74,14 +88,15 @@ def measure(options: argparse.Namespace) -> None:
         turns, steps = (3, 6) if options.quick else (options.turns, options.steps)
         timings = compare(model, batch, micro, options, processes, turns, max(steps // 10, 1) if slow else steps)
         if processes.is_main:
-            fast, exact = timings["fast"].wall, timings["exact"].wall
-            compared = "{:.3f} ({:.3f} to {:.3f})".format(*ratio(exact, fast))
-            print(
-                f"{model:9}{batch:>6}{micro:>6}{1000 * statistics.median(fast):>10.1f}"
-                f"{1000 * statistics.median(exact):>10.1f}   {compared}",
-                flush=True,
-            )
+            print_row(f"{model:9}{batch:>6}{micro:>6}", timings["fast"], timings["exact"])
     processes.end()
+
+
+def print_row(case: str, fast: Seconds, exact: Seconds) -> None:
+    by_clock = "{:.3f} ({:.3f} to {:.3f})".format(*ratio(exact.wall, fast.wall))
+    by_cpu = "{:.3f} ({:.3f} to {:.3f}) by cpu time".format(*ratio(exact.cpu, fast.cpu))
+    fast_ms, exact_ms = (1000 * statistics.median(side.wall) for side in (fast, exact))
+    print(f"{case}{fast_ms:>10.1f}{exact_ms:>10.1f}   {by_clock}, {by_cpu}", flush=True)
 
 
 def compare(
@@ -103,9 +118,12 @@ def compare(
     timings = alternate(sides, turns, steps, lead_in=2, synchronize=synchronize)
     if processes.world_size > 1:
         for seconds in timings.values():
-            slowest = torch.tensor(seconds.wall, dtype=torch.float64, device=processes.device)
-            dist.all_reduce(slowest, dist.ReduceOp.MAX)
-            seconds.wall = slowest.tolist()
+            wall, cpu = (
+                torch.tensor(s, dtype=torch.float64, device=processes.device) for s in (seconds.wall, seconds.cpu)
+            )
+            dist.all_reduce(wall, dist.ReduceOp.MAX)
+            dist.all_reduce(cpu)
+            seconds.wall, seconds.cpu = wall.tolist(), (cpu / processes.world_size).tolist()
     return timings
 
 
@@ -143,13 +161,14 @@ def training_steps(
     train_step = TrainStep(config, state, plan, Augmentation(normalize, len(data.class_names)), run)
     eight = dataclasses.replace(plan, total_steps=8)
     batches = list(train_batches(data.train, eight, config.augment, run.device, workers=0, start=0))
+    previous = None
     for micro_batches in itertools.cycle(batches):
         # The modes differ in global settings of torch too, which belong to their price.
         torch.use_deterministic_algorithms(exact)
         set_determinism(config, processes)
-        stats = train_step(micro_batches)
-        assert stats is not None
-        stats.tolist()  # the finite-ness check
+        if previous is not None:
+            previous.tolist()  # the finite-ness check, one step late
+        previous = train_step(micro_batches)
         yield
 
 

@@ -13,7 +13,7 @@ import platform
 import statistics
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,7 @@ Timings = dict[str, Seconds]
 
 
 def alternate(
-    sides: dict[str, Iterator[object]],
+    sides: Mapping[str, Iterator[None]],
     turns: int,
     steps: int,
     lead_in: int,
@@ -57,7 +57,7 @@ def alternate(
     return timings
 
 
-def _take(side: Iterator[object], steps: int) -> None:
+def _take(side: Iterator[None], steps: int) -> None:
     for _ in range(steps):
         next(side)
 

@@ -2,7 +2,7 @@
 
 The peer of the last is the shortest script that takes one step with torch and accelerate, on random images:
 what it takes, no trainer on top of them can avoid. Both are processes of their own, started in turns; the
-disk cache is warm. The first step of distcls is seen in metrics.csv, where train.log_every=1 puts a row.
+disk cache is warm. The first step of distcls is seen in its status.json.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --quick
@@ -12,6 +12,7 @@ disk cache is warm. The first step of distcls is seen in metrics.csv, where trai
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import resource
@@ -86,22 +87,29 @@ def train_command(data: Path, run_dir: str) -> list[str]:
 
 
 def time_first_step(data: Path, folder: str, python_options: Sequence[str] = ()) -> tuple[float, str]:
-    """Seconds until metrics.csv has a row, and what was written to stderr. The run is killed then."""
+    """Seconds until a step is done, and what was written to stderr. The run is killed then."""
     with tempfile.TemporaryDirectory(dir=folder) as run_dir:
-        metrics, log = Path(run_dir) / "metrics.csv", Path(run_dir) / "stderr"
+        log = Path(run_dir) / "stderr"
         words = train_command(data, run_dir)
         with log.open("wb") as stderr:
             start = time.perf_counter()
             process = subprocess.Popen(
                 [words[0], *python_options, *words[1:]], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr
             )
-            while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+            while not _has_taken_a_step(Path(run_dir)):
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.005)
             seconds = time.perf_counter() - start
             process.kill()
             process.wait()
         return seconds, log.read_text(errors="replace")
+
+
+def _has_taken_a_step(run_dir: Path) -> bool:
+    try:
+        return json.loads((run_dir / "status.json").read_text())["step"] >= 1
+    except OSError:
+        return False
 
 
 def report(name: str, seconds: Sequence[float], target: str) -> None:
@@ -119,7 +127,7 @@ def _turn(data: Path, folder: str) -> tuple[float, float, float, float]:
 
 
 def print_imports(data: Path, folder: str) -> None:
-    """Packages imported before the row was in metrics.csv, from `python -X importtime`; the row's own included."""
+    """Packages imported before the first step was over, from `python -X importtime`."""
     _, log = time_first_step(data, folder, ["-X", "importtime"])
     lines = re.findall(r"import time:\s*(\d+) \|\s*(\d+) \|( +)(\S+)", log)
     own: dict[str, int] = {}
@@ -127,7 +135,7 @@ def print_imports(data: Path, folder: str) -> None:
         parts = module.split(".")
         package = ".".join(parts[:2]) if parts[0] in ("torch", "distcls") else parts[0]
         own[package] = own.get(package, 0) + int(self_time)
-    print("\nimported before the first row, ms of their own (the measurement itself slows imports down)")
+    print("\nimported before the first step, ms of their own (the measurement itself slows imports down)")
     for package, micros in sorted(own.items(), key=lambda item: -item[1])[:25]:
         print(f"  {package:30}{micros / 1000:>8.0f}")
     imported = {module for *_, module in lines}

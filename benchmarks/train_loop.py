@@ -19,7 +19,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +105,8 @@ def bare_loop(recipe: Recipe, model: nn.Module) -> Iterator[None]:
     all_labels = torch.from_numpy(recipe.labels).to(device)
     mean, std = (torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (recipe.mean, recipe.std))
     scale, shift = 1 / (255 * std), -mean / std
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
     optimizer = torch.optim.AdamW(_groups(recipe, model), lr=recipe.lr, fused=True)
     places = torch.arange(size, device=device)
     order, position = torch.randperm(n, device=device), 0
@@ -206,8 +207,9 @@ def accelerate_loop(recipe: Recipe, model: nn.Module, in_memory: bool) -> Iterat
             yield
 
 
-def compare(model_name: str, options: argparse.Namespace, turns: int, steps: int) -> None:
+def compare(model_name: str, options: argparse.Namespace) -> None:
     """Time all sides on one model, and print a row for each."""
+    slow = model_name == "resnet9" and options.device == "cpu"
     processes = Processes(options.device)
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(
@@ -215,33 +217,36 @@ def compare(model_name: str, options: argparse.Namespace, turns: int, steps: int
             [
                 f"data.root={options.data}", f"model.name={model_name}", "model.args={}",
                 f"train.global_batch_size={options.batch}", "train.num_epochs=null",
-                f"train.num_steps={TOTAL_STEPS}", f"run.dir={folder}/run", f"run.device={options.device}", f"train.num_threads={options.threads}",
+                f"train.num_steps={TOTAL_STEPS}", f"run.dir={folder}/run", f"run.device={options.device}",
+                f"train.num_threads={options.threads}",
             ],
         )  # fmt: skip
         data = build_data(config.data, processes)
         run = Run(config, processes, "train_loop")
         recipe = _recipe(run.config, data, options, processes.device)
-        make = lambda: MODELS[model_name](10, data.image_size)
+        models = [MODELS[model_name](10, data.image_size) for _ in range(3)]
         sides = {
             "distcls": distcls_loop(run.config, data, processes, run),
-            "hand-written loop": bare_loop(recipe, make()),
+            "hand-written loop": bare_loop(recipe, models[0]),
         }
         if not options.only_bare:
-            sides["accelerate, images in memory"] = accelerate_loop(recipe, make(), in_memory=True)
-            sides["accelerate, JPEG files"] = accelerate_loop(recipe, make(), in_memory=False)
+            sides["accelerate, images in memory"] = accelerate_loop(recipe, models[1], in_memory=True)
+            sides["accelerate, JPEG files"] = accelerate_loop(recipe, models[2], in_memory=False)
         timings = alternate(
             sides,
-            turns,
-            steps,
-            lead_in=8,
+            turns=max(options.turns // 3, 1) if slow else options.turns,
+            steps=max(options.steps // 10, 1) if slow else options.steps,
+            lead_in=2 if slow else 8,
             synchronize=torch.cuda.synchronize if processes.device.type == "cuda" else lambda: None,
         )
-        run.tracker.close()
+        if run.tracker is not None:
+            run.tracker.close()
     _print_rows(model_name, timings, options.batch)
 
 
 def _recipe(config: Config, data: Data, options: argparse.Namespace, device: torch.device) -> Recipe:
     """All images that distcls trains on, as plain arrays."""
+    assert data.train.pixels is not None
     pixels = np.ascontiguousarray(data.train.pixels[data.train.rows])
     normalize = config.augment.normalize
     return Recipe(
@@ -281,13 +286,7 @@ def main() -> None:
         options.models, options.turns, options.steps = ["cnn2"], 3, 15
     print(conditions())
     for model_name in options.models:
-        slow = model_name == "resnet9" and options.device == "cpu"
-        compare(
-            model_name,
-            options,
-            max(options.turns // 3, 1) if slow else options.turns,
-            options.steps // 10 if slow else options.steps,
-        )
+        compare(model_name, options)
 
 
 if __name__ == "__main__":
