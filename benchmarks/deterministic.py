@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="timed steps a turn (a tenth of it for resnet9 on a CPU)")
     parser.add_argument("--quick", action="store_true", help="three short turns of cnn2")
     options = parser.parse_args()
-    if "RANK" in os.environ:
+    if "BENCHMARK_FOLDER" in os.environ:
         measure(options)
         return
     options.data = cifar_folder(options.data)
@@ -50,12 +50,21 @@ def main() -> None:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, __file__, *sys.argv[1:], "--data", str(options.data)]
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "BENCHMARK_FOLDER": folder}
-        shared |= {"WORLD_SIZE": str(options.processes), "LOCAL_WORLD_SIZE": str(options.processes)}
-        shared |= {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(options.processes)]
-        running = [subprocess.Popen(words, env={**os.environ, **shared, **rank}) for rank in ranks]
+        shared = {"BENCHMARK_FOLDER": folder, "TORCH_CPP_LOG_LEVEL": "ERROR", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        running = [
+            subprocess.Popen(words, env={**os.environ, **shared, **rank_environment(rank, options.processes, port)})
+            for rank in range(options.processes)
+        ]
         sys.exit(wait_for(running))
+
+
+def rank_environment(rank: int, num_processes: int, port: int) -> dict[str, str]:
+    """What torchrun would set; nothing for a single process, which needs no group."""
+    if num_processes == 1:
+        return {}
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    return {name: str(value) for name, value in {**numbers, **address}.items()}
 
 
 def wait_for(processes: list[subprocess.Popen]) -> int:
