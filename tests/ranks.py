@@ -151,11 +151,13 @@ def read_json(path: Path) -> dict:
 
 
 def await_step(run_dir: Path, step: int, limit: float = 60) -> None:
-    """Wait until status.json shows this step."""
+    """Wait until status.json shows a run at work that has come to this step."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
-        if (run_dir / "status.json").exists() and read_json(run_dir / "status.json")["step"] >= step:
-            return
+        if (run_dir / "status.json").exists():
+            status = read_json(run_dir / "status.json")
+            if status["state"] == "running" and status["step"] >= step:
+                return
         time.sleep(0.002)
     raise AssertionError(f"step {step} was not reached")
 

@@ -87,7 +87,7 @@ def test_a_run_stopped_on_4_processes_goes_on_on_2_and_then_on_1(ranks):
     folder.mkdir()
     moved = ranks.folder / "runs" / "moved"
     stops = []
-    for world_size, stop_at in ((4, 3), (2, 9), (1, None)):
+    for world_size, stop_at in ((4, 3), (2, 11), (1, None)):
         group = ranks.start("train", *settings, f"model.args.ledger={folder}", world_size=world_size)
         if stop_at is not None:
             await_step(moved, stop_at)
