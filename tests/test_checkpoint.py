@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -331,34 +332,34 @@ def test_steps_are_sorted_by_number(tmp_path):
 # What cannot be written ----------------------------------------------------------------------------
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file may grow beyond 600 bytes, as on a full disk: writes fail with an OSError of the system."""
+    """No file may grow beyond 600 bytes, as on a full disk. Not for longer: pytest writes to a file too, in CI."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def fill():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
 
-    yield fill
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def check_disk_error_leaves_the_old_ones(checkpoints, state, fill):
+def check_disk_error_leaves_the_old_ones(checkpoints, state):
     checkpoints.save(at(state, 5))
-    fill()
-    with pytest.raises(DiskError, match=r"step-00000007 could not be written: .*Older checkpoints are as they were"):
+    with (
+        pytest.raises(DiskError, match=r"step-00000007 could not be written: .*Older checkpoints are as they were"),
+        full_disk(),
+    ):
         checkpoints.save(at(state, 7))
     assert names(checkpoints) == ["step-00000005"]
     verify_folder(checkpoints.path(5))
 
 
-def test_a_full_disk_is_a_disk_error_and_leaves_the_old_ones(tmp_path, full_disk):
-    check_disk_error_leaves_the_old_ones(Checkpoints(FakeRun(tmp_path), keep=1), make_state(), full_disk)
+def test_a_full_disk_is_a_disk_error_and_leaves_the_old_ones(tmp_path):
+    check_disk_error_leaves_the_old_ones(Checkpoints(FakeRun(tmp_path), keep=1), make_state())
 
 
-def test_an_optimizer_that_does_not_fit_the_disk_is_a_disk_error(tmp_path, full_disk):
-    full_disk()
-    with pytest.raises(DiskError):
+def test_an_optimizer_that_does_not_fit_the_disk_is_a_disk_error(tmp_path):
+    with pytest.raises(DiskError), full_disk():
         write_folder(tmp_path / "x", {"optimizer.pt": lambda path: torch.save(torch.ones(10_000), path)})
 
 
