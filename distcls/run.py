@@ -131,7 +131,7 @@ class Run:
     def track(self, **row: Any) -> None:
         """A row for metrics.csv and the trackers."""
         if self.tracker is not None:
-            self.tracker.log({"time": now(), **row})
+            self.tracker.log(row)
 
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file of the run folder, written by the main process."""
