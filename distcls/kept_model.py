@@ -14,7 +14,8 @@ from torch import nn
 from distcls.checkpoint import read_tensors, write_folder, write_tensors
 from distcls.config import Config
 from distcls.config_loader import read_config, to_yaml
-from distcls.data.preprocessing import Normalize
+from distcls.data.decoding import Decoding
+from distcls.data.preprocessing import Normalize, describe_preprocessing
 from distcls.errors import MissingInputError
 from distcls.models import build_model
 from distcls.models.init_from import find_weights
@@ -27,7 +28,7 @@ class KeptModel:
     module: nn.Module
     config: Config
     class_names: list[str]
-    image_size: int
+    decoding: Decoding
     normalize: Normalize
 
     def to(self, device: torch.device) -> None:
@@ -43,13 +44,9 @@ class KeptModel:
             self.module.forward = lambda images: autocast(images).float()
 
 
-def write_model(path: Path, module: nn.Module, config: Config, class_names: list[str], image_size: int) -> None:
+def write_model(path: Path, module: nn.Module, config: Config, class_names: list[str], decoding: Decoding) -> None:
     """Write model/ whole: model.safetensors, config.yaml, classes.json, preprocessing.json."""
-    preprocessing = {
-        "image_size": image_size,
-        "resize": config.data.resize,
-        "normalize": dataclasses.asdict(config.augment.normalize),
-    }
+    preprocessing = describe_preprocessing(decoding, config.augment.normalize)
     write_folder(
         path,
         {
@@ -70,13 +67,15 @@ def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
             )
     config = read_config(run_dir / "config.yaml", overrides)
     class_names = json.loads((run_dir / "classes.json").read_text())
-    image_size = json.loads((run_dir / "preprocessing.json").read_text())["image_size"]
-    module = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), image_size)
+    preprocessing = json.loads((run_dir / "preprocessing.json").read_text())
+    decoding = Decoding(**{field.name: preprocessing[field.name] for field in dataclasses.fields(Decoding)})
+    assert decoding.image_size is not None
+    module = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
     dtype = torch.float64 if config.train.precision == "float64" else torch.float32
     module.to(dtype).load_state_dict(read_tensors(find_weights(run_dir)))
     normalize = Normalize.build(config.augment.normalize, torch.device("cpu"), dtype, config.model.channels_last)
     module.eval()
-    return KeptModel(module, config, class_names, image_size, normalize)
+    return KeptModel(module, config, class_names, decoding, normalize)
 
 
 def _write(path: Path, text: str) -> None:

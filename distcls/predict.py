@@ -68,7 +68,7 @@ def print_predictions(model: KeptModel, paths: Sequence[Path], top: int) -> list
     images, good, bad = [], [], []
     for path in paths:
         try:
-            images.append(decode(path, model.image_size, model.config.data.resize))
+            images.append(decode(path, model.decoding))
             good.append(path)
         except BadImageError as reason:
             bad.append(f"{path}: {reason}")

@@ -54,7 +54,7 @@ def finish(
     for name, metrics in measured.items():
         if name == "test":
             run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **tracked(metrics))
-    write_model(run.dir / "model", module, run.config, data.class_names, data.image_size)
+    write_model(run.dir / "model", module, run.config, data.class_names, data.decoding)
     run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
     write_plots(run.dir, data, measured, first_batch(data, plan, augment, run))
     folder = shlex.quote(str(run.dir))

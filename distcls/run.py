@@ -6,7 +6,6 @@ Only this file builds an Accelerator.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -29,6 +28,7 @@ from distcls import __version__, signals
 from distcls.config import Config
 from distcls.config_loader import to_yaml
 from distcls.data import Data
+from distcls.data.preprocessing import describe_preprocessing
 from distcls.errors import DistclsError, OutOfMemoryError, Preempted, UsageError
 from distcls.processes import Processes
 from distcls.progress import Progress
@@ -90,9 +90,7 @@ class Run:
         self.write_json("classes.json", data.class_names)
         self.write_json("splits.json", data.split_lists())
         self.write_json("data_report.json", {"fingerprint": data.fingerprint, **data.report})
-        normalize = dataclasses.asdict(self.config.augment.normalize)
-        preprocessing = {"image_size": data.image_size, "resize": self.config.data.resize, "normalize": normalize}
-        self.write_json("preprocessing.json", preprocessing)
+        self.write_json("preprocessing.json", describe_preprocessing(data.decoding, self.config.augment.normalize))
 
     def _check_same_data(self, data: Data) -> None:
         if not any((self.dir / "checkpoints").glob("step-*")):

@@ -12,6 +12,7 @@ from torch import nn
 from distcls.batches import plan_batches
 from distcls.config import Config
 from distcls.data import Data, Split
+from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.models import build_model
 from distcls.plan import describe, describe_plan, estimate_memory
@@ -24,9 +25,9 @@ def make_data(num_classes=3, in_memory=True, val=40) -> Data:
 
     def split(name, first, last):
         rows = np.arange(first, last)
-        return Split(name, image_set, rows, image_set.labels[rows], images if in_memory else None, 8, "crop")
+        return Split(name, image_set, rows, image_set.labels[rows], images if in_memory else None, Decoding(8))
 
-    return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, 8, "f", {"bad_files": []})
+    return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, Decoding(8), "f", {"bad_files": []})
 
 
 def described(config: Config, world_size=1, describe=describe, **data) -> dict[str, str]:

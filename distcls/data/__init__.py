@@ -15,7 +15,7 @@ from distcls.config import DataConfig
 from distcls.data.byte_size import parse_size
 from distcls.data.cache_folder import cache_folder
 from distcls.data.data_report import build_report, check_bad_fraction, check_classes
-from distcls.data.decoding import BadImageError, decode
+from distcls.data.decoding import BadImageError, Decoding, decode
 from distcls.data.image_set import ImageSet, digest
 from distcls.data.native_size import native_size
 from distcls.data.parallel_decode import Progress
@@ -24,7 +24,7 @@ from distcls.data.sources import DATASETS, open_image_sets
 from distcls.data.split import Data, Split
 from distcls.data.splits import cut_splits
 
-__all__ = ["DATASETS", "BadImageError", "Data", "ImageSet", "Processes", "Split", "build_data", "decode"]
+__all__ = ["DATASETS", "BadImageError", "Data", "Decoding", "ImageSet", "Processes", "Split", "build_data", "decode"]
 
 
 class Processes(Protocol):
@@ -48,13 +48,14 @@ def build_data(config: DataConfig, processes: Processes, progress: Progress | No
     """
     image_sets = _open_once_per_machine(config, processes)
     image_size = config.image_size or native_size(image_sets["train"])
+    decoding = Decoding(image_size, config.resize)
     decoded = {
-        name: _decode(image_set, image_size, config, processes, progress) for name, image_set in image_sets.items()
+        name: _decode(image_set, decoding, config, processes, progress) for name, image_set in image_sets.items()
     }
     check_bad_fraction(config, image_sets, decoded)
     cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
     splits = {
-        name: _build_split(name, image_sets[source], rows, decoded[source], image_size, config.resize)
+        name: _build_split(name, image_sets[source], rows, decoded[source], decoding)
         for name, (source, rows) in cuts.items()
     }
     check_classes(list(splits.values()))
@@ -63,7 +64,7 @@ def build_data(config: DataConfig, processes: Processes, progress: Progress | No
         val=splits.get("val"),
         test=splits.get("test"),
         class_names=image_sets["train"].class_names,
-        image_size=image_size,
+        decoding=decoding,
         fingerprint=_fingerprint(image_sets, splits),
         report=build_report(config, list(splits.values()), image_sets, decoded),
     )
@@ -80,12 +81,11 @@ def _open_once_per_machine(config: DataConfig, processes: Processes) -> dict[str
 
 
 def _decode(
-    image_set: ImageSet, image_size: int, config: DataConfig, processes: Processes, progress: Progress | None
+    image_set: ImageSet, decoding: Decoding, config: DataConfig, processes: Processes, progress: Progress | None
 ) -> Decoded:
     return open_pixels(
         image_set,
-        image_size,
-        config.resize,
+        decoding,
         parse_size(config.cache),
         cache_folder(config),
         is_builder=processes.is_local_main,
@@ -94,12 +94,10 @@ def _decode(
     )
 
 
-def _build_split(
-    name: str, image_set: ImageSet, rows: np.ndarray, decoded: Decoded, image_size: int, resize: str
-) -> Split:
+def _build_split(name: str, image_set: ImageSet, rows: np.ndarray, decoded: Decoded, decoding: Decoding) -> Split:
     """Splits are cut first and bad images left out then: repairing one image moves no other to another split."""
     good = rows[~np.isin(rows, list(decoded.bad))]
-    return Split(name, image_set, good, image_set.labels[good], decoded.pixels, image_size, resize)
+    return Split(name, image_set, good, image_set.labels[good], decoded.pixels, decoding)
 
 
 def _fingerprint(image_sets: dict[str, ImageSet], splits: dict[str, Split]) -> str:

@@ -29,8 +29,8 @@ def build_report(
         "name": config.name,
         "root": config.root,
         "num_images": sum(map(len, image_sets.values())),
-        "image_size": splits[0].image_size,
-        "resize": config.resize,
+        "image_size": splits[0].decoding.image_size,
+        "resize": splits[0].decoding.resize,
         "bytes_on_disk": sum(int(folder.sizes.clip(0).sum()) for folder in folders),
         "bytes_decoded": sum(
             split.pixels.nbytes for split in splits if split.pixels is not None and split.name in image_sets

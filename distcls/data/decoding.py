@@ -6,6 +6,7 @@ Imports nothing but numpy and Pillow: decoding processes start with it and must 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -22,32 +23,46 @@ class BadImageError(Exception):
     """An image that cannot be decoded; the message is the reason, short, without the path."""
 
 
-def decode(path_or_file: str | os.PathLike[str] | BinaryIO, image_size: int | None, resize: str) -> np.ndarray:
-    """Decodes one image completely: uint8 (H, W, 3), RGB, upright; H = W = image_size unless that is None.
+@dataclass(frozen=True)
+class Decoding:
+    """What pixels an image becomes: the same in training, evaluation and prediction."""
 
-    resize is `crop`, `pad` or `squish`, see `fit`. Raises BadImageError for whatever cannot be decoded to its end.
+    image_size: int | None
+    """Side in pixels of the square; None leaves an image as large as it is."""
+    resize: str = "crop"
+    """crop: the short side becomes image_size, the long one is cut at both ends. pad: the long side becomes
+    image_size, centred on black. squish: both sides do, whatever the shape."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of an image of a size."""
+        assert self.image_size is not None
+        return self.image_size, self.image_size, 3
+
+
+def decode(path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding) -> np.ndarray:
+    """Decodes one image completely: uint8 (H, W, 3), RGB, upright, fitted.
+
+    Raises BadImageError for whatever cannot be decoded to its end.
     """
     try:
         with Image.open(path_or_file, formats=FORMATS) as image:
             image.load()
-            return np.array(fit(_to_rgb(_upright(image)), image_size, resize))
+            return np.array(fit(_to_rgb(_upright(image)), decoding))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error and more
         raise BadImageError(_reason(error)) from error
 
 
-def fit(image: Image.Image, image_size: int | None, resize: str) -> Image.Image:
-    """Makes an image square, (image_size, image_size), bilinear with antialiasing; None leaves it as it is.
-
-    crop: the short side becomes image_size, the long one is cut at both ends. pad: the long side becomes
-    image_size, centred on black. squish: both sides do, whatever the shape.
-    """
+def fit(image: Image.Image, decoding: Decoding) -> Image.Image:
+    """Makes an image square, (image_size, image_size), bilinear with antialiasing."""
+    image_size = decoding.image_size
     if image_size is None or image.size == (image_size, image_size):
         return image
-    if resize == "pad":
+    if decoding.resize == "pad":
         return _pad(image, image_size)
-    box = _central_square(image) if resize == "crop" else None
+    box = _central_square(image) if decoding.resize == "crop" else None
     return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distcls.config import DataConfig
-from distcls.data.decoding import decode
+from distcls.data.decoding import Decoding, decode
 from distcls.data.folder_listing import IMAGE_EXTENSIONS, Listing, list_images, subfolders
 from distcls.data.image_set import ImageSet, digest
 from distcls.errors import BadDataError, MissingInputError, UsageError
@@ -43,9 +43,9 @@ class FolderSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, i: int, image_size: int | None, resize: str) -> np.ndarray:
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
         """uint8 (H, W, 3), see ImageSet; raises BadImageError."""
-        return decode(os.path.join(self.root, self.name(i)), image_size, resize)
+        return decode(os.path.join(self.root, self.name(i)), decoding)
 
     def name(self, i: int) -> str:
         """Path under root, such as train/cat/17.jpg."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from distcls.data.decoding import fit
+from distcls.data.decoding import Decoding, fit
 from distcls.data.mapped_file import received, to_send
 
 
@@ -23,7 +23,7 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def image(self, i: int, image_size: int | None, resize: str) -> np.ndarray:
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
         """uint8 (H, W, 3), RGB, fitted as by decoding.fit; raises BadImageError."""
         ...
 
@@ -51,9 +51,9 @@ class ArraySet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, i: int, image_size: int | None, resize: str) -> np.ndarray:
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
         """uint8 (H, W, 3), see ImageSet."""
-        return np.array(fit(Image.fromarray(self.images[i]), image_size, resize))
+        return np.array(fit(Image.fromarray(self.images[i]), decoding))
 
     def name(self, i: int) -> str:
         """Such as digits/17."""

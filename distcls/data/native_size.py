@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distcls.data.decoding import BadImageError
+from distcls.data.decoding import BadImageError, Decoding
 from distcls.data.image_set import ImageSet
 
 LARGEST_NATIVE = 256  # photos of one size, such as 640x640, are not trained on at that size by default
@@ -28,7 +28,7 @@ def native_size(image_set: ImageSet) -> int:
 def _first_shape(image_set: ImageSet, label: int) -> tuple[int, ...] | None:
     for i in np.flatnonzero(image_set.labels == label)[:ATTEMPTS]:
         try:
-            return image_set.image(int(i), None, "crop").shape
+            return image_set.image(int(i), Decoding(image_size=None)).shape
         except (BadImageError, OSError):
             continue
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distcls.data.decoding import BadImageError
+from distcls.data.decoding import BadImageError, Decoding
 from distcls.data.image_set import ArraySet, ImageSet
 
 Progress = Callable[[int, int], None]
@@ -31,8 +32,7 @@ class DecodeJob:
     """Everything a decoding process has to know."""
 
     image_set: ImageSet
-    image_size: int
-    resize: str
+    decoding: Decoding
     path: Path | None
     """File of uint8 (N, image_size, image_size, 3) to write into; None decodes to find the bad images only."""
 
@@ -44,7 +44,7 @@ class DecodeJob:
 
     @property
     def bytes_per_image(self) -> int:
-        return self.image_size * self.image_size * 3
+        return math.prod(self.decoding.shape)
 
 
 def decode_all(job: DecodeJob, progress: Progress | None = None) -> dict[int, str]:
@@ -66,11 +66,10 @@ def decode_all(job: DecodeJob, progress: Progress | None = None) -> dict[int, st
 def decode_chunk(job: DecodeJob, start: int, stop: int) -> dict[int, str]:
     """Decodes the images from start to stop and writes them to their place: {index: reason} of the bad ones."""
     bad: dict[int, str] = {}
-    size = job.image_size
-    pixels = np.zeros((stop - start if job.path else 1, size, size, 3), np.uint8)
+    pixels = np.zeros((stop - start if job.path else 1, *job.decoding.shape), np.uint8)
     for i in range(start, stop):
         try:
-            pixels[i - start if job.path else 0] = checked_image(job.image_set, i, size, job.resize)
+            pixels[i - start if job.path else 0] = checked_image(job.image_set, i, job.decoding)
         except (BadImageError, OSError) as error:
             bad[i] = str(error)
     if job.path:
@@ -80,11 +79,11 @@ def decode_chunk(job: DecodeJob, start: int, stop: int) -> dict[int, str]:
     return bad
 
 
-def checked_image(image_set: ImageSet, i: int, image_size: int, resize: str) -> np.ndarray:
+def checked_image(image_set: ImageSet, i: int, decoding: Decoding) -> np.ndarray:
     """uint8 (image_size, image_size, 3), whoever wrote the image set. Raises BadImageError."""
-    image = image_set.image(i, image_size, resize)
-    if image.shape != (image_size, image_size, 3) or image.dtype != np.uint8:
-        raise BadImageError(f"{image.dtype} {image.shape} came out, not uint8 ({image_size}, {image_size}, 3)")
+    image = image_set.image(i, decoding)
+    if image.shape != decoding.shape or image.dtype != np.uint8:
+        raise BadImageError(f"{image.dtype} {image.shape} came out, not uint8 {decoding.shape}")
     return image
 
 

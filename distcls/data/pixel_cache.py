@@ -10,14 +10,14 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distcls.data.cache_folder import explaining_disk_errors
-from distcls.data.decoding import DECODER_VERSION, BadImageError
+from distcls.data.decoding import DECODER_VERSION, BadImageError, Decoding
 from distcls.data.folder import FolderSet
 from distcls.data.image_set import ArraySet, ImageSet
 from distcls.data.mapped_file import MappedFile
@@ -40,8 +40,7 @@ class Decoded:
 
 def open_pixels(
     image_set: ImageSet,
-    image_size: int,
-    resize: str,
+    decoding: Decoding,
     limit_bytes: int,
     cache_dir: Path,
     *,
@@ -54,11 +53,11 @@ def open_pixels(
     Images that take more than limit_bytes together are decoded too, once, to find the bad ones, but not kept.
     Raises DiskError where cache_dir cannot be written.
     """
-    shape = (len(image_set), image_size, image_size, 3)
+    shape = (len(image_set), *decoding.shape)
     fits = math.prod(shape) <= limit_bytes
     if isinstance(image_set, ArraySet) and (not fits or image_set.images.shape == shape):
         return Decoded(image_set.images if fits else None, {}, None)  # nothing to decode
-    cache = _PixelFile(image_set, image_size, resize, cache_dir / "decoded", fits)
+    cache = _PixelFile(image_set, decoding, cache_dir / "decoded", fits)
     if is_builder and not cache.is_current():
         with explaining_disk_errors(cache.folder):
             cache.build(progress)
@@ -72,8 +71,7 @@ class _PixelFile:
     """A file of pixels, and the record beside it: {"size", "mtime_ns", "sha256", "bad"}. Or the record only."""
 
     image_set: ImageSet
-    image_size: int
-    resize: str
+    decoding: Decoding
     folder: Path
     keeps_pixels: bool
 
@@ -84,7 +82,7 @@ class _PixelFile:
 
     def _key(self) -> str:
         modified = self.image_set.modified if isinstance(self.image_set, FolderSet) else ""
-        how = (self.image_size, self.resize) if self.keeps_pixels else ()
+        how = astuple(self.decoding) if self.keeps_pixels else ()
         return hashlib.sha256(repr((self.image_set.fingerprint(), modified, how, DECODER_VERSION)).encode()).hexdigest()
 
     def read_record(self) -> dict[str, Any]:
@@ -110,7 +108,7 @@ class _PixelFile:
 
     def _is_bad(self, i: int) -> bool:
         try:
-            checked_image(self.image_set, i, self.image_size, self.resize)
+            checked_image(self.image_set, i, self.decoding)
         except (BadImageError, OSError):
             return True
         return False
@@ -123,7 +121,7 @@ class _PixelFile:
             self._write_record({"bad": self._decode(None, progress)})
             return
         with _file_beside(self.path) as building:
-            os.truncate(building, len(self.image_set) * self.image_size**2 * 3)
+            os.truncate(building, len(self.image_set) * math.prod(self.decoding.shape))
             bad = self._decode(building, progress)
             _flush_to_disk(building)
             if self.is_current():  # another run was faster and may have it mapped already: leave it in its place
@@ -133,7 +131,7 @@ class _PixelFile:
         self._write_record({"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256, "bad": bad})
 
     def _decode(self, path: Path | None, progress: Progress | None) -> dict[int, str]:
-        return decode_all(DecodeJob(self.image_set, self.image_size, self.resize, path), progress)
+        return decode_all(DecodeJob(self.image_set, self.decoding, path), progress)
 
     def _write_record(self, record: dict[str, Any]) -> None:
         with _file_beside(self.record_path) as building:

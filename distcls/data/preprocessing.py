@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from distcls.config import NormalizeConfig
+from distcls.data.decoding import Decoding
+
+
+def describe_preprocessing(decoding: Decoding, normalize: NormalizeConfig) -> dict[str, Any]:
+    """For preprocessing.json: all that lies between an image file and the network."""
+    return {**dataclasses.asdict(decoding), "normalize": dataclasses.asdict(normalize)}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distcls.data.decoding import Decoding
 from distcls.data.image_set import ImageSet
 from distcls.data.mapped_file import received, to_send
 from distcls.data.parallel_decode import checked_image
@@ -25,17 +26,16 @@ class Split:
     labels: np.ndarray
     """int64 (n,), class ids."""
     pixels: np.ndarray | None
-    """uint8 (N, S, S, 3) of the whole image set, mapped and shared; None: decode from disk."""
-    image_size: int
-    resize: str
+    """uint8 (N, image_size, image_size, 3) of the whole image set, mapped and shared; None: decode from disk."""
+    decoding: Decoding
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def image(self, i: int) -> np.ndarray:
-        """uint8 (S, S, 3). Raises BadImageError or OSError where a file went bad since it was checked."""
+        """uint8 (image_size, image_size, 3). Raises BadImageError or OSError where a file has gone bad meanwhile."""
         if self.pixels is None:
-            return checked_image(self.image_set, int(self.rows[i]), self.image_size, self.resize)
+            return checked_image(self.image_set, int(self.rows[i]), self.decoding)
         return np.asarray(self.pixels[self.rows[i]])
 
     def image_name(self, i: int) -> str:
@@ -58,11 +58,17 @@ class Data:
     val: Split | None
     test: Split | None
     class_names: list[str]
-    image_size: int
+    decoding: Decoding
     fingerprint: str
     """Hex digest of classes, files and of which image is in which split."""
     report: dict[str, Any]
     """For data_report.json: counts, ignored files, bad files with their reasons."""
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of what the model sees."""
+        assert self.decoding.image_size is not None
+        return self.decoding.image_size
 
     def splits(self) -> list[Split]:
         """Those that exist, train first."""

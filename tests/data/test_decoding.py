@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcls.data.decoding import BadImageError, decode, fit
+from distcls.data.decoding import BadImageError, Decoding, decode, fit
 
 
 def saved(image: Image.Image, format: str = "PNG", **options: object) -> io.BytesIO:
@@ -18,44 +18,44 @@ def saved(image: Image.Image, format: str = "PNG", **options: object) -> io.Byte
 
 
 def test_image_size_none_gives_the_pixels_as_they_are(gradient: Image.Image) -> None:
-    assert np.array_equal(decode(saved(gradient), None, "crop"), np.asarray(gradient))
+    assert np.array_equal(decode(saved(gradient), Decoding(None)), np.asarray(gradient))
 
 
 def test_crop_keeps_the_centre(gradient: Image.Image) -> None:
-    assert np.array_equal(decode(saved(gradient), 20, "crop"), np.asarray(gradient)[:, 10:30])
+    assert np.array_equal(decode(saved(gradient), Decoding(20)), np.asarray(gradient)[:, 10:30])
 
 
 def test_crop_is_resize_of_the_short_side_and_then_a_cut(gradient: Image.Image) -> None:
     whole = np.asarray(gradient.resize((20, 10), Image.Resampling.BILINEAR))
-    assert np.array_equal(decode(saved(gradient), 10, "crop"), whole[:, 5:15])
+    assert np.array_equal(decode(saved(gradient), Decoding(10)), whole[:, 5:15])
 
 
 def test_pad_centres_on_black(gradient: Image.Image) -> None:
-    pixels = decode(saved(gradient), 40, "pad")
+    pixels = decode(saved(gradient), Decoding(40, "pad"))
     assert np.array_equal(pixels[10:30], np.asarray(gradient))
     assert not pixels[:10].any() and not pixels[30:].any()
 
 
 def test_squish_keeps_all_edges(gradient: Image.Image) -> None:
-    pixels = decode(saved(gradient), 20, "squish")
+    pixels = decode(saved(gradient), Decoding(20, "squish"))
     assert pixels.shape == (20, 20, 3)
     assert pixels[0, 0, 0] < 12 and pixels[0, -1, 0] > 220
 
 
 def test_an_image_one_pixel_high_can_be_padded() -> None:
-    assert decode(saved(Image.new("RGB", (500, 1), "white")), 8, "pad").any()
+    assert decode(saved(Image.new("RGB", (500, 1), "white")), Decoding(8, "pad")).any()
 
 
 def test_shrinking_antialiases() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    pixels = np.asarray(fit(Image.fromarray(stripes), 8, "crop"))
+    pixels = np.asarray(fit(Image.fromarray(stripes), Decoding(8)))
     assert abs(pixels.astype(int) - 127).max() < 20
 
 
 def test_an_image_of_the_right_size_is_not_touched(gradient: Image.Image) -> None:
     square = gradient.crop((0, 0, 20, 20))
-    assert fit(square, 20, "pad") is square
+    assert fit(square, Decoding(20, "pad")) is square
 
 
 @pytest.mark.parametrize(
@@ -71,35 +71,35 @@ def test_an_image_of_the_right_size_is_not_touched(gradient: Image.Image) -> Non
     ],
 )
 def test_modes_become_rgb(mode: str, color: object, expected: tuple[int, int, int]) -> None:
-    pixels = decode(saved(Image.new(mode, (4, 4), color)), None, "crop")  # type: ignore[arg-type]
+    pixels = decode(saved(Image.new(mode, (4, 4), color)), Decoding(None))  # type: ignore[arg-type]
     assert tuple(pixels[0, 0]) == expected
 
 
 def test_cmyk_jpeg_becomes_rgb() -> None:
-    pixels = decode(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), None, "crop")
+    pixels = decode(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), Decoding(None))
     assert pixels[0, 0, 0] > 230 and pixels[0, 0, 1] < 25
 
 
 def test_palette_with_a_transparent_color_lies_on_white() -> None:
     image = Image.new("P", (4, 4), 0)
     image.putpalette([10, 20, 30])
-    assert tuple(decode(saved(image), None, "crop")[0, 0]) == (10, 20, 30)
-    assert tuple(decode(saved(image, transparency=0), None, "crop")[0, 0]) == (255, 255, 255)
+    assert tuple(decode(saved(image), Decoding(None))[0, 0]) == (10, 20, 30)
+    assert tuple(decode(saved(image, transparency=0), Decoding(None))[0, 0]) == (255, 255, 255)
 
 
 def test_32_bit_gray_is_scaled_by_its_type() -> None:
     image = Image.fromarray(np.full((4, 4), 2**30, np.int32))
-    assert decode(saved(image, "TIFF"), None, "crop")[0, 0, 0] == 128
+    assert decode(saved(image, "TIFF"), Decoding(None))[0, 0, 0] == 128
 
 
 def test_exif_rotation_is_applied(gradient: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
-    assert decode(saved(gradient, "JPEG", exif=exif), None, "crop").shape == (40, 20, 3)
+    assert decode(saved(gradient, "JPEG", exif=exif), Decoding(None)).shape == (40, 20, 3)
 
 
 def test_broken_exif_does_not_make_an_image_bad(gradient: Image.Image) -> None:
-    assert decode(saved(gradient, "JPEG", exif=b"Exif\x00\x00nonsense"), None, "crop").shape == (20, 40, 3)
+    assert decode(saved(gradient, "JPEG", exif=b"Exif\x00\x00nonsense"), Decoding(None)).shape == (20, 40, 3)
 
 
 def broken(make: Callable[[bytes], bytes], format: str) -> io.BytesIO:
@@ -111,33 +111,33 @@ def broken(make: Callable[[bytes], bytes], format: str) -> io.BytesIO:
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_truncated_files_are_bad(format: str, share: float) -> None:
     with pytest.raises(BadImageError):
-        decode(broken(lambda data: data[: int(len(data) * share)], format), 32, "crop")
+        decode(broken(lambda data: data[: int(len(data) * share)], format), Decoding(32))
 
 
 @pytest.mark.parametrize("content", [b"hello, I am a text", b"\xff\xd8\xff\xe0", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
 def test_files_that_are_no_images_are_bad(content: bytes) -> None:
     with pytest.raises(BadImageError) as error:
-        decode(io.BytesIO(content), 32, "crop")
+        decode(io.BytesIO(content), Decoding(32))
     assert 0 < len(str(error.value)) < 100
 
 
 def test_an_empty_file_is_not_an_image() -> None:
     with pytest.raises(BadImageError, match="not an image"):
-        decode(io.BytesIO(), 32, "crop")
+        decode(io.BytesIO(), Decoding(32))
 
 
 def test_a_damaged_png_is_bad() -> None:
     with pytest.raises(BadImageError):
-        decode(broken(lambda data: data[:200] + b"\0" * 50 + data[250:], "PNG"), 32, "crop")
+        decode(broken(lambda data: data[:200] + b"\0" * 50 + data[250:], "PNG"), Decoding(32))
 
 
 def test_a_decompression_bomb_is_bad(monkeypatch: pytest.MonkeyPatch, gradient: Image.Image) -> None:
     file = saved(gradient)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BadImageError, match="more than 200 pixels"):
-        decode(file, 32, "crop")
+        decode(file, Decoding(32))
 
 
 def test_a_missing_file_is_bad_and_says_so() -> None:
     with pytest.raises(BadImageError, match="No such file"):
-        decode("/nowhere/1.jpg", 32, "crop")
+        decode("/nowhere/1.jpg", Decoding(32))

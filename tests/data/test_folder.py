@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distcls.config import DataConfig
-from distcls.data.decoding import BadImageError
+from distcls.data.decoding import BadImageError, Decoding
 from distcls.data.folder import FolderSet, open_folder
 from distcls.errors import BadDataError, MissingInputError, UsageError
 
@@ -26,7 +26,7 @@ def test_class_folders_in_the_root(two_classes: Path) -> None:
     assert image_set.class_names == ["cat", "dog"]
     assert np.array_equal(image_set.labels, [0] * 10 + [1] * 20) and image_set.labels.dtype == np.int64
     assert [image_set.name(i) for i in (0, 9, 10, 29)] == ["cat/000.png", "cat/009.png", "dog/000.png", "dog/019.png"]
-    assert image_set.image(3, 8, "crop")[0, 0, 0] == 30
+    assert image_set.image(3, Decoding(8))[0, 0, 0] == 30
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "Validation"])
@@ -60,7 +60,7 @@ def test_hidden_files_do_not_exist_and_others_are_counted(two_classes: Path, mak
 def test_a_link_to_nowhere_is_a_bad_image_not_a_missing_one(two_classes: Path) -> None:
     (two_classes / "cat" / "zzz.png").symlink_to("/nowhere.png")
     with pytest.raises(BadImageError, match="No such file"):
-        opened(two_classes).image(10, 8, "crop")
+        opened(two_classes).image(10, Decoding(8))
 
 
 def test_the_fingerprint_is_of_the_content_not_of_the_place(two_classes: Path, tmp_path: Path) -> None:

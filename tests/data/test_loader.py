@@ -12,6 +12,7 @@ from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig
 from distcls.data import Split
 from distcls.data.augmentation import draw_numbers
+from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.data.loader import eval_batches, train_batches
 
@@ -32,7 +33,7 @@ def make_split(in_memory: bool) -> Split:
     images = draw.integers(0, 256, (30, 4, 4, 3)).astype(np.uint8)
     image_set = ArraySet("made", ["a", "b", "c"], draw.integers(0, 3, 30), images)
     rows = draw.permutation(30)[:NUM]
-    return Split("train", image_set, rows, image_set.labels[rows], images if in_memory else None, 4, "crop")
+    return Split("train", image_set, rows, image_set.labels[rows], images if in_memory else None, Decoding(4))
 
 
 def collect(in_memory=True, workers=0, start=0, plan=PLAN, augment=AUGMENT):

@@ -14,6 +14,7 @@ import pytest
 
 import distcls.data.parallel_decode as parallel_decode
 from distcls.config import DataConfig
+from distcls.data.decoding import Decoding
 from distcls.data.folder import open_folder
 from distcls.data.image_set import ArraySet, ImageSet
 from distcls.data.pixel_cache import Decoded, open_pixels
@@ -26,7 +27,7 @@ def opened(root: Path) -> ImageSet:
 
 def decoded(image_set: ImageSet, cache_dir: Path, limit: int = 10**9, size: int = 8, **options: Any) -> Decoded:
     how = {"is_builder": True, "barrier": lambda: None} | options
-    return open_pixels(image_set, size, "crop", limit, cache_dir, **how)
+    return open_pixels(image_set, Decoding(size), limit, cache_dir, **how)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_pixels_are_those_of_the_files(two_classes: Path, tmp_path: Path) -> Non
     image_set = opened(two_classes)
     pixels = decoded(image_set, tmp_path).pixels
     assert pixels is not None and pixels.shape == (30, 8, 8, 3)
-    assert all(np.array_equal(pixels[i], image_set.image(i, 8, "crop")) for i in range(30))
+    assert all(np.array_equal(pixels[i], image_set.image(i, Decoding(8))) for i in range(30))
 
 
 def test_a_second_run_decodes_nothing(
@@ -191,8 +192,8 @@ class WrongShape:
     def __len__(self) -> int:
         return 2
 
-    def image(self, i: int, image_size: int, resize: str) -> np.ndarray:
-        return np.zeros((image_size, image_size, 1 if i else 3), np.uint8)
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
+        return np.zeros((*decoding.shape[:2], 1 if i else 3), np.uint8)
 
     def fingerprint(self) -> str:
         return "wrong"
@@ -259,10 +260,11 @@ def test_a_script_without_a_main_guard_can_decode_in_processes(many_images: Path
     script.write_text(
         "from pathlib import Path\n"
         "from distcls.config import DataConfig\n"
+        "from distcls.data.decoding import Decoding\n"
         "from distcls.data.folder import open_folder\n"
         "from distcls.data.pixel_cache import open_pixels\n"
         f"images = open_folder(DataConfig(name='folder', root={str(many_images)!r}))['train']\n"
-        "result = open_pixels(images, 8, 'crop', 10**9, Path('cache'), is_builder=True, barrier=lambda: None)\n"
+        "result = open_pixels(images, Decoding(8), 10**9, Path('cache'), is_builder=True, barrier=lambda: None)\n"
         "print(len(result.bad))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

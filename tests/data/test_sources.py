@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from distcls.config import DataConfig
+from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.data.sources import open_image_sets
 from distcls.errors import BadDataError, MissingInputError, UsageError
@@ -47,7 +48,7 @@ def test_digits() -> None:
     assert isinstance(digits, ArraySet) and digits.images.shape == (1797, 8, 8, 3)
     assert digits.images.min() == 0 and digits.images.max() == 255
     assert digits.labels[:5].tolist() == [0, 1, 2, 3, 4] and digits.name(17) == "digits/17"
-    assert digits.image(0, 32, "crop").shape == (32, 32, 3)
+    assert digits.image(0, Decoding(32)).shape == (32, 32, 3)
 
 
 def test_digits_without_scikit_learn_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ def test_an_unknown_name_shows_the_nearest() -> None:
 @pytest.mark.usefixtures("factories")
 def test_your_own_factory_gets_the_config() -> None:
     image_sets = open_image_sets(DataConfig(name="factories_of_test:make", image_size=7))
-    assert list(image_sets) == ["train"] and np.all(image_sets["train"].image(0, 4, "crop") == 7)
+    assert list(image_sets) == ["train"] and np.all(image_sets["train"].image(0, Decoding(4)) == 7)
     assert list(open_image_sets(DataConfig(name="factories_of_test:splits", image_size=7))) == ["train", "test"]
 
 

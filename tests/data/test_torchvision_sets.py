@@ -16,6 +16,7 @@ import pytest
 
 from distcls.config import DataConfig
 from distcls.data import Processes, build_data
+from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.data.sources import open_image_sets
 from distcls.errors import MissingInputError
@@ -85,7 +86,7 @@ def test_cifar10_is_downloaded_once(tmp_path: Path, requests: list[str]) -> None
     train, test = image_sets["train"], image_sets["test"]
     assert (len(train), len(test)) == (20, 4) and train.class_names == CLASSES
     assert train.labels.tolist() == [0, 1] * 10 and train.labels.dtype == np.int64
-    assert train.image(4, 32, "crop")[0, 0].tolist() == [200, 1, 1]
+    assert train.image(4, Decoding(32))[0, 0].tolist() == [200, 1, 1]
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-batches-py"]
     count = len(requests)
     open_image_sets(config(tmp_path, download=True))
@@ -179,7 +180,7 @@ def test_gray_sets_become_rgb(tmp_path: Path, name: str, folder: str) -> None:
         (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + bytes(range(count)))
     image_sets = open_image_sets(DataConfig(name=name, root=str(tmp_path), cache_dir=str(tmp_path / "cache")))
     assert (len(image_sets["train"]), len(image_sets["test"])) == (6, 2)
-    assert image_sets["train"].image(0, 28, "crop").shape == (28, 28, 3)
+    assert image_sets["train"].image(0, Decoding(28)).shape == (28, 28, 3)
     assert image_sets["train"].labels.tolist() == [0, 1, 2, 3, 4, 5] and len(image_sets["test"].class_names) == 10
 
 
@@ -194,6 +195,6 @@ def test_stl10_has_its_rows_and_columns_in_order(tmp_path: Path, monkeypatch: py
     (folder / "class_names.txt").write_text("\n".join("abcdefghij"))
     monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
     train = open_image_sets(DataConfig(name="stl10", root=str(tmp_path), cache_dir=str(tmp_path / "cache")))["train"]
-    image = train.image(0, 96, "crop")
+    image = train.image(0, Decoding(96))
     assert train.labels.tolist() == [0, 9] and image.shape == (96, 96, 3)
     assert np.all(image[5, :, 2] == 255) and image.sum() == 96 * 255
