@@ -1,38 +1,40 @@
-"""Checkpoints: written so that a kill at any moment leaves the older ones whole, read only when verified.
+"""Checkpoints: written while training goes on, so that a kill at any moment leaves a whole one behind.
 
 run_dir/checkpoints/
     step-00001200/  model.safetensors ema.safetensors optimizer.pt state.json manifest.json
     best-00000900/  model.safetensors manifest.json     the best weights so far, as they are evaluated
 
-A folder is written under a temporary name, every file is fsynced, a manifest of sizes and SHA-256 sums is
-added, then it gets its name and the parent is fsynced. Older ones are pruned only after that.
+The loop only waits for a copy of the state in memory; a thread writes it (verified_folder.py), and prunes
+older ones when that is done.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from distcls.errors import DiskError
 from distcls.run import Run
 from distcls.state import TrainState
-
-Tensors = dict[str, torch.Tensor]
-Writer = Callable[[Path], None]
-
-
-class CorruptError(Exception):
-    """A folder that is torn or altered; the message is the reason."""
+from distcls.verified_folder import (
+    UNFINISHED,
+    CorruptError,
+    Tensors,
+    json_writer,
+    place,
+    read_json,
+    read_tensors,
+    tensor_writer,
+    verify_folder,
+    write_folder,
+)
 
 
 class Checkpoints:
@@ -42,6 +44,9 @@ class Checkpoints:
         self.run = run
         self.folder = run.dir / "checkpoints"
         self.keep = keep
+        self.writer = ThreadPoolExecutor(1, "checkpoint-writer")
+        self.writes: list[tuple[str, int, Future[None]]] = []
+        self.copies: dict[str, _Copy] = {}
 
     def steps(self, kind: str = "step") -> list[int]:
         """Steps of the folders of this kind ("step" or "best"), newest first."""
@@ -52,24 +57,90 @@ class Checkpoints:
         """Where the checkpoint of a step lies."""
         return self.folder / f"{kind}-{step:08d}"
 
+    # Writing ---------------------------------------------------------------------------------------
+
     def save(self, state: TrainState) -> None:
-        """Write the state at its step, unless step 0 or a checkpoint of it is there, then prune. Raises DiskError."""
-        if not self.run.processes.is_main or state.step == 0 or self.path(state.step).exists():
+        """Begin to write the state at its step, unless step 0 or a checkpoint of it is there; prune when it is done.
+
+        Raises the DiskError of a write before this one.
+        """
+        step, best_step = state.step, state.position.best_step
+        if step == 0 or self.path(step).exists():
             return
-        writers: dict[str, Writer] = {
-            f"{name}.safetensors": _tensor_writer(tensors) for name, tensors in state.tensors().items()
-        }
-        optimizer, position = state.optimizer_state(), state.position_dict()
-        writers["optimizer.pt"] = lambda path: torch.save(optimizer, path)
-        writers["state.json"] = lambda path: _write_json(path, position)
-        write_folder(self.path(state.step), writers)
-        self._prune(state.position.best_step)
+
+        def write(copied: dict[str, Any]) -> None:
+            optimizer = copied.pop("optimizer")
+            files = {f"{name}.safetensors": tensor_writer(tensors) for name, tensors in copied.items()}
+            files["optimizer.pt"] = lambda file: torch.save(optimizer, file)
+            files["state.json"] = json_writer(position)
+            write_folder(self.path(step), files)
+            self._prune(best_step)
+
+        position = state.position_dict()
+        self._begin("step", step, lambda: {**state.tensors(), "optimizer": state.optimizer_state()}, write)
 
     def save_best(self, state: TrainState) -> None:
-        """Keep the weights that have just been evaluated. Raises DiskError."""
-        if self.run.processes.is_main:
-            path = self.path(state.step, "best")
-            write_folder(path, {"model.safetensors": _tensor_writer(dict(state.eval_module.state_dict()))})
+        """Begin to write the weights that have just been evaluated. Raises the DiskError of a write before this one."""
+        path = self.path(state.step, "best")
+
+        def write(copied: Tensors) -> None:
+            write_folder(path, {"model.safetensors": tensor_writer(copied)})
+
+        self._begin("best", state.step, lambda: dict(state.eval_module.state_dict()), write)
+
+    def _begin(self, kind: str, step: int, content: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        """Copy what is to be written, and write the copy in a thread. What is begun at an earlier step ends first."""
+        if not self.run.processes.is_main or any(begun[:2] == (kind, step) for begun in self.writes):
+            return
+        self.raise_errors(wait=any(begun < step for _, begun, _ in self.writes))
+        copied = self.copies.setdefault(kind, _Copy()).of(content())
+
+        def timed() -> None:
+            start = time.monotonic()
+            write(copied)
+            self.run.saved_in(time.monotonic() - start)
+
+        self.writes.append((kind, step, self.writer.submit(timed)))
+
+    def raise_errors(self, wait: bool) -> None:
+        """Raises the DiskError of a write that has failed; with `wait`, first waits until all have ended."""
+        ended = [write for _, _, write in self.writes if wait or write.done()]
+        for write in ended:
+            write.result()
+        self.writes = [begun for begun in self.writes if begun[2] not in ended]
+
+    def check_space(self, state: TrainState, momenta: int) -> None:
+        """Raises DiskError where the disk has no room for the checkpoints of a run, with so many momenta a weight."""
+        if not self.run.processes.is_main:
+            return
+        weights = sum(t.nbytes for t in state.module.state_dict().values())
+        trained = sum(p.nbytes for p in state.module.parameters() if p.requires_grad)
+        one = weights * (2 if state.ema is not None else 1) + trained * momenta
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Old ones go only when a new one is whole; the best weights are in checkpoints/ twice, and in model/.
+        needed = one * (self.keep + 1) + weights * 3
+        there = sum(file.stat().st_size for file in self.folder.glob("*/*"))
+        free = shutil.disk_usage(self.folder).free
+        if free + there < needed:
+            raise DiskError(
+                f"the checkpoints of this run will take {needed / 1e6:,.0f} MB, and {self.folder} has "
+                f"{(free + there) / 1e6:,.0f} MB left. Make room, keep fewer (train.keep_checkpoints=1), or choose "
+                "another disk with run.dir=DIR."
+            )
+
+    def _prune(self, best_step: int | None) -> None:
+        """Drop checkpoints beyond `keep`, and best weights that none of the kept ones refers to."""
+        kept, old = self.steps()[: self.keep], self.steps()[self.keep :]
+        for step in old:
+            shutil.rmtree(self.path(step))
+        needed = {best_step} | {self._best_step(step) for step in kept}
+        for step in set(self.steps("best")) - needed:
+            shutil.rmtree(self.path(step, "best"))
+
+    def _best_step(self, step: int) -> int | None:
+        return read_json(self.path(step) / "state.json")["best_step"]
+
+    # Reading ---------------------------------------------------------------------------------------
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint that is whole, the same on all processes."""
@@ -82,7 +153,7 @@ class Checkpoints:
             device = next(state.module.parameters()).device
             tensors = {name: read_tensors(path / f"{name}.safetensors") for name in state.tensors()}
             optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-            state.restore(tensors, optimizer, _read_json(path / "state.json"))
+            state.restore(tensors, optimizer, read_json(path / "state.json"))
             self.run.progress.note(f"going on from step {step:,}")
             best_step = state.position.best_step
             if best_step is not None and not self.run.processes.from_main(lambda: self._is_best_whole(best_step)):
@@ -90,9 +161,13 @@ class Checkpoints:
         if self.run.tracker is not None:
             self.run.tracker.truncate(step or 0)
 
+    def read_best(self, step: int) -> Tensors:
+        """The best weights."""
+        return read_tensors(self.path(step, "best") / "model.safetensors")
+
     def _newest(self) -> int | None:
         """Torn checkpoints are set aside, and named in a warning."""
-        for leftover in self.folder.glob(".writing-*"):
+        for leftover in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover)
         for step in self.steps():
             try:
@@ -118,101 +193,32 @@ class Checkpoints:
             return False
         return True
 
-    def _best_step(self, step: int) -> int | None:
-        return _read_json(self.path(step) / "state.json")["best_step"]
 
-    def read_best(self, step: int) -> Tensors:
-        """The best weights."""
-        return read_tensors(self.path(step, "best") / "model.safetensors")
+class _Copy:
+    """A copy on the CPU of nested dicts and lists of tensors, in the memory of the last copy: new pages cost time."""
 
-    def _prune(self, best_step: int | None) -> None:
-        """Drop checkpoints beyond `keep`, and best weights that none of the kept ones refers to."""
-        kept, old = self.steps()[: self.keep], self.steps()[self.keep :]
-        for step in old:
-            shutil.rmtree(self.path(step))
-        needed = {best_step} | {self._best_step(step) for step in kept}
-        for step in set(self.steps("best")) - needed:
-            shutil.rmtree(self.path(step, "best"))
+    def __init__(self) -> None:
+        self.memory: dict[tuple, torch.Tensor] = {}
 
+    def of(self, content: Any) -> Any:
+        """The copy. Strides stay, and tied tensors stay tied."""
+        self.seen: dict[tuple, torch.Tensor] = {}
+        return self._of(content, ())
 
-def write_folder(path: Path, writers: dict[str, Writer]) -> None:
-    """Make a folder of files appear whole, or not at all. Raises DiskError, naming the file."""
-    temporary = path.parent / f".writing-{path.name}"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        manifest = {}
-        for name, write in writers.items():
-            write(temporary / name)
-            manifest[name] = {"size": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
-            _fsync(temporary / name)
-        _write_json(temporary / "manifest.json", manifest)
-        _fsync(temporary / "manifest.json")
-        _fsync(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-        _fsync(path.parent)
-    except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch.save have their own
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise DiskError(f"{path} could not be written: {error}. Older checkpoints are as they were.") from error
+    def _of(self, value: Any, path: tuple) -> Any:
+        if isinstance(value, torch.Tensor):
+            key = place(value) if value.numel() else path
+            if key not in self.seen:
+                self.seen[key] = self._tensor(value.detach(), path)
+            return self.seen[key]
+        if isinstance(value, dict):
+            return {name: self._of(item, (*path, name)) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._of(item, (*path, index)) for index, item in enumerate(value))
+        return value
 
-
-def verify_folder(path: Path) -> None:
-    """Raise CorruptError unless every file has the size and SHA-256 sum of the manifest."""
-    try:
-        manifest = _read_json(path / "manifest.json")
-        for name, expected in manifest.items():
-            size = (path / name).stat().st_size
-            if size != expected["size"]:
-                raise CorruptError(f"{name} has {size} bytes instead of {expected['size']}")
-            if _sha256(path / name) != expected["sha256"]:
-                raise CorruptError(f"{name} does not have the content that was written")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorruptError(f"{type(error).__name__}: {error}") from error
-
-
-def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Safetensors wants contiguous tensors, and each memory once: a tied tensor is written once and named twice."""
-    names: dict[tuple, str] = {}
-    tied = {}
-    for name, tensor in tensors.items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        first = names.setdefault(place, name) if tensor.numel() else name
-        if first != name:
-            tied[name] = first
-    unique = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
-    save_file(unique, path, metadata={"tied": json.dumps(tied)})
-
-
-def read_tensors(path: Path) -> Tensors:
-    """The tensors of a safetensors file, on the CPU, tied names included."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        tied = json.loads((file.metadata() or {}).get("tied", "{}"))
-    return tensors | {name: tensors[first] for name, first in tied.items()}
-
-
-def _tensor_writer(tensors: Tensors) -> Writer:
-    return lambda path: write_tensors(path, tensors)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _tensor(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
+        old = self.memory.get(path)
+        if old is None or (old.shape, old.stride(), old.dtype) != (tensor.shape, tensor.stride(), tensor.dtype):
+            old = self.memory[path] = torch.empty_like(tensor, device="cpu")
+        return old.copy_(tensor)

@@ -204,6 +204,12 @@ class RunConfig:
     dir: str | None = setting(None, "Run folder; the default is runs/NAME.", changes_run=False)
     name: str | None = setting(None, "Name of the run; --name NAME sets it.", changes_run=False)
     trackers: list[str] = setting(["tensorboard"], "Who receives metrics beside metrics.csv.", changes_run=False)
+    hang_timeout: float = setting(
+        600.0,
+        "Seconds without a step in any process, after which a run of several is ended.",
+        above=0,
+        changes_run=False,
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "What to train on.", changes_run=False)
 
 

@@ -50,6 +50,15 @@ class DiskError(DistclsError):
     exit_code = 74
 
 
+class PeerFailed(DistclsError):
+    """Another process of the run has ended; its exit code is this one's too."""
+
+    def __init__(self, message: str, exit_code: int, main_is_gone: bool) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.on_all_ranks = not main_is_gone
+
+
 class Preempted(DistclsError):
     """A signal asked the run to stop: the same command continues it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +34,11 @@ class Evaluator:
         # Smoothed targets are a means of training; what is reported is the loss of the true class.
         self.loss = build_loss(dataclasses.replace(config.loss, label_smoothing=0.0))
 
-    def __call__(self, module: nn.Module, split: Split) -> SplitMetrics:
-        """Metrics of the unwrapped module on a split.
+    def __call__(self, module: nn.Module, split: Split) -> SplitMetrics | None:
+        """Metrics of the unwrapped module on a split; None where a process was asked to stop meanwhile.
 
         The split is cut once into batches, in order, the last one short; rank r takes batches r, r + W,
-        r + 2W … No rank waits for another until all of theirs are done.
+        r + 2W … The last round may be empty for some: all of them vote in each.
         """
         import torch
 
@@ -50,10 +51,13 @@ class Evaluator:
         batches = eval_batches(split, self.batch_size, device, self.workers, processes.rank, processes.world_size)
         module.eval()
         with torch.inference_mode():
-            for index, pixels, labels in batches:
-                logits = module(self.normalize(pixels))
-                losses = self.loss(logits, labels)
-                sums.update(index, logits.to(sums.device), labels.to(sums.device), losses.to(sums.device))
+            for _ in range(-(-len(split) // (self.batch_size * processes.world_size))):
+                if processes.asked_to_stop():
+                    return None
+                for index, pixels, labels in itertools.islice(batches, 1):
+                    logits = module(self.normalize(pixels))
+                    losses = self.loss(logits, labels)
+                    sums.update(index, logits.to(sums.device), labels.to(sums.device), losses.to(sums.device))
         metrics = sums.compute()
         if metrics.values["count"] != len(split):
             raise AssertionError(f"{metrics.values['count']} images were counted, {split.name} has {len(split)}")
@@ -105,6 +109,8 @@ def evaluate_run(
         raise UsageError(f"the data has classes {data.class_names}, the run was trained on {kept.class_names}.")
     evaluate = Evaluator(kept.config, len(kept.class_names), kept.normalize, processes)
     metrics = evaluate(kept.module, splits[split_name])
+    if metrics is None:
+        raise KeyboardInterrupt
     if processes.is_main:
         print_metrics(split_name, metrics, kept.class_names)
         if json_file is not None:

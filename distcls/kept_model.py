@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distcls.checkpoint import read_tensors, write_folder, write_tensors
 from distcls.config import Config
 from distcls.config_loader import read_config, to_yaml
 from distcls.data.decoding import Decoding
@@ -19,6 +18,7 @@ from distcls.data.preprocessing import Normalize, describe_preprocessing
 from distcls.errors import MissingInputError
 from distcls.models import build_model
 from distcls.models.init_from import find_weights
+from distcls.verified_folder import json_writer, read_tensors, tensor_writer, text_writer, write_folder
 
 
 @dataclass
@@ -50,10 +50,10 @@ def write_model(path: Path, module: nn.Module, config: Config, class_names: list
     write_folder(
         path,
         {
-            "model.safetensors": lambda file: write_tensors(file, dict(module.state_dict())),
-            "config.yaml": lambda file: _write(file, to_yaml(config)),
-            "classes.json": lambda file: _write(file, json.dumps(class_names, indent=2, ensure_ascii=False) + "\n"),
-            "preprocessing.json": lambda file: _write(file, json.dumps(preprocessing, indent=2) + "\n"),
+            "model.safetensors": tensor_writer(dict(module.state_dict())),
+            "config.yaml": text_writer(to_yaml(config)),
+            "classes.json": json_writer(class_names),
+            "preprocessing.json": json_writer(preprocessing),
         },
     )
 
@@ -76,7 +76,3 @@ def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
     normalize = Normalize.build(config.augment.normalize, torch.device("cpu"), dtype, config.model.channels_last)
     module.eval()
     return KeptModel(module, config, class_names, decoding, normalize)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)

@@ -45,9 +45,11 @@ def estimate_memory(config: Config, plan: BatchPlan, module: nn.Module, image_si
     """
     import torch
 
+    from distcls.optim import momenta_per_weight
+
     itemsize = 8 if config.train.precision == "float64" else 4
     activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
-    copies = 2 + {"sgd": 1, "adam": 2, "adamw": 2}.get(config.optim.name, 2) + (config.train.ema_decay is not None)
+    copies = 2 + momenta_per_weight(config.optim) + (config.train.ema_decay is not None)
     outputs = [0]
     handles = [
         layer.register_forward_hook(lambda _, __, out: outputs.append(out.numel() if torch.is_tensor(out) else 0))

@@ -14,11 +14,14 @@ from accelerate.utils import broadcast_object_list
 
 from distcls import signals
 from distcls.errors import DistclsError, UsageError
+from distcls.peers import Departure, Peers
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=30)
-"""Longest wait for another process: one of them may be decoding a data set meanwhile."""
+TIMEOUT = timedelta(minutes=10)
+"""Longest wait for another process to start, or to take part in a sum."""
+PATIENCE = timedelta(days=1)
+"""Longest wait for work that one process does for all, such as decoding a data set: peers.py knows if it lives."""
 
 
 class Processes:
@@ -34,12 +37,17 @@ class Processes:
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.is_main: bool = state.is_main_process
         self.is_local_main: bool = state.is_local_main_process
-        self.wait_for_everyone = state.wait_for_everyone
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if self.world_size != expected:
             raise UsageError(f"WORLD_SIZE is {expected}, but {self.world_size} processes were connected.")
-        self._ballots: Any = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        self._ballots: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if self.world_size > 1 else None
         self._vote: tuple[torch.Tensor, Any] | None = None
+        self.peers = Peers(self.rank, self.world_size) if self.world_size > 1 else None
+
+    def wait_for_everyone(self) -> None:
+        """Returns when all processes have called it."""
+        if self._ballots is not None:
+            dist.barrier(group=self._ballots)
 
     def from_main(self, function: Callable[[], T]) -> T:
         """Call a function on the main process; its result, or its DistclsError, is everybody's."""
@@ -62,8 +70,9 @@ class Processes:
         number over a gloo group of its own, runs while the step does.
         """
         asked = signals.received() is not None
-        if self._ballots is None:
+        if self.peers is None:
             return asked
+        self.peers.moved()
         if self._vote is not None:
             ballot, work = self._vote
             work.wait()
@@ -73,13 +82,37 @@ class Processes:
         self._vote = ballot, dist.all_reduce(ballot, dist.ReduceOp.MAX, group=self._ballots, async_op=True)
         return False
 
+    def expect_progress(self, hang_timeout: float | None) -> None:
+        """From now on, nobody getting on for so many seconds ends the run; None: whatever it takes."""
+        if self.peers is not None:
+            self.peers.expect_progress(hang_timeout)
+
+    def why_failed(self, error: BaseException, exit_code: int, reason: str) -> Departure | None:
+        """Tell the others that this process fails. Where another one did before, and this is what follows: why."""
+        if self.peers is None:
+            return None
+        first = self.peers.who_left() if _is_lost_connection(error) else self.peers.leave(exit_code, reason)
+        self.peers.stop()
+        return None if first.rank == self.rank else first
+
     def end(self) -> None:
-        """Leave together, so that no process finds another one gone."""
-        if dist.is_initialized():
+        """Leave together, so that no process finds another one gone. Raises PeerFailed where one is."""
+        if self.peers is None:
+            return
+        try:
             if self._vote is not None:
                 self._vote[1].wait()
             self.wait_for_everyone()
-            dist.destroy_process_group()
+        except RuntimeError as error:
+            raise self.peers.who_left().as_error() from error
+        finally:
+            self.peers.stop()
+        dist.destroy_process_group()
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective failed because another process is not there any more."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _on_cpu(device: str) -> bool:

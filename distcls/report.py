@@ -17,6 +17,7 @@ from distcls.checkpoint import Checkpoints
 from distcls.data import Data, Split
 from distcls.data.augmentation import Augmentation
 from distcls.data.loader import train_batches
+from distcls.errors import Preempted
 from distcls.evaluate import Evaluator
 from distcls.kept_model import write_model
 from distcls.metrics import SplitMetrics
@@ -44,11 +45,18 @@ def finish(
     It changes the weights of the state to the best ones. All processes measure, the main one writes.
     """
     run.at(state.step, "finish")
-    run.processes.wait_for_everyone()  # the best weights may still be on their way to the disk
+    run.processes.wait_for_everyone()  # the best weights may have been on their way to the disk
     module = state.eval_module
     if state.position.best_step is not None:
         module.load_state_dict(checkpoints.read_best(state.position.best_step))
-    measured = {split.name: evaluate(module, split) for split in (data.val, data.test) if split is not None}
+    measured = {}
+    for split in (data.val, data.test):
+        if split is not None:
+            metrics = evaluate(module, split)
+            if metrics is None:
+                raise Preempted("stopped in the last evaluation: the same command goes on with it.")
+            measured[split.name] = metrics
+    run.processes.expect_progress(None)  # the others wait for the plots
     if not run.processes.is_main:
         return
     for name, metrics in measured.items():

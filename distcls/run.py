@@ -29,7 +29,8 @@ from distcls.config import Config
 from distcls.config_loader import to_yaml
 from distcls.data import Data
 from distcls.data.preprocessing import describe_preprocessing
-from distcls.errors import DistclsError, OutOfMemoryError, Preempted, UsageError
+from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, UsageError
+from distcls.peers import Departure
 from distcls.processes import Processes
 from distcls.progress import Progress
 from distcls.run_folder import StatusFile, choose_folder, config_to_keep, fill_from, lock_folder, now, write_text
@@ -68,12 +69,37 @@ class Run:
             write_text(self.dir / "config.yaml", to_yaml(self.config))
             write_text(self.dir / "env.json", json.dumps(environment(processes), indent=2) + "\n")
             self.status.write("running", 0, "start")
+        if processes.peers is not None:
+            processes.peers.on_end = self._tell_end
+        signals.first_does(self._leave)
 
     def _open(self, config: Config, default_name: str) -> tuple[Path, Config | None]:
         """The folder, locked, and the config of the run that is in it. On the main process only."""
         path = choose_folder(config, default_name)
         self._lock = lock_folder(path)
         return path, config_to_keep(path)
+
+    def begin(self) -> None:
+        """Training begins: a signal means to save from now on, and standing still is a fault."""
+        signals.first_does(None)
+        self.processes.expect_progress(self.config.run.hang_timeout)
+
+    def _leave(self, signal_name: str) -> None:
+        """At a signal before training there is nothing to save: end this process, and the others by it."""
+        departure = Departure(self.processes.rank, Preempted.exit_code, f"{signal_name} before training began")
+        if self.processes.peers is not None:
+            self.processes.peers.leave(departure.exit_code, departure.reason)
+        self._tell_end(departure)
+        os._exit(departure.exit_code)
+
+    def _tell_end(self, departure: Departure) -> None:
+        """The last words of a process that is ended while its main thread may be anywhere."""
+        preempted = departure.exit_code == Preempted.exit_code
+        if self.status is not None:
+            with contextlib.suppress(OSError):
+                self.status.write("preempted" if preempted else "failed", self.step, "end", str(departure))
+        if self.processes.is_main or departure.main_is_gone:
+            print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
 
     def prepare(self, module: nn.Module, distributed: bool) -> nn.Module:
         """The module on its device, under autocast, compiled if asked, and behind DDP if `distributed`."""
@@ -121,6 +147,11 @@ class Run:
             else:
                 self.status.write("running", step, phase)
 
+    def saved_in(self, seconds: float) -> None:
+        """A checkpoint took so long to write: what a notice before a kill has to allow."""
+        if self.status is not None:
+            self.status.save_seconds = seconds
+
     def finish_because(self, reason: str) -> None:
         """Say why the run ends before its last step; status.json will."""
         self.reason = reason
@@ -142,17 +173,24 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signals.first_does(None)
+        if isinstance(error, torch.OutOfMemoryError):
+            error = OutOfMemoryError(self._smaller_batches())
+        state, code, reason = _ending(error) if error is not None else ("finished", 0, self.reason)
+        if error is not None and not isinstance(error, Preempted):
+            departure = self.processes.why_failed(error, code, str(reason))
+            if departure is not None and not isinstance(error, DistclsError):
+                error, reason = departure.as_error(), str(departure)
         self.progress.close()
         if self.tracker is not None:
             self.tracker.close()
         if self.status is not None:
-            state, reason = _ending(error) if error is not None else ("finished", self.reason)
             with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
                 self.status.write(state, self.step, "end", reason)
         if error is None or isinstance(error, Preempted):
             self.processes.end()
-        if isinstance(error, torch.OutOfMemoryError):
-            raise OutOfMemoryError(self._smaller_batches()) from error
+        if isinstance(error, OutOfMemoryError | PeerFailed):
+            raise error from None
 
     def _smaller_batches(self) -> str:
         train = self.config.train
@@ -178,12 +216,13 @@ def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
     return lines
 
 
-def _ending(error: BaseException) -> tuple[str, str]:
+def _ending(error: BaseException) -> tuple[str, int, str]:
+    """State, exit code and reason."""
     if isinstance(error, Preempted):
-        return "preempted", signals.received() or "another process was asked to stop"
+        return "preempted", error.exit_code, signals.received() or "another process was asked to stop"
     if isinstance(error, DistclsError):
-        return "failed", str(error)
-    return "failed", traceback.format_exception_only(error)[-1].strip()
+        return "failed", error.exit_code, str(error)
+    return "failed", 1, traceback.format_exception_only(error)[-1].strip()
 
 
 def resolve(config: Config, processes: Processes) -> Config:

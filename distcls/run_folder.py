@@ -148,11 +148,13 @@ class StatusFile:
     def __init__(self, path: Path) -> None:
         self.path = path / "status.json"
         self.next_write = 0.0
+        self.save_seconds: float | None = None
 
     def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
         """Replace the file at once."""
         start = time.monotonic()
         status = {"state": state, "step": step, "phase": phase, "reason": reason, "time": now(), "pid": os.getpid()}
+        status["save_seconds"] = self.save_seconds
         write_text(self.path, json.dumps(status) + "\n")
         # A slow disk gets fewer updates: they may cost 2 % of the time at most.
         self.next_write = time.monotonic() + max(0.05, 50 * (time.monotonic() - start))

@@ -1,4 +1,6 @@
-"""Signals that ask a run to stop: the first only sets a flag, a second one leaves at once.
+"""Signals that ask a run to stop: the first is noted, a second one leaves at once.
+
+While there is nothing to save, before training begins, the first one leaves at once too (`first_does`).
 
 This file imports nothing heavy, because `install` is the first thing that an entry point does: a signal
 that arrives while torch is being imported must not be lost, or kill the process.
@@ -10,10 +12,12 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 _received: list[int] = []
+_reaction: list[Callable[[str], None]] = []
 
 
 def install() -> None:
@@ -38,6 +42,11 @@ def received() -> str | None:
     return signal.Signals(_received[0]).name if _received else None
 
 
+def first_does(reaction: Callable[[str], None] | None) -> None:
+    """What the first signal does beside being noted, called with its name in the thread that waits for signals."""
+    _reaction[:] = [reaction] if reaction is not None else []
+
+
 def ignore() -> None:
     """Loader workers live as long as their rank, which decides what a signal means."""
     for number in STOP_SIGNALS:
@@ -57,7 +66,10 @@ def _listen(reader: socket.socket, writer: socket.socket) -> None:
     """`writer` is kept alive here: closing it would stop the notices."""
     while True:
         for number in reader.recv(64):
-            if number in STOP_SIGNALS:
-                _received.append(number)
+            if number not in STOP_SIGNALS:
+                continue
+            _received.append(number)
             if len(_received) > 1:
                 os._exit(128 + number)
+            for reaction in _reaction:
+                reaction(signal.Signals(number).name)

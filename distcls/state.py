@@ -69,12 +69,12 @@ class TrainState:
         """Whether these weights have been measured."""
         return self.position.evaluated_step == self.step
 
-    def record(self, value: float, metric: str, loss: float) -> bool:
-        """Take note of an evaluation of these weights; whether it is the best so far.
+    def record(self, metrics: dict[str, Any], metric: str) -> bool:
+        """Take note of an evaluation of these weights; whether it is the best so far by this metric.
 
         Small val splits tie all the time: among equals the lower loss is better, but it gives no new patience.
         """
-        position = self.position
+        position, value, loss = self.position, metrics[metric], metrics["loss"]
         position.evaluated_step = self.step
         if _is_better(metric, value, position.best_value):
             position.best_step, position.best_value, position.best_loss = self.step, value, loss

@@ -53,6 +53,7 @@ def train(config: Config, default_name: str) -> Path:
     from distcls.data.preprocessing import Normalize
     from distcls.durations import is_due
     from distcls.evaluate import Evaluator
+    from distcls.optim import momenta_per_weight
     from distcls.plan import describe
     from distcls.processes import Processes
     from distcls.run import Run
@@ -75,7 +76,9 @@ def train(config: Config, default_name: str) -> Path:
         evaluate = Evaluator(config, len(data.class_names), normalize, processes)
         run.progress.header([*describe(config, data, plan, state.module, processes), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)
+        checkpoints.check_space(state, momenta_per_weight(config.optim))
         watch = Watch(config, state, plan, run)
+        run.begin()
 
         batches = train_batches(data.train, plan, config.augment, run.device, config.data.workers, state.step)
         while True:
@@ -84,15 +87,17 @@ def train(config: Config, default_name: str) -> Path:
             if data.val and due and not stopping:  # what is left out here comes first when the run goes on
                 watch.catch_up("evaluate")
                 metrics = evaluate(state.eval_module, data.val)
-                value, loss = metrics.values[config.train.best_metric], metrics.values["loss"]
-                if state.record(value, config.train.best_metric, loss):
+                stopping = metrics is None
+                if metrics and state.record(metrics.values, config.train.best_metric):
                     checkpoints.save_best(state)
-                watch.tell(metrics)
+                if metrics:
+                    watch.tell(metrics)
             stopped_early = state.has_stopped_early(config.train.early_stopping)
             finished = state.step == plan.total_steps or stopped_early
             if is_due(state.step, config.train.checkpoint_every, plan) or stopping or finished:
                 watch.catch_up("save")
                 checkpoints.save(state)
+            checkpoints.raise_errors(wait=stopping or finished)
             if stopping:
                 raise Preempted(f"stopped at step {state.step}: the same command goes on from there.")
             if stopped_early:

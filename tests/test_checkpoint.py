@@ -13,18 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from distcls.checkpoint import (
-    Checkpoints,
-    CorruptError,
-    read_tensors,
-    verify_folder,
-    write_folder,
-    write_tensors,
-)
+from distcls.checkpoint import Checkpoints
 from distcls.errors import DiskError
 from distcls.gradients import BatchNormStatistics
 from distcls.optim.ema import build_ema
 from distcls.state import TrainState
+from distcls.verified_folder import CorruptError, read_tensors, tensor_writer, verify_folder, write_folder
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json", "manifest.json"]
 
@@ -44,6 +38,7 @@ class FakeRun:
         self.processes = SimpleNamespace(is_main=is_main, from_main=lambda function: function())
         self.progress = SimpleNamespace(note=self.said.append, warning=self.said.append)
         self.tracker = SimpleNamespace(truncate=self.truncated.append)
+        self.saved_in = lambda seconds: None
 
 
 def make_state(seed: int = 0) -> TrainState:
@@ -90,6 +85,22 @@ def flip_bit(path: Path, place: float = 0.5) -> None:
     path.write_bytes(content)
 
 
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    with path.open("wb") as file:
+        tensor_writer(tensors)(file)
+
+
+def save(checkpoints: Checkpoints, state: TrainState) -> None:
+    """And wait until it is written."""
+    checkpoints.save(state)
+    checkpoints.raise_errors(wait=True)
+
+
+def save_best(checkpoints: Checkpoints, state: TrainState) -> None:
+    checkpoints.save_best(state)
+    checkpoints.raise_errors(wait=True)
+
+
 def names(checkpoints: Checkpoints) -> list[str]:
     return sorted(path.name for path in checkpoints.folder.iterdir())
 
@@ -101,7 +112,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
     run = FakeRun(tmp_path)
     checkpoints, state, restored = Checkpoints(run, keep=2), at(make_state(), 12), make_state(seed=1)
     state.position.evaluations_since_best, state.position.skipped_steps = 3, 1
-    checkpoints.save(state)
+    save(checkpoints, state)
     checkpoints.restore(checkpoints.newest(), restored)
     assert_same_bits(state, restored)
     assert restored.position == state.position
@@ -112,7 +123,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
 
 def test_a_restored_state_takes_the_same_next_step(tmp_path):
     checkpoints, state, restored = Checkpoints(FakeRun(tmp_path), keep=2), at(make_state(), 1), make_state(seed=1)
-    checkpoints.save(state)
+    save(checkpoints, state)
     checkpoints.restore(checkpoints.newest(), restored)
     for one in (state, restored):
         one.statistics.training_mode(one.module)
@@ -133,21 +144,21 @@ def test_without_a_checkpoint_a_run_begins_at_0_and_forgets_the_metrics_of_befor
 
 
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
-    Checkpoints(FakeRun(tmp_path), keep=2).save(at(make_state(), 0))
+    save(Checkpoints(FakeRun(tmp_path), keep=2), at(make_state(), 0))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_only_the_main_process_writes(tmp_path):
     checkpoints = Checkpoints(FakeRun(tmp_path, is_main=False), keep=2)
-    checkpoints.save(at(make_state(), 3))
-    checkpoints.save_best(at(make_state(), 3))
+    save(checkpoints, at(make_state(), 3))
+    save_best(checkpoints, at(make_state(), 3))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_best_weights_are_those_that_were_evaluated(tmp_path):
     checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), at(make_state(), 3)
     state.ema.get_submodule("3").bias.fill_(0.25)
-    checkpoints.save_best(state)
+    save_best(checkpoints, state)
     best = checkpoints.read_best(3)
     assert torch.equal(best["3.bias"], torch.full((2,), 0.25))
     assert torch.equal(best["1.running_var"], state.statistics.running[4:])
@@ -193,8 +204,8 @@ def test_a_model_with_tied_weights_is_restored_tied(tmp_path):
 def test_a_flipped_bit_leads_to_the_checkpoint_before(tmp_path, file, place):
     run = FakeRun(tmp_path)
     checkpoints, state = Checkpoints(run, keep=2), make_state()
-    checkpoints.save(at(state, 5))
-    checkpoints.save(at(state, 7))
+    save(checkpoints, at(state, 5))
+    save(checkpoints, at(state, 7))
     flip_bit(checkpoints.path(7) / file, place)
     restored = make_state(seed=1)
     checkpoints.restore(checkpoints.newest(), restored)
@@ -210,8 +221,8 @@ def test_a_flipped_bit_leads_to_the_checkpoint_before(tmp_path, file, place):
 @pytest.mark.parametrize("damage", ["missing file", "shorter file", "no manifest", "empty folder"])
 def test_a_torn_checkpoint_leads_to_the_one_before(tmp_path, damage):
     checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
-    checkpoints.save(at(state, 5))
-    checkpoints.save(at(state, 7))
+    save(checkpoints, at(state, 5))
+    save(checkpoints, at(state, 7))
     path = checkpoints.path(7)
     if damage == "missing file":
         (path / "optimizer.pt").unlink()
@@ -231,8 +242,8 @@ def test_a_torn_checkpoint_leads_to_the_one_before(tmp_path, damage):
 def test_a_checkpoint_that_was_set_aside_is_written_again(tmp_path):
     checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
     for _ in range(2):
-        checkpoints.save(at(state, 5))
-        checkpoints.save(at(state, 7))
+        save(checkpoints, at(state, 5))
+        save(checkpoints, at(state, 7))
         flip_bit(checkpoints.path(7) / "model.safetensors")
         checkpoints.restore(checkpoints.newest(), make_state(seed=1))
         assert names(checkpoints) == ["bad-step-00000007", "step-00000005"]
@@ -241,7 +252,7 @@ def test_a_checkpoint_that_was_set_aside_is_written_again(tmp_path):
 def test_when_none_is_whole_the_run_begins_again_and_says_so(tmp_path):
     run = FakeRun(tmp_path)
     checkpoints = Checkpoints(run, keep=2)
-    checkpoints.save(at(make_state(), 5))
+    save(checkpoints, at(make_state(), 5))
     flip_bit(checkpoints.path(5) / "optimizer.pt")
     restored = at(make_state(seed=1), 0)
     checkpoints.restore(checkpoints.newest(), restored)
@@ -252,7 +263,7 @@ def test_when_none_is_whole_the_run_begins_again_and_says_so(tmp_path):
 
 def test_what_a_killed_write_left_is_ignored_and_cleared(tmp_path):
     checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
-    checkpoints.save(at(state, 5))
+    save(checkpoints, at(state, 5))
     torn = checkpoints.folder / ".writing-step-00000009"
     shutil.copytree(checkpoints.path(5), torn)
     (torn / "manifest.json").unlink()
@@ -266,9 +277,9 @@ def test_damaged_best_weights_do_not_cost_the_checkpoints(tmp_path):
     """The weights and the optimizer are whole: only what was best is lost, and that can be said."""
     run = FakeRun(tmp_path)
     checkpoints, state = Checkpoints(run, keep=2), make_state()
-    checkpoints.save_best(at(state, 4, best_step=4))
-    checkpoints.save(at(state, 5, best_step=4))
-    checkpoints.save(at(state, 7, best_step=4))
+    save_best(checkpoints, at(state, 4, best_step=4))
+    save(checkpoints, at(state, 5, best_step=4))
+    save(checkpoints, at(state, 7, best_step=4))
     flip_bit(checkpoints.path(4, "best") / "model.safetensors")
     restored = at(make_state(seed=1), 0)
     checkpoints.restore(checkpoints.newest(), restored)
@@ -277,7 +288,7 @@ def test_damaged_best_weights_do_not_cost_the_checkpoints(tmp_path):
 
 
 def test_verification_names_the_file_and_what_is_wrong(tmp_path):
-    write_folder(tmp_path / "x", {"a.bin": lambda path: path.write_bytes(b"12345") and None})
+    write_folder(tmp_path / "x", {"a.bin": lambda file: file.write(b"12345")})
     verify_folder(tmp_path / "x")
     (tmp_path / "x" / "a.bin").write_bytes(b"1234")
     with pytest.raises(CorruptError, match=r"a\.bin has 4 bytes instead of 5"):
@@ -295,8 +306,8 @@ def test_the_last_ones_are_kept_and_the_best_weights_that_they_refer_to(tmp_path
     for step, best in ((2, 2), (4, 2), (6, 6), (8, 6), (10, 10)):
         at(state, step, best)
         if step == best:
-            checkpoints.save_best(state)
-        checkpoints.save(state)
+            save_best(checkpoints, state)
+        save(checkpoints, state)
         if step == 6:
             assert names(checkpoints) == ["best-00000002", "best-00000006", "step-00000004", "step-00000006"]
     assert names(checkpoints) == ["best-00000006", "best-00000010", "step-00000008", "step-00000010"]
@@ -305,9 +316,9 @@ def test_the_last_ones_are_kept_and_the_best_weights_that_they_refer_to(tmp_path
 def test_new_best_weights_do_not_remove_those_of_the_last_checkpoint(tmp_path):
     """A kill between the two writes goes on from the old checkpoint, which needs its own best weights."""
     checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
-    checkpoints.save_best(at(state, 2, 2))
-    checkpoints.save(state)
-    checkpoints.save_best(at(state, 4, 4))
+    save_best(checkpoints, at(state, 2, 2))
+    save(checkpoints, state)
+    save_best(checkpoints, at(state, 4, 4))
     restored = make_state(seed=1)
     checkpoints.restore(checkpoints.newest(), restored)
     assert restored.position.best_step == 2
@@ -316,16 +327,16 @@ def test_new_best_weights_do_not_remove_those_of_the_last_checkpoint(tmp_path):
 
 def test_saving_a_step_twice_leaves_the_first(tmp_path):
     checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), at(make_state(), 5)
-    checkpoints.save(state)
+    save(checkpoints, state)
     before = (checkpoints.path(5) / "manifest.json").stat().st_mtime_ns
-    checkpoints.save(state)
+    save(checkpoints, state)
     assert (checkpoints.path(5) / "manifest.json").stat().st_mtime_ns == before
 
 
 def test_steps_are_sorted_by_number(tmp_path):
     checkpoints = Checkpoints(FakeRun(tmp_path), keep=9)
     for step in (99999999, 100000000, 7):
-        checkpoints.save(at(make_state(), step))
+        save(checkpoints, at(make_state(), step))
     assert checkpoints.steps() == [100000000, 99999999, 7]
 
 
@@ -344,12 +355,12 @@ def full_disk():
 
 
 def check_disk_error_leaves_the_old_ones(checkpoints, state):
-    checkpoints.save(at(state, 5))
+    save(checkpoints, at(state, 5))
     with (
         pytest.raises(DiskError, match=r"step-00000007 could not be written: .*Older checkpoints are as they were"),
         full_disk(),
     ):
-        checkpoints.save(at(state, 7))
+        save(checkpoints, at(state, 7))
     assert names(checkpoints) == ["step-00000005"]
     verify_folder(checkpoints.path(5))
 
@@ -360,16 +371,16 @@ def test_a_full_disk_is_a_disk_error_and_leaves_the_old_ones(tmp_path):
 
 def test_an_optimizer_that_does_not_fit_the_disk_is_a_disk_error(tmp_path):
     with pytest.raises(DiskError), full_disk():
-        write_folder(tmp_path / "x", {"optimizer.pt": lambda path: torch.save(torch.ones(10_000), path)})
+        write_folder(tmp_path / "x", {"optimizer.pt": lambda file: torch.save(torch.ones(10_000), file)})
 
 
 def test_a_write_that_fails_is_a_disk_error_and_leaves_no_trace(tmp_path):
-    def fail(path):
-        path.write_text("half")
+    def fail(file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(DiskError, match="No space left on device") as caught:
-        write_folder(tmp_path / "x", {"a": lambda path: path.write_text("a") and None, "b": fail})
+        write_folder(tmp_path / "x", {"a": lambda file: file.write(b"a"), "b": fail})
     assert caught.value.exit_code == 74
     assert list(tmp_path.iterdir()) == []
 
@@ -377,12 +388,12 @@ def test_a_write_that_fails_is_a_disk_error_and_leaves_no_trace(tmp_path):
 def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(DiskError, match="step-00000005"):
-        Checkpoints(FakeRun(tmp_path), keep=1).save(at(make_state(), 5))
+        save(Checkpoints(FakeRun(tmp_path), keep=1), at(make_state(), 5))
 
 
 def test_the_manifest_lists_every_file_with_size_and_sum(tmp_path):
     checkpoints = Checkpoints(FakeRun(tmp_path), keep=1)
-    checkpoints.save(at(make_state(), 5))
+    save(checkpoints, at(make_state(), 5))
     manifest = json.loads((checkpoints.path(5) / "manifest.json").read_text())
     assert sorted(manifest) == sorted(set(FILES) - {"manifest.json"})
     assert all(m["size"] == (checkpoints.path(5) / name).stat().st_size for name, m in manifest.items())

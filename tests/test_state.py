@@ -164,7 +164,7 @@ def evaluations(metric: str, values: list[float]) -> tuple[TrainState, list[bool
     for step, value in enumerate(values, start=1):
         state.position.step = step
         assert not state.is_evaluated
-        best.append(state.record(value, metric, loss=value if metric == "loss" else 1.0))
+        best.append(state.record({"loss": 1.0, metric: value}, metric))
         assert state.is_evaluated
     return state, best
 
@@ -197,7 +197,7 @@ def test_among_equals_the_lower_loss_is_better_but_gives_no_new_patience():
     found = []
     for step, loss in enumerate([0.9, 1.1, 0.2], start=1):
         state.position.step = step
-        found.append(state.record(0.5, "accuracy", loss))
+        found.append(state.record({"accuracy": 0.5, "loss": loss}, "accuracy"))
     assert found == [True, False, True]
     assert state.position.best_step == 3
     assert state.has_stopped_early(2)

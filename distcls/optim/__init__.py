@@ -41,6 +41,11 @@ OPTIMIZERS: dict[str, Callable[[list[dict], OptimConfig, bool], torch.optim.Opti
 FUSED_DEVICES = ("cpu", "cuda", "mps")
 
 
+def momenta_per_weight(config: OptimConfig) -> int:
+    """How many numbers the optimizer keeps for each trained weight: an estimate, 2 for one of your own."""
+    return {"sgd": 1, "adam": 2, "adamw": 2}.get(config.name, 2)
+
+
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer over the model's trainable parameters; each group carries its `lr_scale` and `names`."""
     groups = parameter_groups(config, model)

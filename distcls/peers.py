@@ -1,0 +1,191 @@
+"""Knows how the other processes are, so that none waits for one that has failed, hangs or is gone.
+
+A thread of each process tells the others a few times a second, over the store that brought them together, that it
+lives, how far its main thread has come and where it stands. Whoever fails says so there first (`leave`);
+the others then have a moment to end by themselves, since most collectives notice, and are ended otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from distcls.errors import PeerFailed
+
+INTERVAL = 0.25
+"""Seconds between two signs of life."""
+SILENCE = 60.0
+"""Seconds without a sign of life after which a process counts as gone, where no collective has noticed before."""
+GRACE = 10.0
+"""Seconds that the main thread of a process has to end by itself after another one has failed."""
+DIAGNOSIS = 4.0
+"""Seconds in which a process that lives gives a sign of it."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Why the first process left."""
+
+    rank: int
+    exit_code: int
+    reason: str
+    main_is_gone: bool = False
+    """Process 0, which speaks for all otherwise, cannot."""
+
+    def __str__(self) -> str:
+        return self.reason if self.rank < 0 else f"process {self.rank} ended: {self.reason}"
+
+    def as_error(self) -> PeerFailed:
+        """For a process that has to end for it."""
+        return PeerFailed(str(self), self.exit_code, self.main_is_gone)
+
+
+@dataclass
+class Sign:
+    """What a process tells of itself."""
+
+    beats: int = 0
+    progress: int = 0
+    """Steps and batches that its main thread has completed."""
+    where: str = ""
+
+
+class Peers:
+    """The other processes, as this one hears of them. `on_end(departure)` is called before it is ended from outside."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        store = dist.distributed_c10d._get_default_store()
+        # A connection of its own: the main thread may be waiting on the other one.
+        self.store = dist.PrefixStore("distcls-peers", store.clone())
+        self.rank, self.world_size = rank, world_size
+        self.sign = Sign()
+        self.hang_timeout: float | None = None
+        self.on_end: Callable[[Departure], None] = lambda departure: None
+        self._heard: dict[int, tuple[Sign, float]] = {}
+        self._moved_at = self._timed_from = 0.0
+        self._stopped = threading.Event()
+        self._main = threading.get_ident()
+        self._tell()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="distcls-peers")
+        self._thread.start()
+
+    def expect_progress(self, hang_timeout: float | None) -> None:
+        """From now on, nobody getting on for so many seconds ends the run; None: whatever it takes."""
+        self._timed_from, self.hang_timeout = time.monotonic(), hang_timeout
+
+    def moved(self) -> None:
+        """The main thread has got on."""
+        self.sign.progress += 1
+
+    def leave(self, exit_code: int, reason: str, rank: int | None = None) -> Departure:
+        """Tell the others that this process ends (or, with rank=-1, that all must); who was the first to say so."""
+        mine = Departure(self.rank if rank is None else rank, exit_code, reason)
+        try:
+            first = self.store.compare_set("departure", "", json.dumps(asdict(mine)))
+        except RuntimeError:  # the store went with process 0
+            return mine
+        if self.rank == 0:
+            time.sleep(3 * INTERVAL)  # the store goes with this process: let the others read it before
+        return Departure(**json.loads(first))
+
+    def who_left(self) -> Departure:
+        """Why a collective has failed: the first that left, or those who give no sign of life any more."""
+        end = time.monotonic() + DIAGNOSIS
+        try:
+            before = self._signs()
+            while time.monotonic() < end:
+                if self.store.check(["departure"]):
+                    return Departure(**json.loads(self.store.get("departure")))
+                time.sleep(0.1)
+            after = self._signs()
+        except RuntimeError:
+            return MAIN_IS_GONE
+        silent = [rank for rank, sign in after.items() if rank != self.rank and sign == before[rank]]
+        return self.leave(1, _gone(silent), rank=-1)
+
+    def stop(self) -> None:
+        """From now on this process ends by itself, and minds no others."""
+        self._stopped.set()
+        self._thread.join(2 * INTERVAL + 1)
+
+    # In the thread -----------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        try:
+            while not self._stopped.wait(INTERVAL):
+                self._tell()
+                if self.rank == 0:
+                    self._look_around()
+                if self.store.check(["departure"]):
+                    return self._end(Departure(**json.loads(self.store.get("departure"))))
+        except RuntimeError:
+            self._end(MAIN_IS_GONE)
+
+    def _tell(self) -> None:
+        self.sign.beats += 1
+        self.sign.where = _where(self._main)
+        self.store.set(f"rank{self.rank}", json.dumps(asdict(self.sign)))
+
+    def _end(self, departure: Departure) -> None:
+        """Give the main thread a moment to end by itself, then end the process."""
+        if departure.exit_code != 75 and self._stopped.wait(GRACE):
+            return
+        if not self._stopped.is_set():
+            self.on_end(departure)
+            os._exit(departure.exit_code)
+
+    def _look_around(self) -> None:
+        """On process 0: end the run where somebody is gone, or where nobody has got on for hang_timeout."""
+        signs, now = self._signs(), time.monotonic()
+        for rank, sign in signs.items():
+            old, _ = self._heard.get(rank, (Sign(), 0.0))
+            if sign.beats != old.beats:
+                self._heard[rank] = sign, now
+            if sign.progress != old.progress:
+                self._moved_at = now
+        silent = [rank for rank, (_, heard_at) in self._heard.items() if now - heard_at > SILENCE]
+        if silent:
+            self.leave(1, _gone(silent), rank=-1)
+        if self.hang_timeout is not None and now - max(self._moved_at, self._timed_from) > self.hang_timeout:
+            places = "\n".join(f"  process {rank}: {sign.where}" for rank, sign in sorted(signs.items()))
+            self.leave(
+                1,
+                f"no process has got on for {self.hang_timeout:g} s (run.hang_timeout). Where they stand:\n{places}\n"
+                "The one that does not wait for the others is where to look.",
+                rank=-1,
+            )
+
+    def _signs(self) -> dict[int, Sign]:
+        """The last sign of each process that has given one."""
+        keys = {rank: f"rank{rank}" for rank in range(self.world_size)}
+        there = [rank for rank, key in keys.items() if self.store.check([key])]
+        values = self.store.multi_get([keys[rank] for rank in there])
+        return {rank: Sign(**json.loads(value)) for rank, value in zip(there, values, strict=True)}
+
+
+def _gone(ranks: list[int]) -> str:
+    numbers = ", ".join(map(str, ranks)) or "?"
+    who = f"processes {numbers} are" if len(ranks) > 1 else f"process {numbers} is"
+    return f"{who} gone without a word: killed, perhaps for memory (see the system's log), or the machine is gone"
+
+
+MAIN_IS_GONE = Departure(-1, 1, _gone([0]), main_is_gone=True)
+
+
+def _where(thread: int) -> str:
+    """The innermost place of a thread, and the innermost in this package."""
+    frame = innermost = sys._current_frames().get(thread)
+    package = str(Path(__file__).parent)
+    while frame is not None and not frame.f_code.co_filename.startswith(package):
+        frame = frame.f_back
+    places = [f for f in (frame, innermost) if f is not None]
+    names = [f"{'/'.join(Path(f.f_code.co_filename).parts[-2:])}:{f.f_lineno} {f.f_code.co_name}" for f in places]
+    return " → ".join(dict.fromkeys(names))

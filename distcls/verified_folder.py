@@ -1,0 +1,141 @@
+"""Folders of files that appear whole or not at all, and are read only when nothing in them was torn or altered.
+
+Every file is fsynced, a manifest of sizes and SHA-256 sums is added, then the folder gets its name and the
+parent is fsynced. All bytes go through Python's files, so that a disk that fails shows as an OSError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import safe_open
+from safetensors import torch as safetensors_torch
+
+from distcls.errors import DiskError
+
+Tensors = dict[str, torch.Tensor]
+Writer = Callable[[Any], Any]
+"""Writes the content of one file to a binary stream."""
+
+UNFINISHED = ".writing-"
+"""How the name of a folder begins that is still being written, or was when its process was killed."""
+
+
+class CorruptError(Exception):
+    """A folder that is torn or altered; the message is the reason."""
+
+
+def write_folder(path: Path, writers: dict[str, Writer]) -> None:
+    """Make a folder of files appear whole, or not at all. Raises DiskError, naming it."""
+    temporary = path.parent / f"{UNFINISHED}{path.name}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        manifest = {name: _write_file(temporary / name, write) for name, write in writers.items()}
+        _write_file(temporary / "manifest.json", json_writer(manifest))
+        _fsync(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        os.rename(temporary, path)
+        _fsync(path.parent)
+    except (OSError, RuntimeError) as error:  # torch.save has its own for what a stream refuses
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DiskError(f"{path} could not be written: {error}. Older checkpoints are as they were.") from error
+
+
+def verify_folder(path: Path) -> None:
+    """Raise CorruptError unless every file has the size and SHA-256 sum of the manifest."""
+    try:
+        for name, expected in read_json(path / "manifest.json").items():
+            size = (path / name).stat().st_size
+            if size != expected["size"]:
+                raise CorruptError(f"{name} has {size} bytes instead of {expected['size']}")
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                    raise CorruptError(f"{name} does not have the content that was written")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptError(f"{type(error).__name__}: {error}") from error
+
+
+def tensor_writer(tensors: Tensors) -> Writer:
+    """As safetensors. They must be contiguous there, and each memory written once: a tied tensor gets two names."""
+
+    def write(file: BinaryIO) -> None:
+        names: dict[tuple, str] = {}
+        tied = {}
+        for name, tensor in tensors.items():
+            first = names.setdefault(place(tensor), name) if tensor.numel() else name
+            if first != name:
+                tied[name] = first
+        unique = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
+        file.write(safetensors_torch.save(unique, metadata={"tied": json.dumps(tied)}))
+
+    return write
+
+
+def json_writer(value: Any) -> Writer:
+    """As JSON that people can read."""
+    return lambda file: file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def text_writer(text: str) -> Writer:
+    """As it is."""
+    return lambda file: file.write(text.encode())
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a safetensors file, on the CPU, tied names included."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tied = json.loads((file.metadata() or {}).get("tied", "{}"))
+    return tensors | {name: tensors[first] for name, first in tied.items()}
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def place(tensor: torch.Tensor) -> tuple:
+    """Where a tensor lies and how it is read there: equal for tied tensors."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+class _SummedFile:
+    """A binary stream to a file that takes size and SHA-256 sum on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.size += memoryview(data).nbytes
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write_file(path: Path, write: Writer) -> dict[str, Any]:
+    """Write a file to the disk for good; its entry in the manifest."""
+    with path.open("wb") as file:
+        summed = _SummedFile(file)
+        write(summed)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": summed.size, "sha256": summed.sha256.hexdigest()}
+
+
+def _fsync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

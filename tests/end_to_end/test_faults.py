@@ -1,0 +1,93 @@
+"""One process that raises, is killed or hangs ends the whole run in seconds, says why, and costs no more than steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import ledger
+import pytest
+from ranks import await_step, read_json
+
+SETTINGS = [
+    *["train.global_batch_size=32", "train.num_threads=1", "train.checkpoint_every=2 steps", "train.num_steps=12"],
+    *["run.trackers=[]", "run.hang_timeout=6", "train.eval_every=100 steps"],
+]
+
+
+def faulty(fault: str, rank: int) -> list[str]:
+    return ["--name", "a", *SETTINGS, "model.name=faulty_model:make", f"model.args={{fault: {fault}, rank: {rank}}}"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "rank", "codes", "words"),
+    [
+        ("raises", 1, [1, 1], ["ValueError: the fifth forward pass", "process 1 ended: ValueError"]),
+        ("raises", 0, [1, 1], ["ValueError: the fifth forward pass"]),
+        ("runs out of memory", 1, [71, 71], ["16 images at once do not fit", "train.micro_batch_size=8"]),
+        ("is killed", 1, [1, -9], ["process 1 is gone without a word: killed"]),
+        ("hangs", 1, [1, 1], ["no process has got on for 6 s", "process 1: ", "faulty_model.py:", " fail"]),
+    ],
+)
+def test_a_fault_on_one_process_ends_all_soon_and_the_run_goes_on(ranks, fault, rank, codes, words):
+    (ranks.folder / "faulty").touch()
+    start = time.monotonic()
+    group = ranks.start("train", *faulty(fault, rank), world_size=2)
+    assert group.wait(60) == codes, group.output()
+    output = group.output()
+    assert all(word in output for word in words), output
+    assert output.count("Traceback") == (fault == "raises"), output
+    status = read_json(ranks.folder / "runs" / "a" / "status.json")
+    assert status["state"] == "failed" and status["reason"]
+    assert time.monotonic() - start < 45
+    (ranks.folder / "faulty").unlink()
+    ranks.run("train", *faulty(fault, rank), world_size=2)
+    ranks.run("train", *faulty(fault, rank), "run.name=b", world_size=2)
+    runs = ranks.folder / "runs"
+    assert ledger.digest(runs / "a", 12) == ledger.digest(runs / "b", 12)
+
+
+def test_when_the_main_process_is_killed_the_others_end_and_say_so(ranks):
+    (ranks.folder / "faulty").touch()
+    group = ranks.start("train", *faulty("is killed", 0), world_size=2)
+    assert group.wait(60) == [-9, 1], group.output()
+    assert "process 0 is gone without a word: killed" in group.output()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_while_data_is_prepared_ends_all_with_75_and_nothing_to_save(ranks, rank):
+    settings = ["--name", "a", *SETTINGS, "data.name=slow_images:make"]
+    group = ranks.start("train", *settings, world_size=2)
+    end = time.monotonic() + 60
+    while not (ranks.folder / "opening").exists():
+        assert time.monotonic() < end and group.alive(), group.output()
+        time.sleep(0.01)
+    os.kill(group.processes[rank].pid, signal.SIGUSR2)
+    assert group.wait(15) == [75, 75], group.output()
+    status = read_json(ranks.folder / "runs" / "a" / "status.json")
+    assert (status["state"], status["step"]) == ("preempted", 0)
+    assert "SIGUSR2 before training began" in status["reason"]
+    assert "Traceback" not in group.output()
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_signal_in_an_evaluation_saves_and_the_evaluation_comes_first_when_the_run_goes_on(ranks, world_size):
+    settings = [
+        *["data.name=noise_images:make_images", "model.name=slow_model:make", "train.global_batch_size=30"],
+        *["train.num_threads=1", "train.eval_every=3 steps", "train.eval_batch_size=40", "train.num_steps=6"],
+        *["run.trackers=[]", "train.checkpoint_every=100 steps"],
+    ]
+    group = ranks.start("train", "--name", "a", *settings, world_size=world_size)
+    run_dir = ranks.folder / "runs" / "a"
+    await_step(run_dir, 3)
+    while read_json(run_dir / "status.json")["phase"] != "evaluate":
+        assert group.alive(), group.output()
+    os.kill(group.processes[-1].pid, signal.SIGTERM)
+    assert group.wait(30) == [75] * world_size, group.output()
+    status = read_json(run_dir / "status.json")
+    assert (status["state"], status["step"]) == ("preempted", 3)
+    assert "val" not in (run_dir / "metrics.csv").read_text()
+    ranks.run("train", "--name", "a", *settings, world_size=world_size)
+    ranks.run("train", "--name", "b", *settings, world_size=world_size)
+    assert ledger.digest(run_dir, 6) == ledger.digest(ranks.folder / "runs" / "b", 6)
