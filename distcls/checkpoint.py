@@ -74,7 +74,10 @@ class Checkpoints:
             files["optimizer.pt"] = lambda file: torch.save(optimizer, file)
             files["state.json"] = json_writer(position)
             write_folder(self.path(step), files)
-            self._prune(best_step)
+            try:
+                self._prune(best_step)
+            except OSError as error:
+                raise DiskError(f"old checkpoints in {self.folder} could not be pruned: {error}") from error
 
         position = state.position_dict()
         self._begin("step", step, lambda: {**state.tensors(), "optimizer": state.optimizer_state()}, write)
@@ -105,9 +108,9 @@ class Checkpoints:
     def raise_errors(self, wait: bool) -> None:
         """Raises the DiskError of a write that has failed; with `wait`, first waits until all have ended."""
         ended = [write for _, _, write in self.writes if wait or write.done()]
+        self.writes = [begun for begun in self.writes if begun[2] not in ended]
         for write in ended:
             write.result()
-        self.writes = [begun for begun in self.writes if begun[2] not in ended]
 
     def check_space(self, state: TrainState, momenta: int) -> None:
         """Raises DiskError where the disk has no room for the checkpoints of a run, with so many momenta a weight."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import shutil
+import threading
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -344,10 +348,10 @@ def test_steps_are_sorted_by_number(tmp_path):
 
 
 @contextmanager
-def full_disk():
-    """No file may grow beyond 600 bytes, as on a full disk. Not for longer: pytest writes to a file too, in CI."""
+def full_disk(size: int = 600):
+    """No file may grow beyond so many bytes, as on a full disk. Not for longer: pytest writes to a file too, in CI."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
@@ -367,6 +371,101 @@ def check_disk_error_leaves_the_old_ones(checkpoints, state):
 
 def test_a_full_disk_is_a_disk_error_and_leaves_the_old_ones(tmp_path):
     check_disk_error_leaves_the_old_ones(Checkpoints(FakeRun(tmp_path), keep=1), make_state())
+
+
+class Killed(BaseException):
+    """Nothing tidies up after it, as after SIGKILL."""
+
+
+class Faults:
+    """Counts the calls of open, fsync and rename that a save makes; call number `at` of a kind raises `error`."""
+
+    def __init__(self, monkeypatch, kind: str, error: BaseException | None = None, at: int = -1) -> None:
+        self.calls = 0
+        owner, name = {"open": (Path, "open"), "fsync": (os, "fsync"), "rename": (os, "rename")}[kind]
+        real = getattr(owner, name)
+
+        def call(*arguments, **options):
+            self.calls += 1
+            if self.calls == at and error is not None:
+                raise error
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    @staticmethod
+    def hold(monkeypatch, event: threading.Event) -> None:
+        """Nothing is written before the event."""
+        real = Path.mkdir
+        monkeypatch.setattr(Path, "mkdir", lambda *a, **k: event.wait(10) and real(*a, **k))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), Killed()], ids=["fails", "is killed"])
+@pytest.mark.parametrize("kind", ["open", "fsync", "rename"])
+def test_whichever_call_fails_the_run_goes_on_from_a_whole_checkpoint(tmp_path, monkeypatch, kind, error):
+    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
+    save(checkpoints, at(state, 5))
+    with monkeypatch.context() as patched:
+        healthy = Faults(patched, kind)
+        save(checkpoints, at(state, 6))
+    assert healthy.calls >= {"open": len(FILES), "fsync": len(FILES) + 2, "rename": 1}[kind]
+    for number in range(1, healthy.calls + 1):
+        before, step = checkpoints.newest(), 6 + number
+        with monkeypatch.context() as patched:
+            Faults(patched, kind, error, at=number)
+            with pytest.raises((DiskError, Killed)):
+                save(checkpoints, at(state, step))
+        checkpoints = Checkpoints(FakeRun(tmp_path), keep=1)  # as after a restart
+        newest = checkpoints.newest()
+        # The last calls come when the checkpoint has its name already.
+        assert newest in (before, step)
+        verify_folder(checkpoints.path(newest))
+        restored = make_state(seed=1)
+        checkpoints.restore(newest, restored)
+        assert_same_bits(restored, state)
+        assert not list(checkpoints.folder.glob(".writing-*"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 300, 600, 2000])
+def test_wherever_a_disk_is_full_the_old_checkpoint_stays(tmp_path, size):
+    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
+    save(checkpoints, at(state, 5))
+    with pytest.raises(DiskError), full_disk(size):
+        save(checkpoints, at(state, 7))
+    assert names(checkpoints) == ["step-00000005"]
+    save(checkpoints, at(state, 8))
+    assert checkpoints.newest() == 8
+
+
+def test_a_write_that_fails_is_told_at_the_next_step_and_the_next_save(tmp_path, monkeypatch):
+    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
+    Faults(monkeypatch, "rename", OSError(errno.EIO, "Input/output error"), at=1)
+    checkpoints.save(at(state, 5))
+    wait([write for _, _, write in checkpoints.writes], timeout=10)
+    with pytest.raises(DiskError, match="step-00000005"):
+        checkpoints.raise_errors(wait=False)
+
+
+def test_what_is_written_is_the_state_at_its_step_whatever_training_does_meanwhile(tmp_path, monkeypatch):
+    checkpoints, state, restored = Checkpoints(FakeRun(tmp_path), keep=2), make_state(), make_state(seed=1)
+    expected = {name: tensor.clone() for name, tensor in bits(state).items()}
+    may_write = threading.Event()
+    Faults.hold(monkeypatch, may_write)
+    checkpoints.save(at(state, 5))
+    for tensor in bits(state).values():
+        tensor.fill_(7)
+    may_write.set()
+    checkpoints.raise_errors(wait=True)
+    checkpoints.restore(5, restored)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in bits(restored).items())
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_told_before_training(tmp_path, monkeypatch):
+    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
+    checkpoints.check_space(state, momenta=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DiskError, match=r"will take .* MB, and .* has .* left.*train.keep_checkpoints=1"):
+        checkpoints.check_space(state, momenta=1)
 
 
 def test_an_optimizer_that_does_not_fit_the_disk_is_a_disk_error(tmp_path):
