@@ -12,7 +12,11 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
+
+REPEAT = 1.0
+"""Seconds in which the same signal again is the same order: a terminal and torchrun both pass Ctrl-C on."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -64,12 +68,14 @@ def _do_nothing(number: int, frame: object) -> None:
 
 def _listen(reader: socket.socket, writer: socket.socket) -> None:
     """`writer` is kept alive here: closing it would stop the notices."""
+    first_at = 0.0
     while True:
         for number in reader.recv(64):
-            if number not in STOP_SIGNALS:
+            if number not in STOP_SIGNALS or ([number] == _received and time.monotonic() - first_at < REPEAT):
                 continue
-            _received.append(number)
-            if len(_received) > 1:
+            if _received:
                 os._exit(128 + number)
+            _received.append(number)
+            first_at = time.monotonic()
             for reaction in _reaction:
                 reaction(signal.Signals(number).name)

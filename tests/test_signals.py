@@ -30,7 +30,7 @@ HANGS_IN = {
 }
 
 HANGS = """
-import hashlib, time
+import hashlib, os, time
 from distcls import signals
 signals.install()
 print("ready", flush=True)
@@ -95,6 +95,26 @@ def test_the_second_signal_ends_a_process_that_hangs(start, place):
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 128 + signal.SIGTERM
+
+
+def test_the_same_signal_passed_on_by_a_launcher_is_no_second_one(start):
+    process = start(HANGS.format(call=HANGS_IN["sleep"]))
+    assert line(process) == "ready"
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    assert process.poll() is None
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 128 + signal.SIGINT
+
+
+def test_what_the_first_signal_does_beside_being_noted(start):
+    process = start(HANGS.format(call="signals.first_does(lambda name: os._exit(len(name))); time.sleep(60)"))
+    assert line(process) == "ready"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(5) == 7
 
 
 def test_the_code_tells_the_second_signal(start):
