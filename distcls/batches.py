@@ -61,6 +61,10 @@ class BatchPlan:
         """Passes over the data after this many steps."""
         return completed_steps * self.global_batch_size / self.num_images
 
+    def positions(self, step: int) -> np.ndarray:
+        """Where the images of one step stand in the endless stream: (B,) int64."""
+        return np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)
+
     def global_batch(self, step: int) -> np.ndarray:
         """The images of one step: (B,) int64 indices into the training split."""
         start, stop = step * self.global_batch_size, (step + 1) * self.global_batch_size

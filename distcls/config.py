@@ -93,8 +93,27 @@ class AugmentConfig:
     """What happens to a training batch on its way to the model. `augment: none` turns all of it off."""
 
     pad_crop: int = setting(0, "Pixels of reflected border from which a random crop is cut; 0 is off.", minimum=0)
-    flip: bool = setting(False, "Mirror half of the images, left to right.")
+    flip: bool | Literal["alternating"] = setting(
+        False, "Mirror half of the images, left to right; alternating: every second epoch exactly the others."
+    )
+    brightness: float = setting(0.0, "Colour jitter: brightness changes by up to this share; 0 is off.", minimum=0)
+    contrast: float = setting(0.0, "Colour jitter: contrast changes by up to this share; 0 is off.", minimum=0)
+    saturation: float = setting(0.0, "Colour jitter: saturation changes by up to this share; 0 is off.", minimum=0)
+    hue: float = setting(
+        0.0, "Colour jitter: hue turns by up to this share of the circle; 0 is off.", minimum=0, maximum=0.5
+    )
+    erase: float = setting(
+        0.0, "Share of images of which a random rectangle is erased (arXiv 1708.04896).", minimum=0, maximum=1
+    )
+    cutout: float = setting(
+        0.0, "Side of a square that is blanked out (arXiv 1708.04552), as a share of the image's.", minimum=0, maximum=1
+    )
     mixup: float = setting(0.0, "Alpha of mixup's Beta distribution (arXiv 1710.09412); 0 is off.", minimum=0)
+    cutmix: float = setting(
+        0.0,
+        "Alpha of CutMix's Beta distribution (arXiv 1905.04899); 0 is off. With mixup, half of the micro-batches each.",
+        minimum=0,
+    )
     normalize: NormalizeConfig = setting(NormalizeConfig(), "Channel mean and standard deviation, in evaluation too.")
 
 

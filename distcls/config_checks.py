@@ -25,7 +25,7 @@ def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
     yield from _wrong_schedule(config.optim)
     yield from _wrong_optimizer(config.optim)
     yield from _wrong_normalize(config.augment.normalize)
-    yield from _wrong_mixup(config, world_size)
+    yield from _wrong_mixing(config, world_size)
 
 
 def wrong_batches(train: TrainConfig, world_size: int) -> Iterator[Problem]:
@@ -142,11 +142,12 @@ def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[Problem]:
         yield "augment.normalize.std", f"augment.normalize.std must be above 0, but {normalize.std} was given"
 
 
-def _wrong_mixup(config: Config, world_size: int) -> Iterator[Problem]:
+def _wrong_mixing(config: Config, world_size: int) -> Iterator[Problem]:
     micro = config.train.micro_batch_size or config.train.global_batch_size // world_size
-    if config.augment.mixup and micro == 1:
-        yield (
-            "augment.mixup",
-            "augment.mixup mixes the images of a micro-batch, but a micro-batch is one image here: "
-            "raise train.micro_batch_size (or train.global_batch_size), or set augment.mixup=0",
-        )
+    for name, verb in (("mixup", "mixes"), ("cutmix", "cuts and mixes")):
+        if getattr(config.augment, name) and micro == 1:
+            yield (
+                f"augment.{name}",
+                f"augment.{name} {verb} the images of a micro-batch, but a micro-batch is one image here: "
+                f"raise train.micro_batch_size (or train.global_batch_size), or set augment.{name}=0",
+            )

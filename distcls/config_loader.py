@@ -24,7 +24,7 @@ import yaml
 
 from distcls.config import AugmentConfig, Config
 from distcls.config_checks import contradictions, either
-from distcls.config_schema import hints_of, is_section, split_optional
+from distcls.config_schema import alternatives, hints_of, is_section, split_optional
 from distcls.durations import Duration, parse_duration
 from distcls.errors import UsageError
 
@@ -318,13 +318,22 @@ def _convert(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
     inner, optional = split_optional(hint)
     if given.value is None and optional:
         return None
+    inner = _alternative(given, inner)
     if is_section(inner):
         return _section(inner, given, path)
     if get_origin(inner) is list:
         return _list(given, inner, limits, path)
     if get_origin(inner) is dict:
-        return _dict(given, limits, path)
+        return _dict(given, inner, limits, path)
     return _scalar(given, hint, limits, path)
+
+
+def _alternative(given: Given, hint: Any) -> Any:
+    """Which part of a hint such as `bool | Literal["x"]` is meant, by how the value is written."""
+    kinds = {part: {dict: dict, Literal: str}.get(get_origin(part), part) for part in alternatives(hint)}
+    if len(kinds) == 1:
+        return hint
+    return next((part for part, kind in kinds.items() if isinstance(given.value, kind)), next(iter(kinds)))
 
 
 def _list(given: Given, hint: Any, limits: Mapping, path: str) -> list[Any]:
@@ -334,10 +343,13 @@ def _list(given: Given, hint: Any, limits: Mapping, path: str) -> list[Any]:
     return [_convert(item, item_hint, limits, f"{path}[{index}]") for index, item in enumerate(given.value)]
 
 
-def _dict(given: Given, limits: Mapping, path: str) -> dict[str, Any]:
+def _dict(given: Given, hint: Any, limits: Mapping, path: str) -> dict[str, Any]:
     if given.value is not None and not isinstance(given.value, dict):
         raise _mismatch(given, dict, limits, path)
-    return _plain(given) or {}
+    _, item_hint = get_args(hint)
+    if item_hint is Any:
+        return _plain(given) or {}
+    return {key: _convert(item, item_hint, limits, f"{path}.{key}") for key, item in (given.value or {}).items()}
 
 
 def _plain(given: Given) -> Any:
@@ -350,7 +362,7 @@ def _plain(given: Given) -> Any:
 
 def _scalar(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
     try:
-        value = _read_scalar(given, split_optional(hint)[0])
+        value = _read_scalar(given, _alternative(given, split_optional(hint)[0]))
         _check_limits(value, limits)
         return value
     except ValueError as error:
@@ -444,8 +456,9 @@ def _ending_in(names: Sequence[str]) -> list[str]:
 
 
 def _mismatch(given: Given, hint: Any, limits: Mapping, path: str) -> UsageError:
-    expected, choices = _expected(hint, limits), get_args(split_optional(hint)[0])
-    near = difflib.get_close_matches(given.text, choices, n=1) if choices and isinstance(choices[0], str) else []
+    literals = [part for part in alternatives(hint) if get_origin(part) is Literal]
+    expected, choices = _expected(hint, limits), [choice for part in literals for choice in get_args(part)]
+    near = difflib.get_close_matches(given.text, choices, n=1)
     meant = f", did you mean {near[0]!r}?" if near else ""
     doc = f" ({limits['doc']})" if "doc" in limits else ""
     return UsageError(f"{given.where}: {path} must be {expected}, but {_show_given(given)} was given{meant}{doc}")
@@ -457,8 +470,10 @@ def _expected(hint: Any, limits: Mapping) -> str:
 
 
 def _expected_kind(hint: Any, limits: Mapping) -> str:
+    if len(alternatives(hint)) > 1:
+        return " or ".join(_expected_kind(part, limits) for part in alternatives(hint))
     if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
+        return ("one of " if len(get_args(hint)) > 1 else "") + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) is list:
         return f"a list, each item of which is {_expected(get_args(hint)[0], limits)}"
     if hint is str and limits.get("duration"):

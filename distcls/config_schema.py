@@ -42,10 +42,15 @@ def is_section(hint: Any) -> TypeGuard[type]:
 
 def split_optional(hint: Any) -> tuple[Any, bool]:
     """`X | None` is (X, True), anything else (hint, False)."""
-    if get_origin(hint) in (Union, UnionType):
-        (inner,) = (part for part in get_args(hint) if part is not NoneType)
+    if NoneType in alternatives(hint):
+        (inner,) = (part for part in alternatives(hint) if part is not NoneType)
         return inner, True
     return hint, False
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """`X | Y` is (X, Y), anything else (hint,)."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _section_schema(kind: type) -> dict[str, Any]:
@@ -65,6 +70,8 @@ def _setting_schema(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
 def _value_schema(hint: Any, limits: Mapping) -> dict[str, Any]:
     """The JSON schema of what the loader accepts. The limits of a list are those of its items."""
     inner, optional = split_optional(hint)
+    if len(alternatives(inner)) > 1:
+        return {"anyOf": [_value_schema(part, limits) for part in alternatives(inner)]}
     if is_section(inner):
         return _section_schema(inner)
     if get_origin(inner) is Literal:

@@ -4,13 +4,13 @@ A draw is keyed by a 64-bit BLAKE2 hash of `(seed, purpose, counters)`. So it do
 process draws, in which order, or what was drawn before; and `(seed 0, epoch 1)` has nothing to do with
 `(seed 1, epoch 0)`, which `seed + epoch` would make equal.
 
-| purpose   | counters                                         | draws                            |
-|-----------|--------------------------------------------------|----------------------------------|
-| "order"   | epoch                                            | the permutation of the epoch     |
-| "augment" | step                                             | numbers for the global batch     |
-| "model"   | step, index of the micro-batch in the global one | dropout, stochastic depth        |
-| "init"    |                                                  | the weights                      |
-| "split"   |                                                  | what is held out                 |
+| purpose        | counters                                         | draws                                |
+|----------------|--------------------------------------------------|--------------------------------------|
+| "order"        | epoch                                            | the permutation of the epoch         |
+| "augment KIND" | step                                             | numbers of a kind, a global batch's  |
+| "model"        | step, index of the micro-batch in the global one | dropout, stochastic depth            |
+| "init"         |                                                  | the weights                          |
+| "split"        |                                                  | what is held out                     |
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["optim.nesterov=true", "optim.name=sgd", "optim.momentum=0"], "needs optim.momentum above 0"),
         (["optim.betas=[0.9]"], "optim.betas must be two numbers"),
         (["augment.mixup=0.2", "train.micro_batch_size=1"], "a micro-batch is one image here"),
+        (["augment.cutmix=1", "train.micro_batch_size=1"], "or set augment.cutmix=0"),
         (["augment.normalize.mean=[0.5]"], "augment.normalize.mean must be 3 numbers (red, green, blue), but [0.5]"),
         (["augment.normalize.std=[1, 1, 0]"], "augment.normalize.std must be above 0"),
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),

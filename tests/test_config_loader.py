@@ -139,6 +139,18 @@ def test_augment_none_turns_off_everything_but_normalisation(write) -> None:
     assert load_config(write("augment: none\n"), ["augment.flip=true"]).augment.flip is True
 
 
+def test_flip_is_yes_no_or_alternating(write) -> None:
+    for given, expected in (("true", True), ("false", False), ("alternating", "alternating")):
+        assert load_config(None, [f"augment.flip={given}"]).augment.flip == expected
+        config = load_config(write(f"augment: {{flip: {given}}}\n"), [])
+        assert config.augment.flip == expected
+        assert from_dict(to_dict(config)) == load_config(write(to_yaml(config)), []) == config
+    assert "must be true or false or alternating, but 'alternate' was given, did you mean 'alternating'?" in message(
+        "augment.flip=alternate"
+    )
+    assert "augment.flip must be true or false or alternating, but 1 was given" in message("augment.flip=1")
+
+
 def test_home_is_expanded_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     config = load_config(None, ["data.root=~/images", "model.init_from=../runs/$X", "run.dir=~/run"])
@@ -250,7 +262,7 @@ def test_settings_like_finds_settings_without_their_section() -> None:
         ("model.args=3", "model.args must be a mapping, but 3 was given"),
         ("optim.groups=[{lr_scale: -1}]", "optim.groups[0].lr_scale must be a number at least 0, but -1 was given"),
         ("optim=sgd", "optim is a section with the settings name, lr, momentum"),
-        ("augment=all", "mixup, normalize, or 'none' to turn it off, but 'all' was given"),
+        ("augment=all", "cutmix, normalize, or 'none' to turn it off, but 'all' was given"),
     ],
 )
 def test_wrong_values_say_where_what_and_what_was_expected(override: str, expected: str) -> None:

@@ -17,9 +17,10 @@ SCHEMA = Path(__file__).parents[1] / "configs" / "schema.json"
 
 def leaves(schema: dict, path: str = "") -> dict[str, dict]:
     """The schema of each setting, by dotted path."""
-    schema = schema.get("anyOf", [schema])[0]
-    if "properties" not in schema:
+    section = schema.get("anyOf", [schema])[0]
+    if "properties" not in section:
         return {path: schema}
+    schema = section
     assert schema["additionalProperties"] is False
     return {
         key: leaf

@@ -6,12 +6,16 @@ keyed by the step, and each rank takes its rows. `Augmentation` applies rows to 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig
+from distcls.data.boxes import draw_erased, draw_squares, inside
+from distcls.data.color_jitter import draw_colors, jitter
+from distcls.data.mixing import draw_mixing, mix
 from distcls.data.preprocessing import Normalize
 from distcls.randomness import numpy_generator
 
@@ -21,22 +25,41 @@ Numbers = dict[str, torch.Tensor]
 def draw_numbers(config: AugmentConfig, plan: BatchPlan, step: int) -> Numbers:
     """The random numbers of one step, a row for each of the B images of the global batch.
 
-    "shift": (B, 2) pixels down and right. "mirrored": (B,) bool. "partner": (B,) the image of the same
-    micro-batch that is mixed in, by its place there; "share": (B,) what the image keeps of itself.
+    "shift": (B, 2) pixels down and right. "mirrored": (B,) bool. "cutout" and "erased": (B, 4) boxes. Colours
+    and mixing: see color_jitter.py and mixing.py. Each kind has a generator of its own, so that switching one on
+    changes no other.
     """
-    generator = numpy_generator(plan.seed, "augment", step)
+
+    def generator(kind: str) -> np.random.Generator:
+        return numpy_generator(plan.seed, f"augment {kind}", step)
+
     numbers: dict[str, np.ndarray] = {}
     size = plan.global_batch_size
     if config.pad_crop:
-        numbers["shift"] = generator.integers(-config.pad_crop, config.pad_crop, (size, 2), endpoint=True)
-    if config.flip:
-        numbers["mirrored"] = generator.random(size) < 0.5
-    if config.mixup:
-        places = np.tile(np.arange(plan.micro_batch_size), (plan.num_micro_batches, 1))
-        shares = generator.beta(config.mixup, config.mixup, plan.num_micro_batches)
-        numbers["partner"] = generator.permuted(places, axis=1).ravel()
-        numbers["share"] = np.repeat(shares, plan.micro_batch_size)
+        numbers["shift"] = generator("crop").integers(-config.pad_crop, config.pad_crop, (size, 2), endpoint=True)
+    if config.flip == "alternating":
+        numbers["mirrored"] = _mirrored_first(plan.seed, plan.num_images)[plan.global_batch(step)]
+        numbers["mirrored"] = numbers["mirrored"] ^ (plan.positions(step) // plan.num_images % 2 == 1)
+    elif config.flip:
+        numbers["mirrored"] = generator("flip").random(size) < 0.5
+    if config.brightness or config.contrast or config.saturation or config.hue:
+        numbers |= draw_colors(config, generator("color"), size)
+    if config.cutout:
+        numbers["cutout"] = draw_squares(generator("cutout"), size, config.cutout)
+    if config.erase:
+        numbers["erased"] = draw_erased(generator("erase"), size, config.erase)
+    if config.mixup or config.cutmix:
+        numbers |= draw_mixing(config, plan, generator)
     return {name: torch.from_numpy(table) for name, table in numbers.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _mirrored_first(seed: int, num_images: int) -> np.ndarray:
+    """Which images an alternating flip mirrors in epoch 0, 2, 4 …; in 1, 3, 5 … it mirrors the others.
+
+    As in KellerJordan/cifar10-airbench: in any two epochs the model sees both sides of every image.
+    """
+    return numpy_generator(seed, "augment alternating flip").random(num_images) < 0.5
 
 
 class Augmentation:
@@ -52,9 +75,14 @@ class Augmentation:
         """uint8 (m, H, W, 3) and class ids (m,) to images (m, 3, H, W) and targets: class ids, or (m, C) if mixed."""
         if "shift" in numbers or "mirrored" in numbers:
             pixels = _move(pixels, numbers.get("shift"), numbers.get("mirrored"))
+        if "color" in numbers:
+            pixels = jitter(pixels, numbers["color"], numbers["gray"], self.normalize.scale.dtype)
         images = self.normalize(pixels)
+        for boxes in (numbers[name] for name in ("cutout", "erased") if name in numbers):
+            blank = inside(boxes, *images.shape[2:])
+            images = images.masked_fill_(blank[:, None], 0)  # 0 is the mean colour
         if "partner" in numbers:
-            return mixup(images, labels, numbers["partner"], numbers["share"], self.num_classes)
+            return mix(images, labels, numbers["partner"], numbers["share"], numbers.get("pasted"), self.num_classes)
         return images, labels
 
 
@@ -84,13 +112,3 @@ def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
     period = 2 * (size - 1)
     index = index.remainder(period)
     return torch.minimum(index, period - index)
-
-
-def mixup(
-    images: torch.Tensor, labels: torch.Tensor, partner: torch.Tensor, share: torch.Tensor, num_classes: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each image and its target blended with a partner's (Zhang et al., arXiv 1710.09412)."""
-    share = share.to(images.dtype)
-    targets = F.one_hot(labels, num_classes).to(images.dtype)
-    targets = torch.lerp(targets[partner], targets, share[:, None])
-    return torch.lerp(images[partner], images, share[:, None, None, None]), targets

@@ -17,7 +17,8 @@ CONFIGS = {
     "accumulation": ["train.num_steps=10", "train.global_batch_size=32", "train.micro_batch_size=8"],
     "everything": [
         "train.num_steps=10", "optim.name=sgd", "optim.lr=0.05", "optim.schedule=one_cycle", "optim.nesterov=true",
-        "augment.pad_crop=1", "augment.flip=true", "augment.mixup=0.4", "loss.label_smoothing=0.1",
+        "augment.pad_crop=1", "augment.flip=true", "augment.mixup=0.4", "augment.cutmix=1",
+        "augment.contrast=0.2", "augment.hue=0.05", "augment.erase=0.2", "loss.label_smoothing=0.1",
         "train.ema_decay=0.9", "train.max_grad_norm=1", "model.args={dropout: 0.4}", "train.eval_every=5 steps",
     ],
     "resnet9": ["train.num_steps=4", "model.name=resnet9", "train.global_batch_size=16", "optim.warmup=2"],
