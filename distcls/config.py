@@ -74,7 +74,12 @@ class DataConfig:
     cache_dir: str | None = setting(
         None, "Folder of the decoded images; the default is ~/.cache/distcls.", changes_run=False
     )
-    workers: int = setting(2, "Loader processes per rank, for images read from disk.", minimum=0, changes_run=False)
+    workers: int = setting(
+        2,
+        "Loader processes per rank, for images read from disk and for augment.transforms.",
+        minimum=0,
+        changes_run=False,
+    )
     max_bad_fraction: float = setting(
         0.01, "More unreadable images than this share are an error.", minimum=0, maximum=1
     )
@@ -89,9 +94,20 @@ class NormalizeConfig:
 
 
 @dataclass
+class TransformConfig:
+    """One of torchvision's transforms for single images."""
+
+    name: str = setting("", "A class of torchvision.transforms.v2, such as RandAugment, or my_pkg.module:make.")
+    args: dict[str, Any] = setting({}, "Its arguments, such as {num_ops: 2}.")
+
+
+@dataclass
 class AugmentConfig:
     """What happens to a training batch on its way to the model. `augment: none` turns all of it off."""
 
+    transforms: list[TransformConfig] = setting(
+        [], "Transforms of single images, in loader processes and in this order, such as [{name: RandAugment}]."
+    )
     pad_crop: int = setting(0, "Pixels of reflected border from which a random crop is cut; 0 is off.", minimum=0)
     flip: bool | Literal["alternating"] = setting(
         False, "Mirror half of the images, left to right; alternating: every second epoch exactly the others."

@@ -8,6 +8,7 @@ process draws, in which order, or what was drawn before; and `(seed 0, epoch 1)`
 |----------------|--------------------------------------------------|--------------------------------------|
 | "order"        | epoch                                            | the permutation of the epoch         |
 | "augment KIND" | step                                             | numbers of a kind, a global batch's  |
+| "sample"       | position in the stream of training images        | transforms of a single image         |
 | "model"        | step, index of the micro-batch in the global one | dropout, stochastic depth            |
 | "init"         |                                                  | the weights                          |
 | "split"        |                                                  | what is held out                     |
@@ -16,6 +17,8 @@ process draws, in which order, or what was drawn before; and `(seed 0, epoch 1)`
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,3 +52,33 @@ def seed_torch(device: torch.device, seed: int, purpose: str, *counters: int) ->
         torch.cuda.default_generators[device.index or 0].manual_seed(number)
     elif device.type == "mps":
         torch.mps.manual_seed(number)
+
+
+def seed_libraries(seed: int, purpose: str, *counters: int) -> None:
+    """Point the CPU's global generators of torch, Python and NumPy, which transforms use, at this position: 11 µs."""
+    import random
+
+    import numpy as np
+    import torch
+
+    number = key(seed, purpose, *counters)
+    torch.default_generator.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+
+
+@contextmanager
+def global_state_kept() -> Iterator[None]:
+    """What is drawn inside from the generators of `seed_libraries` changes nothing for those who draw afterwards."""
+    import random
+
+    import numpy as np
+    import torch
+
+    states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])

@@ -119,6 +119,7 @@ def dry_run(config: Config) -> None:
 
     from distcls.batches import plan_batches
     from distcls.data import build_data
+    from distcls.data.image_transforms import build_transforms
     from distcls.models import build_model
     from distcls.plan import describe_plan
     from distcls.processes import Processes
@@ -129,6 +130,7 @@ def dry_run(config: Config) -> None:
     config = resolve(config, processes)
     data = build_data(config.data, processes)
     plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
+    build_transforms(config.augment.transforms, config.train.seed, data.image_size)
     module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
     if processes.is_main:
         Progress().header(describe_plan(config, data, plan, module, processes))

@@ -1,4 +1,4 @@
-"""Models for tests that write down what enters them: `ledger:make`, and a network with everything in it."""
+"""Models for tests that write down what enters them: `ledger:make`, a network with everything in it, and AUGMENT."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+AUGMENT = [
+    "augment.transforms=[{name: RandAugment, args: {num_ops: 1}}, {name: 'noise_images:LibraryNoise'}]",
+    "augment.pad_crop=1",
+    "augment.flip=alternating",
+    "augment.brightness=0.2",
+    "augment.contrast=0.2",
+    "augment.saturation=0.2",
+    "augment.hue=0.1",
+    "augment.cutout=0.25",
+    "augment.erase=0.2",
+    "augment.mixup=0.4",
+    "augment.cutmix=1",
+]
+"""Every augmentation there is."""
 
 
 class Ledger(nn.Module):

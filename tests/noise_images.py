@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
+import torch
+from PIL import Image
 
 NUM_VAL = 1003
 
@@ -21,3 +25,11 @@ def make_images(config):
         return ArraySet(name, names, labels, (prototypes[labels] + noise).clip(0, 255).astype(np.uint8))
 
     return {"train": split("train", 200), "val": split("val", NUM_VAL), "test": split("test", 50)}
+
+
+class LibraryNoise:
+    """A transform that draws from every generator that a library may use."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        noise = np.random.randint(64) ^ random.randrange(64) ^ int(torch.randint(64, ()))
+        return Image.fromarray(np.asarray(image) ^ np.uint8(noise))

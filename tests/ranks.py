@@ -27,6 +27,7 @@ SERVER.set_forkserver_preload(
         "distcls.evaluate",
         "distcls.step",
         "torchmetrics",
+        "torchvision.transforms.v2",
         "torch._dynamo",
         "matplotlib.figure",
         "ledger",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distcls.config import AugmentConfig, Config, NormalizeConfig, ParamGroupConfig
+from distcls.config import AugmentConfig, Config, NormalizeConfig, ParamGroupConfig, TransformConfig
 from distcls.config_loader import (
     differences,
     from_dict,
@@ -128,7 +127,7 @@ def test_configs_share_no_lists() -> None:
 
 
 def test_augment_none_turns_off_everything_but_normalisation(write) -> None:
-    off = {field.name: field.default for field in dataclasses.fields(AugmentConfig) if field.name != "normalize"}
+    off = {name: value for name, value in vars(AugmentConfig()).items() if name != "normalize"}
     assert not any(off.values()), "the defaults of AugmentConfig are what `augment: none` means"
     normalize = NormalizeConfig([0.5] * 3, [0.25] * 3)
     for none in ("none", "null", "'none'", ""):
@@ -149,6 +148,17 @@ def test_flip_is_yes_no_or_alternating(write) -> None:
         "augment.flip=alternate"
     )
     assert "augment.flip must be true or false or alternating, but 1 was given" in message("augment.flip=1")
+
+
+def test_transforms_are_a_list_of_names_with_arguments(write) -> None:
+    path = write(
+        "augment:\n  transforms:\n    - name: RandAugment\n      args: {num_ops: 1}\n    - name: RandomInvert\n"
+    )
+    expected = [TransformConfig("RandAugment", {"num_ops": 1}), TransformConfig("RandomInvert", {})]
+    assert load_config(path, []).augment.transforms == expected
+    assert load_config(path, ["augment=none"]).augment.transforms == []
+    assert load_config(None, ["augment.transforms=[{name: RandomInvert}]"]).augment.transforms == expected[1:]
+    assert "unknown setting augment.transforms[0].num_ops" in message("augment.transforms=[{name: A, num_ops: 1}]")
 
 
 def test_home_is_expanded_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

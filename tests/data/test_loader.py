@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
 import torch
 
 from distcls.batches import BatchPlan
-from distcls.config import AugmentConfig
+from distcls.config import AugmentConfig, TransformConfig
 from distcls.data import Split
 from distcls.data.augmentation import draw_numbers
 from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.data.loader import eval_batches, train_batches
+from distcls.errors import UsageError
 
 CPU = torch.device("cpu")
 NUM = 23
 PLAN = BatchPlan(num_images=NUM, global_batch_size=12, micro_batch_size=3, total_steps=5, seed=0)
 AUGMENT = AugmentConfig(pad_crop=1, flip=True, mixup=0.4)
+
+
+PER_IMAGE = AugmentConfig(
+    transforms=[TransformConfig("RandAugment"), TransformConfig("noise_images:LibraryNoise")], pad_crop=1
+)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +109,60 @@ def test_loading_draws_nothing_from_the_global_generator():
     torch.manual_seed(3)
     collect(in_memory=False, workers=1)
     assert torch.equal(torch.rand(1), expected)
+
+
+# Transforms of single images ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def transformed():
+    torch.set_num_threads(1)
+    return collect(workers=0, augment=PER_IMAGE)
+
+
+def test_transforms_change_an_image_otherwise_each_time_it_comes(from_memory, transformed):
+    came_as: dict[int, list] = {}
+    for step, (plain, changed) in enumerate(zip(from_memory, transformed, strict=True)):
+        before, after = ([image for _, images, *_ in micros for image in images] for micros in (plain, changed))
+        for i, *pixels in zip(PLAN.global_batch(step), before, after, strict=True):
+            came_as.setdefault(i, []).extend(pixels)
+    assert len(came_as) == NUM
+    for pixels in came_as.values():  # plain, transformed, plain, transformed …
+        assert all(one == pixels[0] for one in pixels[::2])
+        assert len({str(one) for one in pixels[1::2]} | {str(pixels[0])}) == len(pixels) // 2 + 1
+
+
+@pytest.mark.parametrize(("in_memory", "workers"), [(True, 1), (True, 4), (False, 0), (False, 4)])
+def test_transforms_are_the_same_for_any_number_of_workers(transformed, in_memory, workers):
+    assert collect(in_memory, workers, augment=PER_IMAGE) == transformed
+    assert collect(in_memory, workers, start=3, augment=PER_IMAGE) == transformed[3:]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_transforms_are_the_same_on_any_number_of_ranks(transformed, world_size):
+    plans = [dataclasses.replace(PLAN, rank=rank, world_size=world_size) for rank in range(world_size)]
+    by_rank = [collect(plan=plan, augment=PER_IMAGE) for plan in plans]
+    assert [[m for part in parts for m in part] for parts in zip(*by_rank, strict=True)] == transformed
+
+
+def test_transforms_in_this_process_leave_no_trace_in_global_generators():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    def seed():
+        for start in (random.seed, np.random.seed, torch.manual_seed):
+            start(3)
+
+    seed()
+    expected = draw()
+    seed()
+    collect(augment=PER_IMAGE)
+    assert draw() == expected
+
+
+def test_transforms_that_cannot_be_applied_are_told_before_the_first_batch():
+    with pytest.raises(UsageError, match="Did you mean 'RandAugment'"):
+        train_batches(make_split(True), PLAN, AugmentConfig(transforms=[TransformConfig("RandAugmnt")]), CPU, 0, 0)
 
 
 # Evaluation ----------------------------------------------------------------------------------------

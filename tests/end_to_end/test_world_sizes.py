@@ -13,9 +13,7 @@ from ranks import await_step, read_json
 STEPS = 50
 FEATURES = [
     "model.name=ledger:make",
-    "augment.pad_crop=1",
-    "augment.flip=true",
-    "augment.mixup=0.4",
+    *ledger.AUGMENT,
     "train.ema_decay=0.9",
     "train.max_grad_norm=1.0",
     "optim.name=adamw",
