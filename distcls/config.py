@@ -150,8 +150,19 @@ class ModelConfig:
 class LossConfig:
     """What is minimised."""
 
-    name: str = setting("cross_entropy", "cross_entropy, or my_pkg.module:loss, called as loss(logits, targets).")
+    name: str = setting(
+        "cross_entropy", "cross_entropy, focal, or my_pkg.module:loss, called as loss(logits, targets)."
+    )
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.", minimum=0, below=1)
+    gamma: float = setting(
+        2.0, "Exponent of focal (arXiv 1708.02002): the higher, the less easy images count.", minimum=0
+    )
+    class_weights: Literal["none", "balanced", "effective"] | dict[str, float] = setting(
+        "none",
+        "Weights in training, scaled to a mean of 1 over its images: balanced is 1 / images of the class, effective "
+        "1 / its effective number of images (arXiv 1901.05555); or {cat: 2}, where the other classes weigh 1.",
+    )
+    beta: float = setting(0.999, "Beta of class_weights=effective; 1 would be balanced.", minimum=0, below=1)
 
 
 @dataclass
@@ -200,6 +211,11 @@ class TrainConfig:
     global_batch_size: int = setting(64, "Images per optimizer step, over all processes.", minimum=1)
     micro_batch_size: int | None = setting(
         None, "Images per forward pass on one device; the default is global_batch_size / processes.", minimum=1
+    )
+    sampling: Literal["none", "balanced", "square_root"] = setting(
+        "none",
+        "Draw the images of an epoch with replacement, so that classes come equally often (balanced), "
+        "or in proportion to the square root of their size.",
     )
     precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = setting(
         "auto", "Arithmetic: auto is bf16 on a GPU that has it, else float32."

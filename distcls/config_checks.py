@@ -26,6 +26,7 @@ def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
     yield from _wrong_optimizer(config.optim)
     yield from _wrong_normalize(config.augment.normalize)
     yield from _wrong_mixing(config, world_size)
+    yield from _wrong_weights(config)
 
 
 def wrong_batches(train: TrainConfig, world_size: int) -> Iterator[Problem]:
@@ -151,3 +152,22 @@ def _wrong_mixing(config: Config, world_size: int) -> Iterator[Problem]:
                 f"augment.{name} {verb} the images of a micro-batch, but a micro-batch is one image here: "
                 f"raise train.micro_batch_size (or train.global_batch_size), or set augment.{name}=0",
             )
+
+
+def _wrong_weights(config: Config) -> Iterator[Problem]:
+    weights, sampling = config.loss.class_weights, config.train.sampling
+    if weights != "none" and ":" in config.loss.name:
+        yield (
+            "loss.class_weights",
+            f"loss.class_weights is for loss.name=cross_entropy and focal, but the loss is {config.loss.name}: "
+            "set one of them, or weigh the classes in your own loss",
+        )
+    if weights in ("balanced", "effective") and sampling != "none":
+        yield (
+            "loss.class_weights",
+            f"loss.class_weights={weights} and train.sampling={sampling} would make up for rare classes twice: "
+            "set one of them to none",
+        )
+    for name, weight in weights.items() if isinstance(weights, dict) else ():
+        if weight <= 0:
+            yield f"loss.class_weights.{name}", f"loss.class_weights.{name} must be above 0, but {weight:g} was given"

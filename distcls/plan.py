@@ -7,6 +7,7 @@ from torch import nn
 from distcls.batches import BatchPlan
 from distcls.config import Config
 from distcls.data import Data
+from distcls.loss import weigh_classes
 from distcls.processes import Processes
 
 
@@ -25,6 +26,7 @@ def describe(
         ("data", config.data.root or config.data.name),
         ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + f" images{left_out}"),
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
+        *_describe_balance(config, data),
         ("images", f"{data.image_size} × {data.image_size} pixels, {memory}"),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
@@ -35,6 +37,21 @@ def describe(
         ),
         ("steps", f"{plan.total_steps:,} = {plan.epoch(plan.total_steps):.4g} epochs of {epoch_steps:.5g} steps"),
     ]
+
+
+def _describe_balance(config: Config, data: Data) -> list[tuple[str, str]]:
+    """What is done about rare classes, if anything."""
+    said = {
+        "none": [],
+        "balanced": ["drawn with replacement, classes equally often"],
+        "square_root": ["drawn with replacement, classes by the square root of their size"],
+    }[config.train.sampling]
+    weights = weigh_classes(config.loss, data.train.labels, data.class_names)
+    if weights is not None:
+        low, high = weights.argmin(), weights.argmax()
+        names = data.class_names
+        said.append(f"weights from {weights[low]:.3g} ({names[low]}) to {weights[high]:.3g} ({names[high]})")
+    return [("balance", "; ".join(said))] if said else []
 
 
 def estimate_memory(config: Config, plan: BatchPlan, module: nn.Module, image_size: int) -> int:

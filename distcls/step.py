@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from distcls.batches import BatchPlan
@@ -25,11 +26,20 @@ NUM_SUMS = 2
 class TrainStep:
     """Calling it with this rank's micro-batches moves the state by one step."""
 
-    def __init__(self, config: Config, state: TrainState, plan: BatchPlan, augment: Augmentation, run: Run) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: TrainState,
+        plan: BatchPlan,
+        augment: Augmentation,
+        run: Run,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
         self.config, self.state, self.plan = config, state, plan
         self.device = run.device
         self.augment = augment
-        self.loss = build_loss(config.loss)
+        weights = None if class_weights is None else torch.from_numpy(class_weights).to(run.dtype).to(run.device)
+        self.loss = build_loss(config.loss, weights)
         backward = run.accelerator.backward
         if config.train.deterministic:
             self.sum_gradients = OrderedSum(state.module, state.statistics, backward, plan.world_size)

@@ -54,6 +54,7 @@ def train(config: Config, default_name: str) -> Path:
     from distcls.durations import is_due
     from distcls.evaluate import Evaluator
     from distcls.optim import momenta_per_weight
+    from distcls.loss import weigh_classes
     from distcls.plan import describe
     from distcls.processes import Processes
     from distcls.run import Run
@@ -66,13 +67,14 @@ def train(config: Config, default_name: str) -> Path:
         config = run.config
         data = build_data(config.data, processes, run.counting("decoding images"))
         run.adopt_data(data)
-        plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
+        plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
         normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names))
         checkpoints = Checkpoints(run, config.train.keep_checkpoints)
         newest = checkpoints.newest()
         state = build_state(config, data.class_names, data.image_size, run, with_init_from=newest is None)
-        train_step = TrainStep(config, state, plan, augment, run)
+        class_weights = weigh_classes(config.loss, data.train.labels, data.class_names)
+        train_step = TrainStep(config, state, plan, augment, run, class_weights)
         evaluate = Evaluator(config, len(data.class_names), normalize, processes)
         run.progress.header([*describe(config, data, plan, state.module, processes), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)
@@ -129,7 +131,7 @@ def dry_run(config: Config) -> None:
     processes = Processes(config.run.device)
     config = resolve(config, processes)
     data = build_data(config.data, processes)
-    plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
+    plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
     build_transforms(config.augment.transforms, config.train.seed, data.image_size)
     module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
     if processes.is_main:

@@ -1,4 +1,4 @@
-"""Models for tests that write down what enters them: `ledger:make`, a network with everything in it, and AUGMENT."""
+"""Models for tests that write down what enters them: `ledger:make`, a network with everything in it, and settings."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ AUGMENT = [
     "augment.cutmix=1",
 ]
 """Every augmentation there is."""
+
+BALANCE = ["train.sampling=square_root", "loss.name=focal", "loss.class_weights={'3': 2, '8': 0.5}"]
+"""All that makes up for rare classes, for data whose classes are digits."""
 
 
 class Ledger(nn.Module):

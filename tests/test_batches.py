@@ -48,7 +48,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 def test_a_step_does_not_depend_on_what_was_asked_before():
     plan = BatchPlan(10, 4, 2, 100, seed=1)
     in_order = [plan.global_batch(step).tolist() for step in range(40)]
-    batches._permutations.clear()
+    batches._orders.clear()
     backwards = [plan.global_batch(step).tolist() for step in reversed(range(40))]
     assert backwards[::-1] == in_order
 
@@ -86,6 +86,28 @@ def test_the_micro_batch_is_the_share_of_a_process_unless_it_is_given():
     assert plan_batches(TrainConfig(global_batch_size=24), 100, 1, 4).micro_batch_size == 6
     given = plan_batches(TrainConfig(global_batch_size=24, micro_batch_size=3), 100, 1, 4)
     assert (given.micro_batch_size, given.grad_accum_steps, given.rows) == (3, 2, slice(6, 12))
+
+
+@pytest.mark.parametrize(("sampling", "expected"), [("balanced", [1 / 3] * 3), ("square_root", [0.6, 0.3, 0.1])])
+def test_sampling_draws_rare_classes_more_often(sampling, expected):
+    labels = np.repeat([0, 1, 2], [3600, 900, 100])
+    config = TrainConfig(global_batch_size=100, sampling=sampling)
+    plan = plan_batches(config, 4600, labels=labels)
+    drawn = stream(plan, 460)  # ten epochs
+    assert np.bincount(labels[drawn]) / len(drawn) == pytest.approx(expected, abs=0.01)
+    assert len(np.unique(drawn)) > 4500  # within a class all images alike
+    assert plan.total_steps == 30 * 46
+
+
+def test_sampled_batches_are_a_function_of_the_step_too():
+    labels = np.repeat([0, 1], [9, 3])
+    plan, again = (plan_batches(TrainConfig(global_batch_size=4, sampling="balanced"), 12, labels=labels) for _ in "12")
+    plain = BatchPlan(12, 4, 4, 100, seed=0)
+    in_order = [plan.global_batch(step).tolist() for step in range(20)]
+    mixed = [(again.global_batch(step).tolist(), plain.global_batch(step).tolist()) for step in reversed(range(20))]
+    assert [sampled for sampled, _ in mixed][::-1] == in_order
+    first_epoch = [image for _, images in mixed[-3:] for image in images]
+    assert sorted(first_epoch) == list(range(12)), "plans with and without sampling do not share orders"
 
 
 def test_sizes_that_do_not_fit_are_an_error_that_lists_what_would():

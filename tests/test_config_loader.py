@@ -161,6 +161,18 @@ def test_transforms_are_a_list_of_names_with_arguments(write) -> None:
     assert "unknown setting augment.transforms[0].num_ops" in message("augment.transforms=[{name: A, num_ops: 1}]")
 
 
+def test_class_weights_are_a_word_or_a_mapping_of_numbers(write) -> None:
+    for given, expected in (("balanced", "balanced"), ("{cat: 2, '7': 1e-1}", {"cat": 2.0, "7": 0.1})):
+        config = load_config(write(f"loss: {{class_weights: {given}}}\n"), [])
+        assert config == load_config(None, [f"loss.class_weights={given}"])
+        assert config.loss.class_weights == expected
+        assert from_dict(to_dict(config)) == load_config(write(to_yaml(config)), []) == config
+    assert load_config(None, ["loss.class_weights.cat=2"]).loss.class_weights == {"cat": 2.0}
+    expected = "loss.class_weights must be one of none, balanced, effective or a mapping, but 'balance' was given, did"
+    assert expected in message("loss.class_weights=balance")
+    assert "loss.class_weights.cat must be a number, but 'much' was given" in message("loss.class_weights={cat: much}")
+
+
 def test_home_is_expanded_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     config = load_config(None, ["data.root=~/images", "model.init_from=../runs/$X", "run.dir=~/run"])
@@ -219,7 +231,9 @@ def test_unknown_setting_suggests(override: str, meant: str) -> None:
 
 
 def test_unknown_setting_lists_what_there_is() -> None:
-    assert message("loss.xyzzy=1").endswith("unknown setting loss.xyzzy: loss has name, label_smoothing")
+    assert message("loss.xyzzy=1").endswith(
+        "unknown setting loss.xyzzy: loss has name, label_smoothing, gamma, class_weights, beta"
+    )
     assert "a config has data, augment, model, loss, optim, train, run" in message("xyzzy=1")
 
 

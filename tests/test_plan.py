@@ -32,7 +32,7 @@ def make_data(num_classes=3, in_memory=True, val=40) -> Data:
 
 def described(config: Config, world_size=1, describe=describe, **data) -> dict[str, str]:
     made = make_data(**data)
-    plan = plan_batches(config.train, len(made.train), 0, world_size)
+    plan = plan_batches(config.train, len(made.train), 0, world_size, made.train.labels)
     module = build_model(config.model, len(made.class_names), 8)
     processes = SimpleNamespace(world_size=world_size, device=torch.device("cpu"))
     return dict(describe(config, made, plan, module, processes))
@@ -55,6 +55,15 @@ def test_the_batch_is_world_times_micro_times_accumulation():
 def test_steps_and_epochs_are_told():
     header = described(make_config(global_batch_size=20, num_epochs=3.0))
     assert header["steps"] == "8 = 3.2 epochs of 2.5 steps"
+
+
+def test_what_is_done_about_rare_classes_is_told():
+    config = make_config(sampling="none")
+    assert "balance" not in described(config)
+    config.loss.class_weights = {"class1": 4.0}
+    assert described(config)["balance"] == "weights from 0.495 (class0) to 1.98 (class1)"
+    config.train.sampling = "balanced"
+    assert described(config)["balance"].startswith("drawn with replacement, classes equally often; weights from")
 
 
 def test_the_data_is_told():

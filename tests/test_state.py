@@ -7,6 +7,7 @@ import copy
 import io
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -51,11 +52,11 @@ def fake_run(scaler=None):
     )
 
 
-def start(config: Config, run=None) -> tuple[TrainState, TrainStep]:
+def start(config: Config, run=None, class_weights=None) -> tuple[TrainState, TrainStep]:
     run = run or fake_run()
     state = build_state(config, ["a", "b", "c"], 8, run)
     normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
-    return state, TrainStep(config, state, PLAN, Augmentation(normalize, 3), run)
+    return state, TrainStep(config, state, PLAN, Augmentation(normalize, 3), run, class_weights)
 
 
 def batch_of(step: int) -> list[MicroBatch]:
@@ -206,16 +207,19 @@ def test_among_equals_the_lower_loss_is_better_but_gives_no_new_patience():
 # The step ------------------------------------------------------------------------------------------
 
 
-def test_a_step_reports_loss_accuracy_and_norm_of_the_global_batch():
+@pytest.mark.parametrize("class_weights", [None, np.array([0.5, 1.0, 2.0])])
+def test_a_step_reports_loss_accuracy_and_norm_of_the_global_batch(class_weights):
+    """The loss is the sum over images divided by their number, weighted or not."""
     config = make_config()
     config.model.args = {"hidden": 8, "dropout": 0.0}
-    state, train_step = start(config)
+    state, train_step = start(config, class_weights=class_weights)
+    weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
     reference = copy.deepcopy(state.module).train()
     loss, accuracy, norm = train_step(batch_of(0)).tolist()
     losses, right = [], []
     for micro in batch_of(0):
         logits = reference(train_step.augment(micro.pixels, micro.labels, {})[0])
-        losses.append(nn.functional.cross_entropy(logits, micro.labels, reduction="sum") / 8)
+        losses.append(nn.functional.cross_entropy(logits, micro.labels, weight, reduction="sum") / 8)
         right.append((logits.argmax(1) == micro.labels).sum().item())
     torch.stack(losses).sum().backward()
     norms = torch.stack([p.grad.norm() for p in reference.parameters()])

@@ -20,6 +20,7 @@ SETTINGS = [
     "optim.momentum=0.9",
     "optim.fused=true",
     *ledger.AUGMENT,
+    *ledger.BALANCE,
     "train.global_batch_size=32",
     "train.micro_batch_size=4",
     "train.ema_decay=0.9",

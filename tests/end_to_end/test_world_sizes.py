@@ -14,6 +14,7 @@ STEPS = 50
 FEATURES = [
     "model.name=ledger:make",
     *ledger.AUGMENT,
+    *ledger.BALANCE,
     "train.ema_decay=0.9",
     "train.max_grad_norm=1.0",
     "optim.name=adamw",
