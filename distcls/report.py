@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import shlex
 from pathlib import Path
@@ -64,7 +65,7 @@ def finish(
             run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **tracked(metrics))
     write_model(run.dir / "model", module, run.config, data.class_names, data.decoding)
     run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
-    write_plots(run.dir, data, measured, first_batch(data, plan, augment, run))
+    write_plots(run.dir, data, measured, first_images(data, plan, augment, run))
     folder = shlex.quote(str(run.dir))
     last = measured.get("test") or measured.get("val")
     run.progress.finish(
@@ -103,33 +104,42 @@ def worst_confusions(confusion: np.ndarray, class_names: list[str], most: int = 
     return [(class_names[i], class_names[j], int(wrong[i, j])) for i, j in places if wrong[i, j]]
 
 
-def first_batch(data: Data, plan: BatchPlan, augment: Augmentation, run: Run) -> tuple[np.ndarray, list[str]]:
-    """Pictures of the first micro-batch as the model saw them, uint8 (n, H, W, 3), and their classes.
+def first_images(data: Data, plan: BatchPlan, augment: Augmentation, run: Run) -> tuple[np.ndarray, list[str]]:
+    """Pictures from the first micro-batches as the model saw them, uint8 (n, H, W, 3), and their classes.
 
     A batch is a function of the plan, so it can be looked at after the run as well as before.
     """
-    one_step = dataclasses.replace(plan, total_steps=1)
-    batch = next(train_batches(data.train, one_step, run.config.augment, run.device, workers=0, start=0))[0]
-    images, targets = augment(batch.pixels, batch.labels, batch.numbers)
-    shares, classes = targets.topk(2, 1) if targets.ndim == 2 else (None, batch.labels[:, None])
-    pixels = augment.normalize.undo(images[:NUM_PICTURES].float()).cpu().numpy()
-    return pixels, [_title(data.class_names, classes[i].tolist(), shares, i) for i in range(len(pixels))]
+    take_turns = run.config.augment.mixup and run.config.augment.cutmix
+    most = NUM_PICTURES // 3 if take_turns else NUM_PICTURES  # of one micro-batch
+    few_steps = dataclasses.replace(plan, total_steps=NUM_PICTURES)
+    batches = train_batches(data.train, few_steps, run.config.augment, run.device, workers=0, start=0)
+    pixels: list[np.ndarray] = []
+    titles: list[str] = []
+    for batch in itertools.chain.from_iterable(batches):
+        images, targets = augment(batch.pixels, batch.labels, batch.numbers)
+        shown = slice(min(most, NUM_PICTURES - len(pixels)))
+        pixels.extend(augment.normalize.undo(images[shown].float()).cpu().numpy())
+        shares, classes = targets[shown].topk(2, 1) if targets.ndim == 2 else (None, batch.labels[shown, None])
+        titles += [_title(data.class_names, classes[i].tolist(), shares, i) for i in range(len(classes))]
+        if len(pixels) == NUM_PICTURES:
+            break
+    return np.stack(pixels), titles
 
 
 def _title(class_names: list[str], classes: list[int], shares: torch.Tensor | None, i: int) -> str:
     if shares is None or shares[i, 1] < 0.005:
         return class_names[classes[0]]
-    return " + ".join(f"{share:.0%} {class_names[c]}" for c, share in zip(classes, shares[i].tolist(), strict=True))
+    return "\n".join(f"{share:.0%} {class_names[c]}" for c, share in zip(classes, shares[i].tolist(), strict=True))
 
 
 def write_plots(
     run_dir: Path, data: Data, measured: dict[str, SplitMetrics], batch: tuple[np.ndarray, list[str]]
 ) -> None:
-    """plots/: curves, a training batch, and of test (or val) confusion, calibration, predictions and mistakes."""
+    """plots/: curves, training images, and of test (or val) confusion, calibration, predictions and mistakes."""
     folder = run_dir / "plots"
     folder.mkdir(exist_ok=True)
     plots.plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png")
-    plots.plot_images(*batch, folder / "train_batch.png", "A training batch, as the model saw it")
+    plots.plot_images(*batch, folder / "train_batch.png", "Training images, as the model saw them")
     split = data.test or data.val
     if split is None:
         return

@@ -79,8 +79,7 @@ class Augmentation:
             pixels = jitter(pixels, numbers["color"], numbers["gray"], self.normalize.scale.dtype)
         images = self.normalize(pixels)
         for boxes in (numbers[name] for name in ("cutout", "erased") if name in numbers):
-            blank = inside(boxes, *images.shape[2:])
-            images = images.masked_fill_(blank[:, None], 0)  # 0 is the mean colour
+            images.masked_fill_(inside(boxes, *images.shape[2:])[:, None], 0)  # 0 is the mean colour
         if "partner" in numbers:
             return mix(images, labels, numbers["partner"], numbers["share"], numbers.get("pasted"), self.num_classes)
         return images, labels

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
 SETTINGS = [
-    *["model.name=resnet9", "data.image_size=16", "augment.pad_crop=1", "augment.flip=true", "augment.mixup=0.4"],
+    *["model.name=resnet9", "data.image_size=16", *ledger.AUGMENT],
     *["train.num_steps=20", "train.global_batch_size=32", "train.micro_batch_size=8", "train.ema_decay=0.9"],
     *["train.checkpoint_every=4 steps", "train.eval_every=8 steps", "optim.lr=1e-3", "run.trackers=[]"],
 ]
