@@ -33,7 +33,7 @@ def draw_mixing(
         share[~has_mixup] = 1
         boxes[has_mixup] = 0
         numbers["pasted"] = np.repeat(boxes, size, axis=0)
-    numbers["share"] = np.repeat(share, size)
+    numbers["share"] = np.repeat(share, size).astype(np.float32)
     return numbers
 
 

@@ -108,7 +108,7 @@ def test_a_micro_batch_has_mixup_or_cutmix_and_both_come():
     assert torch.equal(has_box, ~is_blended)
     assert {len(set(rows.tolist())) for rows in has_box.split(6)} == {1} and 0.3 < has_box.double().mean() < 0.7
     cutmix_only = draw_numbers(dataclasses.replace(ALL, mixup=0.0), PLAN, 0)
-    assert torch.equal(cutmix_only["share"], torch.ones(24, dtype=torch.float64))
+    assert torch.equal(cutmix_only["share"], torch.ones(24))
     assert (cutmix_only["pasted"][:, 2] > cutmix_only["pasted"][:, 0]).all()
 
 
