@@ -53,8 +53,8 @@ def train(config: Config, default_name: str) -> Path:
     from distcls.data.preprocessing import Normalize
     from distcls.durations import is_due
     from distcls.evaluate import Evaluator
-    from distcls.optim import momenta_per_weight
     from distcls.loss import weigh_classes
+    from distcls.optim import momenta_per_weight
     from distcls.plan import describe
     from distcls.processes import Processes
     from distcls.run import Run

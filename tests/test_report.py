@@ -12,6 +12,7 @@ from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig, Config, NormalizeConfig
 from distcls.data import Split
 from distcls.data.augmentation import Augmentation
+from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.data.loader import train_batches
 from distcls.data.preprocessing import Normalize
@@ -26,7 +27,9 @@ CPU = torch.device("cpu")
 def test_the_training_images_shown_are_those_of_the_first_micro_batches(settings):
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (50, 8, 8, 3)).astype(np.uint8), draw.integers(0, 3, 50)
-    split = Split("train", ArraySet("made", ["a", "b", "c"], labels, images), np.arange(50), labels, images, 8, "crop")
+    split = Split(
+        "train", ArraySet("made", ["a", "b", "c"], labels, images), np.arange(50), labels, images, Decoding(8)
+    )
     plan = BatchPlan(num_images=50, global_batch_size=32, micro_batch_size=16, total_steps=1, seed=0)
     config = Config(augment=AugmentConfig(**settings))
     normalize = Normalize.build(NormalizeConfig(), CPU, torch.float32, True)

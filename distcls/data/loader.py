@@ -50,7 +50,7 @@ def train_batches(
 
     Raises UsageError at once, not at the first batch, where augment.transforms cannot be applied.
     """
-    transforms = build_transforms(augment.transforms, plan.seed, split.image_size)
+    transforms = build_transforms(augment.transforms, plan.seed, split.decoding.shape[0])
     steps = range(start, plan.total_steps)
     shares = (Request(plan.global_batch(step)[plan.rows], plan.positions(step)[plan.rows]) for step in steps)
     loaded = _load(split, shares, plan.micro_batch_size, device, workers, transforms)
