@@ -45,7 +45,10 @@ def setting(
 class DataConfig:
     """Which images, how they are split, and how they reach the model."""
 
-    name: str = setting("digits", "digits, folder, cifar10, mnist, fashion_mnist, stl10, or my_pkg.module:factory.")
+    name: str = setting(
+        "digits",
+        "digits, folder, imagenet, tiny_imagenet, cifar10, mnist, fashion_mnist, stl10, or my_pkg.module:factory.",
+    )
     root: str | None = setting(
         # The fingerprint of what is in it decides whether the data is the same, not where it lies.
         None,

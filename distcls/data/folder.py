@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 
@@ -16,6 +17,13 @@ from distcls.errors import BadDataError, MissingInputError, UsageError
 # Folder names, in lower case, that stand for a split.
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
+# What tells a layout that has an opener of its own: a path under the root, and its data.name.
+NAMED_LAYOUTS = {
+    "val/images/val_0.JPEG": "tiny_imagenet",
+    "val/ILSVRC2012_val_00000001.JPEG": "imagenet",
+    "ILSVRC/Data/CLS-LOC": "imagenet",
+}
+
 LAYOUTS = "Expected ROOT/CLASS/image.jpg, or ROOT/train/CLASS/image.jpg with val/ and test/ beside train/ if you like."
 
 
@@ -24,14 +32,14 @@ class FolderSet:
     """Image files of one split. Paths are kept as one string of bytes: ImageNet's take 30 MB, not 150."""
 
     root: str
-    split_folder: str
-    """Folder of the split under root, such as "train", or "" where classes lie in root itself."""
+    folders: list[str]
+    """Under root, the folder of each class, such as "train/cat"; "" where its files have none of their own."""
     class_names: list[str]
     labels: np.ndarray
     sizes: np.ndarray
     """int64 (N,), bytes of each file."""
     paths: bytes
-    """Paths under their class folder, one after the other."""
+    """Paths under the folder of their class, one after the other."""
     path_ends: np.ndarray
     """int64 (N,), where each path ends in `paths`."""
     modified: str
@@ -51,11 +59,11 @@ class FolderSet:
         """Path under root, such as train/cat/17.jpg."""
         start = self.path_ends[i - 1] if i else 0
         path = os.fsdecode(self.paths[start : self.path_ends[i]])
-        return os.path.join(self.split_folder, self.class_names[self.labels[i]], path)
+        return os.path.join(self.folders[self.labels[i]], path)
 
     def fingerprint(self) -> str:
         """Digest of classes, relative paths, file sizes and labels: of all that can be told without decoding."""
-        layout = self.split_folder.encode()
+        layout = json.dumps(self.folders).encode()
         return digest(self.class_names, layout, self.labels, self.sizes, self.path_ends, self.paths)
 
 
@@ -64,20 +72,29 @@ def open_folder(config: DataConfig) -> dict[str, ImageSet]:
 
     Raises MissingInputError where there is none, BadDataError where it cannot be trained on.
     """
-    root = _existing_root(config)
+    root = existing_root(config)
+    _refuse_named_layouts(root)
     split_folders = _split_folders(root)
-    class_names = _class_names(os.path.join(root, split_folders["train"]))
-    return {split: _list_split(root, folder, class_names) for split, folder in split_folders.items()}
+    names = class_folders(os.path.join(root, split_folders["train"]))
+    return {split: list_class_folders(root, folder, names, names) for split, folder in split_folders.items()}
 
 
-def _existing_root(config: DataConfig) -> str:
+def existing_root(config: DataConfig) -> str:
+    """data.root as an absolute path. Raises UsageError where it is not set, MissingInputError where it is no folder."""
     if config.root is None:
-        raise UsageError("data.name=folder needs to know where your images are: --data DIR")
+        raise UsageError(f"data.name={config.name} needs to know where your images are: --data DIR")
     root = os.path.abspath(os.path.expanduser(config.root))
     if not os.path.isdir(root):
         found = "is not a folder" if os.path.exists(root) else "does not exist"
         raise MissingInputError(f"the image folder {root} {found}. Name the one that holds your images: --data DIR")
     return root
+
+
+def _refuse_named_layouts(root: str) -> None:
+    """Read as class folders, these would fail, or give other classes than they have."""
+    for path, name in NAMED_LAYOUTS.items():
+        if os.path.exists(os.path.join(root, path)):
+            raise UsageError(f"{root} has the layout of {name} (there is {path}): add data.name={name}")
 
 
 def _split_folders(root: str) -> dict[str, str]:
@@ -99,26 +116,37 @@ def _split_folders(root: str) -> dict[str, str]:
     return {"train": ""}
 
 
-def _class_names(folder: str) -> list[str]:
-    class_names = subfolders(folder)
-    if not class_names:
+def class_folders(folder: str) -> list[str]:
+    """Names of the class folders in a folder. Raises BadDataError where there are less than two."""
+    names = subfolders(folder)
+    if not names:
         raise BadDataError(f"{folder} has no class folders in it. {LAYOUTS}")
-    if len(class_names) < 2:
-        raise BadDataError(f"{folder} has one class folder only, {class_names[0]}/: it takes two classes. {LAYOUTS}")
-    return class_names
+    if len(names) < 2:
+        raise BadDataError(f"{folder} has one class folder only, {names[0]}/: it takes two classes. {LAYOUTS}")
+    return names
 
 
-def _list_split(root: str, split_folder: str, class_names: list[str]) -> FolderSet:
+def list_class_folders(root: str, split_folder: str, class_folders: list[str], class_names: list[str]) -> FolderSet:
+    """The images of a split that has one folder per class; class_names are what the folders are called in the run.
+
+    Raises BadDataError for a folder that is none of class_folders, and for one without images.
+    """
     folder = os.path.join(root, split_folder)
-    labels_by_name = {name: label for label, name in enumerate(class_names)}
+    labels = {name: label for label, name in enumerate(class_folders)}
     listings: dict[int, Listing] = {}
     for name in subfolders(folder):
-        if name not in labels_by_name:
-            raise BadDataError(_unknown_class(folder, name, class_names))
-        listings[labels_by_name[name]] = _list_class(os.path.join(folder, name))
+        if name not in labels:
+            raise BadDataError(_unknown_class(folder, name, class_folders))
+        listings[labels[name]] = _list_class(os.path.join(folder, name))
     if not listings:
         raise BadDataError(f"{folder} has no class folders in it. Fill it, or remove it to have that split cut for you")
-    return _packed(root, split_folder, class_names, listings)
+    return pack(
+        root=root,
+        folders=[os.path.join(split_folder, name) for name in class_folders],
+        class_names=class_names,
+        labels=np.repeat(np.array(list(listings), np.int64), [len(listing) for listing in listings.values()]),
+        listings=list(listings.values()),
+    )
 
 
 def _unknown_class(folder: str, name: str, class_names: list[str]) -> str:
@@ -140,16 +168,18 @@ def _list_class(folder: str) -> Listing:
     return listing
 
 
-def _packed(root: str, split_folder: str, class_names: list[str], listings: dict[int, Listing]) -> FolderSet:
-    found = list(listings.values())
+def pack(
+    root: str, folders: list[str], class_names: list[str], labels: np.ndarray, listings: list[Listing]
+) -> FolderSet:
+    """The files of some listings, one after the other, as one split; labels are int64, one per file."""
     return FolderSet(
         root=root,
-        split_folder=split_folder,
+        folders=folders,
         class_names=class_names,
-        labels=np.repeat(np.array(list(listings), np.int64), [len(listing) for listing in found]),
-        sizes=np.concatenate([listing.sizes for listing in found]),
-        paths=b"".join(listing.paths for listing in found),
-        path_ends=np.cumsum(np.concatenate([listing.lengths for listing in found])),
-        modified=digest([], *(listing.changed for listing in found)),
-        num_ignored=sum(len(listing.ignored) for listing in found),
+        labels=labels,
+        sizes=np.concatenate([listing.sizes for listing in listings]),
+        paths=b"".join(listing.paths for listing in listings),
+        path_ends=np.cumsum(np.concatenate([listing.lengths for listing in listings])),
+        modified=digest([], *(listing.changed for listing in listings)),
+        num_ignored=sum(len(listing.ignored) for listing in listings),
     )

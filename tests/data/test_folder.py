@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -132,3 +133,16 @@ def test_two_names_for_one_split_are_refused(tmp_path: Path, make_images: Callab
         make_images(tmp_path / folder, 1)
     with pytest.raises(BadDataError, match="both for the val split"):
         opened(tmp_path)
+
+
+def test_an_unreadable_folder_is_named(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refuse(folder: str | bytes) -> os.scandir[str]:  # root, who may run the tests, can read everything
+        if os.fsdecode(folder).endswith("dog"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(folder)  # type: ignore[return-value]
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(MissingInputError, match="cannot list the folder .*dog: Permission denied"):
+        opened(two_classes)
