@@ -198,7 +198,9 @@ def _train_parser() -> Parser:
     )
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
     parser.add_argument(
-        "--data", metavar="DIR", help="folder of images, DIR/CLASS/*.jpg: data.root=DIR data.name=folder"
+        "--data",
+        metavar="DIR",
+        help="folder of images, DIR/CLASS/*.jpg: data.root=DIR data.name=folder; or a .csv or .npz file",
     )
     parser.add_argument("--name", help="name of the run, whose folder is runs/NAME: run.name=NAME")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, and stop before the first step")
@@ -212,7 +214,8 @@ def _settings_of_options(data: str | None, name: str | None) -> tuple[list[str],
     overrides = [] if name is None else [f"run.name={json.dumps(name, ensure_ascii=False)}"]
     if data is None:
         return overrides, []
-    return [*overrides, f"data.root={json.dumps(data, ensure_ascii=False)}"], ["data.name=folder"]
+    name = {".csv": "csv", ".npz": "npz"}.get(Path(data).suffix.lower(), "folder")
+    return [*overrides, f"data.root={json.dumps(data, ensure_ascii=False)}"], [f"data.name={name}"]
 
 
 def _check_setting(word: str) -> None:

@@ -47,12 +47,16 @@ class DataConfig:
 
     name: str = setting(
         "digits",
-        "digits, folder, imagenet, tiny_imagenet, cifar10, mnist, fashion_mnist, stl10, or my_pkg.module:factory.",
+        "digits, folder, csv, npz, imagenet, tiny_imagenet, cifar10, mnist, fashion_mnist, stl10, synthetic, or "
+        "my_pkg.module:factory.",
+    )
+    args: dict[str, Any] = setting(
+        {}, "Arguments of synthetic, such as {num_images: 50000, num_classes: 100, size: 64}, or of your factory."
     )
     root: str | None = setting(
         # The fingerprint of what is in it decides whether the data is the same, not where it lies.
         None,
-        "Folder that holds the images. --data DIR sets it.",
+        "Folder that holds the images, or the .csv or .npz file. --data DIR sets it.",
         changes_run=False,
     )
     download: bool = setting(False, "Download a named data set that is not in data.root.", changes_run=False)

@@ -178,6 +178,8 @@ def test_nothing_given() -> None:
 def test_data_is_a_folder_unless_the_name_is_set() -> None:
     config, _ = parse_train_arguments(["--data", "my images: #1"])
     assert (config.data.root, config.data.name) == ("my images: #1", "folder")
+    assert parse_train_arguments(["--data", "a/Labels.CSV"])[0].data.name == "csv"
+    assert parse_train_arguments(["--data", "set.npz"])[0].data.name == "npz"
     config, _ = parse_train_arguments(["--data", "d", "data.name=cifar10"])
     assert (config.data.root, config.data.name) == ("d", "cifar10")
     Path("x.yaml").write_text("data: {name: mnist, root: e}\n", encoding="utf-8")

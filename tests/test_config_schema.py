@@ -49,7 +49,7 @@ def test_schema_holds_every_setting_with_description_default_and_range() -> None
 def flat(part: dict, path: str) -> list[tuple[str, object]]:
     pairs = []
     for key, value in part.items():
-        inside = isinstance(value, dict) and f"{path}.{key}" != "model.args"
+        inside = isinstance(value, dict) and key != "args"
         pairs.extend(flat(value, f"{path}.{key}") if inside else [(f"{path}.{key}", value)])
     return pairs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,3 +28,21 @@ def explaining_disk_errors(folder: Path) -> Iterator[None]:
             f"cannot write decoded images under {folder}: {error.strerror or error}. "
             "Name a folder with space that you may write to: data.cache_dir=DIR"
         ) from error
+
+
+@contextlib.contextmanager
+def folder_beside(final: Path) -> Iterator[Path]:
+    """A folder on the same file system that is gone at the end, with all that was not renamed away."""
+    with tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as temporary:
+        building = Path(temporary, "building")
+        building.mkdir()
+        yield building
+
+
+def rename_unless_there(folder: Path, final: Path) -> None:
+    """Puts a folder that is whole in its place, unless another process did."""
+    try:
+        os.rename(folder, final)
+    except OSError:  # another run, on this machine or on one that shares the disk, was faster
+        if not final.is_dir():
+            raise

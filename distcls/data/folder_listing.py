@@ -52,22 +52,25 @@ def list_images(folder: str) -> Listing:
     found = dict(_walk(os.fsencode(folder), b""))
     images = sorted(path for path in found if path.lower().endswith(extensions))
     # `pop`, because an entry remembers what it was asked for, which is more than all that is kept of it
-    listing = _listing(images, (found.pop(path).stat for path in images))
+    listing = _listing(images, lambda path: found.pop(path).stat())
     listing.ignored = sorted(map(os.fsdecode, found))
     return listing
 
 
 def list_files(folder: str, paths: Iterable[str]) -> Listing:
-    """These files, in this order; paths are relative to the folder."""
-    start, encoded = os.fsencode(folder), [os.fsencode(path) for path in paths]
-    return _listing(encoded, (functools.partial(os.stat, os.path.join(start, path)) for path in encoded))
+    """These files, in this order; paths are relative to the folder, or absolute."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return _listing([os.fsencode(path) for path in paths], functools.partial(os.stat, dir_fd=descriptor))
+    finally:
+        os.close(descriptor)
 
 
-def _listing(paths: list[bytes], stats: Iterable[Callable[[], os.stat_result]]) -> Listing:
+def _listing(paths: list[bytes], stat: Callable[[bytes], os.stat_result]) -> Listing:
     sizes, changed = [], []
-    for stat in stats:
+    for path in paths:
         try:
-            result = stat()
+            result = stat(path)
             sizes.append(result.st_size)
             changed.append(result.st_mtime_ns)
         except (OSError, ValueError):  # a link to nowhere: still listed, so that decoding reports it as a bad image

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from distcls.config import DataConfig
+from distcls.data.csv_manifest import open_csv
 from distcls.data.digits import open_digits
 from distcls.data.folder import open_folder
 from distcls.data.image_set import ImageSet
 from distcls.data.imagenet import open_imagenet, open_tiny_imagenet
+from distcls.data.npz import open_npz
+from distcls.data.synthetic import open_synthetic
 from distcls.data.torchvision_sets import open_cifar10, open_fashion_mnist, open_mnist, open_stl10
 from distcls.errors import BadDataError, UsageError
 from distcls.imports import import_by_name, nearest
@@ -18,12 +21,15 @@ from distcls.imports import import_by_name, nearest
 DATASETS: dict[str, Callable[[DataConfig], dict[str, ImageSet]]] = {
     "digits": open_digits,
     "folder": open_folder,
+    "csv": open_csv,
+    "npz": open_npz,
     "imagenet": open_imagenet,
     "tiny_imagenet": open_tiny_imagenet,
     "cifar10": open_cifar10,
     "mnist": open_mnist,
     "fashion_mnist": open_fashion_mnist,
     "stl10": open_stl10,
+    "synthetic": open_synthetic,
 }
 
 SPLITS = ("train", "val", "test")

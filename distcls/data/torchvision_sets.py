@@ -1,30 +1,24 @@
 """CIFAR-10, MNIST, Fashion-MNIST and STL-10, read and downloaded by torchvision.
 
 torchvision holds a set as private arrays, 180 MB of CIFAR-10 in each process. So what it read once is
-kept as plain arrays in the cache folder, which all processes of a machine map and share, and later
-starts need neither torchvision nor its checksums.
+kept by array_cache.py, and later starts need neither torchvision nor its checksums.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from distcls.config import DataConfig
-from distcls.data.cache_folder import cache_folder, explaining_disk_errors
-from distcls.data.image_set import ArraySet, ImageSet, digest
-from distcls.data.mapped_file import MappedFile
+from distcls.data.array_cache import Arrays, open_arrays
+from distcls.data.cache_folder import cache_folder, folder_beside, rename_unless_there
+from distcls.data.image_set import ImageSet, digest
 from distcls.errors import MissingInputError
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
@@ -80,11 +74,7 @@ def _open(source: _Source, config: DataConfig) -> dict[str, ImageSet]:
     if not (root / source.folder).is_dir():
         _download(source, root, config)
     cache = cache_folder(config) / "arrays" / f"{source.name}-{_key(root / source.folder)}"
-    if not _is_complete(cache):
-        with explaining_disk_errors(cache):
-            _write_arrays(source, root, cache)
-    about = json.loads((cache / "about.json").read_text())
-    return {split: _mapped_set(source.name, split, cache, about) for split in ("train", "test")}
+    return open_arrays(cache, source.name, lambda: _read_splits(source, root))
 
 
 def _key(folder: Path) -> str:
@@ -94,67 +84,15 @@ def _key(folder: Path) -> str:
     return digest([], repr((str(folder), found)).encode())[:16]
 
 
-def _mapped_set(name: str, split: str, cache: Path, about: dict[str, Any]) -> ArraySet:
-    labels = np.fromfile(cache / f"{split}.labels", np.int64)
-    images = MappedFile(str(cache / f"{split}.pixels"), tuple(about["shapes"][split])).open()
-    return ArraySet(f"{name}/{split}", about["class_names"], labels, images, about["fingerprints"][split])
-
-
-def _is_complete(cache: Path) -> bool:
-    """Whether the arrays are there; their sizes tell one that was cut short."""
-    try:
-        sizes = json.loads((cache / "about.json").read_text())["sizes"]
-        return all((cache / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
-
-
-def _write_arrays(source: _Source, root: Path, cache: Path) -> None:
-    """Writes beside the final place and renames, so that what is there is whole, whoever else does the same."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with _folder_beside(cache) as building:
-        about: dict[str, Any] = {"shapes": {}, "fingerprints": {}}
-        for split in ("train", "test"):
-            about["class_names"], labels, images = _read(source, root, split == "train")
-            about["shapes"][split] = images.shape
-            about["fingerprints"][split] = digest(about["class_names"], labels, images)
-            _write(building / f"{split}.pixels", images.tofile)
-            _write(building / f"{split}.labels", labels.tofile)
-        about["sizes"] = {path.name: path.stat().st_size for path in building.iterdir()}
-        _write(building / "about.json", lambda file: file.write(json.dumps(about).encode()))
-        if cache.exists() and not _is_complete(cache):
-            shutil.rmtree(cache)
-        _rename_unless_there(building, cache)
-
-
-@contextlib.contextmanager
-def _folder_beside(final: Path) -> Iterator[Path]:
-    """A folder on the same file system that is gone at the end, with all that was not renamed away."""
-    with tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as temporary:
-        building = Path(temporary, "building")
-        building.mkdir()
-        yield building
-
-
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    with open(path, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _rename_unless_there(folder: Path, final: Path) -> None:
-    try:
-        os.rename(folder, final)
-    except OSError:  # another run, on this machine or on one that shares the disk, was faster
-        if not final.is_dir():
-            raise
-
-
 def _torchvision_class(source: _Source) -> Any:
     import torchvision.datasets  # takes seconds
 
     return getattr(torchvision.datasets, source.torchvision_class)
+
+
+def _read_splits(source: _Source, root: Path) -> Iterator[Arrays]:
+    for split in ("train", "test"):
+        yield Arrays(split, *_read(source, root, split == "train"))
 
 
 def _read(source: _Source, root: Path, train: bool) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -181,10 +119,10 @@ def _download(source: _Source, root: Path, config: DataConfig) -> None:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision gives none: behind a silent firewall it would wait forever
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _folder_beside(root / source.folder) as building:
+        with folder_beside(root / source.folder) as building:
             _lend_archive(cls, root, building)
             source.read(cls, str(building), True, True)
-            _rename_unless_there(building / source.folder, root / source.folder)
+            rename_unless_there(building / source.folder, root / source.folder)
     except Exception as error:  # network, disk, archive and checksum: each library on the way has its own
         raise MissingInputError(
             f"cannot download {source.name} from {_hosts(cls)} to {root}: {error}.\n"
