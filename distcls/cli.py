@@ -78,6 +78,12 @@ def _train(argv: Sequence[str]) -> int | None:
     return main(argv)
 
 
+def _crossval(argv: Sequence[str]) -> int | None:
+    from distcls.crossval import main
+
+    return main(argv)
+
+
 def _eval(argv: Sequence[str]) -> int | None:
     from distcls.evaluate import main
 
@@ -111,6 +117,7 @@ def _config(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[Main, str]] = {
     "train": (_train, "train a model, or go on with a run that was stopped"),
+    "crossval": (_crossval, "train once for each of data.folds parts of the data, and report mean ± std"),
     "eval": (_eval, "measure a trained model on a split of its data"),
     "predict": (_predict, "name what is on images, with a trained model"),
     "config": (_config, "config schema: print the JSON schema of configs, for editors"),
@@ -121,7 +128,7 @@ HELP = f"""usage: distcls COMMAND [-h] ...
 Trains image classifiers: a folder of images in, a trained and measured model out.
 
 commands:
-{chr(10).join(f"  {name:<9}{line}" for name, (_, line) in COMMANDS.items())}
+{chr(10).join(f"  {name:<10}{line}" for name, (_, line) in COMMANDS.items())}
 
 options:
   -h, --help  this help; `distcls COMMAND --help` explains a command
@@ -179,9 +186,20 @@ class Parser(argparse.ArgumentParser):
         return words
 
 
-def parse_train_arguments(argv: Sequence[str]) -> tuple[Config, TrainOptions]:
-    """The settings and options of `distcls train` and `python -m distcls.train`. Raises UsageError."""
-    words = _train_parser().parse_intermixed_args(argv)
+TRAINING = {
+    "train": "Train a model.",
+    "crossval": "Train a model once for each of data.folds=K parts of the images, which is val then, in run folders "
+    "NAME-fold0 and so on; then print mean and standard deviation, and write them to NAME-crossval.json.",
+}
+"""What the commands that take these words do."""
+
+
+def parse_train_arguments(argv: Sequence[str], command: str = "train") -> tuple[Config, TrainOptions]:
+    """The settings and options of `distcls train`, `python -m distcls.train` and `distcls crossval`.
+
+    Raises UsageError.
+    """
+    words = _train_parser(command).parse_intermixed_args(argv)
     for word in words.settings:
         _check_setting(word)
     overrides, unless_set = _settings_of_options(words.data, words.name)
@@ -189,10 +207,10 @@ def parse_train_arguments(argv: Sequence[str]) -> tuple[Config, TrainOptions]:
     return config, TrainOptions(words.dry_run, words.print_config, words.config)
 
 
-def _train_parser() -> Parser:
+def _train_parser(command: str) -> Parser:
     parser = Parser(
-        prog="distcls train",
-        description="Train a model. The same command again goes on with a run that was stopped.",
+        prog=f"distcls {command}",
+        description=f"{TRAINING[command]} The same command again goes on with what was stopped.",
         epilog="Settings are given as key=value, such as optim.lr=3e-4 or train.num_epochs=10; "
         "--print-config shows all of them, distcls/config.py explains them.",
     )

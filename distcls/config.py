@@ -72,6 +72,10 @@ class DataConfig:
     test_fraction: float = setting(
         0.2, "Share of all images held out, stratified, where there is no test split.", minimum=0, below=1
     )
+    folds: int | None = setting(
+        None, "Cut the images that are not for test into so many stratified folds; val is one of them.", minimum=2
+    )
+    fold: int | None = setting(None, "The fold that is val, from 0; distcls crossval runs them all.", minimum=0)
     split_seed: int = setting(0, "Seed of the held-out splits, apart from train.seed.", minimum=0)
     cache: str = setting(
         "4 GB",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from distcls.config import Config, NormalizeConfig, OptimConfig, TrainConfig
+from distcls.config import Config, DataConfig, NormalizeConfig, OptimConfig, TrainConfig
 from distcls.durations import parse_duration
 
 Problem = tuple[str, str]
@@ -19,6 +19,7 @@ NO_LENGTH = "neither train.num_epochs nor train.num_steps is set: give one of th
 
 def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
     """What is wrong with a config on so many processes. Later problems may follow from the first one."""
+    yield from _wrong_data(config.data)
     yield from _wrong_length(config.train)
     yield from wrong_batches(config.train, world_size)
     yield from _wrong_periods(config.train)
@@ -39,6 +40,25 @@ def either(options: Iterable[object]) -> str:
     """ "1", "1 or 2", "1, 2 or 3"."""
     words = [str(option) for option in options]
     return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
+
+
+def _wrong_data(data: DataConfig) -> Iterator[Problem]:
+    if data.args and data.name != "synthetic" and ":" not in data.name:
+        yield (
+            "data.args",
+            f"data.args is for data.name=synthetic and for a factory of yours, but data.name is {data.name}: "
+            "remove data.args",
+        )
+    if data.folds is not None and data.fold is None:
+        yield (
+            "data.folds",
+            f"data.folds={data.folds} does not say which fold is val: add data.fold=0 (up to {data.folds - 1}) for "
+            "one of them, or run all of them: distcls crossval",
+        )
+    if data.fold is not None and data.folds is None:
+        yield "data.fold", f"data.fold={data.fold} is one of how many? Add data.folds, such as data.folds=5"
+    elif data.fold is not None and data.folds is not None and data.fold >= data.folds:
+        yield "data.fold", f"data.fold={data.fold} must be from 0 to {data.folds - 1}, for data.folds={data.folds}"
 
 
 def _wrong_length(train: TrainConfig) -> Iterator[Problem]:

@@ -139,7 +139,7 @@ class Progress:
         """
         self.close()
         self._say("")
-        for line in _metrics_table(metrics):
+        for line in metrics_table(metrics):
             self._say(line)
         if confusions:
             self._say("\nmost often confused", "bold")
@@ -377,14 +377,16 @@ def _cell(column: Column, value: Any) -> str:
     return "" if value is None else format(value, column.format)
 
 
-def _metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of a table of final metrics: a row for each split, or for whatever else was measured."""
     shown = {"accuracy": ".2%", "top5": ".2%", "macro_f1": ".4f", "ece": ".4f", "loss": ".4f", "count": ",d"}
     titles = {"macro_f1": "macro F1", "ece": "ECE", "top5": "top-5", "count": "images"}
-    names = [name for name in shown if any(split.get(name) is not None for split in metrics.values())]
-    lines = [" " * 5 + "".join(f"{titles.get(name, name):>9}" for name in names)]
-    for split, values in metrics.items():
+    names = [name for name in shown if any(row.get(name) is not None for row in rows.values())]
+    indent = max(map(len, ["test", *rows])) + 1
+    lines = [" " * indent + "".join(f"{titles.get(name, name):>9}" for name in names)]
+    for title, values in rows.items():
         cells = (format(values[name], shown[name]) if values.get(name) is not None else "" for name in names)
-        lines.append(f"{split:<5}" + "".join(f"{cell:>9}" for cell in cells))
+        lines.append(f"{title:<{indent}}" + "".join(f"{cell:>9}" for cell in cells))
     return lines if names else []
 
 

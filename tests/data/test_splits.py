@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from distcls.config import DataConfig
-from distcls.data.splits import cut_splits, hold_out
+from distcls.data.splits import cut_fold, cut_splits, hold_out
+from distcls.errors import UsageError
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.333, 0.5, 0.9])
@@ -65,3 +66,34 @@ def test_splits_that_exist_are_kept() -> None:
 def test_fractions_of_zero_cut_nothing() -> None:
     cuts = cut_splits({"train": np.arange(50) % 2}, DataConfig(val_fraction=0, test_fraction=0))
     assert list(cuts) == ["train"] and len(cuts["train"][1]) == 50
+
+
+def test_each_image_is_in_one_fold_and_each_class_in_all() -> None:
+    labels = np.random.default_rng(0).integers(0, 7, 1003)
+    folds = [cut_fold(labels, 5, fold, 0) for fold in range(5)]
+    assert np.array_equal(np.sort(np.concatenate([val for _, val in folds])), np.arange(1003))
+    assert sorted(len(val) for _, val in folds) == [200, 200, 201, 201, 201]
+    counts = np.array([np.bincount(labels[val], minlength=7) for _, val in folds])
+    assert np.all(counts.max(axis=0) - counts.min(axis=0) <= 1)
+    for rest, val in folds:
+        assert np.array_equal(np.sort(np.concatenate([rest, val])), np.arange(1003))
+
+
+def test_folds_never_change() -> None:
+    assert cut_fold(np.arange(12) % 2, 3, 0, 0)[1].tolist() == [0, 1, 3, 10]
+    assert cut_fold(np.arange(12) % 2, 3, 0, 0)[1].tolist() != cut_fold(np.arange(12) % 2, 3, 0, 1)[1].tolist()
+
+
+def test_the_test_split_is_the_same_in_all_folds() -> None:
+    labels = {"train": np.arange(1000) % 10}
+    cuts = [cut_splits(labels, DataConfig(folds=4, fold=fold, test_fraction=0.2)) for fold in range(4)]
+    assert all(np.array_equal(cut["test"][1], cuts[0]["test"][1]) for cut in cuts)
+    assert [len(cut["val"][1]) for cut in cuts] == [200] * 4
+    everything = np.concatenate([cuts[0]["test"][1], *(cut["val"][1] for cut in cuts)])
+    assert np.array_equal(np.sort(everything), np.arange(1000))
+
+
+def test_folds_beside_a_val_split_of_the_data_are_refused() -> None:
+    labels = {"train": np.arange(50) % 2, "val": np.zeros(10, np.int64)}
+    with pytest.raises(UsageError, match="has a val split of its own"):
+        cut_splits(labels, DataConfig(folds=5, fold=0))

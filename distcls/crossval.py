@@ -1,0 +1,135 @@
+"""`distcls crossval`: one ordinary run for each fold, and mean ± standard deviation over them.
+
+Each fold is `distcls train` in a process and a run folder of its own, one after the other. So whatever is true of
+a run is true here: a fold that was stopped goes on, one that is finished is not run again, and exit codes stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distcls import signals
+from distcls.cli import parse_train_arguments, run_command
+from distcls.config import Config
+from distcls.errors import DiskError, Preempted, UsageError
+from distcls.progress import metrics_table
+from distcls.run_folder import write_text
+
+Metrics = Mapping[str, Mapping[str, Any]]
+"""As in metrics.json: {"val": {"accuracy": 0.98, …}, "test": {…}}."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`distcls crossval`, with the words of `distcls train`."""
+    return run_command(_main, sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    runner = FoldRunner()
+    config, options = parse_train_arguments([*argv, "data.fold=0"], "crossval")
+    if any(word.startswith("data.fold=") for word in argv):
+        raise UsageError("distcls crossval runs all folds: leave data.fold out, or run one of them: distcls train")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "distcls crossval starts its runs itself, each as one process. With a launcher, start each fold: "
+            "torchrun … -m distcls.train … data.fold=0, then data.fold=1 and so on"
+        )
+    stem = _folder_stem(config, options.config_path)
+    folders = [stem.with_name(f"{stem.name}-fold{fold}") for fold in range(config.data.folds or 0)]
+    for fold, folder in enumerate(folders):
+        words = ["train", *argv, f"data.fold={fold}", f"run.dir={json.dumps(str(folder), ensure_ascii=False)}"]
+        if options.dry_run or options.print_config:
+            return runner.run(words)
+        print(f"\nfold {fold} of {len(folders)}: {folder}", flush=True)
+        code = runner.run(words)
+        if code:
+            print(
+                f"distcls: fold {fold} ended with exit code {code}: the same command goes on with it", file=sys.stderr
+            )
+            return code
+    report(folders, stem.with_name(f"{stem.name}-crossval.json"))
+    return 0
+
+
+def _folder_stem(config: Config, config_path: Path | None) -> Path:
+    """The run folder as `distcls train` would choose it, without its end."""
+    if config.run.dir:
+        return Path(config.run.dir).expanduser()
+    return Path("runs") / (config.run.name or Path(config_path or config.data.name).stem)
+
+
+class FoldRunner:
+    """Runs one fold after the other, and passes the stop signals on to the one that is running."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._waiting_signal: int | None = None
+        for number in signals.STOP_SIGNALS:
+            signal.signal(number, self._pass_on)
+
+    def run(self, words: Sequence[str]) -> int:
+        """The exit code of `distcls WORDS`. Raises Preempted where it was asked to stop and did.
+
+        It gets a process group of its own: Ctrl-C would reach it twice otherwise, once from the terminal and
+        once from here, and a second signal means to leave without saving.
+        """
+        if self._waiting_signal is None:
+            self._process = subprocess.Popen([sys.executable, "-m", "distcls", *words], process_group=0)
+            if self._waiting_signal is not None:  # it came while the process was being started
+                self._process.send_signal(self._waiting_signal)
+            code, self._process = self._process.wait(), None
+            if code != Preempted.exit_code and -code not in signals.STOP_SIGNALS:
+                return code
+        raise Preempted("stopped between two steps of a fold: the same command goes on from there.")
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        if self._process is None:
+            self._waiting_signal = number
+        else:
+            self._process.send_signal(number)
+
+
+def report(folders: Sequence[Path], file: Path) -> None:
+    """Print a table of the folds' metrics.json with mean and standard deviation, and write it as JSON.
+
+    The standard deviation is that of a sample (n - 1). Raises DiskError.
+    """
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    summary = summarize(metrics)
+    try:
+        write_text(file, json.dumps({"runs": [str(folder) for folder in folders], **summary}, indent=2) + "\n")
+    except OSError as error:
+        raise DiskError(f"cannot write {file}: {error.strerror}") from error
+    for split, spread in summary.items():
+        rows = {f"fold {fold}": of_fold[split] for fold, of_fold in enumerate(metrics)}
+        rows |= {"mean": _each(spread, "mean"), "± std": _each(spread, "std")}
+        print("", split, *metrics_table(rows), sep="\n")
+    print(f"\n{file}")
+
+
+def summarize(metrics: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{"val": {"accuracy": {"mean", "std", "folds": one value for each}, …}, "test": …}."""
+    return {
+        split: {
+            name: _spread([of_fold[split][name] for of_fold in metrics])
+            for name, value in values.items()
+            if isinstance(value, float)
+        }
+        for split, values in metrics[0].items()
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values), "folds": list(values)}
+
+
+def _each(spread: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, float]:
+    return {name: of_metric[key] for name, of_metric in spread.items()}
