@@ -67,7 +67,8 @@ def test_the_commands_work(ranks, visitor: Path) -> None:
     assert re.search(r"photos/rose/1\.jpg  \w+ \d", outputs["distcls predict runs/flowers photos/rose/1.jpg"])
     for name in ("two", "two-more"):
         assert read_json(visitor / "runs" / name / "env.json")["world_size"] == 2
-    assert {path.name for path in (visitor / "runs").iterdir()} == {"flowers", "cifar10_cnn", "two", "two-more", "mine"}
+    runs = {"flowers", "cifar10_cnn", "two", "two-more", "mine", "stripes"}
+    assert {path.name for path in (visitor / "runs").iterdir()} == runs
 
 
 def follow(words: list[str], ranks: Ranks, folder: Path) -> str:

@@ -65,6 +65,11 @@ def _check(name: str, split: str, image_set: ImageSet, train: ImageSet) -> None:
     missing = [attribute for attribute in needed if not hasattr(image_set, attribute)]
     if missing:
         raise UsageError(f"the {split} split of {name} lacks {', '.join(missing)}: see distcls.data.image_set.ImageSet")
+    if len(set(train.class_names)) != len(train.class_names):
+        twice = next(name for name in train.class_names if train.class_names.count(name) > 1)
+        raise BadDataError(f"{name} has two classes of the name {twice!r}: give each a name of its own")
+    if len(train.class_names) < 2:
+        raise BadDataError(f"{name} has one class only, {train.class_names}: it takes two classes")
     if image_set.class_names != train.class_names:
         raise BadDataError(f"the {split} split of {name} has other class names than train, or another order")
     if len(image_set) == 0:

@@ -30,6 +30,18 @@ def no_train(config):
 def half(config):
     return [1, 2]
 
+def one_class(config):
+    return ArraySet("mine", ["a"], np.array([0, 0]), np.zeros((2, 4, 4, 3), np.uint8))
+
+def twins(config):
+    return ArraySet("mine", ["a", "b", "a"], np.array([0, 1]), np.zeros((2, 4, 4, 3), np.uint8))
+
+def other_classes(config):
+    return {"train": make(config), "val": ArraySet("v", ["a", "c"], np.array([0]), np.zeros((1, 4, 4, 3), np.uint8))}
+
+def arguments(config):
+    return ArraySet("mine", ["a", "b"], np.array([0, 1] * config.args["n"]), np.zeros((6, 4, 4, 3), np.uint8))
+
 def wrong_labels(config):
     return ArraySet("mine", ["a", "b"], np.array([0, 2]), np.zeros((2, 4, 4, 3), np.uint8))
 """
@@ -76,6 +88,7 @@ def test_your_own_factory_gets_the_config() -> None:
     image_sets = open_image_sets(DataConfig(name="factories_of_test:make", image_size=7))
     assert list(image_sets) == ["train"] and np.all(image_sets["train"].image(0, Decoding(4)) == 7)
     assert list(open_image_sets(DataConfig(name="factories_of_test:splits", image_size=7))) == ["train", "test"]
+    assert len(open_image_sets(DataConfig(name="factories_of_test:arguments", args={"n": 3}))["train"]) == 6
 
 
 @pytest.mark.usefixtures("factories")
@@ -87,6 +100,9 @@ def test_your_own_factory_gets_the_config() -> None:
         ("factories_of_test:no_train", UsageError, "expected train"),
         ("factories_of_test:half", UsageError, "lacks class_names, labels"),
         ("factories_of_test:wrong_labels", BadDataError, "between 0 and 1"),
+        ("factories_of_test:one_class", BadDataError, "one class only"),
+        ("factories_of_test:twins", BadDataError, "two classes of the name 'a'"),
+        ("factories_of_test:other_classes", BadDataError, "the val split of .* has other class names than train"),
     ],
 )
 def test_mistakes_in_your_own_factory_are_explained(name: str, error: type[Exception], message: str) -> None:
