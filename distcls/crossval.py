@@ -6,6 +6,7 @@ a run is true here: a fold that was stopped goes on, one that is finished is not
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -22,6 +23,9 @@ from distcls.config import Config
 from distcls.errors import DiskError, Preempted, UsageError
 from distcls.progress import metrics_table
 from distcls.run_folder import write_text
+
+PR_SET_PDEATHSIG = 1
+"""Of <linux/prctl.h>."""
 
 Metrics = Mapping[str, Mapping[str, Any]]
 """As in metrics.json: {"val": {"accuracy": 0.98, …}, "test": {…}}."""
@@ -82,7 +86,8 @@ class FoldRunner:
         once from here, and a second signal means to leave without saving.
         """
         if self._waiting_signal is None:
-            self._process = subprocess.Popen([sys.executable, "-m", "distcls", *words], process_group=0)
+            command = [sys.executable, "-m", "distcls", *words]
+            self._process = subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)
             if self._waiting_signal is not None:  # it came while the process was being started
                 self._process.send_signal(self._waiting_signal)
             code, self._process = self._process.wait(), None
@@ -95,6 +100,12 @@ class FoldRunner:
             self._waiting_signal = number
         else:
             self._process.send_signal(number)
+
+
+def _end_with_parent() -> None:
+    """In the new process: killed when this one is, or it would hold its run folder against the next start."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def report(folders: Sequence[Path], file: Path) -> None:

@@ -27,7 +27,7 @@ CHUNK = 500
 SYNONYMS = {
     "path": ("file", "filename", "file_name", "filepath", "image", "image_path", "img", "id", "image_id"),
     "label": ("class", "class_name", "category", "target", "y"),
-    "split": ("set", "subset", "partition", "fold"),
+    "split": ("set", "subset", "partition"),
 }
 """What people call the columns. Taking one for another silently would be worse than asking."""
 

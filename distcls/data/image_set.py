@@ -12,6 +12,7 @@ from PIL import Image
 
 from distcls.data.decoding import Decoding, fit
 from distcls.data.mapped_file import received, to_send
+from distcls.errors import BadDataError
 
 
 class ImageSet(Protocol):
@@ -38,7 +39,10 @@ class ImageSet(Protocol):
 
 @dataclass
 class ArraySet:
-    """Images of one size that fit an array, in memory or mapped from a file."""
+    """Images of one size that fit an array, in memory or mapped from a file.
+
+    Raises BadDataError where labels are missing, or too many.
+    """
 
     title: str
     class_names: list[str]
@@ -47,6 +51,10 @@ class ArraySet:
     """uint8 (N, H, W, 3)."""
     stored_fingerprint: str | None = None
     """Its fingerprint where that was computed before: hashing reads all images."""
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.images):
+            raise BadDataError(f"{self.title} has {len(self.images)} images, but {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return len(self.labels)

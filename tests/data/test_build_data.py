@@ -124,6 +124,12 @@ def test_the_fingerprint_tells_the_splits_apart(build: Callable[..., Data]) -> N
     assert same.fingerprint == again.fingerprint != other.fingerprint
 
 
+def test_the_fingerprint_tells_the_folds_apart(build: Callable[..., Data]) -> None:
+    folds = [build(name="digits", folds=3, fold=fold) for fold in range(3)]
+    assert len({data.fingerprint for data in folds}) == 3
+    assert len({tuple(data.split_lists()["test"]) for data in folds}) == 1
+
+
 def test_no_fractions_no_splits(build: Callable[..., Data]) -> None:
     data = build(name="digits", val_fraction=0, test_fraction=0)
     assert data.val is None and data.test is None and len(data.train) == 1797

@@ -36,6 +36,9 @@ def one_class(config):
 def twins(config):
     return ArraySet("mine", ["a", "b", "a"], np.array([0, 1]), np.zeros((2, 4, 4, 3), np.uint8))
 
+def too_few_labels(config):
+    return ArraySet("mine", ["a", "b"], np.array([0, 1]), np.zeros((3, 4, 4, 3), np.uint8))
+
 def other_classes(config):
     return {"train": make(config), "val": ArraySet("v", ["a", "c"], np.array([0]), np.zeros((1, 4, 4, 3), np.uint8))}
 
@@ -102,6 +105,7 @@ def test_your_own_factory_gets_the_config() -> None:
         ("factories_of_test:wrong_labels", BadDataError, "between 0 and 1"),
         ("factories_of_test:one_class", BadDataError, "one class only"),
         ("factories_of_test:twins", BadDataError, "two classes of the name 'a'"),
+        ("factories_of_test:too_few_labels", BadDataError, "mine has 3 images, but 2 labels"),
         ("factories_of_test:other_classes", BadDataError, "the val split of .* has other class names than train"),
     ],
 )

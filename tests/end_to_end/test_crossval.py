@@ -22,9 +22,13 @@ SETTINGS = [
 
 
 @pytest.mark.timeout(300)
-def test_all_folds_are_run_and_a_stopped_one_goes_on(ranks) -> None:
-    group = ranks.start("crossval", "--name", "cv", *SETTINGS)
+def test_all_folds_are_run_and_a_killed_or_stopped_one_goes_on(ranks) -> None:
     runs = [ranks.folder / "runs" / f"cv-fold{fold}" for fold in range(2)]
+    group = ranks.start("crossval", "--name", "cv", *SETTINGS)
+    await_step(runs[0], 10)
+    group.kill()
+    (runs[0] / "status.json").unlink()
+    group = ranks.start("crossval", "--name", "cv", *SETTINGS)
     await_step(runs[0], 10)
     os.kill(group.processes[0].pid, signal.SIGTERM)
     assert group.wait() == [75], group.output()
