@@ -75,7 +75,8 @@ class FoldRunner:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._waiting_signal: int | None = None
+        self._asked_to_stop = False
+        self._unsent: int | None = None
         for number in signals.STOP_SIGNALS:
             signal.signal(number, self._pass_on)
 
@@ -85,19 +86,20 @@ class FoldRunner:
         It gets a process group of its own: Ctrl-C would reach it twice otherwise, once from the terminal and
         once from here, and a second signal means to leave without saving.
         """
-        if self._waiting_signal is None:
+        if not self._asked_to_stop:
             command = [sys.executable, "-m", "distcls", *words]
             self._process = subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)
-            if self._waiting_signal is not None:  # it came while the process was being started
-                self._process.send_signal(self._waiting_signal)
+            if self._unsent is not None:  # it came while the process was being started
+                self._process.send_signal(self._unsent)
             code, self._process = self._process.wait(), None
             if code != Preempted.exit_code and -code not in signals.STOP_SIGNALS:
                 return code
-        raise Preempted("stopped between two steps of a fold: the same command goes on from there.")
+        raise Preempted("stopped before the last fold was finished: the same command goes on from there.")
 
     def _pass_on(self, number: int, frame: object) -> None:
+        self._asked_to_stop = True
         if self._process is None:
-            self._waiting_signal = number
+            self._unsent = number
         else:
             self._process.send_signal(number)
 

@@ -7,6 +7,7 @@ import pytest
 
 from distcls.cli import main
 from distcls.crossval import FoldRunner, report
+from distcls.errors import Preempted
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,24 @@ def test_a_fold_that_fails_ends_it_with_its_exit_code(
         ["data.fold=1", 'run.dir="some where/x-fold1"'],
     ]
     assert "fold 1 ended with exit code 70" in capsys.readouterr().err
+
+
+def test_a_fold_that_finishes_when_asked_to_stop_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = FoldRunner()
+
+    class Finishing:
+        def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+        def wait(self) -> int:
+            runner._pass_on(15, None)
+            return 0
+
+        def send_signal(self, number: int) -> None: ...
+
+    monkeypatch.setattr("subprocess.Popen", Finishing)
+    assert runner.run(["train"]) == 0
+    with pytest.raises(Preempted):
+        runner.run(["train"])
 
 
 def test_the_report_shows_each_fold_mean_and_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,6 +81,8 @@ def open_csv(config: DataConfig) -> dict[str, ImageSet]:
     try:
         manifest = _read_header(file)
         parts, label_ids = _read(manifest)
+    except OSError as error:
+        raise MissingInputError(f"cannot read {error.filename or file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadDataError(f"{file} is not UTF-8 text ({error.reason}): save it with that encoding") from error
     except csv.Error as error:

@@ -141,6 +141,15 @@ def test_a_missing_file_and_no_file(two_classes: Path) -> None:
         open_image_sets(DataConfig(name="csv"))
 
 
+def test_an_unreadable_file_is_named(write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: str, **_: object) -> None:  # root, who may run the tests, can read everything
+        raise PermissionError(13, "Permission denied", file)
+
+    monkeypatch.setattr("distcls.data.csv_manifest.open", refuse, raising=False)
+    with pytest.raises(MissingInputError, match=r"cannot read .*labels\.csv: Permission denied"):
+        opened(write(LINES))
+
+
 def test_one_missing_image_is_a_bad_image(write: Callable[[str], Path], tmp_path: Path, one_process: Processes) -> None:
     lines = [f"dog/{i:03}.png,{i % 2}" for i in range(21)]
     file = write("\n".join(["path,label", *lines]))
