@@ -66,6 +66,12 @@ class DataConfig:
     resize: Literal["crop", "pad", "squish"] = setting(
         "crop", "How an image of another shape becomes square: cut the long side, add borders, or distort."
     )
+    background: str = setting(
+        "white", 'What lies behind transparent pixels and around padded images: a CSS colour, or "#rrggbb".'
+    )
+    float_range: list[float] | None = setting(
+        None, "Black and white, such as [0, 1], of images whose pixels are float or 32-bit numbers."
+    )
     val_fraction: float = setting(
         0.1, "Share of the training images held out, stratified, where there is no val split.", minimum=0, below=1
     )

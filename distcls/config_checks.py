@@ -25,6 +25,7 @@ def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
     yield from _wrong_periods(config.train)
     yield from _wrong_schedule(config.optim)
     yield from _wrong_optimizer(config.optim)
+    yield from _wrong_colors(config.data)
     yield from _wrong_normalize(config.augment.normalize)
     yield from _wrong_mixing(config, world_size)
     yield from _wrong_weights(config)
@@ -149,6 +150,31 @@ def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
         yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"
+
+
+def _wrong_colors(data: DataConfig) -> Iterator[Problem]:
+    if not _is_color(data.background):
+        yield (
+            "data.background",
+            f"data.background={data.background} is not a colour: "
+            'give its name in CSS, such as black, or "#rrggbb" in quotes',
+        )
+    if data.float_range is not None and (len(data.float_range) != 2 or data.float_range[0] == data.float_range[1]):
+        yield (
+            "data.float_range",
+            f"data.float_range must be two numbers, those of black and white, but {data.float_range} was given",
+        )
+
+
+def _is_color(name: str) -> bool:
+    if name == "white":  # the default waits for no import
+        return True
+    from PIL import ImageColor
+
+    try:
+        return len(ImageColor.getrgb(name)) == 3
+    except ValueError:
+        return False
 
 
 def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from torch import nn
 from distcls.config import Config
 from distcls.config_loader import read_config, to_yaml
 from distcls.data.decoding import Decoding
-from distcls.data.preprocessing import Normalize, describe_preprocessing
+from distcls.data.preprocessing import Normalize, describe_preprocessing, described_decoding
 from distcls.errors import MissingInputError
 from distcls.models import build_model
 from distcls.models.init_from import find_weights
@@ -68,7 +68,7 @@ def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
     config = read_config(run_dir / "config.yaml", overrides)
     class_names = json.loads((run_dir / "classes.json").read_text())
     preprocessing = json.loads((run_dir / "preprocessing.json").read_text())
-    decoding = Decoding(**{field.name: preprocessing[field.name] for field in dataclasses.fields(Decoding)})
+    decoding = described_decoding(preprocessing)
     assert decoding.image_size is not None
     module = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
     dtype = torch.float64 if config.train.precision == "float64" else torch.float32

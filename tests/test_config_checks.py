@@ -51,6 +51,10 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["data.folds=5"], "add data.fold=0 (up to 4) for one of them, or run all of them: distcls crossval"),
         (["data.fold=1"], "Add data.folds, such as data.folds=5"),
         (["data.folds=5", "data.fold=5"], "data.fold=5 must be from 0 to 4"),
+        (["data.background=snowhite"], "data.background=snowhite is not a colour: give its name in CSS"),
+        (["data.background='#ff000080'"], 'such as black, or "#rrggbb" in quotes'),
+        (["data.float_range=[1]"], "data.float_range must be two numbers, those of black and white, but [1.0]"),
+        (["data.float_range=[1, 1]"], "must be two numbers"),
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),
     ],
 )

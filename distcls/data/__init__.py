@@ -17,7 +17,7 @@ from distcls.data.cache_folder import cache_folder
 from distcls.data.data_report import build_report, check_bad_fraction, check_classes
 from distcls.data.decoding import BadImageError, Decoding, decode
 from distcls.data.image_set import ImageSet, digest
-from distcls.data.native_size import native_size
+from distcls.data.native_size import choose_decoding
 from distcls.data.parallel_decode import Progress
 from distcls.data.pixel_cache import Decoded, open_pixels
 from distcls.data.sources import DATASETS, open_image_sets
@@ -47,8 +47,7 @@ def build_data(config: DataConfig, processes: Processes, progress: Progress | No
     image set. Raises UsageError, MissingInputError, BadDataError and DiskError, each saying what to do.
     """
     image_sets = _open_once_per_machine(config, processes)
-    image_size = config.image_size or native_size(image_sets["train"])
-    decoding = Decoding(image_size, config.resize)
+    decoding = choose_decoding(config, image_sets["train"])
     decoded = {
         name: _decode(image_set, decoding, config, processes, progress) for name, image_set in image_sets.items()
     }

@@ -23,7 +23,7 @@ def build_report(
     image_sets: Mapping[str, ImageSet],
     decoded: Mapping[str, Decoded],
 ) -> dict[str, Any]:
-    """Counts per split and class, files that were ignored or bad, sizes; JSON types only."""
+    """Counts per split and class, files that were ignored or bad, animations, sizes; JSON types only."""
     folders = [image_set for image_set in image_sets.values() if isinstance(image_set, FolderSet)]
     return {
         "name": config.name,
@@ -37,6 +37,7 @@ def build_report(
         ),
         "splits": {split.name: _counts(split) for split in splits},
         "num_ignored_files": sum(folder.num_ignored for folder in folders),
+        "num_animations": sum(of_set.num_animations for of_set in decoded.values()),
         "bad_files": list_bad_files(image_sets, decoded),
     }
 

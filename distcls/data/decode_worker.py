@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from distcls.data.parallel_decode import DecodeJob, decode_chunk
+from distcls.data.parallel_decode import DecodeJob, Findings, decode_chunk
 
 
 def main(fd: int) -> None:
     """Reads a DecodeJob and then (start, stop) after (start, stop) from the connection; None ends it.
 
-    Answers each with (images, {index: reason}), or with the OSError that stopped the writing. A parent
+    Answers each with (images, Findings), or with the OSError that stopped the writing. A parent
     that is gone shows as the end of the connection, and ends this process too.
     """
     with Connection(fd) as connection:
@@ -23,7 +23,7 @@ def main(fd: int) -> None:
             return
 
 
-def _answer(job: DecodeJob, start: int, stop: int) -> tuple[int, dict[int, str]] | OSError:
+def _answer(job: DecodeJob, start: int, stop: int) -> tuple[int, Findings] | OSError:
     try:
         return stop - start, decode_chunk(job, start, stop)
     except OSError as error:

@@ -9,14 +9,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
 
-from distcls.data.decoding import BadImageError, Decoding
+from distcls.data.decoding import BadImageError, Decoding, is_animation
+from distcls.data.folder import FolderSet
 from distcls.data.image_set import ArraySet, ImageSet
 
 Progress = Callable[[int, int], None]
@@ -25,6 +26,8 @@ Progress = Callable[[int, int], None]
 MIN_IMAGES = 2000  # below, starting processes takes longer than decoding
 MAX_CHUNK_BYTES = 16_000_000
 MAX_CHUNK_IMAGES = 256
+
+MAY_BE_ANIMATED = (".gif", ".png", ".tif", ".tiff", ".webp", ".avif")
 
 
 @dataclass(frozen=True)
@@ -47,36 +50,55 @@ class DecodeJob:
         return math.prod(self.decoding.shape)
 
 
-def decode_all(job: DecodeJob, progress: Progress | None = None) -> dict[int, str]:
-    """Decodes every image of the job: {index: reason} of the bad ones, whose pixels stay 0.
+@dataclass
+class Findings:
+    """What decoding brought to light."""
+
+    bad: dict[int, str] = field(default_factory=dict)
+    """Index and reason of each image that cannot be decoded; its pixels stay 0."""
+    num_animations: int = 0
+    """Images that are the first frame of several."""
+
+
+def decode_all(job: DecodeJob, progress: Progress | None = None) -> Findings:
+    """Decodes every image of the job.
 
     Raises OSError where the file cannot be written, RuntimeError where a decoding process dies.
     """
     in_parallel = len(job.image_set) > MIN_IMAGES and not isinstance(job.image_set, ArraySet)
-    bad: dict[int, str] = {}
+    findings = Findings()
     done = 0
-    for count, bad_of_chunk in _decode_in_parallel(job) if in_parallel else _decode_here(job):
-        bad |= bad_of_chunk
+    for count, of_chunk in _decode_in_parallel(job) if in_parallel else _decode_here(job):
+        findings.bad |= of_chunk.bad
+        findings.num_animations += of_chunk.num_animations
         done += count
         if progress:
             progress(done, len(job.image_set))
-    return dict(sorted(bad.items()))
+    findings.bad = dict(sorted(findings.bad.items()))
+    return findings
 
 
-def decode_chunk(job: DecodeJob, start: int, stop: int) -> dict[int, str]:
-    """Decodes the images from start to stop and writes them to their place: {index: reason} of the bad ones."""
-    bad: dict[int, str] = {}
+def decode_chunk(job: DecodeJob, start: int, stop: int) -> Findings:
+    """Decodes the images from start to stop and writes them to their place."""
+    findings = Findings()
     pixels = np.zeros((stop - start if job.path else 1, *job.decoding.shape), np.uint8)
     for i in range(start, stop):
         try:
             pixels[i - start if job.path else 0] = checked_image(job.image_set, i, job.decoding)
+            findings.num_animations += _is_animation(job.image_set, i)
         except (BadImageError, OSError) as error:
-            bad[i] = str(error)
+            findings.bad[i] = str(error)
     if job.path:
         with open(job.path, "r+b") as file:  # not through a mapping: there, a full disk kills the process by SIGBUS
             file.seek(start * job.bytes_per_image)
             file.write(pixels.data)
-    return bad
+    return findings
+
+
+def _is_animation(image_set: ImageSet, i: int) -> bool:
+    """Opens the file again, but only where its name says that there may be frames in it."""
+    name = image_set.name(i).lower() if isinstance(image_set, FolderSet) else ""
+    return name.endswith(MAY_BE_ANIMATED) and is_animation(os.path.join(image_set.root, image_set.name(i)))
 
 
 def checked_image(image_set: ImageSet, i: int, decoding: Decoding) -> np.ndarray:
@@ -92,12 +114,12 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_here(job: DecodeJob) -> Iterator[tuple[int, dict[int, str]]]:
+def _decode_here(job: DecodeJob) -> Iterator[tuple[int, Findings]]:
     for start, stop in job.chunks():
         yield stop - start, decode_chunk(job, start, stop)
 
 
-def _decode_in_parallel(job: DecodeJob) -> Iterator[tuple[int, dict[int, str]]]:
+def _decode_in_parallel(job: DecodeJob) -> Iterator[tuple[int, Findings]]:
     chunks = job.chunks()
     with _decoding_processes(min(available_cpus(), len(chunks))) as connections:
         try:
@@ -110,7 +132,7 @@ def _decode_in_parallel(job: DecodeJob) -> Iterator[tuple[int, dict[int, str]]]:
 
 def _hand_out(
     job: DecodeJob, chunks: Iterator[tuple[int, int]], connections: list[Connection]
-) -> Iterator[tuple[int, dict[int, str]]]:
+) -> Iterator[tuple[int, Findings]]:
     """Gives each process the job and a chunk, then another chunk for each answer; None is the last for both."""
     for connection in connections:
         connection.send(job)

@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from distcls.data.decoding import DECODER_VERSION, BadImageError, Decoding
 from distcls.data.folder import FolderSet
 from distcls.data.image_set import ArraySet, ImageSet
 from distcls.data.mapped_file import MappedFile
-from distcls.data.parallel_decode import DecodeJob, Progress, checked_image, decode_all
+from distcls.data.parallel_decode import DecodeJob, Findings, Progress, checked_image, decode_all
 
 UNUSED_DAYS = 30  # every edit of an image folder leaves a file of up to data.cache behind: it goes after this time
 
@@ -36,6 +36,8 @@ class Decoded:
     """Index and reason of each bad image; its pixels are 0."""
     record: Path | None
     """JSON file that lists the bad images; None where nothing had to be decoded."""
+    num_animations: int = 0
+    """Images that are the first frame of several."""
 
 
 def open_pixels(
@@ -62,13 +64,15 @@ def open_pixels(
         with explaining_disk_errors(cache.folder):
             cache.build(progress)
     barrier()
-    bad = {int(i): reason for i, reason in cache.read_record()["bad"].items()}
-    return Decoded(MappedFile(str(cache.path), shape).open() if fits else None, bad, cache.record_path)
+    record = cache.read_record()
+    bad = {int(i): reason for i, reason in record["bad"].items()}
+    pixels = MappedFile(str(cache.path), shape).open() if fits else None
+    return Decoded(pixels, bad, cache.record_path, record["num_animations"])
 
 
 @dataclass
 class _PixelFile:
-    """A file of pixels, and the record beside it: {"size", "mtime_ns", "sha256", "bad"}. Or the record only."""
+    """A file of pixels, and the record beside it: {"size", "mtime_ns", "sha256"} and Findings. Or the record only."""
 
     image_set: ImageSet
     decoding: Decoding
@@ -82,7 +86,7 @@ class _PixelFile:
 
     def _key(self) -> str:
         modified = self.image_set.modified if isinstance(self.image_set, FolderSet) else ""
-        how = astuple(self.decoding) if self.keeps_pixels else ()
+        how = astuple(self.decoding) if self.keeps_pixels else self.decoding.float_range
         return hashlib.sha256(repr((self.image_set.fingerprint(), modified, how, DECODER_VERSION)).encode()).hexdigest()
 
     def read_record(self) -> dict[str, Any]:
@@ -118,19 +122,20 @@ class _PixelFile:
         self.folder.mkdir(parents=True, exist_ok=True)
         _remove_unused(self.folder)
         if not self.keeps_pixels:
-            self._write_record({"bad": self._decode(None, progress)})
+            self._write_record(asdict(self._decode(None, progress)))
             return
         with _file_beside(self.path) as building:
             os.truncate(building, len(self.image_set) * math.prod(self.decoding.shape))
-            bad = self._decode(building, progress)
+            findings = self._decode(building, progress)
             _flush_to_disk(building)
             if self.is_current():  # another run was faster and may have it mapped already: leave it in its place
                 return
             stat, sha256 = building.stat(), _sha256(building)
             os.replace(building, self.path)
-        self._write_record({"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256, "bad": bad})
+        file = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+        self._write_record({**file, **asdict(findings)})
 
-    def _decode(self, path: Path | None, progress: Progress | None) -> dict[int, str]:
+    def _decode(self, path: Path | None, progress: Progress | None) -> Findings:
         return decode_all(DecodeJob(self.image_set, self.decoding, path), progress)
 
     def _write_record(self, record: dict[str, Any]) -> None:

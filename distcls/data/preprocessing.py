@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,13 @@ from distcls.data.decoding import Decoding
 def describe_preprocessing(decoding: Decoding, normalize: NormalizeConfig) -> dict[str, Any]:
     """For preprocessing.json: all that lies between an image file and the network."""
     return {**dataclasses.asdict(decoding), "normalize": dataclasses.asdict(normalize)}
+
+
+def described_decoding(description: Mapping[str, Any]) -> Decoding:
+    """The Decoding of a preprocessing.json; one from before a setting existed means that setting's default."""
+    names = [field.name for field in dataclasses.fields(Decoding) if field.name in description]
+    values = {name: description[name] for name in names}
+    return Decoding(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 @dataclass(frozen=True)

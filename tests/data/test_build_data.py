@@ -71,6 +71,40 @@ def test_bad_images_are_left_out_and_reported(build: Callable[..., Data], two_cl
     assert data.fingerprint != whole.fingerprint
 
 
+@pytest.mark.parametrize("cache", ["1 GB", "0"])
+def test_animations_are_counted(build: Callable[..., Data], two_classes: Path, cache: str) -> None:
+    frames = [Image.new("RGB", (8, 8), (level,) * 3) for level in (50, 100)]
+    frames[0].save(two_classes / "cat" / "000.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(two_classes / "dog" / "000.webp")
+    for _ in range(2):  # the second time from the record
+        assert build(name="folder", root=str(two_classes), cache=cache).report["num_animations"] == 1
+
+
+@pytest.mark.parametrize("cache", ["1 GB", "0"])
+def test_float_images_are_bad_until_their_range_is_known(
+    build: Callable[..., Data], two_classes: Path, cache: str
+) -> None:
+    for path in two_classes.rglob("*.png"):
+        level = np.asarray(Image.open(path).convert("L"), np.float32) / 255
+        Image.fromarray(level).save(path.with_suffix(".tif"))
+        path.unlink()
+    settings = {"name": "folder", "root": str(two_classes), "cache": cache}
+    with pytest.raises(BadDataError, match=r"say which are black and white, such as data.float_range=\[0, 1\]"):
+        build(**settings)
+    data = build(**settings, float_range=[0.0, 1.0])
+    assert data.image_size == 8 and data.train.image(1)[0, 0, 0] == int(Path(data.train.image_name(1)).stem) * 10
+    with pytest.raises(BadDataError, match="data.float_range"):
+        build(**settings)
+
+
+def test_the_background_is_that_of_the_config(build: Callable[..., Data], two_classes: Path) -> None:
+    for path in two_classes.rglob("*.png"):
+        Image.new("LA", (8, 8), (255, 0)).save(path)
+    settings = {"name": "folder", "root": str(two_classes)}
+    assert build(**settings).train.image(0)[0, 0].tolist() == [255, 255, 255]
+    assert build(**settings, background="#010203").train.image(0)[0, 0].tolist() == [1, 2, 3]
+
+
 def test_too_many_bad_images_name_the_first_and_the_way_out(build: Callable[..., Data], two_classes: Path) -> None:
     for i in range(12):
         (two_classes / "dog" / f"{i:03}.png").write_text("text")

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from distcls.data.decoding import BadImageError, Decoding, decode, fit
+from distcls.data.decoding import BadImageError, Decoding, decode, decode_and_describe, fit, is_animation
 
 
 def saved(image: Image.Image, format: str = "PNG", **options: object) -> io.BytesIO:
@@ -30,10 +32,11 @@ def test_crop_is_resize_of_the_short_side_and_then_a_cut(gradient: Image.Image) 
     assert np.array_equal(decode(saved(gradient), Decoding(10)), whole[:, 5:15])
 
 
-def test_pad_centres_on_black(gradient: Image.Image) -> None:
-    pixels = decode(saved(gradient), Decoding(40, "pad"))
+@pytest.mark.parametrize(("background", "color"), [("white", (255, 255, 255)), ("#102030", (16, 32, 48))])
+def test_pad_centres_on_the_background(gradient: Image.Image, background: str, color: tuple[int, int, int]) -> None:
+    pixels = decode(saved(gradient), Decoding(40, "pad", background))
     assert np.array_equal(pixels[10:30], np.asarray(gradient))
-    assert not pixels[:10].any() and not pixels[30:].any()
+    assert (pixels[:10] == color).all() and (pixels[30:] == color).all()
 
 
 def test_squish_keeps_all_edges(gradient: Image.Image) -> None:
@@ -43,7 +46,7 @@ def test_squish_keeps_all_edges(gradient: Image.Image) -> None:
 
 
 def test_an_image_one_pixel_high_can_be_padded() -> None:
-    assert decode(saved(Image.new("RGB", (500, 1), "white")), Decoding(8, "pad")).any()
+    assert decode(saved(Image.new("RGB", (500, 1), "white")), Decoding(8, "pad", "black")).any()
 
 
 def test_shrinking_antialiases() -> None:
@@ -87,9 +90,78 @@ def test_palette_with_a_transparent_color_lies_on_white() -> None:
     assert tuple(decode(saved(image, transparency=0), Decoding(None))[0, 0]) == (255, 255, 255)
 
 
-def test_32_bit_gray_is_scaled_by_its_type() -> None:
-    image = Image.fromarray(np.full((4, 4), 2**30, np.int32))
-    assert decode(saved(image, "TIFF"), Decoding(None))[0, 0, 0] == 128
+def test_transparent_pixels_show_the_background() -> None:
+    half = Image.new("RGBA", (4, 4), (200, 0, 0, 51))
+    pixels = decode(saved(half), Decoding(None, background="navy"))
+    assert tuple(pixels[0, 0]) == (40, 0, 102)
+
+
+def png_of_16_bits(color_type: int, *values: int) -> io.BytesIO:
+    """One pixel. Pillow itself cannot write such files."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, color_type, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(f">{len(values)}H", *values)))
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+
+
+def test_16_bit_colors_are_scaled_by_range() -> None:
+    assert decode(png_of_16_bits(2, 65535, 32768, 300), Decoding(None))[0, 0].tolist() == [255, 128, 1]
+    assert decode(png_of_16_bits(6, 65535, 32768, 300, 0), Decoding(None))[0, 0].tolist() == [255, 255, 255]
+    assert decode(png_of_16_bits(4, 51 * 256, 65535), Decoding(None))[0, 0].tolist() == [51, 51, 51]
+
+
+def test_16_bit_gray_of_a_netpbm_file_is_scaled_by_its_own_white() -> None:
+    file = io.BytesIO(b"P5 1 1 1000\n" + struct.pack(">H", 1000))
+    assert decode(file, Decoding(None))[0, 0, 0] == 255
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_numbers_without_a_range_ask_for_it(dtype: type) -> None:
+    image = Image.fromarray(np.array([[0, 1], [2, 4]], dtype))
+    with pytest.raises(BadImageError, match=r"numbers from 0 to 4.*data.float_range=\[0, 1\]"):
+        decode(saved(image, "TIFF"), Decoding(None))
+    pixels = decode(saved(image, "TIFF"), Decoding(None, float_range=(1, 3)))
+    assert pixels[..., 0].tolist() == [[0, 0], [128, 255]]
+
+
+def test_what_is_not_a_number_becomes_black() -> None:
+    image = Image.fromarray(np.array([[np.nan, np.inf, -np.inf]], np.float32))
+    assert decode(saved(image, "TIFF"), Decoding(None, float_range=(0, 1)))[0, :, 0].tolist() == [0, 255, 0]
+
+
+def test_float_range_may_turn_black_and_white_around() -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.float32))
+    assert decode(saved(image, "TIFF"), Decoding(None, float_range=(1, 0)))[0, :, 0].tolist() == [255, 0]
+
+
+def frames(format: str) -> io.BytesIO:
+    images = [Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue")]
+    return saved(images[0], format, save_all=True, append_images=images[1:])
+
+
+@pytest.mark.parametrize(
+    ("format", "expected"), [("GIF", True), ("PNG", True), ("WEBP", True), ("TIFF", True), ("MPO", False)]
+)
+def test_the_first_frame_of_an_animation_is_the_image(format: str, expected: bool) -> None:
+    pixels, original = decode_and_describe(frames(format), Decoding(None))
+    assert pixels[0, 0, 0] > 240 and pixels[0, 0, 1:].max() < 10
+    assert original.is_animation is expected and is_animation(frames(format)) is expected
+
+
+def test_a_broken_second_frame_does_not_matter() -> None:
+    file = io.BytesIO(frames("GIF").getvalue()[:-30])
+    assert decode(file, Decoding(None))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_what_a_file_held_is_described(gradient: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    _, original = decode_and_describe(saved(gradient.convert("L"), "JPEG", exif=exif), Decoding(8))
+    assert (original.format, original.mode, original.width, original.height) == ("JPEG", "L", 20, 40)
+    assert not original.is_animation
 
 
 def test_exif_rotation_is_applied(gradient: Image.Image) -> None:
@@ -136,6 +208,12 @@ def test_a_decompression_bomb_is_bad(monkeypatch: pytest.MonkeyPatch, gradient: 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BadImageError, match="more than 200 pixels"):
         decode(file, Decoding(32))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_large_photograph_is_no_bomb_(monkeypatch: pytest.MonkeyPatch, gradient: Image.Image) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    assert decode(saved(gradient), Decoding(32)).shape == (32, 32, 3)
 
 
 def test_a_missing_file_is_bad_and_says_so() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from distcls.config import NormalizeConfig
-from distcls.data.preprocessing import Normalize
+from distcls.data.decoding import Decoding
+from distcls.data.preprocessing import Normalize, describe_preprocessing, described_decoding
 
 CPU = torch.device("cpu")
 
@@ -43,3 +46,11 @@ def test_undo_gives_the_pixels_back():
     normalize = Normalize.build(NormalizeConfig(), CPU, torch.float32, True)
     every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
     assert torch.equal(normalize.undo(normalize(every)), every)
+
+
+def test_a_decoding_survives_its_file():
+    decoding = Decoding(32, "pad", "#102030", (-1.0, 1.0))
+    stored = json.loads(json.dumps(describe_preprocessing(decoding, NormalizeConfig())))
+    assert described_decoding(stored) == decoding
+    del stored["background"]  # a run from before there was such a setting
+    assert described_decoding(stored) == Decoding(32, "pad", "white", (-1.0, 1.0))
