@@ -96,6 +96,12 @@ def _predict(argv: Sequence[str]) -> int | None:
     return main(argv)
 
 
+def _check(argv: Sequence[str]) -> int | None:
+    from distcls.check import main
+
+    return main(argv)
+
+
 def _config(argv: Sequence[str]) -> int:
     """Print the JSON schema of configs, or write it to a file."""
     parser = Parser(prog="distcls config", description="About configs themselves.")
@@ -120,6 +126,7 @@ COMMANDS: dict[str, tuple[Main, str]] = {
     "crossval": (_crossval, "train once for each of data.folds parts of the data, and report mean ± std"),
     "eval": (_eval, "measure a trained model on a split of its data"),
     "predict": (_predict, "name what is on images, with a trained model"),
+    "check": (_check, "look for what is wrong with a folder of images, before training"),
     "config": (_config, "config schema: print the JSON schema of configs, for editors"),
 }
 
@@ -224,6 +231,46 @@ def _train_parser(command: str) -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, and stop before the first step")
     parser.add_argument("--print-config", action="store_true", help="print all settings as YAML, and stop")
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings, over those of the file")
+    return parser
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What the words of `distcls check` say beside settings."""
+
+    config_path: Path | None
+    json_file: str | None
+    """Where to write what was found; "-" is stdout."""
+    plots: Path | None
+    strict: bool
+
+
+def parse_check_arguments(argv: Sequence[str]) -> tuple[Config, CheckOptions]:
+    """The settings and options of `distcls check`. Raises UsageError."""
+    words = _check_parser().parse_intermixed_args(argv)
+    folders = [word for word in words.settings if "=" not in word]
+    if words.data is not None:
+        folders.append(words.data)
+    if len(folders) > 1:
+        raise UsageError(f"give one folder of images, or settings written key=value, not {' and '.join(folders)}")
+    overrides, unless_set = _settings_of_options(folders[0] if folders else None, None)
+    settings = [word for word in words.settings if "=" in word]
+    config = load_config(words.config, [*overrides, *settings], unless_set)
+    return config, CheckOptions(words.config, words.json, words.plots, words.strict)
+
+
+def _check_parser() -> Parser:
+    parser = Parser(
+        prog="distcls check",
+        description="Decode all images and look for what is wrong with them: unreadable files, copies in more than one "
+        "split or class, too few images. Exit code 65 if training would refuse them.",
+    )
+    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="the folder of images, and settings")
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
+    parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg")
+    parser.add_argument("--json", metavar="FILE", help="also write all that was found; - is stdout, and nothing else")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw samples, classes, sizes and colours there")
+    parser.add_argument("--strict", action="store_true", help="exit code 65 also for warnings, and for any bad file")
     return parser
 
 

@@ -27,6 +27,7 @@ def describe(
         ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + f" images{left_out}"),
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
         *_describe_balance(config, data),
+        *(("warning", warning) for warning in data.report["warnings"]),
         ("images", f"{data.image_size} × {data.image_size} pixels, {memory}"),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),

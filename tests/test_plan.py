@@ -27,7 +27,8 @@ def make_data(num_classes=3, in_memory=True, val=40) -> Data:
         rows = np.arange(first, last)
         return Split(name, image_set, rows, image_set.labels[rows], images if in_memory else None, Decoding(8))
 
-    return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, Decoding(8), "f", {"bad_files": []})
+    report = {"bad_files": [], "warnings": [] if val >= 30 else [f"val has {val} images"]}
+    return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, Decoding(8), "f", report)
 
 
 def described(config: Config, world_size=1, describe=describe, **data) -> dict[str, str]:
@@ -50,6 +51,11 @@ def test_the_batch_is_world_times_micro_times_accumulation():
     header = described(make_config(global_batch_size=24, micro_batch_size=3), world_size=4)
     assert header["batch"] == "24 = 4 processes × 3 images × 2 accumulation steps"
     assert described(make_config(global_batch_size=1))["batch"] == "1 = 1 process × 1 image × 1 accumulation step"
+
+
+def test_too_little_data_is_told():
+    assert described(make_config(), val=12)["warning"] == "val has 12 images"
+    assert "warning" not in described(make_config())
 
 
 def test_steps_and_epochs_are_told():

@@ -57,7 +57,7 @@ MAX_IMAGES = 64
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Loss, accuracy and learning rate against epochs, from the rows of tracking.read_metrics."""
-    with _figure(path, 12, 3.8) as figure:
+    with figure_file(path, 12, 3.8) as figure:
         loss, accuracy, lr = figure.subplots(1, 3, width_ratios=[4, 4, 2.4])
         _draw_curve(loss, rows, "loss", min)
         _draw_curve(accuracy, rows, "accuracy", max)
@@ -69,11 +69,11 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
 
     Up to 20 classes the counts are written in; from 40 on only some classes are named.
     """
-    names = [_short(name, 24) for name in class_names]
+    names = [shorten(name, 24) for name in class_names]
     side = min(max(0.42 * len(names), 3), 9)
     upright = max(map(len, names)) * 0.08 > side / min(len(names), MAX_TICKS)
     label_inches = max(map(len, names)) * 0.07
-    with _figure(path, side + label_inches + 1.2, side + (label_inches if upright else 0.2) + 0.9) as figure:
+    with figure_file(path, side + label_inches + 1.2, side + (label_inches if upright else 0.2) + 0.9) as figure:
         axes = figure.subplots()
         image = axes.imshow(_row_shares(confusion), cmap="Blues", norm=_square_root_norm())
         _name_classes(axes, names, upright)
@@ -92,7 +92,7 @@ def plot_calibration(
     confidence_sum, correct, count: (bins,), for bins of equal width from 0 to 1 the sum of the confidences, the
     number of right answers and of images. ece: expected calibration error, a share.
     """
-    with _figure(path, 5.2, 6) as figure:
+    with figure_file(path, 5.2, 6) as figure:
         reliability, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
         _draw_reliability(reliability, confidence_sum, correct, count)
         reliability.set_title(f"Calibration: ECE {ece:.4f}")
@@ -112,7 +112,7 @@ def plot_images(
     """
     shown = min(len(images), MAX_IMAGES)
     grid = _grid(shown, max((title.count("\n") + 1 for title in titles[:shown]), default=0))
-    with _figure(path, grid.width, grid.height) as figure:
+    with figure_file(path, grid.width, grid.height) as figure:
         figure.set_layout_engine("none")
         figure.text(0.1 / grid.width, 1 - 0.12 / grid.height, heading, va="top", fontsize=12, weight="bold")
         for index in range(shown):
@@ -124,7 +124,7 @@ def plot_images(
 
 
 @contextmanager
-def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, in our style; written beside `path` and renamed over it. Raises DiskError."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -327,10 +327,10 @@ def _ink(color: str) -> str:
 
 
 def _short_title(title: str, inches: float) -> str:
-    return "\n".join(_short(line, int(inches * 15)) for line in title.split("\n"))
+    return "\n".join(shorten(line, int(inches * 15)) for line in title.split("\n"))
 
 
-def _short(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
     """The start and the end of a long text: class names often differ only there."""
     if len(text) <= length:
         return text

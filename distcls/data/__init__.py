@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-import numpy as np
-
 from distcls.config import DataConfig
 from distcls.data.byte_size import parse_size
 from distcls.data.cache_folder import cache_folder
@@ -21,7 +19,7 @@ from distcls.data.native_size import choose_decoding
 from distcls.data.parallel_decode import Progress
 from distcls.data.pixel_cache import Decoded, open_pixels
 from distcls.data.sources import DATASETS, open_image_sets
-from distcls.data.split import Data, Split
+from distcls.data.split import Data, Split, split_without_bad
 from distcls.data.splits import cut_splits
 
 __all__ = ["DATASETS", "BadImageError", "Data", "Decoding", "ImageSet", "Processes", "Split", "build_data", "decode"]
@@ -54,7 +52,7 @@ def build_data(config: DataConfig, processes: Processes, progress: Progress | No
     check_bad_fraction(config, image_sets, decoded)
     cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
     splits = {
-        name: _build_split(name, image_sets[source], rows, decoded[source], decoding)
+        name: split_without_bad(name, image_sets[source], rows, decoded[source].bad, decoded[source].pixels, decoding)
         for name, (source, rows) in cuts.items()
     }
     check_classes(list(splits.values()))
@@ -91,12 +89,6 @@ def _decode(
         barrier=processes.wait_for_everyone,
         progress=progress,
     )
-
-
-def _build_split(name: str, image_set: ImageSet, rows: np.ndarray, decoded: Decoded, decoding: Decoding) -> Split:
-    """Splits are cut first and bad images left out then: repairing one image moves no other to another split."""
-    good = rows[~np.isin(rows, list(decoded.bad))]
-    return Split(name, image_set, good, image_set.labels[good], decoded.pixels, decoding)
 
 
 def _fingerprint(image_sets: dict[str, ImageSet], splits: dict[str, Split]) -> str:

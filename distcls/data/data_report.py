@@ -15,6 +15,8 @@ from distcls.data.split import Split
 from distcls.errors import BadDataError
 
 SHOWN = 10  # bad images in an error message
+FEW_TO_LEARN = 5  # images of a class
+FEW_TO_MEASURE = 30  # images of a split
 
 
 def build_report(
@@ -23,7 +25,7 @@ def build_report(
     image_sets: Mapping[str, ImageSet],
     decoded: Mapping[str, Decoded],
 ) -> dict[str, Any]:
-    """Counts per split and class, files that were ignored or bad, animations, sizes; JSON types only."""
+    """Counts per split and class, files that were ignored or bad, animations, too few images; JSON types only."""
     folders = [image_set for image_set in image_sets.values() if isinstance(image_set, FolderSet)]
     return {
         "name": config.name,
@@ -36,6 +38,7 @@ def build_report(
             split.pixels.nbytes for split in splits if split.pixels is not None and split.name in image_sets
         ),
         "splits": {split.name: _counts(split) for split in splits},
+        "warnings": too_little(splits),
         "num_ignored_files": sum(folder.num_ignored for folder in folders),
         "num_animations": sum(of_set.num_animations for of_set in decoded.values()),
         "bad_files": list_bad_files(image_sets, decoded),
@@ -60,34 +63,67 @@ def list_bad_files(image_sets: Mapping[str, ImageSet], decoded: Mapping[str, Dec
 def check_bad_fraction(config: DataConfig, image_sets: Mapping[str, ImageSet], decoded: Mapping[str, Decoded]) -> None:
     """Raises BadDataError where more than data.max_bad_fraction of all images cannot be decoded."""
     bad, total = list_bad_files(image_sets, decoded), sum(map(len, image_sets.values()))
-    if len(bad) <= config.max_bad_fraction * total:
+    head = too_many_bad(config, len(bad), total)
+    if head is None:
         return
     shown = [f"  {file['path']}: {file['reason']}" for file in bad[:SHOWN]]
     records = [str(of_set.record) for of_set in decoded.values() if of_set.bad]
     more = [f"  and {len(bad) - SHOWN:,} more"] if len(bad) > SHOWN else []
     advice = (
-        f"By their position in the sorted listing, all are in {' and '.join(records)}. "
-        f"Repair or remove them, or allow that many: data.max_bad_fraction={_rounded_up(len(bad) / total)}"
+        f"By their position in the sorted listing, all are in {' and '.join(records)}. {how_to_go_on(len(bad), total)}"
     )
-    head = (
-        f"{len(bad):,} of {total:,} images are unreadable, more than data.max_bad_fraction={config.max_bad_fraction:g}:"
-    )
-    raise BadDataError("\n".join([head, *shown, *more, advice]))
+    raise BadDataError("\n".join([f"{head}:", *shown, *more, advice]))
+
+
+def too_many_bad(config: DataConfig, num_bad: int, total: int) -> str | None:
+    """What is wrong where more than data.max_bad_fraction of all images are bad, else None."""
+    if num_bad <= config.max_bad_fraction * total:
+        return None
+    limit = f"data.max_bad_fraction={config.max_bad_fraction:g}"
+    return f"{num_bad:,} of {total:,} images are unreadable, more than {limit}"
+
+
+def how_to_go_on(num_bad: int, total: int) -> str:
+    """What to do about too many bad images."""
+    return f"Repair or remove them, or allow that many: data.max_bad_fraction={_rounded_up(num_bad / total)}"
 
 
 def check_classes(splits: list[Split]) -> None:
     """Raises BadDataError where a split, or a class in train, has no image that can be decoded."""
+    if problem := nothing_to_learn(splits):
+        raise BadDataError(problem)
+
+
+def nothing_to_learn(splits: list[Split]) -> str | None:
+    """What is wrong where a split, or a class in train, has no image that can be decoded, else None."""
     for split in splits:
         if len(split) == 0:
-            raise BadDataError(f"the {split.name} split has no readable image. Repair its images, or remove it")
-    train = splits[0]
-    class_names = train.image_set.class_names
-    missing = [class_names[c] for c in np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0)]
-    if missing:
-        raise BadDataError(
-            f"no readable training image is left of {len(missing)} classes: {', '.join(missing[:SHOWN])}. "
-            "Add images, or remove these classes"
-        )
+            return f"the {split.name} split has no readable image. Repair its images, or remove it"
+    counts = _counts(splits[0])["per_class"]
+    missing = [name for name, count in counts.items() if count == 0]
+    if not missing:
+        return None
+    return (
+        f"no readable training image is left of {len(missing)} classes: {', '.join(missing[:SHOWN])}. "
+        "Add images, or remove these classes"
+    )
+
+
+def too_little(splits: list[Split]) -> list[str]:
+    """What there is too little of to learn from or to measure with, a sentence each."""
+    counts = _counts(splits[0])["per_class"]
+    small = sorted((count, name) for name, count in counts.items() if count < FEW_TO_LEARN)
+    found = []
+    if small:
+        count, name = small[0]
+        others = f", and {len(small) - 1} more classes have fewer than {FEW_TO_LEARN}" if len(small) > 1 else ""
+        found.append(f"{name} has {count} training {'image' if count == 1 else 'images'}{others}: hard to learn from")
+    found += [
+        f"{split.name} has {len(split)} images, each worth {1 / len(split):.0%} of its accuracy: hard to measure with"
+        for split in splits[1:]
+        if 0 < len(split) < FEW_TO_MEASURE
+    ]
+    return found
 
 
 def _rounded_up(fraction: float) -> float:

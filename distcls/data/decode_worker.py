@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
+from typing import Any
 
-from distcls.data.parallel_decode import DecodeJob, Findings, decode_chunk
+from distcls.data.parallel_decode import Job
 
 
 def main(fd: int) -> None:
-    """Reads a DecodeJob and then (start, stop) after (start, stop) from the connection; None ends it.
+    """Reads a Job and then (start, stop) after (start, stop) from the connection; None ends it.
 
-    Answers each with (images, Findings), or with the OSError that stopped the writing. A parent
+    Answers each with (images, what the job says of them), or with the OSError that stopped it. A parent
     that is gone shows as the end of the connection, and ends this process too.
     """
     with Connection(fd) as connection:
         try:
-            job: DecodeJob = connection.recv()
+            job: Job = connection.recv()
             while (chunk := connection.recv()) is not None:
                 connection.send(_answer(job, *chunk))
             connection.send(None)
@@ -23,8 +24,8 @@ def main(fd: int) -> None:
             return
 
 
-def _answer(job: DecodeJob, start: int, stop: int) -> tuple[int, Findings] | OSError:
+def _answer(job: Job, start: int, stop: int) -> tuple[int, Any] | OSError:
     try:
-        return stop - start, decode_chunk(job, start, stop)
+        return stop - start, job.do_chunk(start, stop)
     except OSError as error:
         return error

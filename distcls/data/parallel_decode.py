@@ -1,4 +1,4 @@
-"""Decodes all images of a set once, on all CPUs of the machine where that is worth starting processes for."""
+"""Goes through all images of a set once, on all CPUs of the machine where that is worth starting processes for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,6 +31,20 @@ MAX_CHUNK_IMAGES = 256
 MAY_BE_ANIMATED = (".gif", ".png", ".tif", ".tiff", ".webp", ".avif")
 
 
+class Job(Protocol):
+    """What to do with the images of a set. It is sent to decoding processes, and so are its answers."""
+
+    @property
+    def image_set(self) -> ImageSet: ...
+
+    @property
+    def decoding(self) -> Decoding: ...
+
+    def do_chunk(self, start: int, stop: int) -> Any:
+        """Does it with the images from start to stop. Raises OSError for what must end the whole job."""
+        ...
+
+
 @dataclass(frozen=True)
 class DecodeJob:
     """Everything a decoding process has to know."""
@@ -39,15 +54,9 @@ class DecodeJob:
     path: Path | None
     """File of uint8 (N, image_size, image_size, 3) to write into; None decodes to find the bad images only."""
 
-    def chunks(self) -> list[tuple[int, int]]:
-        """Cuts the set into (start, stop) of a few MB each."""
-        count = len(self.image_set)
-        step = max(1, min(MAX_CHUNK_IMAGES, MAX_CHUNK_BYTES // self.bytes_per_image))
-        return [(start, min(start + step, count)) for start in range(0, count, step)]
-
-    @property
-    def bytes_per_image(self) -> int:
-        return math.prod(self.decoding.shape)
+    def do_chunk(self, start: int, stop: int) -> Findings:
+        """Decodes the images from start to stop and writes them to their place."""
+        return decode_chunk(self, start, stop)
 
 
 @dataclass
@@ -65,17 +74,33 @@ def decode_all(job: DecodeJob, progress: Progress | None = None) -> Findings:
 
     Raises OSError where the file cannot be written, RuntimeError where a decoding process dies.
     """
-    in_parallel = len(job.image_set) > MIN_IMAGES and not isinstance(job.image_set, ArraySet)
     findings = Findings()
-    done = 0
-    for count, of_chunk in _decode_in_parallel(job) if in_parallel else _decode_here(job):
+    for of_chunk in do_all(job, progress):
         findings.bad |= of_chunk.bad
         findings.num_animations += of_chunk.num_animations
+    findings.bad = dict(sorted(findings.bad.items()))
+    return findings
+
+
+def do_all(job: Job, progress: Progress | None = None) -> Iterator[Any]:
+    """Does the job with all images, chunk by chunk, and gives the answer of each chunk, in any order.
+
+    Raises OSError where the job does, RuntimeError where a decoding process dies.
+    """
+    in_parallel = len(job.image_set) > MIN_IMAGES and not isinstance(job.image_set, ArraySet)
+    done = 0
+    for count, answer in _do_in_parallel(job) if in_parallel else _do_here(job):
         done += count
         if progress:
             progress(done, len(job.image_set))
-    findings.bad = dict(sorted(findings.bad.items()))
-    return findings
+        yield answer
+
+
+def _chunks(job: Job) -> list[tuple[int, int]]:
+    """Cuts the set into (start, stop) of a few MB each."""
+    count = len(job.image_set)
+    step = max(1, min(MAX_CHUNK_IMAGES, MAX_CHUNK_BYTES // math.prod(job.decoding.shape)))
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def decode_chunk(job: DecodeJob, start: int, stop: int) -> Findings:
@@ -90,15 +115,16 @@ def decode_chunk(job: DecodeJob, start: int, stop: int) -> Findings:
             findings.bad[i] = str(error)
     if job.path:
         with open(job.path, "r+b") as file:  # not through a mapping: there, a full disk kills the process by SIGBUS
-            file.seek(start * job.bytes_per_image)
+            file.seek(start * math.prod(job.decoding.shape))
             file.write(pixels.data)
     return findings
 
 
 def _is_animation(image_set: ImageSet, i: int) -> bool:
     """Opens the file again, but only where its name says that there may be frames in it."""
-    name = image_set.name(i).lower() if isinstance(image_set, FolderSet) else ""
-    return name.endswith(MAY_BE_ANIMATED) and is_animation(os.path.join(image_set.root, image_set.name(i)))
+    if not isinstance(image_set, FolderSet) or not image_set.name(i).lower().endswith(MAY_BE_ANIMATED):
+        return False
+    return is_animation(os.path.join(image_set.root, image_set.name(i)))
 
 
 def checked_image(image_set: ImageSet, i: int, decoding: Decoding) -> np.ndarray:
@@ -114,13 +140,13 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_here(job: DecodeJob) -> Iterator[tuple[int, Findings]]:
-    for start, stop in job.chunks():
-        yield stop - start, decode_chunk(job, start, stop)
+def _do_here(job: Job) -> Iterator[tuple[int, Any]]:
+    for start, stop in _chunks(job):
+        yield stop - start, job.do_chunk(start, stop)
 
 
-def _decode_in_parallel(job: DecodeJob) -> Iterator[tuple[int, Findings]]:
-    chunks = job.chunks()
+def _do_in_parallel(job: Job) -> Iterator[tuple[int, Any]]:
+    chunks = _chunks(job)
     with _decoding_processes(min(available_cpus(), len(chunks))) as connections:
         try:
             yield from _hand_out(job, iter(chunks), connections)
@@ -130,9 +156,7 @@ def _decode_in_parallel(job: DecodeJob) -> Iterator[tuple[int, Findings]]:
             ) from error
 
 
-def _hand_out(
-    job: DecodeJob, chunks: Iterator[tuple[int, int]], connections: list[Connection]
-) -> Iterator[tuple[int, Findings]]:
+def _hand_out(job: Job, chunks: Iterator[tuple[int, int]], connections: list[Connection]) -> Iterator[tuple[int, Any]]:
     """Gives each process the job and a chunk, then another chunk for each answer; None is the last for both."""
     for connection in connections:
         connection.send(job)

@@ -20,9 +20,12 @@ def describe_preprocessing(decoding: Decoding, normalize: NormalizeConfig) -> di
 
 def described_decoding(description: Mapping[str, Any]) -> Decoding:
     """The Decoding of a preprocessing.json; one from before a setting existed means that setting's default."""
-    names = [field.name for field in dataclasses.fields(Decoding) if field.name in description]
-    values = {name: description[name] for name in names}
-    return Decoding(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    settings: dict[str, Any] = {
+        field.name: description[field.name] for field in dataclasses.fields(Decoding) if field.name in description
+    }
+    if settings.get("float_range"):  # JSON has no tuples
+        settings["float_range"] = tuple(settings["float_range"])
+    return Decoding(**settings)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,19 @@ class Split:
     def __setstate__(self, state: dict[str, Any]) -> None:
         pixels = state["pixels"]
         self.__dict__.update(state, pixels=None if pixels is None else received(pixels))
+
+
+def split_without_bad(
+    name: str,
+    image_set: ImageSet,
+    rows: np.ndarray,
+    bad: Mapping[int, str],
+    pixels: np.ndarray | None,
+    decoding: Decoding,
+) -> Split:
+    """Splits are cut first and bad images left out then: repairing one image moves no other to another split."""
+    good = rows[~np.isin(rows, list(bad))]
+    return Split(name, image_set, good, image_set.labels[good], pixels, decoding)
 
 
 @dataclass
