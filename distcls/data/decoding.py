@@ -85,7 +85,7 @@ def decode_and_describe(
     except (MemoryError, BadImageError):
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error and more
-        raise BadImageError(_reason(error)) from error
+        raise BadImageError(_reason(error, path_or_file)) from error
 
 
 def is_animation(path: str | os.PathLike[str]) -> bool:
@@ -176,11 +176,17 @@ def _from_numbers(image: Image.Image, black: float, white: float) -> Image.Image
     return Image.fromarray(np.rint(255 * np.nan_to_num(shares).clip(0, 1)).astype(np.uint8)).convert("RGB")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path_or_file: str | os.PathLike[str] | BinaryIO) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of a format that is not supported"
+        return "an empty file" if _is_empty(path_or_file) else "not an image, or of a format that is not supported"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
+
+
+def _is_empty(path_or_file: str | os.PathLike[str] | BinaryIO) -> bool:
+    if isinstance(path_or_file, str | os.PathLike):
+        return os.path.getsize(path_or_file) == 0
+    return path_or_file.seek(0, os.SEEK_END) == 0

@@ -194,7 +194,7 @@ def test_files_that_are_no_images_are_bad(content: bytes) -> None:
 
 
 def test_an_empty_file_is_not_an_image() -> None:
-    with pytest.raises(BadImageError, match="not an image"):
+    with pytest.raises(BadImageError, match="an empty file"):
         decode(io.BytesIO(), Decoding(32))
 
 

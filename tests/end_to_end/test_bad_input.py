@@ -1,0 +1,146 @@
+"""What is wrong with a folder of images is found before the first step, named, and never trained or measured on."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mutated_images
+import numpy as np
+import pytest
+from PIL import Image
+from ranks import read_json
+
+from distcls.cli import main
+
+FAST = ["--data", "images", "train.num_steps=2", "train.num_threads=1", "run.trackers=[]"]
+
+
+def write_noise(folder: Path, count: int, suffix: str = "png") -> None:
+    draw = np.random.default_rng([count, *folder.name.encode()])
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.fromarray(draw.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / f"{i:02}.{suffix}")
+
+
+@pytest.fixture
+def images(ranks) -> Path:
+    """train and test of two classes in the folder where commands run."""
+    for split, count in (("train", 30), ("test", 12)):
+        for name in ("cat", "dog"):
+            write_noise(ranks.folder / "images" / split / name, count, "jpg")
+    return ranks.folder / "images"
+
+
+def truncate(path: Path) -> None:
+    """Half of the pixels are gone; the header, which says nothing of it, is there."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+
+
+def test_bad_images_are_left_out_of_training_and_never_replaced_in_evaluation(ranks, images):
+    (images / "train" / "cat" / "03.jpg").write_bytes(b"")
+    (images / "train" / "dog" / "04.jpg").write_text("a text, whatever its name says")
+    truncate(images / "test" / "dog" / "05.jpg")
+    assert "3 of 84 images are unreadable" in ranks.run("train", *FAST, "--name", "strict", expect=65)
+    assert read_json(ranks.folder / "runs" / "strict" / "status.json")["state"] == "failed"
+    told = ranks.run("train", *FAST, "--name", "run", "data.max_bad_fraction=0.05")
+    assert "test 23 images; 3 unreadable left out, see data_report.json" in told
+    run_dir = ranks.folder / "runs" / "run"
+    bad = {file["path"]: file["reason"] for file in read_json(run_dir / "data_report.json")["bad_files"]}
+    assert list(bad) == ["train/cat/03.jpg", "train/dog/04.jpg", "test/dog/05.jpg"]
+    assert bad["train/cat/03.jpg"] == "an empty file" and "not an image" in bad["train/dog/04.jpg"]
+    assert "truncated" in bad["test/dog/05.jpg"]
+    for cache in ("data.cache=4 GB", "data.cache=0"):
+        ranks.run("eval", "runs/run", cache, "--csv", "test.csv", "--json", "test.json")
+        measured = [row["image"] for row in csv.DictReader((ranks.folder / "test.csv").open())]
+        assert len(measured) == len(set(measured)) == 23 == read_json(ranks.folder / "test.json")["count"]
+        assert not set(measured) & set(bad)
+    told = ranks.run("predict", "runs/run", "images/test/dog", expect=65)
+    assert told.count("images/test/dog/") == 12 and "1 of 12 images could not be read:\n  images/test/dog/05" in told
+
+
+def empty_class(root: Path) -> None:
+    (root / "train" / "zebra").mkdir()
+
+
+def one_class(root: Path) -> None:
+    shutil.rmtree(root / "train" / "dog")
+
+
+def unknown_class(root: Path) -> None:
+    write_noise(root / "test" / "Cat", 3)
+
+
+def empty_split(root: Path) -> None:
+    (root / "val").mkdir()
+
+
+def no_train(root: Path) -> None:
+    (root / "train").rename(root / "training")
+
+
+def file_instead_of_folder(root: Path) -> None:
+    shutil.rmtree(root)
+    root.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "message"),
+    [
+        (empty_class, 65, "train/zebra has no images"),
+        (one_class, 65, "train has one class folder only, cat/: it takes two classes"),
+        (unknown_class, 65, "test/Cat is a class that the training images do not have (cat, dog)"),
+        (empty_split, 65, "val has no class folders in it. Fill it, or remove it"),
+        (no_train, 66, "has test/ but no train/ with class folders"),
+        (file_instead_of_folder, 66, "is not a folder"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_explained_by_check_and_by_train(
+    ranks, images: Path, spoil: Callable[[Path], None], code: int, message: str, capsys: pytest.CaptureFixture[str]
+):
+    spoil(images)
+    assert message in ranks.run("train", *FAST, expect=code)
+    assert main(["check", str(images)]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_may_not_be_read_is_named(images: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # rights would not do: these tests may run as root
+    assert main(["check", str(images)]) == 66
+    assert f"cannot list the folder {images}/test/dog: Permission denied" in capsys.readouterr().err
+
+
+def test_labels_that_do_not_match_are_refused(ranks):
+    (ranks.folder / "made.py").write_text(
+        "import numpy as np\n"
+        "from distcls.data.image_set import ArraySet\n"
+        "def make(config):\n"
+        "    labels = np.arange(50) % 4\n"
+        "    return ArraySet('made', ['a', 'b', 'c'], labels, np.zeros((50, 8, 8, 3), np.uint8))\n"
+    )
+    told = ranks.run("train", "data.name=made:make", "train.num_threads=1", expect=65)
+    assert "labels of the train split of made:make must lie between 0 and 2" in told
+
+
+def test_little_data_is_told_before_the_first_step(ranks):
+    for name in ("cat", "dog"):
+        write_noise(ranks.folder / "images" / name, 4 if name == "cat" else 40)
+    before, _ = ranks.run("train", *FAST).split("val accuracy")
+    few, *unsure = read_json(ranks.folder / "runs" / "folder" / "data_report.json")["warnings"]
+    assert few.startswith("cat has ") and few.endswith(" training images: hard to learn from") and few in before
+    assert len(unsure) == 2 and "val has 4 images, each worth 25% of its accuracy: hard to measure with" in before
+
+
+def test_mutated_files_crash_nothing_and_are_all_named(ranks):
+    rejected, named = mutated_images.check_that_all_is_named(ranks.folder, ranks.run, count=24, seed=1)
+    assert named >= rejected > 8
