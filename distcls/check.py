@@ -49,7 +49,7 @@ def _main(argv: Sequence[str]) -> int:
 
 def print_check(check: DataCheck, progress: Progress, options: CheckOptions) -> None:
     """Everything on one screen: what there is, the classes, each kind of problem, and what to do."""
-    progress.header([*_describe(check)])
+    progress.header(list(_describe(check)))
     for line in _class_table(check):
         progress.note(line)
     for title, lines in _problems(check):
@@ -71,6 +71,8 @@ def _describe(check: DataCheck) -> Iterator[tuple[str, str]]:
     yield "files", f"{_counts(check.count('formats'))}; {_counts(check.count('modes'))}{_also(check)}"
     yield "sizes", _sizes(check)
     yield "decoded", f"{check.decoding.image_size} × {check.decoding.image_size} pixels ({check.decoding.resize})"
+    if not check.histogram.any():
+        return
     yield "mean", f"{', '.join(map(str, check.normalize['mean']))} (red, green, blue, from 0 to 1)"
     yield "std", ", ".join(map(str, check.normalize["std"]))
 
@@ -149,11 +151,12 @@ def _problems(check: DataCheck) -> Iterator[tuple[str, list[str]]]:
 
 
 def _copies_line(copies: Copies) -> str:
-    places = copies.images[:3]
-    if copies.is_leak:  # where distcls cuts the splits, names do not tell them
-        places = [f"{image} ({split})" for image, split in zip(places, copies.splits, strict=False)]
-    more = f" = … {len(copies.images) - 3:,} more" if len(copies.images) > 3 else ""
-    return " = ".join(places) + more
+    """Three copies, of as many splits and classes as there are. Where distcls cuts them, names do not tell splits."""
+    places = list(zip(copies.images, copies.splits, copies.classes, strict=True))
+    first = [*reversed({place[1:]: place for place in reversed(places)}.values())]
+    shown = [*first, *(place for place in places if place not in first)][:3]
+    more = f" = {len(places) - 3:,} more" if len(places) > 3 else ""
+    return " = ".join(f"{image} ({split})" if copies.is_leak else image for image, split, _ in shown) + more
 
 
 def _train_command(check: DataCheck, options: CheckOptions) -> str:
@@ -163,7 +166,8 @@ def _train_command(check: DataCheck, options: CheckOptions) -> str:
         words += ["-c", str(options.config_path)]
     words += [f"data.name={check.config.name}"] if check.config.name not in ("digits", "folder") else []
     words += ["--data", check.config.root] if check.config.root else []
-    words += [f"augment.normalize.{name}={numbers}" for name, numbers in check.normalize.items()]
+    if min(check.normalize["std"]) > 0:
+        words += [f"augment.normalize.{name}={numbers}" for name, numbers in check.normalize.items()]
     return shlex.join(words)
 
 

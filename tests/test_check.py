@@ -111,6 +111,14 @@ def test_copies_across_splits_and_classes_are_found(folder: Path, capsys: pytest
     assert check(folder, "--strict")[0] == 65
 
 
+def test_a_leak_is_shown_by_a_copy_of_each_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("train/cat/x1", "train/cat/x2", "train/cat/x3", "val/dog/x4", "test/dog/x5"):
+        shutil.copy(folder / "train" / "cat" / "00.png", folder / f"{place}.png")
+    check(folder)
+    shown = "train/cat/00.png (train) = val/dog/x4.png (val) = test/dog/x5.png (test) = 3 more"
+    assert shown in capsys.readouterr().out
+
+
 def test_copies_leak_into_the_splits_that_training_would_cut(folder: Path) -> None:
     for path in (folder / "train").glob("*/0*.png"):
         shutil.copy(path, path.with_name(f"copy{path.name}"))

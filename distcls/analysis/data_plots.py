@@ -28,7 +28,7 @@ def plot_samples(names: Sequence[str], samples: Sequence[Sequence[np.ndarray]], 
     most, rows = max(map(len, samples), default=1), math.ceil(len(names) / blocks)
     label, cell, gap, top = 1.5, 0.72, 0.05, 0.5
     block = label + most * (cell + gap) + 0.15
-    width, height = blocks * block + 0.2, top + rows * (cell + gap) + 0.1
+    width, height = max(blocks * block + 0.2, 4.6), top + rows * (cell + gap) + 0.1
     with figure_file(path, width, height) as figure:
         figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, 1))  # in inches, from the top

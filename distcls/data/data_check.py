@@ -147,9 +147,13 @@ class DataCheck:
         conflicts = sum(copies.is_conflict for copies in self.copies)
         found = []
         if leaks:
-            found.append(f"{_images(leaks)} in more than one split: what is trained on cannot be measured with")
+            found.append(
+                f"{_images(leaks)} in more than one split: what is trained on cannot be measured with. Keep one copy"
+            )
         if conflicts:
-            found.append(f"{_images(conflicts)} in more than one class: some of these labels are wrong")
+            found.append(
+                f"{_images(conflicts)} in more than one class: some of these labels are wrong. Keep the right one"
+            )
         return [*found, *too_little(self.splits)]
 
     def as_json(self) -> dict[str, Any]:

@@ -112,11 +112,11 @@ def nothing_to_learn(splits: list[Split]) -> str | None:
 def too_little(splits: list[Split]) -> list[str]:
     """What there is too little of to learn from or to measure with, a sentence each."""
     counts = _counts(splits[0])["per_class"]
-    small = sorted((count, name) for name, count in counts.items() if count < FEW_TO_LEARN)
+    small = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_TO_LEARN)
     found = []
     if small:
         count, name = small[0]
-        others = f", and {len(small) - 1} more classes have fewer than {FEW_TO_LEARN}" if len(small) > 1 else ""
+        others = f", and {_more_classes(len(small) - 1)} fewer than {FEW_TO_LEARN}" if len(small) > 1 else ""
         found.append(f"{name} has {count} training {'image' if count == 1 else 'images'}{others}: hard to learn from")
     found += [
         f"{split.name} has {len(split)} images, each worth {1 / len(split):.0%} of its accuracy: hard to measure with"
@@ -124,6 +124,10 @@ def too_little(splits: list[Split]) -> list[str]:
         if 0 < len(split) < FEW_TO_MEASURE
     ]
     return found
+
+
+def _more_classes(count: int) -> str:
+    return "1 more class has" if count == 1 else f"{count:,} more classes have"
 
 
 def _rounded_up(fraction: float) -> float:
