@@ -30,6 +30,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def check(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
     """Exit code, and what was found."""
     code = main(["check", str(folder), "--json", str(folder.parent / "found.json"), *words])

@@ -70,6 +70,18 @@ def open_pixels(
     return Decoded(pixels, bad, cache.record_path, record["num_animations"])
 
 
+def keep_findings(
+    image_set: ImageSet, decoding: Decoding, limit_bytes: int, cache_dir: Path, findings: Findings
+) -> None:
+    """Spares a run that will read files its search for the bad ones: `distcls check` has just decoded them all."""
+    if isinstance(image_set, ArraySet) or len(image_set) * math.prod(decoding.shape) <= limit_bytes:
+        return
+    record = _PixelFile(image_set, decoding, cache_dir / "decoded", keeps_pixels=False)
+    with contextlib.suppress(OSError):  # then the run decodes them again
+        record.folder.mkdir(parents=True, exist_ok=True)
+        record._write_record(asdict(findings))
+
+
 @dataclass
 class _PixelFile:
     """A file of pixels, and the record beside it: {"size", "mtime_ns", "sha256"} and Findings. Or the record only."""

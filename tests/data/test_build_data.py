@@ -12,6 +12,7 @@ from PIL import Image
 
 from distcls.config import DataConfig
 from distcls.data import Data, Processes, build_data
+from distcls.data.data_check import check_data
 from distcls.errors import BadDataError
 
 
@@ -93,6 +94,22 @@ def test_float_images_are_bad_until_their_range_is_known(
     assert data.image_size == 8 and data.train.image(1)[0, 0, 0] == int(Path(data.train.image_name(1)).stem) * 10
     with pytest.raises(BadDataError, match="data.float_range"):
         build(**settings)
+
+
+def test_a_run_that_reads_files_need_not_decode_what_was_just_checked(
+    tmp_path: Path, two_classes: Path, one_process: Processes
+) -> None:
+    frames = [Image.new("RGB", (8, 8), (level,) * 3) for level in (50, 100)]
+    frames[0].save(two_classes / "cat" / "000.gif", save_all=True, append_images=frames[1:])
+    (two_classes / "dog" / "001.png").write_bytes(b"")
+    settings: dict[str, Any] = {"name": "folder", "root": str(two_classes), "cache": "0", "max_bad_fraction": 0.1}
+    config = DataConfig(**settings, cache_dir=str(tmp_path / "cache"))
+    alone = build_data(DataConfig(**settings, cache_dir=str(tmp_path / "other")), one_process)
+    checked, decoded = [], []
+    check_data(config, lambda done, total: checked.append(done))
+    after = build_data(config, one_process, lambda done, total: decoded.append(done))
+    assert checked and not decoded
+    assert after.report == alone.report and after.fingerprint == alone.fingerprint
 
 
 def test_the_background_is_that_of_the_config(build: Callable[..., Data], two_classes: Path) -> None:

@@ -99,7 +99,7 @@ def test_an_image_changed_in_place_is_decoded_again(two_classes: Path, tmp_path:
 def test_bad_images_are_recorded_and_black(two_classes: Path, tmp_path: Path) -> None:
     (two_classes / "dog" / "005.png").write_bytes(b"")
     result = decoded(opened(two_classes), tmp_path)
-    assert list(result.bad) == [15] and "not an image" in result.bad[15]
+    assert list(result.bad) == [15] and "an empty file" in result.bad[15]
     assert result.pixels is not None and not result.pixels[15].any()
     assert decoded(opened(two_classes), tmp_path).bad == result.bad
 
