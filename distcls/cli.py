@@ -262,12 +262,13 @@ def parse_check_arguments(argv: Sequence[str]) -> tuple[Config, CheckOptions]:
 def _check_parser() -> Parser:
     parser = Parser(
         prog="distcls check",
+        usage="distcls check [DIR] [-c FILE] [--json FILE] [--plots DIR] [--strict] [key=value ...]",
         description="Decode all images and look for what is wrong with them: unreadable files, copies in more than one "
         "split or class, too few images. Exit code 65 if training would refuse them.",
     )
-    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="the folder of images, and settings")
+    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings; a word without = is the folder of images")
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
-    parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg")
+    parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg, said as for train")
     parser.add_argument("--json", metavar="FILE", help="also write all that was found; - is stdout, and nothing else")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw samples, classes, sizes and colours there")
     parser.add_argument("--strict", action="store_true", help="exit code 65 also for warnings, and for any bad file")

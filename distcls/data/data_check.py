@@ -12,7 +12,7 @@ import numpy as np
 from distcls.config import DataConfig
 from distcls.data.byte_size import parse_size
 from distcls.data.cache_folder import cache_folder
-from distcls.data.data_report import how_to_go_on, nothing_to_learn, too_little, too_many_bad
+from distcls.data.data_report import how_to_go_on, list_bad_files, nothing_to_learn, too_little, too_many_bad
 from distcls.data.decoding import Decoding
 from distcls.data.duplicates import equal_rows
 from distcls.data.folder import FolderSet
@@ -70,11 +70,7 @@ class DataCheck:
     @cached_property
     def bad_files(self) -> list[dict[str, str]]:
         """[{"path", "reason"}] of the images that cannot be decoded."""
-        return [
-            {"path": self.image_sets[name].name(i), "reason": reason}
-            for name, found in self.found.items()
-            for i, reason in found.bad.items()
-        ]
+        return list_bad_files(self.image_sets, self.found)
 
     @property
     def num_images(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from distcls.config import DataConfig
 from distcls.data.folder import FolderSet
 from distcls.data.image_set import ImageSet
+from distcls.data.inspection import Inspected
 from distcls.data.pixel_cache import Decoded
 from distcls.data.split import Split
 from distcls.errors import BadDataError
@@ -51,7 +52,9 @@ def _counts(split: Split) -> dict[str, Any]:
     return {"num_images": len(split), "per_class": dict(zip(class_names, per_class, strict=True))}
 
 
-def list_bad_files(image_sets: Mapping[str, ImageSet], decoded: Mapping[str, Decoded]) -> list[dict[str, str]]:
+def list_bad_files(
+    image_sets: Mapping[str, ImageSet], decoded: Mapping[str, Decoded] | Mapping[str, Inspected]
+) -> list[dict[str, str]]:
     """[{"path", "reason"}] of the images that cannot be decoded."""
     return [
         {"path": image_sets[name].name(i), "reason": reason}

@@ -125,7 +125,7 @@ def _look_at(image_set: ImageSet, i: int, decoding: Decoding) -> tuple[np.ndarra
         return pixels, original, hashlib.sha256(content).digest()
     pixels = checked_image(image_set, i, decoding)
     whole = image_set.image(i, dataclasses.replace(decoding, image_size=None))
-    original = Original("no file", "RGB", whole.shape[1], whole.shape[0], is_animation=False)
+    original = Original("in memory", "RGB", whole.shape[1], whole.shape[0], is_animation=False)
     return pixels, original, hashlib.sha256(whole.tobytes()).digest()
 
 

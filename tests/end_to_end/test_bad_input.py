@@ -132,6 +132,21 @@ def test_labels_that_do_not_match_are_refused(ranks):
     assert "labels of the train split of made:make must lie between 0 and 2" in told
 
 
+def test_what_was_trained_on_by_range_and_background_is_so_predicted(ranks):
+    for name, level in (("dark", 0.0), ("light", 0.8)):
+        (ranks.folder / "images" / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = np.full((8, 8), level + i / 400, np.float32)
+            Image.fromarray(pixels).save(ranks.folder / "images" / name / f"{i}.tif")
+    assert "data.float_range=[0, 1]" in ranks.run("train", *FAST, "--name", "none", expect=65)
+    ranks.run("train", *FAST, "--name", "run", "data.float_range=[0, 1]", "data.background=black")
+    preprocessing = read_json(ranks.folder / "runs" / "run" / "model" / "preprocessing.json")
+    assert preprocessing["float_range"] == [0, 1] and preprocessing["background"] == "black"
+    told = ranks.run("predict", "runs/run", "images/dark/0.tif", "images/light/0.tif")
+    assert told.count("%") == 4
+    ranks.run("eval", "runs/run")
+
+
 def test_little_data_is_told_before_the_first_step(ranks):
     for name in ("cat", "dog"):
         write_noise(ranks.folder / "images" / name, 4 if name == "cat" else 40)
