@@ -39,6 +39,7 @@ def _main(argv: Sequence[str]) -> int:
         _write_json(options.json_file, check)
     if options.plots is not None:
         draw(check, options.plots)
+        progress.note(f"\npictures are in {options.plots}")
     problems = check.errors()
     if options.strict and not problems:
         problems = [*check.warnings(), *(["some images are unreadable"] if check.bad_files else [])]

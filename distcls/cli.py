@@ -266,7 +266,9 @@ def _check_parser() -> Parser:
         description="Decode all images and look for what is wrong with them: unreadable files, copies in more than one "
         "split or class, too few images. Exit code 65 if training would refuse them.",
     )
-    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings; a word without = is the folder of images")
+    parser.add_argument(
+        "settings", nargs="*", metavar=SETTINGS, help="settings; a word without = is the folder of images"
+    )
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
     parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg, said as for train")
     parser.add_argument("--json", metavar="FILE", help="also write all that was found; - is stdout, and nothing else")

@@ -78,10 +78,12 @@ def decode_and_describe(
     """What `decode` gives, and what the file held. Raises BadImageError."""
     try:
         with Image.open(path_or_file, formats=FORMATS) as image:
+            width, height = image.size
             image.load()
-            upright = _upright(image)
-            pixels = np.array(fit(_to_rgb(upright, decoding), decoding))
-            return pixels, Original(image.format or "", image.mode, *upright.size, _is_animation(image))
+            if _lies_on_its_side(image):
+                width, height = height, width
+            pixels = np.array(fit(_to_rgb(_upright(image), decoding), decoding))
+            return pixels, Original(image.format or "", image.mode, width, height, _is_animation(image))
     except (MemoryError, BadImageError):
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error and more
@@ -135,6 +137,14 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image) if is_turned else image
     except Exception:  # broken EXIF around good pixels is common: every viewer shows such an image, unrotated
         return image
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    """Whether EXIF says that width and height change places. Ask a loaded image: a PNG is loaded by asking."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception:  # as in _upright
+        return False
 
 
 def _to_rgb(image: Image.Image, decoding: Decoding) -> Image.Image:

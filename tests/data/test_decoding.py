@@ -156,11 +156,13 @@ def test_a_broken_second_frame_does_not_matter() -> None:
     assert decode(file, Decoding(None))[0, 0].tolist() == [255, 0, 0]
 
 
-def test_what_a_file_held_is_described(gradient: Image.Image) -> None:
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_what_a_file_held_is_described(gradient: Image.Image, format: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    _, original = decode_and_describe(saved(gradient.convert("L"), "JPEG", exif=exif), Decoding(8))
-    assert (original.format, original.mode, original.width, original.height) == ("JPEG", "L", 20, 40)
+    pixels, original = decode_and_describe(saved(gradient, format, exif=exif), Decoding(None))
+    assert (original.format, original.mode, original.width, original.height) == (format, "RGB", 20, 40)
+    assert pixels.shape == (40, 20, 3)
     assert not original.is_animation
 
 
