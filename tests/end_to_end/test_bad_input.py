@@ -111,7 +111,7 @@ def test_a_folder_that_may_not_be_read_is_named(images: Path, monkeypatch: pytes
     scan = os.scandir
 
     def refuse(path):
-        if str(path).endswith("dog"):
+        if os.fsdecode(path).endswith("dog"):
             raise PermissionError(13, "Permission denied")
         return scan(path)
 
