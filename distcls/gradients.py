@@ -34,8 +34,9 @@ class BatchNormStatistics:
 
     def __init__(self, module: nn.Module) -> None:
         layers = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
-        self.frozen = [layer for layer in layers.values() if _is_frozen(layer)]
-        self.layers = {name: layer for name, layer in layers.items() if not _is_frozen(layer)}
+        frozen = [name for name in layers if _is_frozen(module, name)]
+        self.frozen = [layers.pop(name) for name in frozen]
+        self.layers = layers
         self.momenta = [layer.momentum for layer in self.layers.values()]
         pairs = [(layer.running_mean, layer.running_var) for layer in self.layers.values()]
         self.buffers = [buffer for pair in pairs for buffer in pair if buffer is not None]
@@ -97,8 +98,12 @@ class BatchNormStatistics:
             layer.eval()
 
 
-def _is_frozen(layer: _BatchNorm) -> bool:
-    return layer.weight is not None and not layer.weight.requires_grad
+def _is_frozen(module: nn.Module, name: str) -> bool:
+    """Whether a layer is not trained; one without weights goes by the smallest part around it that has some."""
+    parameters = list(module.get_submodule(name).parameters())
+    if not parameters and name:
+        return _is_frozen(module, name.rpartition(".")[0])
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 class OverlappedSum:
