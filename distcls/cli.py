@@ -84,6 +84,12 @@ def _crossval(argv: Sequence[str]) -> int | None:
     return main(argv)
 
 
+def _submit(argv: Sequence[str]) -> int | None:
+    from distcls.submit import main
+
+    return main(argv)
+
+
 def _eval(argv: Sequence[str]) -> int | None:
     from distcls.evaluate import main
 
@@ -124,6 +130,7 @@ def _config(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Main, str]] = {
     "train": (_train, "train a model, or go on with a run that was stopped"),
     "crossval": (_crossval, "train once for each of data.folds parts of the data, and report mean ± std"),
+    "submit": (_submit, "train on a Slurm cluster: queued, requeued and resumed"),
     "eval": (_eval, "measure a trained model on a split of its data"),
     "predict": (_predict, "name what is on images, with a trained model"),
     "check": (_check, "look for what is wrong with a folder of images, before training"),

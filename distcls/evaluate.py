@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distcls import signals
+from distcls import signals, slurm
 from distcls.cli import Parser, run_command
 from distcls.config import Config
 
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
+    slurm.join_step()
     parser = Parser(prog="distcls eval", description="Measure a run's best weights on a split.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="default: test")

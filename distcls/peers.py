@@ -59,7 +59,7 @@ class Sign:
 
 
 class Peers:
-    """The other processes, as this one hears of them. `on_end(departure)` is called before it is ended from outside."""
+    """The other processes, as this one hears of them. on_end(departure) gives the exit code of an end from outside."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         store = dist.distributed_c10d._get_default_store()
@@ -68,7 +68,7 @@ class Peers:
         self.rank, self.world_size = rank, world_size
         self.sign = Sign()
         self.hang_timeout: float | None = None
-        self.on_end: Callable[[Departure], None] = lambda departure: None
+        self.on_end: Callable[[Departure], int] = lambda departure: departure.exit_code
         self._heard: dict[int, tuple[Sign, float]] = {}
         self._moved_at = self._timed_from = 0.0
         self._stopped = threading.Event()
@@ -139,8 +139,7 @@ class Peers:
         if departure.exit_code != 75 and self._stopped.wait(GRACE):
             return
         if not self._stopped.is_set():
-            self.on_end(departure)
-            os._exit(departure.exit_code)
+            os._exit(self.on_end(departure))
 
     def _look_around(self) -> None:
         """On process 0: end the run where somebody is gone, or where nobody has got on for hang_timeout."""

@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
-from distcls import __version__, signals
+from distcls import __version__, signals, slurm
 from distcls.config import Config
 from distcls.config_loader import to_yaml
 from distcls.data import Data
@@ -92,17 +92,17 @@ class Run:
         departure = Departure(self.processes.rank, Preempted.exit_code, f"{signal_name} before training began")
         if self.processes.peers is not None:
             self.processes.peers.leave(departure.exit_code, departure.reason)
-        self._tell_end(departure)
-        os._exit(departure.exit_code)
+        os._exit(self._tell_end(departure))
 
-    def _tell_end(self, departure: Departure) -> None:
-        """The last words of a process that is ended while its main thread may be anywhere."""
+    def _tell_end(self, departure: Departure) -> int:
+        """The last words of a process that is ended while its main thread may be anywhere, and its exit code."""
         preempted = departure.exit_code == Preempted.exit_code
         if self.status is not None:
             with contextlib.suppress(OSError):
                 self.status.write("preempted" if preempted else "failed", self.step, "end", str(departure))
         if self.processes.is_main or departure.main_is_gone:
             print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
+        return 0 if slurm.requeued(departure.exit_code) else departure.exit_code
 
     def prepare(self, module: nn.Module, distributed: bool) -> nn.Module:
         """The module on its device, under autocast, compiled if asked, and behind DDP if `distributed`."""
@@ -253,7 +253,7 @@ def set_determinism(config: Config, processes: Processes) -> None:
     must not follow the number of processes.
     """
     train, on_cpu = config.train, processes.device.type == "cpu"
-    shared = max((os.cpu_count() or 1) // processes.local_world_size, 1)
+    shared = slurm.cpus_per_rank() or max((os.cpu_count() or 1) // processes.local_world_size, 1)
     torch.set_num_threads(train.num_threads or (1 if train.deterministic and on_cpu else shared))
     torch.backends.cudnn.benchmark = False  # it would choose kernels by their speed of the moment
     torch.backends.cudnn.deterministic = True

@@ -22,14 +22,17 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 _received: list[int] = []
 _reaction: list[Callable[[str], None]] = []
+_second_leaves = True
 
 
-def install() -> None:
+def install(second_leaves: bool = True) -> None:
     """Record the stop signals from now on, in this process but not in the loader workers it forks.
 
     A thread reads them from a socket, because a Python handler would wait for the main thread to come
     back from C++: a second signal has to end a process that hangs in a collective whose peer is gone.
     """
+    global _second_leaves
+    _second_leaves = second_leaves
     if signal.getsignal(signal.SIGTERM) is _do_nothing:
         return
     reader, writer = socket.socketpair()
@@ -47,8 +50,14 @@ def received() -> str | None:
 
 
 def first_does(reaction: Callable[[str], None] | None) -> None:
-    """What the first signal does beside being noted, called with its name in the thread that waits for signals."""
+    """What the first signal does beside being noted, called with its name in the thread that waits for signals.
+
+    One that has come already does it at once.
+    """
     _reaction[:] = [reaction] if reaction is not None else []
+    name = received()
+    if reaction is not None and name is not None:
+        reaction(name)
 
 
 def ignore() -> None:
@@ -73,8 +82,10 @@ def _listen(reader: socket.socket, writer: socket.socket) -> None:
         for number in reader.recv(64):
             if number not in STOP_SIGNALS or ([number] == _received and time.monotonic() - first_at < REPEAT):
                 continue
-            if _received:
+            if _received and _second_leaves:
                 os._exit(128 + number)
+            if _received:
+                continue
             _received.append(number)
             first_at = time.monotonic()
             for reaction in _reaction:

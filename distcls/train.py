@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distcls import signals
+from distcls import signals, slurm
 from distcls.cli import parse_train_arguments, run_command
 from distcls.config import Config
 from distcls.config_loader import to_yaml
@@ -22,13 +22,14 @@ from distcls.errors import Preempted
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`distcls train`, `python -m distcls.train`, and what accelerate launch, torchrun and Slurm start."""
-    signals.install()
+    signals.install(second_leaves=not slurm.comes_back())
     # DDP warns at each start that it looks for unused parameters, which is wanted (see run.py).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
+    return slurm.leave(run_command(_main, sys.argv[1:] if argv is None else argv))
 
 
 def _main(argv: Sequence[str]) -> int:
+    slurm.join_step()
     config, options = parse_train_arguments(argv)
     if options.print_config:
         print(to_yaml(config), end="")

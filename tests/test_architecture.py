@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 LIGHT = {
     *("__init__", "__main__", "cli", "config", "config_checks", "config_loader", "config_schema", "data/__init__"),
-    *("check", "durations", "errors", "evaluate", "predict", "signals", "train"),
+    *("check", "durations", "errors", "evaluate", "predict", "signals", "slurm", "submit", "train"),
 }
 """Files that help, mistakes in a config and decoding processes wait for."""
 

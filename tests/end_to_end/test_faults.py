@@ -74,7 +74,7 @@ def test_a_signal_while_data_is_prepared_ends_all_with_75_and_nothing_to_save(ra
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_a_signal_in_an_evaluation_saves_and_the_evaluation_comes_first_when_the_run_goes_on(ranks, world_size):
     settings = [
-        *["data.name=noise_images:make_images", "model.name=slow_model:make", "train.global_batch_size=30"],
+        *["data.name=noise_images:make_images", "model.name=slow_evaluation:make", "train.global_batch_size=30"],
         *["train.num_threads=1", "train.eval_every=3 steps", "train.eval_batch_size=40", "train.num_steps=6"],
         *["run.trackers=[]", "train.checkpoint_every=100 steps"],
     ]
