@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo    train on images of digits that come along: no GPU, no download of data"
 	@echo "make test    run the tests"
-	@echo "make check   formatting, lint, types, architecture, configs and the README's commands"
+	@echo "make check   formatting, lint, types, architecture, configs, launchers and the README's commands"
 	@echo "make format  let ruff format the code"
 
 demo: $(VENV)/.installed
@@ -25,6 +25,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_config_loader.py tests/test_config_schema.py tests/test_readme.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" tests/launch/check_files.sh
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -20,7 +20,7 @@ from distcls import __version__
 from distcls.config import Config
 from distcls.config_loader import load_config, settings_like
 from distcls.config_schema import json_schema
-from distcls.errors import DiskError, DistclsError, Preempted, UsageError
+from distcls.errors import DiskError, DistclsError, Preempted, UsageError, note_exit_code
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -44,6 +44,15 @@ def run_command(command: Main, argv: Sequence[str] | None) -> int:
 
     An error of distcls becomes its message and its exit code; a bug keeps its traceback.
     """
+    code = 1  # a traceback's
+    try:
+        code = _exit_code(command, argv)
+        return code
+    finally:
+        note_exit_code(code)
+
+
+def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
     try:
         code = command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -108,6 +117,12 @@ def _check(argv: Sequence[str]) -> int | None:
     return main(argv)
 
 
+def _doctor(argv: Sequence[str]) -> int | None:
+    from distcls.doctor import main
+
+    return main(argv)
+
+
 def _config(argv: Sequence[str]) -> int:
     """Print the JSON schema of configs, or write it to a file."""
     parser = Parser(prog="distcls config", description="About configs themselves.")
@@ -134,6 +149,7 @@ COMMANDS: dict[str, tuple[Main, str]] = {
     "eval": (_eval, "measure a trained model on a split of its data"),
     "predict": (_predict, "name what is on images, with a trained model"),
     "check": (_check, "look for what is wrong with a folder of images, before training"),
+    "doctor": (_doctor, "say what this machine has, what will go wrong on it, and how to mend it"),
     "config": (_config, "config schema: print the JSON schema of configs, for editors"),
 }
 

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
+
+def note_exit_code(code: int) -> None:
+    """Add it to the file $DISTCLS_EXIT_CODES, where there is one: torchrun turns all codes into 1 (launch/node.sh)."""
+    notes = os.environ.get("DISTCLS_EXIT_CODES")
+    if notes:
+        with open(notes, "a") as file:
+            file.write(f"{code}\n")
+
 
 class DistclsError(Exception):
     """An error the user can act on: printed without a traceback, ends the process with `exit_code`."""

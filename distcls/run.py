@@ -30,7 +30,7 @@ from distcls.config import Config
 from distcls.config_loader import to_yaml
 from distcls.data import Data
 from distcls.data.preprocessing import describe_preprocessing
-from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, UsageError
+from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, UsageError, note_exit_code
 from distcls.peers import Departure
 from distcls.processes import Processes
 from distcls.progress import Progress
@@ -102,7 +102,9 @@ class Run:
                 self.status.write("preempted" if preempted else "failed", self.step, "end", str(departure))
         if self.processes.is_main or departure.main_is_gone:
             print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
-        return 0 if slurm.requeued(departure.exit_code) else departure.exit_code
+        code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
+        note_exit_code(code)
+        return code
 
     def prepare(self, module: nn.Module, distributed: bool) -> nn.Module:
         """The module on its device, under autocast, compiled if asked, and behind DDP if `distributed`."""

@@ -1,0 +1,51 @@
+# distcls in a container: what it needs beside the base image's torch, in locked versions, for any user.
+#
+#   docker build -t distcls .                                             # on NVIDIA's image, as launch/ngc.sh does
+#   docker build -t distcls --build-arg BASE_IMAGE=python:3.12-slim .     # on a plain one: torch is added
+#   docker run --rm distcls -c /opt/distcls/configs/digits.yaml           # words of launch/node.sh and distcls train
+ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:25.12-py3
+FROM ${BASE_IMAGE}
+
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="distcls" \
+      org.opencontainers.image.description="Train image classifiers from a laptop to a cluster" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+# NVIDIA's torch is an alpha version, which sorts below any release: pip would replace it for a requirement that the
+# release satisfies. So the locks are installed without looking at requirements, and its versions are compared.
+# PIP_CONSTRAINT names a file of NVIDIA's images, with versions of what comes with them.
+COPY requirements/ /opt/distcls/requirements/
+RUN set -eu; \
+    versions() { python3 -c 'from importlib.metadata import distribution as d; \
+        print(*(f"{n} {d(n).version} in {d(n).locate_file(str())}" for n in ("torch", "torchvision")))'; }; \
+    pip_install() { PIP_CONSTRAINT='' PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore python3 -m pip install \
+        --no-cache-dir --no-deps --require-hashes --quiet --requirement "/opt/distcls/requirements/$1"; }; \
+    python3 -c 'import torch' 2>/dev/null || pip_install torch.lock; \
+    before=$(versions); \
+    pip_install distcls.lock; \
+    after=$(versions); \
+    if [ "$before" != "$after" ]; then \
+        echo "The base image's torch was replaced. It was: $before. It is: $after." >&2; exit 1; \
+    fi; \
+    python3 -c 'import torch, torchvision'
+
+COPY distcls/ /opt/distcls/distcls/
+COPY launch/ /opt/distcls/launch/
+COPY configs/ /opt/distcls/configs/
+RUN set -eu; printf '#!/bin/sh\nexec python3 -m distcls "$@"\n' >/usr/local/bin/distcls && chmod 755 /usr/local/bin/distcls && \
+    install -d -m 1777 /workspace /workspace/runs && \
+    PYTHONPATH=/opt/distcls distcls --version && python3 -m compileall -q /opt/distcls/distcls
+
+# Any user id works (docker run --user): nothing is written at home, and Python need not ask for a user's name.
+ENV PYTHONPATH=/opt/distcls \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    USER=distcls \
+    TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
+USER 10001:10001
+WORKDIR /workspace
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/opt/distcls/launch/node.sh"]

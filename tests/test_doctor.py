@@ -1,0 +1,108 @@
+"""`distcls doctor` finds what is wrong with a machine, says how to mend it, and never hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distcls import doctor, network
+
+DOCTOR = [sys.executable, "-m", "distcls", "doctor"]
+
+
+def test_a_sick_machine_is_told_what_to_do(tmp_path):
+    """A container with Docker's default /dev/shm, and a variable that names an interface of another machine."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a small /dev/shm cannot be mounted here: that takes root and `unshare`")
+    script = f"mount -t tmpfs -o size=64m none /dev/shm && exec {' '.join(DOCTOR)} --json --folder {tmp_path}"
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "ib7"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    broken = {one["name"]: one for one in json.loads(done.stdout) if one["status"] == "broken"}
+    assert set(broken) == {"/dev/shm", "gloo self-test"}
+    assert "docker run --ipc=host" in broken["/dev/shm"]["advice"]
+    assert "ib7" in broken["gloo self-test"]["found"]
+    assert "GLOO_SOCKET_IFNAME" in broken["gloo self-test"]["advice"]
+
+
+def test_the_self_test_adds_over_two_processes():
+    (finding,) = doctor.self_test()
+    assert (finding.status, finding.name) == ("ok", "gloo self-test"), finding
+    assert finding.found.startswith("two processes: a sum of 16 MB took")
+
+
+def test_a_process_that_hangs_ends_the_self_test(monkeypatch):
+    monkeypatch.setattr(doctor, "SELF_TEST_SECONDS", 0.2)
+    (finding,) = doctor.self_test()
+    assert (finding.status, finding.found) == ("broken", "no answer in 0.2 s")
+
+
+def driver(folder: Path, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose nvidia-smi prints this."""
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{output}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize(
+    ("output", "visible", "advice"),
+    [
+        ("echo failed; exit 9", None, "add --gpus all"),
+        ("echo GPU 0: H100", "", "CUDA_VISIBLE_DEVICES hides them"),
+        ("echo GPU 0: H100", None, "The driver may be too old|This torch is a CPU build"),
+    ],
+)
+def test_gpus_that_torch_does_not_see_are_explained(tmp_path, monkeypatch, output, visible, advice):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    driver(tmp_path, output, monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (finding,) = doctor.gpus()
+    assert finding.status == "broken"
+    assert any(words in finding.advice for words in advice.split("|")), finding.advice
+
+
+def test_a_container_with_few_cores_is_told_of_threads(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(doctor, "_read", lambda path: "250000 100000")
+    (finding,) = doctor.cores()
+    assert (finding.status, finding.found) == ("warning", "2 of the machine's 64 may be used")
+    assert "train.num_threads=2" in finding.advice
+
+
+def test_a_name_that_means_loopback_is_answered_with_the_interface(monkeypatch):
+    monkeypatch.setattr(network, "addresses", lambda: {"eth7": ["10.1.2.3", "fe80::1"]})
+    monkeypatch.setattr("socket.gethostname", lambda: "localhost")
+    (finding,) = doctor.interfaces()
+    assert (finding.status, finding.found) == ("warning", "eth7 10.1.2.3")
+    assert finding.advice.endswith("export GLOO_SOCKET_IFNAME=eth7.")
+
+
+def test_a_folder_that_cannot_be_written_is_found(tmp_path):
+    (finding,) = doctor.disk(tmp_path / "not-there")
+    assert finding.status == "broken" and "run.dir=DIR" in finding.advice
+
+
+def test_people_get_a_table(capsys):
+    doctor.print_findings([doctor.Finding("cores", "2"), doctor.Finding("disk", "full", "broken", "Delete something.")])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["ok", "cores", "2"],
+        ["✗", "disk", "full"],
+        ["Delete", "something."],
+        [],
+        ["1", "broken,", "0", "to", "think", "of"],
+    ]
