@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import socket
@@ -68,6 +69,7 @@ class Run:
         if processes.is_main:
             self.progress.attach_log(self.dir / "log.txt")
             self.status = StatusFile(self.dir)
+            self._warn_of_short_notice(self.status.save_seconds)
             self.tracker = Tracker(self.dir, self.config.run.trackers)
             write_text(self.dir / "config.yaml", to_yaml(self.config))
             write_text(self.dir / "env.json", json.dumps(environment(processes), indent=2) + "\n")
@@ -75,6 +77,15 @@ class Run:
         if processes.peers is not None:
             processes.peers.on_end = self._tell_end
         signals.first_does(self._leave)
+
+    def _warn_of_short_notice(self, save_seconds: float | None) -> None:
+        """torchrun, and so accelerate launch, kills its processes some time after a SIGTERM, saved or not."""
+        notice = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+        if "TORCHELASTIC_RUN_ID" in os.environ and save_seconds is not None and save_seconds > notice:
+            self.progress.warning(
+                f"the last checkpoint took {save_seconds:.0f} s to write, but torchrun kills its processes {notice:.0f} s"
+                f" after SIGTERM: export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={math.ceil(2 * save_seconds + 30)}"
+            )
 
     def _open(self, config: Config, default_name: str) -> tuple[Path, Config | None]:
         """The folder, locked, and the config of the run that is in it. On the main process only."""

@@ -148,7 +148,8 @@ class StatusFile:
     def __init__(self, path: Path) -> None:
         self.path = path / "status.json"
         self.next_write = 0.0
-        self.save_seconds: float | None = None
+        self.save_seconds: float | None = read_status(path).get("save_seconds")
+        """How long the last checkpoint took to write, in this start or the one before."""
 
     def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
         """Replace the file at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 
@@ -110,6 +111,22 @@ def test_a_signal_to_one_rank_saves_and_ends_all_with_75(ranks, world_size, name
     status = read_json(run_dir / "status.json")
     assert status["state"] == "preempted"
     assert (run_dir / "checkpoints" / f"step-{status['step']:08d}").exists()
+
+
+def started_by_torchrun() -> None:
+    os.environ["TORCHELASTIC_RUN_ID"] = "none"
+
+
+def test_a_save_that_takes_longer_than_torchrun_waits_is_warned_of_at_the_next_start(ranks):
+    output = ranks.run("train", "--name", "a", *FAST, setup=started_by_torchrun)
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in output
+    file = ranks.folder / "runs" / "a" / "status.json"
+    status = read_json(file)
+    assert 0 < status["save_seconds"] < 30
+    file.write_text(json.dumps({**status, "save_seconds": 50.2}))
+    output = ranks.run("train", "--name", "a", *FAST[1:], "train.num_steps=9", setup=started_by_torchrun)
+    assert "50 s to write, but torchrun kills its processes 30 s after SIGTERM" in output
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=131" in output
 
 
 def test_a_diverged_run_names_the_step_to_skip_and_goes_on_when_it_is(ranks):
