@@ -148,7 +148,8 @@ def training_steps(
     from distcls.data.augmentation import Augmentation
     from distcls.data.loader import train_batches
     from distcls.data.preprocessing import Normalize
-    from distcls.run import Run, set_determinism
+    from distcls.environment import set_determinism
+    from distcls.run import Run
     from distcls.state import build_state
     from distcls.step import TrainStep
 
