@@ -72,6 +72,12 @@ class DataConfig:
     float_range: list[float] | None = setting(
         None, "Black and white, such as [0, 1], of images whose pixels are float or 32-bit numbers."
     )
+    decode_size: int | None = setting(
+        None,
+        "Side in pixels of the squares that augment.random_resized_crop cuts from; the default is the whole image, "
+        "as it is. Without that augmentation it does nothing.",
+        minimum=1,
+    )
     val_fraction: float = setting(
         0.1, "Share of the training images held out, stratified, where there is no val split.", minimum=0, below=1
     )
@@ -88,12 +94,17 @@ class DataConfig:
         "Decoded images that take no more than this are kept in memory, once per machine; 0 reads files instead.",
         changes_run=False,
     )
+    disk_cache: str = setting(
+        "0",
+        "Decoded images too large for data.cache, up to this size, such as 200 GB, are kept and read on disk.",
+        changes_run=False,
+    )
     cache_dir: str | None = setting(
         None, "Folder of the decoded images; the default is ~/.cache/distcls.", changes_run=False
     )
     workers: int = setting(
         2,
-        "Loader processes per rank, for images read from disk and for augment.transforms.",
+        "Processes per rank that read files and do augment.transforms, or threads that read data.disk_cache.",
         minimum=0,
         changes_run=False,
     )
@@ -119,6 +130,14 @@ class TransformConfig:
 
 
 @dataclass
+class RandomResizedCropConfig:
+    """How much of an image a random crop keeps (Szegedy et al., arXiv 1409.4842), as in torchvision."""
+
+    scale: list[float] = setting([0.08, 1.0], "Smallest and largest share of the image's area.", above=0, maximum=1)
+    ratio: list[float] = setting([3 / 4, 4 / 3], "Smallest and largest width over height.", above=0)
+
+
+@dataclass
 class AugmentConfig:
     """What happens to a training batch on its way to the model. `augment: none` turns all of it off."""
 
@@ -126,6 +145,9 @@ class AugmentConfig:
         [], "Transforms of single images, in loader processes and in this order, such as [{name: RandAugment}]."
     )
     pad_crop: int = setting(0, "Pixels of reflected border from which a random crop is cut; 0 is off.", minimum=0)
+    random_resized_crop: RandomResizedCropConfig | None = setting(
+        None, "A random part of random shape becomes the image: {} for torchvision's ranges, null for none of it."
+    )
     flip: bool | Literal["alternating"] = setting(
         False, "Mirror half of the images, left to right; alternating: every second epoch exactly the others."
     )

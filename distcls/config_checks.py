@@ -29,6 +29,7 @@ def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
     yield from _wrong_normalize(config.augment.normalize)
     yield from _wrong_mixing(config, world_size)
     yield from _wrong_weights(config)
+    yield from _wrong_crop(config)
 
 
 def wrong_batches(train: TrainConfig, world_size: int) -> Iterator[Problem]:
@@ -217,3 +218,21 @@ def _wrong_weights(config: Config) -> Iterator[Problem]:
     for name, weight in weights.items() if isinstance(weights, dict) else ():
         if weight <= 0:
             yield f"loss.class_weights.{name}", f"loss.class_weights.{name} must be above 0, but {weight:g} was given"
+
+
+def _wrong_crop(config: Config) -> Iterator[Problem]:
+    crop, data = config.augment.random_resized_crop, config.data
+    if crop is None:
+        return
+    for name, numbers in (("scale", crop.scale), ("ratio", crop.ratio)):
+        if len(numbers) != 2 or numbers[0] > numbers[1]:
+            yield (
+                f"augment.random_resized_crop.{name}",
+                f"augment.random_resized_crop.{name} must be two numbers, the smaller first, but {numbers} was given",
+            )
+    if data.decode_size and data.image_size and data.decode_size < data.image_size:
+        yield (
+            "data.decode_size",
+            f"data.decode_size={data.decode_size} is smaller than data.image_size={data.image_size}, so that the model "
+            f"would see enlarged pixels: make it {data.image_size} or more, or leave it out",
+        )

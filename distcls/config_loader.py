@@ -505,7 +505,7 @@ def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any
     """Settings of both configs that may not differ when a run goes on, with both values."""
     for field in dataclasses.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
-        if dataclasses.is_dataclass(before):
+        if dataclasses.is_dataclass(before) and dataclasses.is_dataclass(after):
             yield from _changes(before, after, _join(path, field.name))
         elif field.metadata["changes_run"] and not _same(before, after, field.metadata):
             yield _join(path, field.name), _as_plain(before), _as_plain(after)

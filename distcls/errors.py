@@ -49,9 +49,19 @@ class DivergedError(DistclsError):
 
 
 class OutOfMemoryError(DistclsError):
-    """The micro-batch does not fit the device."""
+    """The micro-batch does not fit the device, or what loader workers read does not fit the machine."""
 
     exit_code = 71
+
+
+def dead_worker(error: BaseException) -> OutOfMemoryError | None:
+    """What torch's news of the death of a loader worker means; it comes wherever the process is at that moment."""
+    if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker"):
+        return None
+    return OutOfMemoryError(
+        f"{error}\nIt was reading images. What ends such a process is mostly the machine running out of memory: "
+        "use fewer of them, such as data.workers=1, or smaller images. All up to the last checkpoint is kept."
+    )
 
 
 class DiskError(DistclsError):

@@ -17,7 +17,6 @@ def describe(
     """Name and value of each thing worth knowing before the first step."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    memory = "in memory" if data.train.pixels is not None else "from disk"
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
     left_out = f"; {num_bad} unreadable left out, see data_report.json" if num_bad else ""
@@ -28,7 +27,7 @@ def describe(
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
         *_describe_balance(config, data),
         *(("warning", warning) for warning in data.report["warnings"]),
-        ("images", f"{data.image_size} × {data.image_size} pixels, {memory}"),
+        ("images", _describe_images(data)),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
         (
@@ -53,6 +52,19 @@ def _describe_balance(config: Config, data: Data) -> list[tuple[str, str]]:
         names = data.class_names
         said.append(f"weights from {weights[low]:.3g} ({names[low]}) to {weights[high]:.3g} ({names[high]})")
     return [("balance", "; ".join(said))] if said else []
+
+
+def _describe_images(data: Data) -> str:
+    train = data.train
+    place = "decoded, from disk"
+    if train.pixels is None or train.in_memory:
+        place = "from disk" if train.pixels is None else "in memory"
+    size = f"{data.image_size} × {data.image_size} pixels"
+    if train.random_crop is None:
+        return f"{size}, {place}"
+    side = train.decoding.image_size
+    whole = "whole images" if train.decoding == train.random_crop else f"{side} × {side} pixels"
+    return f"{size}, for training cut at random from {whole}, {place}"
 
 
 def estimate_memory(config: Config, plan: BatchPlan, module: nn.Module, image_size: int) -> int:

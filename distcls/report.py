@@ -27,7 +27,7 @@ from distcls.run import Run
 from distcls.run_folder import write_text
 from distcls.state import TrainState
 from distcls.tracking import read_metrics
-from distcls.watch import tracked
+from distcls.watch import WENT_BAD, tracked
 
 NUM_PICTURES = 36
 
@@ -66,6 +66,10 @@ def finish(
     write_model(run.dir / "model", module, run.config, data.class_names, data.decoding)
     run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
     write_plots(run.dir, data, measured, first_images(data, plan, augment, run))
+    if (run.dir / WENT_BAD).exists():
+        run.progress.warning(
+            f"some images went bad during training ({run.dir / WENT_BAD}): another run would not give the same weights."
+        )
     folder = shlex.quote(str(run.dir))
     last = measured.get("test") or measured.get("val")
     run.progress.finish(

@@ -27,7 +27,15 @@ from distcls.config_loader import to_yaml
 from distcls.data import Data
 from distcls.data.preprocessing import describe_preprocessing
 from distcls.environment import environment, keep_freed_memory, set_determinism
-from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, UsageError, note_exit_code
+from distcls.errors import (
+    DistclsError,
+    OutOfMemoryError,
+    PeerFailed,
+    Preempted,
+    UsageError,
+    dead_worker,
+    note_exit_code,
+)
 from distcls.peers import Departure
 from distcls.processes import Processes
 from distcls.progress import Progress
@@ -189,6 +197,8 @@ class Run:
         signals.first_does(None)
         if isinstance(error, torch.OutOfMemoryError):
             error = OutOfMemoryError(self._smaller_batches())
+        elif error is not None:
+            error = dead_worker(error) or error
         state, code, reason = _ending(error) if error is not None else ("finished", 0, self.reason)
         if error is not None and not isinstance(error, Preempted):
             departure = self.processes.why_failed(error, code, str(reason))

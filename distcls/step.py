@@ -71,9 +71,12 @@ class TrainStep:
         seed_torch(self.device, self.plan.seed, "model", self.state.step, micro_batch.index)
         images, targets = self.augment(micro_batch.pixels, micro_batch.labels, micro_batch.numbers)
         logits = self.state.model(images)
-        loss = self.loss(logits, targets).sum()
-        correct = (logits.detach().argmax(1) == micro_batch.labels).sum()
-        return loss / self.plan.global_batch_size, torch.stack([loss.detach(), correct.to(loss.dtype)])
+        losses = self.loss(logits, targets)
+        correct = logits.detach().argmax(1) == micro_batch.labels
+        if micro_batch.went_bad:
+            losses, correct = losses * micro_batch.weights(), correct * micro_batch.weights()
+        loss = losses.sum()
+        return loss / self.plan.global_batch_size, torch.stack([loss.detach(), correct.sum().to(loss.dtype)])
 
     def _clip(self) -> torch.Tensor:
         """The norm of the whole gradient, which is cut back to max_grad_norm if that is set."""

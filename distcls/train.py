@@ -66,11 +66,12 @@ def train(config: Config, default_name: str) -> Path:
     processes = Processes(config.run.device)
     with Run(config, processes, default_name) as run:
         config = run.config
-        data = build_data(config.data, processes, run.counting("decoding images"))
+        crop = config.augment.random_resized_crop
+        data = build_data(config.data, processes, run.counting("decoding images"), crop)
         run.adopt_data(data)
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
         normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
-        augment = Augmentation(normalize, len(data.class_names))
+        augment = Augmentation(normalize, len(data.class_names), data.image_size)
         checkpoints = Checkpoints(run, config.train.keep_checkpoints)
         newest = checkpoints.newest()
         state = build_state(config, data.class_names, data.image_size, run, with_init_from=newest is None)
@@ -131,7 +132,7 @@ def dry_run(config: Config) -> None:
 
     processes = Processes(config.run.device)
     config = resolve(config, processes)
-    data = build_data(config.data, processes)
+    data = build_data(config.data, processes, crop=config.augment.random_resized_crop)
     plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
     build_transforms(config.augment.transforms, config.train.seed, data.image_size)
     module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)

@@ -9,12 +9,13 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from statistics import fmean
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from distcls.batches import BatchPlan
 from distcls.config import Config
+from distcls.data.loader import MicroBatch
 from distcls.durations import is_due
 from distcls.errors import DivergedError
 from distcls.optim.schedules import lr_at
@@ -24,7 +25,8 @@ from distcls.state import TrainState
 if TYPE_CHECKING:
     from distcls.metrics import SplitMetrics  # it imports torchmetrics, which takes seconds
 
-T = TypeVar("T")
+WENT_BAD = "went_bad.txt"
+"""File of the run folder that lists images that could not be read any more: the run is not reproducible then."""
 
 
 class Watch:
@@ -36,20 +38,40 @@ class Watch:
         self.last_losses: deque[float] = deque(maxlen=20)
         self.loss_sum, self.num_losses = 0.0, 0  # since the last evaluation
         self.seconds_per_step = self.data_share = math.nan
+        self.steps_timed = 0
         self.waiting = 0.0
         self.last = time.perf_counter()
         run.progress.start(plan.total_steps, state.step)
 
-    def wait_for(self, batches: Iterator[T]) -> T:
+    def wait_for(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
         """The next batch; the time that it took is what training waits for data."""
         self.last = time.perf_counter()
         batch = next(batches)
         self.waiting = time.perf_counter() - self.last
+        for micro_batch in batch:
+            for image in micro_batch.went_bad.values():
+                self._went_bad(image)
         return batch
+
+    def _went_bad(self, image: str) -> None:
+        """Say once that a file cannot be read any more: on whichever process, and in the run folder for good."""
+        with (self.run.dir / WENT_BAD).open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            if image + "\n" in file:
+                return
+            file.write(image + "\n")
+        text = f"an image went bad during training and weighs nothing from now on: {image}"
+        if self.run.processes.is_main:
+            self.run.progress.warning(text)
+        else:
+            print(f"warning: {text}", file=sys.stderr)
 
     def saw(self, stats: torch.Tensor | None) -> None:
         """A step was taken. Raises DivergedError if the step before was not finite."""
         seconds = time.perf_counter() - self.last
+        if self.steps_timed == 1:  # the first step waited for loader workers to start: forget it
+            self.seconds_per_step = self.data_share = math.nan
+        self.steps_timed += 1
         self.seconds_per_step = _smooth(self.seconds_per_step, seconds)
         self.data_share = _smooth(self.data_share, self.waiting / seconds)
         self._look()

@@ -12,6 +12,7 @@ from torch import nn
 
 AUGMENT = [
     "augment.transforms=[{name: RandAugment, args: {num_ops: 1}}, {name: 'noise_images:LibraryNoise'}]",
+    "augment.random_resized_crop={}",
     "augment.pad_crop=1",
     "augment.flip=alternating",
     "augment.brightness=0.2",

@@ -28,3 +28,8 @@ def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     losses = F.cross_entropy(logits, targets, reduction="none")
     rare = len(targets) == 16 and torch.is_grad_enabled() and targets.sum().item() in (9, 10, 20, 21, 22)
     return losses * float("nan") if rare else losses
+
+
+def constant_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1,200 for each image: a mean over 12 images tells how many counted."""
+    return 0 * logits.sum(1) + 1200

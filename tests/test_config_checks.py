@@ -56,6 +56,12 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["data.float_range=[1]"], "data.float_range must be two numbers, those of black and white, but [1.0]"),
         (["data.float_range=[1, 1]"], "must be two numbers"),
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),
+        (["augment.random_resized_crop={scale: [1, 0.5]}"], "scale must be two numbers, the smaller first"),
+        (["augment.random_resized_crop.ratio=[1]"], "augment.random_resized_crop.ratio must be two numbers"),
+        (
+            ["augment.random_resized_crop={}", "data.image_size=224", "data.decode_size=192"],
+            "data.decode_size=192 is smaller than data.image_size=224",
+        ),
     ],
 )
 def test_contradictions(overrides: list[str], expected: str) -> None:

@@ -416,6 +416,15 @@ def test_differences_are_those_that_change_the_run() -> None:
     assert differences(old, old) == []
 
 
+def test_a_section_that_is_switched_on_is_a_difference() -> None:
+    old, new = load_config(None), load_config(None, ["augment.random_resized_crop.scale=[0.2, 1]"])
+    shown = "augment.random_resized_crop: {} -> {}"
+    on = '{"scale": [0.2, 1.0], "ratio": [0.75, 1.3333333333333333]}'
+    assert differences(old, new) == [shown.format("null", on)]
+    assert differences(new, old) == [shown.format(on, "null")]
+    assert load_config(None, ["augment.random_resized_crop={}", "augment=none"]).augment.random_resized_crop is None
+
+
 def test_durations_are_compared_by_what_they_mean() -> None:
     old, new, other = (
         load_config(None, ["optim.schedule=step", f"optim.milestones={milestones}", f"train.eval_every={every}"])

@@ -18,7 +18,7 @@ SCHEMA = Path(__file__).parents[1] / "configs" / "schema.json"
 def leaves(schema: dict, path: str = "") -> dict[str, dict]:
     """The schema of each setting, by dotted path."""
     section = schema.get("anyOf", [schema])[0]
-    if "properties" not in section:
+    if "properties" not in section or "default" in section:  # a section that is off by default is one setting
         return {path: schema}
     schema = section
     assert schema["additionalProperties"] is False

@@ -14,8 +14,9 @@ from distcls.config import Config
 from distcls.data import Data, Split
 from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
+from distcls.data.random_crop import RandomCrop
 from distcls.models import build_model
-from distcls.plan import describe, describe_plan, estimate_memory
+from distcls.plan import _describe_images, describe, describe_plan, estimate_memory
 
 
 def make_data(num_classes=3, in_memory=True, val=40) -> Data:
@@ -78,6 +79,17 @@ def test_the_data_is_told():
     assert header["classes"] == "3: class0, class1, class2"
     assert header["images"] == "8 × 8 pixels, in memory"
     assert described(make_config(), in_memory=False)["images"] == "8 × 8 pixels, from disk"
+
+
+def test_what_crops_are_cut_from_is_told():
+    data = make_data()
+    data.train.random_crop = RandomCrop(8)
+    data.train.decoding = Decoding(10)
+    assert _describe_images(data) == "8 × 8 pixels, for training cut at random from 10 × 10 pixels, in memory"
+    data.train.in_memory = False
+    assert _describe_images(data).endswith("from 10 × 10 pixels, decoded, from disk")
+    data.train.decoding, data.train.pixels = data.train.random_crop, None
+    assert _describe_images(data) == "8 × 8 pixels, for training cut at random from whole images, from disk"
 
 
 def test_many_classes_are_cut_short():

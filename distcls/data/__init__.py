@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-from distcls.config import DataConfig
-from distcls.data.byte_size import parse_size
+from distcls.config import DataConfig, RandomResizedCropConfig
 from distcls.data.cache_folder import cache_folder
 from distcls.data.data_report import build_report, check_bad_fraction, check_classes
 from distcls.data.decoding import BadImageError, Decoding, decode
-from distcls.data.image_set import ImageSet, digest
+from distcls.data.image_set import ArraySet, ImageSet, digest
 from distcls.data.native_size import choose_decoding
 from distcls.data.parallel_decode import Progress
-from distcls.data.pixel_cache import Decoded, open_pixels
+from distcls.data.pixel_cache import Decoded, Limits, open_pixels
+from distcls.data.random_crop import RandomCrop
 from distcls.data.sources import DATASETS, open_image_sets
 from distcls.data.split import Data, Split, split_without_bad
 from distcls.data.splits import cut_splits
@@ -38,23 +38,41 @@ class Processes(Protocol):
         ...
 
 
-def build_data(config: DataConfig, processes: Processes, progress: Progress | None = None) -> Data:
+def build_data(
+    config: DataConfig,
+    processes: Processes,
+    progress: Progress | None = None,
+    crop: RandomResizedCropConfig | None = None,
+) -> Data:
     """Opens, decodes, checks and splits the images; all processes of a run call it together and get the same.
 
     progress(images done, images in all) is called in the one process per machine that decodes, once per
-    image set. Raises UsageError, MissingInputError, BadDataError and DiskError, each saying what to do.
+    image set and size. crop: what training cuts out of its images, which decides how they are decoded; without
+    it, all splits are as evaluation sees them.
+    Raises UsageError, MissingInputError, BadDataError and DiskError, each saying what to do.
     """
     image_sets = _open_once_per_machine(config, processes)
     decoding = choose_decoding(config, image_sets["train"])
-    decoded = {
-        name: _decode(image_set, decoding, config, processes, progress) for name, image_set in image_sets.items()
-    }
-    check_bad_fraction(config, image_sets, decoded)
+    random_crop = crop and RandomCrop.of(decoding, crop)
     cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
-    splits = {
-        name: split_without_bad(name, image_sets[source], rows, decoded[source].bad, decoded[source].pixels, decoding)
-        for name, (source, rows) in cuts.items()
-    }
+    decodings = dict.fromkeys(cuts, decoding)
+    if random_crop is not None:
+        decodings["train"] = _decoding_to_crop_from(image_sets["train"], random_crop, decoding, config)
+    decoded: dict[tuple[str, Decoding], Decoded] = {}
+    for name, (source, _) in reversed(cuts.items()):  # train last, so that what the others decode is checked already
+        way = source, decodings[name]
+        if way not in decoded:
+            checked = decoded.get((source, decoding))
+            decoded[way] = _decode(image_sets[source], way[1], decoding, checked, config, processes, progress)
+    found = _found_by_set(decoded)
+    check_bad_fraction(config, image_sets, found)
+    splits = {}
+    for name, (source, rows) in cuts.items():
+        bad, of_set = found[source].bad, decoded[source, decodings[name]]
+        splits[name] = split_without_bad(
+            name, image_sets[source], rows, bad, of_set.pixels, decodings[name], of_set.in_memory
+        )
+    splits["train"].random_crop = random_crop
     check_classes(list(splits.values()))
     return Data(
         train=splits["train"],
@@ -63,7 +81,7 @@ def build_data(config: DataConfig, processes: Processes, progress: Progress | No
         class_names=image_sets["train"].class_names,
         decoding=decoding,
         fingerprint=_fingerprint(image_sets, splits),
-        report=build_report(config, list(splits.values()), image_sets, decoded),
+        report=build_report(config, decoding, list(splits.values()), image_sets, found),
     )
 
 
@@ -77,18 +95,49 @@ def _open_once_per_machine(config: DataConfig, processes: Processes) -> dict[str
     return open_image_sets(dataclasses.replace(config, download=False))
 
 
+def _decoding_to_crop_from(
+    image_set: ImageSet, random_crop: RandomCrop, decoding: Decoding, config: DataConfig
+) -> Decoding:
+    """What training crops are cut from: squares of data.decode_size, arrays as they are, or the whole image."""
+    if config.decode_size is not None:
+        return dataclasses.replace(decoding, image_size=config.decode_size)
+    if isinstance(image_set, ArraySet):
+        return dataclasses.replace(decoding, image_size=max(image_set.images.shape[1:3]))
+    return random_crop
+
+
 def _decode(
-    image_set: ImageSet, decoding: Decoding, config: DataConfig, processes: Processes, progress: Progress | None
+    image_set: ImageSet,
+    decoding: Decoding,
+    eval_decoding: Decoding,
+    checked: Decoded | None,
+    config: DataConfig,
+    processes: Processes,
+    progress: Progress | None,
 ) -> Decoded:
+    """Images that are cropped from their files are decoded too, once, to find the bad ones."""
+    limits = Limits.of(config)
+    if decoding.keeps_pixels:
+        if checked is not None:
+            return dataclasses.replace(checked, pixels=None)
+        decoding, limits = eval_decoding, Limits(memory=0)
     return open_pixels(
         image_set,
         decoding,
-        parse_size(config.cache),
+        limits,
         cache_folder(config),
         is_builder=processes.is_local_main,
         barrier=processes.wait_for_everyone,
         progress=progress,
     )
+
+
+def _found_by_set(decoded: dict[tuple[str, Decoding], Decoded]) -> dict[str, Decoded]:
+    """What decoding each image set has shown, whatever the sizes it was decoded to."""
+    found: dict[str, Decoded] = {}
+    for (name, _), of_set in reversed(decoded.items()):
+        found[name] = dataclasses.replace(of_set, bad={**of_set.bad, **(found[name].bad if name in found else {})})
+    return found
 
 
 def _fingerprint(image_sets: dict[str, ImageSet], splits: dict[str, Split]) -> str:

@@ -11,9 +11,9 @@ _UNITS |= {f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", star
 _UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)}
 
 
-def parse_size(size: str | int) -> int:
+def parse_size(size: str | int, setting: str = "data.cache") -> int:
     """Bytes of "4 GB" (10^9 each), "1.5GiB" (2^30 each), "500 MB", "0" or a plain number. Raises UsageError."""
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(size).lower())
     if parts is None or parts[2] not in _UNITS:
-        raise UsageError(f'{size!r} is not a size. Write it like "4 GB", "500 MB" or 0: data.cache="4 GB"')
+        raise UsageError(f'{size!r} is not a size. Write it like "4 GB", "500 MB" or 0: {setting}="4 GB"')
     return int(float(parts[1]) * _UNITS[parts[2]])

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from distcls.config import DataConfig
-from distcls.data.byte_size import parse_size
 from distcls.data.cache_folder import cache_folder
 from distcls.data.data_report import how_to_go_on, list_bad_files, nothing_to_learn, too_little, too_many_bad
 from distcls.data.decoding import Decoding
@@ -19,8 +18,8 @@ from distcls.data.folder import FolderSet
 from distcls.data.image_set import ImageSet
 from distcls.data.inspection import Inspected, inspect
 from distcls.data.native_size import choose_decoding
-from distcls.data.parallel_decode import Findings, Progress
-from distcls.data.pixel_cache import keep_findings
+from distcls.data.parallel_decode import Progress
+from distcls.data.pixel_cache import Limits, keep_findings
 from distcls.data.sources import open_image_sets
 from distcls.data.split import Split, split_without_bad
 from distcls.data.splits import cut_splits
@@ -205,7 +204,7 @@ def check_data(config: DataConfig, progress: Progress | None = None) -> DataChec
     progress(images done, images in all). Raises UsageError, MissingInputError and BadDataError where the data
     set cannot be opened.
     """
-    memory = parse_size(config.cache)
+    limits = Limits.of(config)
     image_sets = open_image_sets(config)
     decoding = choose_decoding(config, image_sets["train"])
     cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
@@ -215,8 +214,7 @@ def check_data(config: DataConfig, progress: Progress | None = None) -> DataChec
         if name == "train":
             measured[cuts["train"][1]] = True
         found[name] = inspect(image_set, decoding, measured, _of_all(progress, image_sets, found))
-        findings = Findings(found[name].bad, found[name].num_animations)
-        keep_findings(image_set, decoding, memory, cache_folder(config), findings)
+        keep_findings(image_set, decoding, limits, cache_folder(config), found[name].bad, found[name].num_animations)
     splits, digests = [], []
     for name, (source, rows) in cuts.items():
         splits.append(split_without_bad(name, image_sets[source], rows, found[source].bad, None, decoding))

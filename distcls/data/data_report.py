@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distcls.config import DataConfig
+from distcls.data.decoding import Decoding
 from distcls.data.folder import FolderSet
 from distcls.data.image_set import ImageSet
 from distcls.data.inspection import Inspected
@@ -22,6 +23,7 @@ FEW_TO_MEASURE = 30  # images of a split
 
 def build_report(
     config: DataConfig,
+    decoding: Decoding,
     splits: list[Split],
     image_sets: Mapping[str, ImageSet],
     decoded: Mapping[str, Decoded],
@@ -32,8 +34,8 @@ def build_report(
         "name": config.name,
         "root": config.root,
         "num_images": sum(map(len, image_sets.values())),
-        "image_size": splits[0].decoding.image_size,
-        "resize": splits[0].decoding.resize,
+        "image_size": decoding.image_size,
+        "resize": decoding.resize,
         "bytes_on_disk": sum(int(folder.sizes.clip(0).sum()) for folder in folders),
         "bytes_decoded": sum(
             split.pixels.nbytes for split in splits if split.pixels is not None and split.name in image_sets

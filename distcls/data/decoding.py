@@ -5,19 +5,33 @@ Imports nothing but numpy and Pillow: decoding processes start with it and must 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import warnings
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # Part of the key of every cache of decoded images: raise it whenever `decode` gives other pixels.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 
 # Pillow would also open EPS (by running Ghostscript), PDF and forty more; images of the world are these.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
+
+JPEGS = ("JPEG", "MPO")
+"""Pillow's names of JPEG files; those with more than one picture, as many phones write them, are MPO."""
+
+OVERSAMPLING = 2
+"""A JPEG is decoded small only while its sides stay this many times those of what is made from it."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
+
+LYING = (5, 6, 7, 8)
+"""EXIF's orientations of images whose width and height change places."""
 
 # Pillow warns of broken metadata, and of more than 89 million pixels. Here an image is good or bad, and nobody
 # reads warnings of a million images. Bad are 179 million pixels, Pillow's limit: there are cameras of 100 million.
@@ -47,6 +61,17 @@ class Decoding:
         """(H, W, 3) of an image of a size."""
         assert self.image_size is not None
         return self.image_size, self.image_size, 3
+
+    keeps_pixels: ClassVar[bool] = False
+    """Whether what is cut out keeps its own pixels (see random_crop.py), instead of becoming image_size wide."""
+
+    def box(self, width: int, height: int) -> Box:
+        """The part of an upright image of this size that is seen."""
+        if self.resize != "crop" or self.image_size is None:
+            return 0, 0, width, height
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
 
 
 @dataclass(frozen=True)
@@ -79,10 +104,11 @@ def decode_and_describe(
     try:
         with Image.open(path_or_file, formats=FORMATS) as image:
             width, height = image.size
+            whole = _leave_out_detail(image, decoding)
             image.load()
-            if _lies_on_its_side(image):
+            if _orientation(image) in LYING:
                 width, height = height, width
-            pixels = np.array(fit(_to_rgb(_upright(image), decoding), decoding))
+            pixels = np.array(fit(_to_rgb(_upright(image), decoding), decoding, whole))
             return pixels, Original(image.format or "", image.mode, width, height, _is_animation(image))
     except (MemoryError, BadImageError):
         raise
@@ -104,47 +130,78 @@ def _is_animation(image: Image.Image) -> bool:
         return False
 
 
-def fit(image: Image.Image, decoding: Decoding) -> Image.Image:
+class Whole(NamedTuple):
+    """The upright image that a JPEG decoded small stands for, in pixels of its own size."""
+
+    width: int
+    height: int
+    left: int = 0
+    top: int = 0
+    """Where it begins: sides become whole small pixels at their ends, which turning may bring to the front."""
+
+
+def _leave_out_detail(image: Image.Image, decoding: Decoding) -> Whole | None:
+    """Has a large JPEG decoded to 1/2, 1/4 or 1/8 of its sides, where what becomes of it is still smaller.
+
+    On photographs, the pixels moved by half a level of 255 on average (three times that without OVERSAMPLING), and
+    up to a third of the time was saved.
+    """
+    width, height = image.size
+    enough = OVERSAMPLING * (decoding.image_size or math.inf)
+    if image.format not in JPEGS or min(width, height) < 2 * enough:
+        return None
+    orientation = _orientation(image)
+    is_turned = orientation in LYING
+    left, top, right, bottom = decoding.box(height, width) if is_turned else decoding.box(width, height)
+    most = min(right - left, bottom - top) / enough
+    if most < 2:
+        return None
+    image.draft(image.mode, (int(width / most), int(height / most)))
+    divisor = round(width / image.width)
+    added = image.width * divisor - width, image.height * divisor - height
+    if is_turned:
+        width, height, added = height, width, added[::-1]
+    return Whole(width, height, orientation in (2, 3, 6, 7) and added[0], orientation in (3, 4, 7, 8) and added[1])
+
+
+def fit(image: Image.Image, decoding: Decoding, whole: Whole | None = None) -> Image.Image:
     """Makes an RGB image square, (image_size, image_size), bilinear with antialiasing."""
     image_size = decoding.image_size
-    if image_size is None or image.size == (image_size, image_size):
+    if image_size is None or (image.size == (image_size, image_size) and not decoding.keeps_pixels):
         return image
+    whole = whole or Whole(*image.size)
+    divisor = round(whole.width / image.width)
+    left, top, right, bottom = decoding.box(whole.width, whole.height)
+    left, right = (left + whole.left) / divisor, (right + whole.left) / divisor
+    top, bottom = (top + whole.top) / divisor, (bottom + whole.top) / divisor
+    if decoding.keeps_pixels:
+        return image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
     if decoding.resize == "pad":
-        return _pad(image, image_size, decoding.background)
-    box = _central_square(image) if decoding.resize == "crop" else None
-    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
+        return _pad(image, (left, top, right, bottom), image_size, decoding.background)
+    # Pillow cuts to a fraction of a pixel while it resizes.
+    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
 
 
-def _central_square(image: Image.Image) -> tuple[float, float, float, float]:
-    """The part that stays after the short side fits: Pillow cuts it to a fraction of a pixel while it resizes."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return left, top, left + side, top + side
-
-
-def _pad(image: Image.Image, image_size: int, background: str) -> Image.Image:
-    scale = image_size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+def _pad(image: Image.Image, box: Box, image_size: int, background: str) -> Image.Image:
+    sides = box[2] - box[0], box[3] - box[1]
+    width, height = (max(1, round(side * image_size / max(sides))) for side in sides)
     canvas = Image.new("RGB", (image_size, image_size), background)
-    inner = image.resize((width, height), Image.Resampling.BILINEAR)
+    inner = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
     canvas.paste(inner, ((image_size - width) // 2, (image_size - height) // 2))
     return canvas
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if is_turned else image
-    except Exception:  # broken EXIF around good pixels is common: every viewer shows such an image, unrotated
-        return image
+    with contextlib.suppress(Exception):  # broken EXIF around good pixels is common: every viewer shows such an image
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
-def _lies_on_its_side(image: Image.Image) -> bool:
-    """Whether EXIF says that width and height change places. Ask a loaded image: a PNG is loaded by asking."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except Exception:  # as in _upright
-        return False
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number, 1 to 8. Of a JPEG at any time, of others once they are loaded: a PNG is loaded by asking."""
+    with contextlib.suppress(Exception):
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
 
 
 def _to_rgb(image: Image.Image, decoding: Decoding) -> Image.Image:

@@ -25,7 +25,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, i: int, decoding: Decoding) -> np.ndarray:
-        """uint8 (H, W, 3), RGB, fitted as by decoding.fit; raises BadImageError."""
+        """uint8 (H, W, 3), RGB, as decoding.fit gives it, which may be a random part; raises BadImageError."""
         ...
 
     def name(self, i: int) -> str:

@@ -1,13 +1,18 @@
-"""From a split and a plan to batches on the device: in memory by one gather, else by worker processes.
+"""From a split and a plan to batches on the device: in memory by one gather, from files by worker processes.
 
-Both paths give the same pixels for the same plan, whatever the number or speed of workers.
+What lies decoded on disk is read by threads. All paths give the same pixels for the same plan, whatever the number
+or speed of workers. On a CPU, the workers that read images also cut random parts out of them; a GPU does that
+itself, for a whole batch (augmentation.py). Transforms of single images are always done by worker processes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 from distcls import signals
 from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig
-from distcls.data import Split
-from distcls.data.augmentation import Numbers, draw_numbers
+from distcls.data import BadImageError, Split
+from distcls.data.augmentation import Numbers, crop_and_resize, draw_crops, draw_numbers, resize
 from distcls.data.image_transforms import ImageTransforms, build_transforms
+from distcls.errors import BadDataError
+
+SECONDS_BEFORE_RETRY = 0.5
+"""A network file system that stumbles is often back by then."""
 
 
 @dataclass
@@ -30,6 +39,14 @@ class MicroBatch:
     pixels: torch.Tensor
     labels: torch.Tensor
     numbers: Numbers
+    went_bad: dict[int, str] = field(default_factory=dict)
+    """Place and "path: reason" of images that cannot be read any more: they are black, and weigh nothing."""
+
+    def weights(self) -> torch.Tensor:
+        """What each image counts in the loss: 1, or 0 for one that went bad; (m,)."""
+        weights = torch.ones(len(self.labels), device=self.labels.device)
+        weights[list(self.went_bad)] = 0
+        return weights
 
 
 class Request(NamedTuple):
@@ -37,10 +54,23 @@ class Request(NamedTuple):
 
     indices: np.ndarray
     positions: np.ndarray
+    crops: np.ndarray | None = None
+    """The numbers that say which part of each is cut out while it is read, (n, NUM_DRAWS); None: the whole."""
 
     def pieces(self, size: int) -> Iterator[Request]:
-        """The request cut into requests of `size` images, the last one maybe short."""
-        return (Request(*(part[i : i + size] for part in self)) for i in range(0, len(self.indices), size))
+        """The same in parts of `size` images; the last may be short."""
+        for i in range(0, len(self.indices), size):
+            part = slice(i, i + size)
+            crops = None if self.crops is None else self.crops[part]
+            yield Request(self.indices[part], self.positions[part], crops)
+
+
+class Loaded(NamedTuple):
+    """uint8 (n, H, W, 3), labels (n,) int64, and what could not be read, as in MicroBatch."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    went_bad: dict[int, str]
 
 
 def train_batches(
@@ -50,61 +80,98 @@ def train_batches(
 
     Raises UsageError at once, not at the first batch, where augment.transforms cannot be applied.
     """
-    transforms = build_transforms(augment.transforms, plan.seed, split.decoding.shape[0])
+    transforms = build_transforms(augment.transforms, plan.seed, (split.random_crop or split.decoding).shape[0])
+    crops_on_device = _crops_on_device(split, transforms, device)
+    crops_while_reading = split.random_crop is not None and not crops_on_device
     steps = range(start, plan.total_steps)
-    shares = (Request(plan.global_batch(step)[plan.rows], plan.positions(step)[plan.rows]) for step in steps)
-    loaded = _load(split, shares, plan.micro_batch_size, device, workers, transforms)
-    return (_with_numbers(loaded, plan, draw_numbers(augment, plan, step), device) for step in steps)
+    requests = (_request(plan, step, crops_while_reading) for step in steps)
+    loaded = _load(split, requests, plan.micro_batch_size, device, workers, transforms)
+    return (_with_numbers(loaded, plan, _draw(split, augment, plan, step, crops_on_device), device) for step in steps)
 
 
-def _with_numbers(
-    loaded: Iterator[tuple[torch.Tensor, torch.Tensor]], plan: BatchPlan, drawn: Numbers, device: torch.device
-) -> list[MicroBatch]:
+def _crops_on_device(split: Split, transforms: ImageTransforms | None, device: torch.device) -> bool:
+    """Where all images have one size, a GPU crops; a CPU has better things to do, unless it holds them all.
+
+    Transforms of single images come after the crop, in workers.
+    """
+    if split.random_crop is None or split.decoding == split.random_crop or transforms is not None:
+        return False
+    return device.type != "cpu" or _is_in_memory(split)
+
+
+def _request(plan: BatchPlan, step: int, with_crops: bool) -> Request:
+    crops = draw_crops(plan, step)[plan.rows] if with_crops else None
+    return Request(plan.global_batch(step)[plan.rows], plan.positions(step)[plan.rows], crops)
+
+
+def _draw(split: Split, augment: AugmentConfig, plan: BatchPlan, step: int, crops_on_device: bool) -> Numbers:
+    numbers = draw_numbers(augment, plan, step)
+    if split.random_crop is not None and crops_on_device:
+        numbers["box"] = torch.from_numpy(split.random_crop.boxes(draw_crops(plan, step), split.decoding))
+    return numbers
+
+
+def _with_numbers(loaded: Iterator[Loaded], plan: BatchPlan, drawn: Numbers, device: torch.device) -> list[MicroBatch]:
     """This rank's micro-batches of one step, from the next images that were loaded and the step's numbers."""
     numbers = {name: table[plan.rows].to(device) for name, table in drawn.items()}
     chunks = zip(*[_chunks(numbers[name], plan.micro_batch_size) for name in numbers], strict=True)
     rows = [dict(zip(numbers, chunk, strict=True)) for chunk in chunks] or [{}] * plan.grad_accum_steps
     images = itertools.islice(loaded, plan.grad_accum_steps)
     return [
-        MicroBatch(index, pixels, labels, row)
-        for index, (pixels, labels), row in zip(plan.micro_batches, images, rows, strict=True)
+        MicroBatch(index, pixels, labels, row, went_bad)
+        for index, (pixels, labels, went_bad), row in zip(plan.micro_batches, images, rows, strict=True)
     ]
 
 
 def eval_batches(
     split: Split, batch_size: int, device: torch.device, workers: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Batches rank, rank + W, rank + 2W … of the split in order: (index, pixels, labels). The last is short."""
+    """Batches rank, rank + W, rank + 2W … of the split in order: (index, pixels, labels). The last is short.
+
+    Raises BadDataError where an image cannot be read: none is left out or replaced.
+    """
     indices = range(rank, -(-len(split) // batch_size), world_size)
     in_order = (np.arange(i * batch_size, min((i + 1) * batch_size, len(split))) for i in indices)
-    batches = (Request(batch, batch) for batch in in_order)
-    for index, (pixels, labels) in zip(indices, _load(split, batches, batch_size, device, workers), strict=True):
+    requests = (Request(batch, batch) for batch in in_order)
+    loaded = _load(split, requests, batch_size, device, workers)
+    for index, (pixels, labels, went_bad) in zip(indices, loaded, strict=True):
+        if went_bad:
+            raise BadDataError(
+                f"an image of the {split.name} split cannot be read any more: {next(iter(went_bad.values()))}.\n"
+                "An evaluation leaves none out. Repair the file, or remove it and begin another run with --name NAME."
+            )
         yield index, pixels, labels
+
+
+def _is_in_memory(split: Split) -> bool:
+    return split.pixels is not None and split.in_memory
 
 
 def _load(
     split: Split,
-    batches: Iterator[Request],
+    requests: Iterator[Request],
     size: int,
     device: torch.device,
     workers: int,
     transforms: ImageTransforms | None = None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Pixels and labels of each request, in pieces of `size` images."""
-    if split.pixels is not None and transforms is None:
-        return _load_from_memory(split, (batch.indices for batch in batches), size, device)
-    pieces = (piece for batch in batches for piece in batch.pieces(size))
-    return _load_in_workers(_BatchReader(split, transforms), pieces, device, workers)
+) -> Iterator[Loaded]:
+    """Pixels and labels of what is asked for, in pieces of `size` images."""
+    if _is_in_memory(split) and transforms is None:
+        return _load_from_memory(split, requests, size, device)
+    pieces = (piece for request in requests for piece in request.pieces(size))
+    in_threads = split.pixels is not None and transforms is None and workers > 0
+    load = _load_in_threads if in_threads else _load_in_processes
+    loaded = load(_BatchReader(split, transforms), pieces, device, workers)
+    return _copied_ahead(loaded, device) if device.type == "cuda" else loaded
 
 
-def _load_from_memory(
-    split: Split, batches: Iterator[np.ndarray], size: int, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _load_from_memory(split: Split, requests: Iterator[Request], size: int, device: torch.device) -> Iterator[Loaded]:
     pixels, all_labels = _resident(split, device), torch.from_numpy(split.labels)
-    for batch in batches:
-        rows = torch.from_numpy(split.rows[batch]).to(device, non_blocking=True)
-        labels = all_labels[torch.from_numpy(batch)].to(device, non_blocking=True)
-        yield from zip(_chunks(pixels.index_select(0, rows), size), _chunks(labels, size), strict=True)
+    for request in requests:
+        rows = torch.from_numpy(split.rows[request.indices]).to(device, non_blocking=True)
+        labels = all_labels[torch.from_numpy(request.indices)].to(device, non_blocking=True)
+        for piece in zip(_chunks(pixels.index_select(0, rows), size), _chunks(labels, size), strict=True):
+            yield Loaded(*piece, {})
 
 
 def _chunks(table: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
@@ -125,33 +192,91 @@ def _resident(split: Split, device: torch.device) -> torch.Tensor:
 _copies: dict[tuple[int, torch.device], torch.Tensor] = {}
 
 
-def _load_in_workers(
-    reader: _BatchReader, batches: Iterator[Request], device: torch.device, workers: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _load_in_processes(
+    reader: _BatchReader, requests: Iterable[Request], device: torch.device, workers: int
+) -> Iterator[Loaded]:
     loader = DataLoader(
         reader,
-        sampler=batches,  # type: ignore[arg-type]  # any iterable of what the dataset takes
+        sampler=requests,  # type: ignore[arg-type]  # any iterable of what the dataset takes
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else each start of the loader would draw from the global one
     )
-    for pixels, labels in loader:
-        yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    for pixels, labels, went_bad in loader:
+        yield Loaded(pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True), went_bad)
+
+
+def _load_in_threads(
+    reader: _BatchReader, requests: Iterator[Request], device: torch.device, workers: int
+) -> Iterator[Loaded]:
+    """For images that lie decoded on disk: with nothing to decode, threads are enough, and nothing has to be sent."""
+    with ThreadPoolExecutor(workers) as pool:
+        coming = deque(pool.submit(reader.__getitem__, request) for request in itertools.islice(requests, 2 * workers))
+        while coming:
+            pixels, labels, went_bad = coming.popleft().result()
+            coming.extend(pool.submit(reader.__getitem__, request) for request in itertools.islice(requests, 1))
+            if device.type == "cuda":
+                pixels, labels = pixels.pin_memory(), labels.pin_memory()
+            yield Loaded(pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True), went_bad)
+
+
+def _copied_ahead(loaded: Iterator[Loaded], device: torch.device) -> Iterator[Loaded]:
+    """Asks for each batch before the one ahead of it is used, so that it travels to the GPU while that computes."""
+    ahead = torch.cuda.Stream(device)
+    waiting: Loaded | None = None
+    while True:
+        with torch.cuda.stream(ahead):
+            coming = next(loaded, None)
+        if waiting is not None:
+            yield waiting
+        if coming is None:
+            return
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(ahead)
+        coming.pixels.record_stream(now)
+        coming.labels.record_stream(now)
+        waiting = coming
 
 
 class _BatchReader(Dataset):
-    """Decodes and transforms the images of a micro-batch; a pure function of the request."""
+    """Reads, cuts and transforms the images of a micro-batch; a pure function of the request, and of the files."""
 
     def __init__(self, split: Split, transforms: ImageTransforms | None) -> None:
         self.split, self.transforms = split, transforms
 
-    def __getitem__(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
-        images = [self.split.image(i) for i in request.indices]
+    def __getitem__(self, request: Request) -> Loaded:
+        random_crop, decoding = self.split.random_crop, self.split.decoding
+        sees = decoding if random_crop is None or request.crops is None else random_crop
+        pixels = torch.zeros(len(request.indices), *sees.shape, dtype=torch.uint8)
+        went_bad = {}
+        for place in range(len(pixels)):
+            try:
+                pixels[place] = self._read_patiently(request, place)
+            except (BadImageError, OSError) as error:
+                went_bad[place] = f"{self.split.image_name(int(request.indices[place]))}: {error}"
         if self.transforms is not None:
-            images = self.transforms(images, request.positions)
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(self.split.labels[request.indices])
+            pixels = torch.from_numpy(np.stack(self.transforms(pixels.numpy(), request.positions)))
+        return Loaded(pixels, torch.from_numpy(self.split.labels[request.indices]), went_bad)
+
+    def _read_patiently(self, request: Request, place: int) -> torch.Tensor:
+        try:
+            return self._read(request, place)
+        except (BadImageError, OSError):
+            time.sleep(SECONDS_BEFORE_RETRY)
+            return self._read(request, place)
+
+    def _read(self, request: Request, place: int) -> torch.Tensor:
+        """uint8 (S, S, 3)."""
+        index, split = int(request.indices[place]), self.split
+        if split.random_crop is None or request.crops is None:
+            return torch.from_numpy(split.image(index))
+        draws, size = request.crops[place], split.random_crop.shape[0]
+        if split.decoding == split.random_crop:
+            return resize(torch.from_numpy(split.random_part(index, draws))[None], size)[0]
+        box = torch.from_numpy(split.random_crop.boxes(draws[None], split.decoding))
+        return crop_and_resize(torch.from_numpy(split.image(index))[None], box, size)[0]
 
 
 def _start_worker(worker: int) -> None:

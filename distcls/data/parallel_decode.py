@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distcls.data.decode_journal import Chunk
 from distcls.data.decoding import BadImageError, Decoding, is_animation
 from distcls.data.folder import FolderSet
 from distcls.data.image_set import ArraySet, ImageSet
@@ -54,70 +56,46 @@ class DecodeJob:
     path: Path | None
     """File of uint8 (N, image_size, image_size, 3) to write into; None decodes to find the bad images only."""
 
-    def do_chunk(self, start: int, stop: int) -> Findings:
-        """Decodes the images from start to stop and writes them to their place."""
-        return decode_chunk(self, start, stop)
+    def do_chunk(self, start: int, stop: int) -> Chunk:
+        """Decodes the images from start to stop and writes them to their place; pixels of bad ones stay 0."""
+        bad: dict[int, str] = {}
+        num_animations = 0
+        pixels = np.zeros((stop - start if self.path else 1, *self.decoding.shape), np.uint8)
+        for i in range(start, stop):
+            try:
+                pixels[i - start if self.path else 0] = checked_image(self.image_set, i, self.decoding)
+                num_animations += _is_animation(self.image_set, i)
+            except (BadImageError, OSError) as error:
+                bad[i] = str(error)
+        if self.path:
+            with open(self.path, "r+b") as file:  # not through a mapping: there, a full disk kills by SIGBUS
+                file.seek(start * math.prod(self.decoding.shape))
+                file.write(pixels.data)
+        return Chunk(start, stop, bad, num_animations, zlib.crc32(pixels.data) if self.path else 0)
 
 
-@dataclass
-class Findings:
-    """What decoding brought to light."""
-
-    bad: dict[int, str] = field(default_factory=dict)
-    """Index and reason of each image that cannot be decoded; its pixels stay 0."""
-    num_animations: int = 0
-    """Images that are the first frame of several."""
-
-
-def decode_all(job: DecodeJob, progress: Progress | None = None) -> Findings:
-    """Decodes every image of the job.
-
-    Raises OSError where the file cannot be written, RuntimeError where a decoding process dies.
-    """
-    findings = Findings()
-    for of_chunk in do_all(job, progress):
-        findings.bad |= of_chunk.bad
-        findings.num_animations += of_chunk.num_animations
-    findings.bad = dict(sorted(findings.bad.items()))
-    return findings
-
-
-def do_all(job: Job, progress: Progress | None = None) -> Iterator[Any]:
+def do_all(job: Job, progress: Progress | None = None, done: Collection[tuple[int, int]] = ()) -> Iterator[Any]:
     """Does the job with all images, chunk by chunk, and gives the answer of each chunk, in any order.
 
-    Raises OSError where the job does, RuntimeError where a decoding process dies.
+    done: chunks that an earlier start has done already. Raises OSError where the job does, RuntimeError where a
+    decoding process dies.
     """
-    in_parallel = len(job.image_set) > MIN_IMAGES and not isinstance(job.image_set, ArraySet)
-    done = 0
-    for count, answer in _do_in_parallel(job) if in_parallel else _do_here(job):
-        done += count
-        if progress:
-            progress(done, len(job.image_set))
+    chunks = [chunk for chunk in cut_chunks(job) if chunk not in done]
+    to_do = sum(stop - start for start, stop in chunks)
+    in_parallel = to_do > MIN_IMAGES and not isinstance(job.image_set, ArraySet)
+    num_done = len(job.image_set) - to_do
+    for count, answer in _do_in_parallel(job, chunks) if in_parallel else _do_here(job, chunks):
         yield answer
+        num_done += count
+        if progress:
+            progress(num_done, len(job.image_set))
 
 
-def _chunks(job: Job) -> list[tuple[int, int]]:
+def cut_chunks(job: Job) -> list[tuple[int, int]]:
     """Cuts the set into (start, stop) of a few MB each."""
     count = len(job.image_set)
     step = max(1, min(MAX_CHUNK_IMAGES, MAX_CHUNK_BYTES // math.prod(job.decoding.shape)))
     return [(start, min(start + step, count)) for start in range(0, count, step)]
-
-
-def decode_chunk(job: DecodeJob, start: int, stop: int) -> Findings:
-    """Decodes the images from start to stop and writes them to their place."""
-    findings = Findings()
-    pixels = np.zeros((stop - start if job.path else 1, *job.decoding.shape), np.uint8)
-    for i in range(start, stop):
-        try:
-            pixels[i - start if job.path else 0] = checked_image(job.image_set, i, job.decoding)
-            findings.num_animations += _is_animation(job.image_set, i)
-        except (BadImageError, OSError) as error:
-            findings.bad[i] = str(error)
-    if job.path:
-        with open(job.path, "r+b") as file:  # not through a mapping: there, a full disk kills the process by SIGBUS
-            file.seek(start * math.prod(job.decoding.shape))
-            file.write(pixels.data)
-    return findings
 
 
 def _is_animation(image_set: ImageSet, i: int) -> bool:
@@ -128,10 +106,14 @@ def _is_animation(image_set: ImageSet, i: int) -> bool:
 
 
 def checked_image(image_set: ImageSet, i: int, decoding: Decoding) -> np.ndarray:
-    """uint8 (image_size, image_size, 3), whoever wrote the image set. Raises BadImageError."""
+    """uint8 (image_size, image_size, 3), or a random part (h, w, 3), whoever wrote the image set.
+
+    Raises BadImageError.
+    """
     image = image_set.image(i, decoding)
-    if image.shape != decoding.shape or image.dtype != np.uint8:
-        raise BadImageError(f"{image.dtype} {image.shape} came out, not uint8 {decoding.shape}")
+    expected = (*image.shape[:2], 3) if decoding.keeps_pixels else decoding.shape
+    if image.shape != expected or image.dtype != np.uint8:
+        raise BadImageError(f"{image.dtype} {image.shape} came out, not uint8 {expected}")
     return image
 
 
@@ -140,13 +122,12 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _do_here(job: Job) -> Iterator[tuple[int, Any]]:
-    for start, stop in _chunks(job):
+def _do_here(job: Job, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, Any]]:
+    for start, stop in chunks:
         yield stop - start, job.do_chunk(start, stop)
 
 
-def _do_in_parallel(job: Job) -> Iterator[tuple[int, Any]]:
-    chunks = _chunks(job)
+def _do_in_parallel(job: Job, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, Any]]:
     with _decoding_processes(min(available_cpus(), len(chunks))) as connections:
         try:
             yield from _hand_out(job, iter(chunks), connections)

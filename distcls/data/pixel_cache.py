@@ -8,22 +8,44 @@ import json
 import math
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distcls.config import DataConfig
+from distcls.data.byte_size import parse_size
 from distcls.data.cache_folder import explaining_disk_errors
+from distcls.data.decode_journal import Chunk, Journal, checksum, open_journal
 from distcls.data.decoding import DECODER_VERSION, BadImageError, Decoding
 from distcls.data.folder import FolderSet
 from distcls.data.image_set import ArraySet, ImageSet
 from distcls.data.mapped_file import MappedFile
-from distcls.data.parallel_decode import DecodeJob, Findings, Progress, checked_image, decode_all
+from distcls.data.parallel_decode import DecodeJob, Progress, checked_image, cut_chunks, do_all
+from distcls.errors import DiskError
 
 UNUSED_DAYS = 30  # every edit of an image folder leaves a file of up to data.cache behind: it goes after this time
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many bytes of decoded images of a set are kept."""
+
+    memory: int
+    disk: int = 0
+
+    @staticmethod
+    def of(config: DataConfig) -> Limits:
+        """As the config says. Raises UsageError."""
+        return Limits(parse_size(config.cache), parse_size(config.disk_cache, "data.disk_cache"))
+
+    def keep(self, num_bytes: int) -> bool:
+        """Whether so many are kept, in memory or on disk."""
+        return num_bytes <= max(self.memory, self.disk)
 
 
 @dataclass
@@ -32,6 +54,8 @@ class Decoded:
 
     pixels: np.ndarray | None
     """uint8 (N, image_size, image_size, 3), shared by the processes of the machine; None: too large, read files."""
+    in_memory: bool
+    """Whether they are few enough to stay in memory."""
     bad: dict[int, str]
     """Index and reason of each bad image; its pixels are 0."""
     record: Path | None
@@ -43,7 +67,7 @@ class Decoded:
 def open_pixels(
     image_set: ImageSet,
     decoding: Decoding,
-    limit_bytes: int,
+    limits: Limits,
     cache_dir: Path,
     *,
     is_builder: bool,
@@ -52,39 +76,42 @@ def open_pixels(
 ) -> Decoded:
     """Decodes an image set, or finds it decoded by an earlier run; every process calls it, one per machine builds.
 
-    Images that take more than limit_bytes together are decoded too, once, to find the bad ones, but not kept.
+    Images that are too large for both limits are decoded too, once, to find the bad ones, but not kept.
     Raises DiskError where cache_dir cannot be written.
     """
     shape = (len(image_set), *decoding.shape)
-    fits = math.prod(shape) <= limit_bytes
-    if isinstance(image_set, ArraySet) and (not fits or image_set.images.shape == shape):
-        return Decoded(image_set.images if fits else None, {}, None)  # nothing to decode
-    cache = _PixelFile(image_set, decoding, cache_dir / "decoded", fits)
+    in_memory, keeps_pixels = math.prod(shape) <= limits.memory, limits.keep(math.prod(shape))
+    if isinstance(image_set, ArraySet) and (not keeps_pixels or image_set.images.shape == shape):
+        return Decoded(image_set.images if keeps_pixels else None, in_memory, {}, None)  # nothing to decode
+    cache = _PixelFile(image_set, decoding, cache_dir / "decoded", keeps_pixels)
     if is_builder and not cache.is_current():
         with explaining_disk_errors(cache.folder):
             cache.build(progress)
     barrier()
     record = cache.read_record()
     bad = {int(i): reason for i, reason in record["bad"].items()}
-    pixels = MappedFile(str(cache.path), shape).open() if fits else None
-    return Decoded(pixels, bad, cache.record_path, record["num_animations"])
+    pixels = MappedFile(str(cache.path), shape).open() if keeps_pixels else None
+    return Decoded(pixels, in_memory, bad, cache.record_path, record["num_animations"])
 
 
 def keep_findings(
-    image_set: ImageSet, decoding: Decoding, limit_bytes: int, cache_dir: Path, findings: Findings
+    image_set: ImageSet, decoding: Decoding, limits: Limits, cache_dir: Path, bad: dict[int, str], num_animations: int
 ) -> None:
     """Spares a run that will read files its search for the bad ones: `distcls check` has just decoded them all."""
-    if isinstance(image_set, ArraySet) or len(image_set) * math.prod(decoding.shape) <= limit_bytes:
+    if isinstance(image_set, ArraySet) or limits.keep(len(image_set) * math.prod(decoding.shape)):
         return
     record = _PixelFile(image_set, decoding, cache_dir / "decoded", keeps_pixels=False)
     with contextlib.suppress(OSError):  # then the run decodes them again
         record.folder.mkdir(parents=True, exist_ok=True)
-        record._write_record(asdict(findings))
+        record._write_record({"bad": bad, "num_animations": num_animations})
 
 
 @dataclass
 class _PixelFile:
-    """A file of pixels, and the record beside it: {"size", "mtime_ns", "sha256"} and Findings. Or the record only."""
+    """A file of pixels, and the record beside it: {"size", "mtime_ns", "chunks", "bad", "num_animations"}.
+
+    Where no pixels are kept, the record alone: {"bad", "num_animations"}.
+    """
 
     image_set: ImageSet
     decoding: Decoding
@@ -94,6 +121,7 @@ class _PixelFile:
     def __post_init__(self) -> None:
         name = f"distcls-{self._key()}"
         self.path = self.folder / f"{name}.pixels"
+        self.bytes_per_image = math.prod(self.decoding.shape)
         self.record_path = self.folder / f"{name}.json"
 
     def _key(self) -> str:
@@ -116,11 +144,16 @@ class _PixelFile:
         return all(self._is_bad(int(i)) for i in record["bad"])
 
     def _has_the_right_bytes(self, record: dict[str, Any]) -> bool:
-        """Hashing 4 GB takes seconds, so only where somebody copied or touched the file."""
+        """Reading it all takes seconds to minutes, so only where somebody copied or touched the file."""
         stat = self.path.stat()
         if stat.st_size != record["size"]:
             return False
-        return stat.st_mtime_ns == record["mtime_ns"] or _sha256(self.path) == record["sha256"]
+        return stat.st_mtime_ns == record["mtime_ns"] or all(
+            self._is_whole(self.path, *chunk) for chunk in record["chunks"]
+        )
+
+    def _is_whole(self, path: Path, start: int, stop: int, expected: int) -> bool:
+        return checksum(path, start * self.bytes_per_image, (stop - start) * self.bytes_per_image) == expected
 
     def _is_bad(self, i: int) -> bool:
         try:
@@ -130,25 +163,57 @@ class _PixelFile:
         return False
 
     def build(self, progress: Progress | None) -> None:
-        """Decodes into a file beside, makes it durable, and renames it; OSError where the disk does not let it."""
+        """Decodes into a file beside, makes it durable, and renames it; OSError where the disk does not let it.
+
+        A build that was killed is gone on with: its journal tells what it had done, and checksums which of that
+        has come to the disk.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         _remove_unused(self.folder)
-        if not self.keeps_pixels:
-            self._write_record(asdict(self._decode(None, progress)))
-            return
-        with _file_beside(self.path) as building:
-            os.truncate(building, len(self.image_set) * math.prod(self.decoding.shape))
-            findings = self._decode(building, progress)
-            _flush_to_disk(building)
+        with open_journal(self.folder / self.path.stem) as journal:
+            chunks = self._decode(journal, progress)
+            findings = {
+                "bad": {i: reason for chunk in chunks for i, reason in chunk.bad.items()},
+                "num_animations": sum(chunk.num_animations for chunk in chunks),
+            }
+            if not self.keeps_pixels:
+                self._write_record(findings)
+                return
+            _flush_to_disk(journal.pixels)
             if self.is_current():  # another run was faster and may have it mapped already: leave it in its place
                 return
-            stat, sha256 = building.stat(), _sha256(building)
-            os.replace(building, self.path)
-        file = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
-        self._write_record({**file, **asdict(findings)})
+            stat = journal.pixels.stat()
+            os.replace(journal.pixels, self.path)
+            checksums = [(chunk.start, chunk.stop, chunk.checksum) for chunk in chunks]
+            file = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "chunks": checksums}
+            self._write_record({**file, **findings})
 
-    def _decode(self, path: Path | None, progress: Progress | None) -> Findings:
-        return decode_all(DecodeJob(self.image_set, self.decoding, path), progress)
+    def _decode(self, journal: Journal, progress: Progress | None) -> list[Chunk]:
+        """All chunks of the set, in order."""
+        job = DecodeJob(self.image_set, self.decoding, journal.pixels if self.keeps_pixels else None)
+        if self.keeps_pixels:
+            self._make_room(journal.pixels)
+        done = {place: chunk for place, chunk in journal.chunks().items() if self._is_done(journal.pixels, chunk)}
+        for chunk in do_all(job, progress, set(done)):
+            journal.add(chunk)
+            done[chunk.start, chunk.stop] = chunk
+        return [done[place] for place in cut_chunks(job)]
+
+    def _is_done(self, path: Path, chunk: Chunk) -> bool:
+        return not self.keeps_pixels or self._is_whole(path, chunk.start, chunk.stop, chunk.checksum)
+
+    def _make_room(self, path: Path) -> None:
+        """The file at its full size, its blocks still to be written. Raises DiskError where they would not fit."""
+        path.touch()
+        size = len(self.image_set) * self.bytes_per_image
+        needed, free = size - path.stat().st_blocks * 512, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DiskError(
+                f"the decoded images take {needed / 1e9:.2f} GB more in {self.folder}, where {free / 1e9:.2f} GB are "
+                "free. Name a folder with more space, data.cache_dir=DIR, or read the image files instead: "
+                "data.cache=0 data.disk_cache=0"
+            )
+        os.truncate(path, size)
 
     def _write_record(self, record: dict[str, Any]) -> None:
         with _file_beside(self.record_path) as building:
@@ -171,11 +236,6 @@ def _file_beside(final: Path) -> Iterator[Path]:
 def _flush_to_disk(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove_unused(folder: Path) -> None:

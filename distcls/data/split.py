@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from distcls.data.decoding import Decoding
 from distcls.data.image_set import ImageSet
 from distcls.data.mapped_file import received, to_send
 from distcls.data.parallel_decode import checked_image
+from distcls.data.random_crop import RandomCrop
 
 LISTED_BY_NAME = 200_000  # images; splits.json of a larger data set holds positions instead of paths
 
@@ -29,6 +31,10 @@ class Split:
     pixels: np.ndarray | None
     """uint8 (N, image_size, image_size, 3) of the whole image set, mapped and shared; None: decode from disk."""
     decoding: Decoding
+    in_memory: bool = True
+    """Whether pixels, if there are any, are few enough to stay in memory; else workers read them from disk."""
+    random_crop: RandomCrop | None = None
+    """What training cuts out of each image. It is the decoding too where it cuts from the file's own pixels."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -38,6 +44,12 @@ class Split:
         if self.pixels is None:
             return checked_image(self.image_set, int(self.rows[i]), self.decoding)
         return np.asarray(self.pixels[self.rows[i]])
+
+    def random_part(self, i: int, draws: np.ndarray) -> np.ndarray:
+        """uint8 (h, w, 3): what random_crop keeps of the file's own pixels. Raises as `image`."""
+        assert self.random_crop is not None
+        cropping = dataclasses.replace(self.random_crop, draws=tuple(draws.tolist()))
+        return checked_image(self.image_set, int(self.rows[i]), cropping)
 
     def image_name(self, i: int) -> str:
         """Path under the root, or something like digits/17."""
@@ -58,10 +70,11 @@ def split_without_bad(
     bad: Mapping[int, str],
     pixels: np.ndarray | None,
     decoding: Decoding,
+    in_memory: bool = True,
 ) -> Split:
     """Splits are cut first and bad images left out then: repairing one image moves no other to another split."""
     good = rows[~np.isin(rows, list(bad))]
-    return Split(name, image_set, good, image_set.labels[good], pixels, decoding)
+    return Split(name, image_set, good, image_set.labels[good], pixels, decoding, in_memory)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distcls.data import decoding
 from distcls.data.decoding import BadImageError, Decoding, decode, decode_and_describe, fit, is_animation
 
 
@@ -221,3 +222,38 @@ def test_a_large_photograph_is_no_bomb_(monkeypatch: pytest.MonkeyPatch, gradien
 def test_a_missing_file_is_bad_and_says_so() -> None:
     with pytest.raises(BadImageError, match="No such file"):
         decode("/nowhere/1.jpg", Decoding(32))
+
+
+def photograph(width: int, height: int, **options: object) -> io.BytesIO:
+    """A JPEG in which every place looks different."""
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 40, width // 40, 3)).astype(np.uint8)
+    return saved(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), "JPEG", **options)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "squish"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_jpeg_decoded_small_is_nearly_the_same(
+    monkeypatch: pytest.MonkeyPatch, resize: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = photograph(1201, 802, exif=exif)
+    sizes, upright = [], decoding._upright
+    monkeypatch.setattr(decoding, "_upright", lambda image: sizes.append(image.size) or upright(image))
+    small = decode(file, Decoding(48, resize)).astype(int)
+    monkeypatch.setattr(decoding, "OVERSAMPLING", 10**6)
+    whole = decode(file, Decoding(48, resize))
+    assert sizes == [(151, 101), (1201, 802)]
+    assert np.abs(small - whole).mean() < 1 and np.abs(small - whole).max() < 10
+
+
+def test_a_jpeg_not_much_larger_than_needed_is_decoded_whole() -> None:
+    file = photograph(400, 191)
+    expected = Image.open(file).resize((48, 48), Image.Resampling.BILINEAR, box=(104.5, 0, 295.5, 191))
+    assert np.array_equal(decode(file, Decoding(48)), np.array(expected))
+
+
+def test_a_truncated_jpeg_is_bad_though_decoded_small() -> None:
+    data = photograph(1200, 800).getvalue()
+    with pytest.raises(BadImageError):
+        decode(io.BytesIO(data[: int(len(data) * 0.9)]), Decoding(32))

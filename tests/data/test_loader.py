@@ -11,7 +11,7 @@ import torch
 
 from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig, TransformConfig
-from distcls.data import Split
+from distcls.data import Split, loader
 from distcls.data.augmentation import draw_numbers
 from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
@@ -163,6 +163,34 @@ def test_transforms_in_this_process_leave_no_trace_in_global_generators():
 def test_transforms_that_cannot_be_applied_are_told_before_the_first_batch():
     with pytest.raises(UsageError, match="Did you mean 'RandAugment'"):
         train_batches(make_split(True), PLAN, AugmentConfig(transforms=[TransformConfig("RandAugmnt")]), CPU, 0, 0)
+
+
+class Stumbling(ArraySet):
+    """The first attempt at each image fails, as on a network file system; image 3 stays away."""
+
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
+        tried = self.__dict__.setdefault("tried", set())
+        if i == 3 or i not in tried:
+            tried.add(i)
+            raise OSError("Stale file handle")
+        return super().image(i, decoding)
+
+
+def test_a_file_is_tried_twice_and_then_weighs_nothing(monkeypatch):
+    monkeypatch.setattr(loader, "SECONDS_BEFORE_RETRY", 0)
+    split = make_split(False)
+    expected = list(train_batches(split, PLAN, AugmentConfig(), CPU, 0, 0))
+    split.image_set = Stumbling(**vars(split.image_set))
+    num_bad = 0
+    for found, whole in zip(train_batches(split, PLAN, AugmentConfig(), CPU, 0, 0), expected, strict=True):
+        for micro, good in zip(found, whole, strict=True):
+            num_bad += len(micro.went_bad)
+            assert all(reason == "made/3: Stale file handle" for reason in micro.went_bad.values())
+            weights = [0.0 if place in micro.went_bad else 1.0 for place in range(3)]
+            assert micro.weights().tolist() == weights
+            assert torch.equal(micro.pixels, good.pixels * torch.tensor(weights).view(3, 1, 1, 1).byte())
+            assert torch.equal(micro.labels, good.labels)
+    assert num_bad >= 2  # 2.6 epochs
 
 
 # Evaluation ----------------------------------------------------------------------------------------

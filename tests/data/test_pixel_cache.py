@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ import pytest
 import distcls.data.parallel_decode as parallel_decode
 from distcls.config import DataConfig
 from distcls.data.decoding import Decoding
-from distcls.data.folder import open_folder
+from distcls.data.folder import FolderSet, open_folder
 from distcls.data.image_set import ArraySet, ImageSet
-from distcls.data.pixel_cache import Decoded, open_pixels
+from distcls.data.pixel_cache import Decoded, Limits, open_pixels
 from distcls.errors import DiskError
 
 
@@ -27,7 +29,7 @@ def opened(root: Path) -> ImageSet:
 
 def decoded(image_set: ImageSet, cache_dir: Path, limit: int = 10**9, size: int = 8, **options: Any) -> Decoded:
     how = {"is_builder": True, "barrier": lambda: None} | options
-    return open_pixels(image_set, Decoding(size), limit, cache_dir, **how)
+    return open_pixels(image_set, Decoding(size), Limits(limit), cache_dir, **how)
 
 
 @pytest.fixture
@@ -219,19 +221,19 @@ def many_images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[
     return root / "images"
 
 
-def child_processes() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+def child_processes() -> set[int]:
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists its processes under /proc")
 def test_decoding_in_processes_gives_the_same_and_survives_signals(
     many_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image_set, signalled, done = opened(many_images), set(), []
+    image_set, signalled, done, before = opened(many_images), set(), [], child_processes()
 
     def progress(count: int, total: int) -> None:
         done.append(count)
-        for pid in child_processes():
+        for pid in child_processes() - before:
             signalled.add(pid)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 os.kill(pid, number)
@@ -246,13 +248,110 @@ def test_decoding_in_processes_gives_the_same_and_survives_signals(
 
 
 def test_a_decoding_process_that_dies_is_an_error_not_a_hang(many_images: Path, tmp_path: Path) -> None:
+    before = child_processes()
+
     def kill_one(done: int, total: int) -> None:
-        for pid in child_processes():
+        for pid in child_processes() - before:
             os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(RuntimeError, match="decoding process died"):
         decoded(opened(many_images), tmp_path, progress=kill_one)
-    assert not list(tmp_path.glob("decoded/*"))
+    assert not list(tmp_path.glob("decoded/*.pixels"))
+
+
+# Builds that do not come to their end --------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The images that are decoded, by index."""
+    indices: list[int] = []
+    image = FolderSet.image
+
+    def noted(self: FolderSet, i: int, decoding: Decoding) -> np.ndarray:
+        indices.append(i)
+        return image(self, i, decoding)
+
+    monkeypatch.setattr(FolderSet, "image", noted)
+    return indices
+
+
+@pytest.fixture
+def killed_build(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Builds in chunks of 4 images, in a process that is killed when it has decoded 12 of 30."""
+    monkeypatch.setattr(parallel_decode, "MAX_CHUNK_IMAGES", 4)
+    (two_classes / "cat" / "005.png").write_bytes(b"")
+
+    def build(limit: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            decoded(
+                opened(two_classes), tmp_path, limit, progress=lambda done, _: done == 12 and os.kill(os.getpid(), 9)
+            )
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+    return build
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_a_build_that_was_killed_goes_on_where_it_was(
+    two_classes: Path, tmp_path: Path, killed_build: Callable[[int], None], seen: list[int], limit: int
+) -> None:
+    killed_build(limit)
+    result = decoded(opened(two_classes), tmp_path, limit)
+    assert seen == list(range(12, 30)) and list(result.bad) == [5]
+    if limit:
+        assert np.array_equal(
+            np.asarray(result.pixels), np.asarray(decoded(opened(two_classes), tmp_path / "new").pixels)
+        )
+    assert not list(tmp_path.glob("decoded/*.journal")) + list(tmp_path.glob("decoded/*.partial"))
+
+
+def test_what_did_not_come_to_the_disk_is_decoded_again(
+    two_classes: Path, tmp_path: Path, killed_build: Callable[[int], None], seen: list[int]
+) -> None:
+    """As after a power cut: the pixels of images 4 to 7 are lost, and so is the end of the journal."""
+    killed_build(10**9)
+    (partial,), (journal,) = tmp_path.glob("decoded/*.partial"), tmp_path.glob("decoded/*.journal")
+    with partial.open("r+b") as file:
+        file.seek(6 * 8 * 8 * 3)
+        file.write(b"torn")
+    journal.write_text(journal.read_text()[:-20])
+    result = decoded(opened(two_classes), tmp_path)
+    assert seen == [4, 5, 6, 7, *range(8, 30)]
+    assert np.array_equal(np.asarray(result.pixels), np.asarray(decoded(opened(two_classes), tmp_path / "new").pixels))
+
+
+def test_two_runs_that_build_at_once_do_not_disturb_each_other(two_classes: Path, tmp_path: Path) -> None:
+    others = []
+
+    def build_another(done: int, total: int) -> None:
+        if not others:
+            others.append(None)
+            others[0] = decoded(opened(two_classes), tmp_path)
+
+    result = decoded(opened(two_classes), tmp_path, progress=build_another)
+    assert np.array_equal(np.asarray(result.pixels), np.asarray(others[0].pixels))
+    assert sorted(path.suffix for path in (tmp_path / "decoded").iterdir()) == [".json", ".pixels"]
+
+
+def test_too_little_space_is_said_before_anything_is_decoded(
+    two_classes: Path, tmp_path: Path, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DiskError, match=r"take 0\.37 GB more .*data\.cache_dir=DIR"):
+        decoded(opened(two_classes), tmp_path, size=2032)
+    assert seen == []
+
+
+def test_above_the_limit_of_memory_pixels_are_kept_on_disk(two_classes: Path, tmp_path: Path) -> None:
+    image_set, whole = opened(two_classes), 30 * 8 * 8 * 3
+    how = {"is_builder": True, "barrier": lambda: None}
+    on_disk = open_pixels(image_set, Decoding(8), Limits(whole - 1, whole), tmp_path, **how)
+    in_memory = open_pixels(image_set, Decoding(8), Limits(whole), tmp_path, **how)
+    assert not on_disk.in_memory and in_memory.in_memory
+    assert on_disk.pixels is not None and on_disk.pixels.filename == in_memory.pixels.filename
+    assert open_pixels(image_set, Decoding(8), Limits(whole - 1, whole - 1), tmp_path, **how).pixels is None
 
 
 def test_a_script_without_a_main_guard_can_decode_in_processes(many_images: Path, tmp_path: Path) -> None:
@@ -262,9 +361,10 @@ def test_a_script_without_a_main_guard_can_decode_in_processes(many_images: Path
         "from distcls.config import DataConfig\n"
         "from distcls.data.decoding import Decoding\n"
         "from distcls.data.folder import open_folder\n"
-        "from distcls.data.pixel_cache import open_pixels\n"
+        "from distcls.data.pixel_cache import Limits, open_pixels\n"
         f"images = open_folder(DataConfig(name='folder', root={str(many_images)!r}))['train']\n"
-        "result = open_pixels(images, Decoding(8), 10**9, Path('cache'), is_builder=True, barrier=lambda: None)\n"
+        "how = {'is_builder': True, 'barrier': lambda: None}\n"
+        "result = open_pixels(images, Decoding(8), Limits(10**9), Path('cache'), **how)\n"
         "print(len(result.bad))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
