@@ -81,7 +81,7 @@ def train(config: Config, default_name: str) -> Path:
         run.progress.header([*describe(config, data, plan, state.module, processes), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)
         checkpoints.check_space(state, momenta_per_weight(config.optim))
-        watch = Watch(config, state, plan, run)
+        watch = Watch(config, state, plan, data.train, run)
         run.begin()
 
         batches = train_batches(data.train, plan, config.augment, run.device, config.data.workers, state.step)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ import torch
 
 from distcls.batches import BatchPlan
 from distcls.config import Config
+from distcls.data import Split
 from distcls.data.loader import MicroBatch
 from distcls.durations import is_due
 from distcls.errors import DivergedError
 from distcls.optim.schedules import lr_at
 from distcls.run import Run
+from distcls.run_folder import write_text
 from distcls.state import TrainState
 
 if TYPE_CHECKING:
@@ -32,8 +35,8 @@ WENT_BAD = "went_bad.txt"
 class Watch:
     """Sees each step's numbers one step late, so that no GPU has to be waited for."""
 
-    def __init__(self, config: Config, state: TrainState, plan: BatchPlan, run: Run) -> None:
-        self.config, self.state, self.plan, self.run = config, state, plan, run
+    def __init__(self, config: Config, state: TrainState, plan: BatchPlan, images: Split, run: Run) -> None:
+        self.config, self.state, self.plan, self.images, self.run = config, state, plan, images, run
         self.unseen: tuple[int, torch.Tensor] | None = None
         self.last_losses: deque[float] = deque(maxlen=20)
         self.loss_sum, self.num_losses = 0.0, 0  # since the last evaluation
@@ -92,9 +95,9 @@ class Watch:
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.state.scaler is not None):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
             raise DivergedError(
-                f"step {step} is not finite: its loss is {loss}, its gradient norm {norm}. All up to the last "
-                f"checkpoint is kept. To pass over this batch: the same command with 'train.skip_steps=[{skip}]'; "
-                "or begin another run with a lower optim.lr."
+                f"step {step} is not finite: its loss is {loss}, its gradient norm {norm}. Its images are listed in "
+                f"{self._list_images(step)}. All up to the last checkpoint is kept. To pass over this batch: the same "
+                f"command with 'train.skip_steps=[{skip}]'; or begin another run with a lower optim.lr."
             )
         self.last_losses.append(loss)
         self.loss_sum, self.num_losses = self.loss_sum + loss, self.num_losses + 1
@@ -111,6 +114,16 @@ class Watch:
             completed, epoch, fmean(self.last_losses), shown_accuracy, lr, rate, _memory(self.run.device),
             self.data_share, (self.plan.total_steps - completed) * self.seconds_per_step,
         )  # fmt: skip
+
+    def _list_images(self, step: int) -> Path:
+        """The file that names the images of a step, micro-batch by micro-batch; the main process writes it."""
+        path = self.run.dir / f"diverged-{step}.txt"
+        if self.run.processes.is_main:
+            names = [self.images.image_name(int(i)) for i in self.plan.global_batch(step)]
+            size = self.plan.micro_batch_size
+            micro_batches = ["\n".join(names[i : i + size]) for i in range(0, len(names), size)]
+            write_text(path, "\n\n".join(micro_batches) + "\n")
+        return path
 
     def tell(self, metrics: SplitMetrics) -> None:
         """An evaluation of the val split is done."""

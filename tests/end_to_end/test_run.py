@@ -139,6 +139,8 @@ def test_a_diverged_run_names_the_step_to_skip_and_goes_on_when_it_is(ranks):
             break
         status = read_json(ranks.folder / "runs" / "a" / "status.json")
         assert group.wait() == [70] and status["state"] == "failed" and "is not finite" in status["reason"]
+        listed = ranks.folder / "runs" / "a" / status["reason"].split("listed in runs/a/")[1].split()[0].strip(".")
+        assert len(listed.read_text().split()) == 16 and "train/" in listed.read_text()
         named = group.output().split("'train.skip_steps=[")[1].split("]")[0].split(",")
         assert named[:-1] == skipped
         skipped = named
