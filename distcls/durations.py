@@ -73,10 +73,15 @@ def is_due(completed_steps: int, every: Duration | str, plan: Plan) -> bool:
 
 
 def _exact_steps(duration: Duration, plan: Plan) -> Fraction:
+    return _fraction(duration, plan.num_images, plan.global_batch_size, plan.total_steps)
+
+
+@cache
+def _fraction(duration: Duration, num_images: int, global_batch_size: int, total_steps: int) -> Fraction:
     # repr gives back the decimal that was written, so 0.1 epochs is exactly a tenth.
     value = Fraction(repr(duration.value))
     if duration.unit == "epoch":
-        return value * plan.num_images / plan.global_batch_size
+        return value * num_images / global_batch_size
     if duration.unit == "percent":
-        return value / 100 * plan.total_steps
+        return value / 100 * total_steps
     return value
