@@ -35,7 +35,7 @@ SETTINGS = [
 
 def await_status(run_dir: Path, group: Group, step: int, phase: str | None, limit: float = 60) -> dict | None:
     """status.json when it shows this step (and phase), or a later one; None where the run ended before."""
-    end = time.monotonic() + limit
+    end, pids = time.monotonic() + limit, [process.pid for process in group.processes]
     while time.monotonic() < end:
         if not group.alive():
             return None
@@ -43,7 +43,8 @@ def await_status(run_dir: Path, group: Group, step: int, phase: str | None, limi
             status = read_json(run_dir / "status.json")
         except FileNotFoundError:
             continue
-        if status["state"] == "running" and status["step"] >= step and phase in (None, status["phase"]):
+        is_theirs = status["pid"] in pids  # a run that was killed left one that says running, too
+        if is_theirs and status["step"] >= step and phase in (None, status["phase"]):
             return status
         time.sleep(0.001)
     raise AssertionError(f"step {step} {phase} was not reached in {limit} s\n{group.output()}")
