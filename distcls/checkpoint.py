@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ class Checkpoints:
             write_folder(self.path(step), files)
             try:
                 self._prune(best_step)
-            except OSError as error:
-                raise DiskError(f"old checkpoints in {self.folder} could not be pruned: {error}") from error
+            except (OSError, ValueError) as error:  # the new one is whole, and the next prune tries again
+                self.run.progress.warning(f"old checkpoints in {self.folder} could not be pruned: {error}")
 
         position = state.position_dict()
         self._begin("step", step, lambda: {**state.tensors(), "optimizer": state.optimizer_state()}, write)
@@ -97,17 +98,22 @@ class Checkpoints:
             return
         self.raise_errors(wait=any(begun < step for _, begun, _ in self.writes))
         copied = self.copies.setdefault(kind, _Copy()).of(content())
+        before = [begun[2] for begun in self.writes]
 
         def timed() -> None:
+            for earlier in before:
+                earlier.result()  # no checkpoint that refers to best weights which could not be written
             start = time.monotonic()
             write(copied)
-            self.run.saved_in(time.monotonic() - start)
+            if kind == "step":
+                self.run.saved_in(time.monotonic() - start)
 
         self.writes.append((kind, step, self.writer.submit(timed)))
 
     def raise_errors(self, wait: bool) -> None:
         """Raises the DiskError of a write that has failed; with `wait`, first waits until all have ended."""
         ended = [write for _, _, write in self.writes if wait or write.done()]
+        wait_for(ended)
         self.writes = [begun for begun in self.writes if begun[2] not in ended]
         for write in ended:
             write.result()
@@ -122,7 +128,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Old ones go only when a new one is whole; the best weights are in checkpoints/ twice, and in model/.
         needed = one * (self.keep + 1) + weights * 3
-        there = sum(file.stat().st_size for file in self.folder.glob("*/*"))
+        there = sum(file.stat().st_size for file in self.folder.glob("step-*/*"))
         free = shutil.disk_usage(self.folder).free
         if free + there < needed:
             raise DiskError(

@@ -20,7 +20,7 @@ from distcls import __version__
 from distcls.config import Config
 from distcls.config_loader import load_config, settings_like
 from distcls.config_schema import json_schema
-from distcls.errors import DiskError, DistclsError, Preempted, UsageError, dead_worker, note_exit_code
+from distcls.errors import DiskError, DistclsError, Preempted, UsageError, explain, note_exit_code
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -62,12 +62,6 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
             is_good_news = error.exit_code in (0, Preempted.exit_code)
             print(f"distcls: {error}" if is_good_news else f"distcls: error: {error}", file=sys.stderr)
         return error.exit_code
-    except RuntimeError as error:
-        understood = dead_worker(error)
-        if understood is None:
-            raise
-        print(f"distcls: error: {understood}", file=sys.stderr)
-        return understood.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -75,6 +69,12 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 141  # what a shell reports for SIGPIPE
+    except (OSError, RuntimeError) as error:
+        understood = explain(error)
+        if understood is None:
+            raise
+        print(f"distcls: error: {understood}", file=sys.stderr)
+        return understood.exit_code
 
 
 def _reader_is_gone() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -54,16 +55,6 @@ class OutOfMemoryError(DistclsError):
     exit_code = 71
 
 
-def dead_worker(error: BaseException) -> OutOfMemoryError | None:
-    """What torch's news of the death of a loader worker means; it comes wherever the process is at that moment."""
-    if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker"):
-        return None
-    return OutOfMemoryError(
-        f"{error}\nIt was reading images. What ends such a process is mostly the machine running out of memory: "
-        "use fewer of them, such as data.workers=1, or smaller images. All up to the last checkpoint is kept."
-    )
-
-
 class DiskError(DistclsError):
     """A file of the run could not be written."""
 
@@ -84,3 +75,18 @@ class Preempted(DistclsError):
 
     exit_code = 75
     on_all_ranks = True
+
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+
+def explain(error: BaseException) -> DistclsError | None:
+    """What a library's error means, where it is no bug: a full disk, or the death of a loader worker."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return DiskError(f"{error}. All up to the last checkpoint is kept: make room, and the same command goes on.")
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return OutOfMemoryError(
+            f"{error}\nIt was reading images. What ends such a process is mostly the machine running out of memory: "
+            "use fewer of them, such as data.workers=1, or smaller images. All up to the last checkpoint is kept."
+        )
+    return None

@@ -70,7 +70,7 @@ class Peers:
         self.hang_timeout: float | None = None
         self.on_end: Callable[[Departure], int] = lambda departure: departure.exit_code
         self._heard: dict[int, tuple[Sign, float]] = {}
-        self._moved_at = self._timed_from = 0.0
+        self._moved_at = 0.0
         self._stopped = threading.Event()
         self._main = threading.get_ident()
         self._tell()
@@ -79,7 +79,7 @@ class Peers:
 
     def expect_progress(self, hang_timeout: float | None) -> None:
         """From now on, nobody getting on for so many seconds ends the run; None: whatever it takes."""
-        self._timed_from, self.hang_timeout = time.monotonic(), hang_timeout
+        self._moved_at, self.hang_timeout = self._awake(), hang_timeout
 
     def moved(self) -> None:
         """The main thread has got on."""
@@ -143,7 +143,7 @@ class Peers:
 
     def _look_around(self) -> None:
         """On process 0: end the run where somebody is gone, or where nobody has got on for hang_timeout."""
-        signs, now = self._signs(), time.monotonic()
+        signs, now = self._signs(), self._awake()
         for rank, sign in signs.items():
             old, _ = self._heard.get(rank, (Sign(), 0.0))
             if sign.beats != old.beats:
@@ -153,7 +153,7 @@ class Peers:
         silent = [rank for rank, (_, heard_at) in self._heard.items() if now - heard_at > SILENCE]
         if silent:
             self.leave(1, _gone(silent), rank=-1)
-        if self.hang_timeout is not None and now - max(self._moved_at, self._timed_from) > self.hang_timeout:
+        if self.hang_timeout is not None and now - self._moved_at > self.hang_timeout:
             places = "\n".join(f"  process {rank}: {sign.where}" for rank, sign in sorted(signs.items()))
             self.leave(
                 1,
@@ -161,6 +161,10 @@ class Peers:
                 "The one that does not wait for the others is where to look.",
                 rank=-1,
             )
+
+    def _awake(self) -> float:
+        """Seconds that this process has not been suspended: where all were, none is at fault."""
+        return self.sign.beats * INTERVAL
 
     def _signs(self) -> dict[int, Sign]:
         """The last sign of each process that has given one."""
@@ -171,7 +175,9 @@ class Peers:
 
 
 def _gone(ranks: list[int]) -> str:
-    numbers = ", ".join(map(str, ranks)) or "?"
+    if not ranks:
+        return "a sum over the processes failed or took too long, although all of them live: see their output"
+    numbers = ", ".join(map(str, ranks))
     who = f"processes {numbers} are" if len(ranks) > 1 else f"process {numbers} is"
     return f"{who} gone without a word: killed, perhaps for memory (see the system's log), or the machine is gone"
 

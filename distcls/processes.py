@@ -19,7 +19,7 @@ from distcls.peers import Departure, Peers
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
-"""Longest wait for another process to start, or to take part in a sum."""
+"""Longest wait for another process to start, or to take part in a sum (longer where hang_timeout is)."""
 PATIENCE = timedelta(days=1)
 """Longest wait for work that one process does for all, such as decoding a data set: peers.py knows if it lives."""
 
@@ -27,8 +27,9 @@ PATIENCE = timedelta(days=1)
 class Processes:
     """All processes, and this one among them. Accelerate starts the process group, from torchrun's variables."""
 
-    def __init__(self, device: str) -> None:
-        state = PartialState(cpu=_on_cpu(device), timeout=TIMEOUT)
+    def __init__(self, device: str, hang_timeout: float = 0.0) -> None:
+        timeout = max(TIMEOUT, timedelta(seconds=hang_timeout + 60))
+        state = PartialState(cpu=_on_cpu(device), timeout=timeout)
         assert state.device is not None
         self.device = state.device
         self.rank: int = state.process_index

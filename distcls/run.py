@@ -28,12 +28,13 @@ from distcls.data import Data
 from distcls.data.preprocessing import describe_preprocessing
 from distcls.environment import environment, keep_freed_memory, set_determinism
 from distcls.errors import (
+    DiskError,
     DistclsError,
     OutOfMemoryError,
     PeerFailed,
     Preempted,
     UsageError,
-    dead_worker,
+    explain,
     note_exit_code,
 )
 from distcls.peers import Departure
@@ -70,14 +71,7 @@ class Run:
         self.tracker: Tracker | None = None
         self.step = 0
         self.reason: str | None = None
-        if processes.is_main:
-            self.progress.attach_log(self.dir / "log.txt")
-            self.status = StatusFile(self.dir)
-            self._warn_of_short_notice(self.status.save_seconds)
-            self.tracker = Tracker(self.dir, self.config.run.trackers)
-            write_text(self.dir / "config.yaml", to_yaml(self.config))
-            write_text(self.dir / "env.json", json.dumps(environment(processes), indent=2) + "\n")
-            self.status.write("running", 0, "start")
+        processes.from_main(self._begin_folder)
         if processes.peers is not None:
             processes.peers.on_end = self._tell_end
         signals.first_does(self._leave)
@@ -97,6 +91,19 @@ class Run:
         path = choose_folder(config, default_name)
         self._lock = lock_folder(path)
         return path, config_to_keep(path)
+
+    def _begin_folder(self) -> None:
+        """What the main process alone writes and keeps open. Raises UsageError and DiskError."""
+        try:
+            self.progress.attach_log(self.dir / "log.txt")
+            self.status = StatusFile(self.dir)
+            self._warn_of_short_notice(self.status.save_seconds)
+            self.tracker = Tracker(self.dir, self.config.run.trackers)
+            write_text(self.dir / "config.yaml", to_yaml(self.config))
+            write_text(self.dir / "env.json", json.dumps(environment(self.processes), indent=2) + "\n")
+            self.status.write("running", 0, "start")
+        except OSError as error:
+            raise DiskError(f"{self.dir} cannot be written: {error}") from error
 
     def begin(self) -> None:
         """Training begins: a signal means to save from now on, and standing still is a fault."""
@@ -122,14 +129,17 @@ class Run:
         note_exit_code(code)
         return code
 
-    def prepare(self, module: nn.Module, distributed: bool) -> nn.Module:
-        """The module on its device, under autocast, compiled if asked, and behind DDP if `distributed`."""
+    def prepare(self, module: nn.Module, distributed: bool, compiled: bool = True) -> nn.Module:
+        """The module on its device, under autocast, behind DDP if `distributed`, and compiled if asked and `compiled`.
+
+        What is saved must not be compiled: that changes the names of its weights.
+        """
         config = self.config.train
         module.to(self.device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
             model = self.accelerator.prepare_model(module, evaluation_mode=not distributed)
-        return torch.compile(model) if config.compile else model  # type: ignore[return-value]
+        return torch.compile(model) if config.compile and compiled else model  # type: ignore[return-value]
 
     def adopt_data(self, data: Data) -> None:
         """Write what the run knows of its data. Raises UsageError where it is not what the run began with."""
@@ -162,7 +172,9 @@ class Run:
     def at(self, step: int, phase: str) -> None:
         """Tell status.json where the run stands: often, and for little."""
         self.step = step
-        if self.status is not None:
+        if self.status is None:
+            return
+        with contextlib.suppress(OSError):  # where the disk is full, the next checkpoint says so, with its exit code
             if phase == "train":
                 self.status.write_if_due("running", step, phase)
             else:
@@ -198,18 +210,18 @@ class Run:
         if isinstance(error, torch.OutOfMemoryError):
             error = OutOfMemoryError(self._smaller_batches())
         elif error is not None:
-            error = dead_worker(error) or error
+            error = explain(error) or error
         state, code, reason = _ending(error) if error is not None else ("finished", 0, self.reason)
         if error is not None and not isinstance(error, Preempted):
             departure = self.processes.why_failed(error, code, str(reason))
             if departure is not None and not isinstance(error, DistclsError):
                 error, reason = departure.as_error(), str(departure)
         self.progress.close()
-        if self.tracker is not None:
-            self.tracker.close()
-        if self.status is not None:
-            with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
+        with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
+            if self.status is not None:
                 self.status.write(state, self.step, "end", reason)
+            if self.tracker is not None:
+                self.tracker.close()
         if error is None or isinstance(error, Preempted):
             self.processes.end()
         if isinstance(error, OutOfMemoryError | PeerFailed):

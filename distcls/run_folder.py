@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import errno
 import fcntl
 import itertools
 import json
 import math
 import os
 import socket
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,6 +133,8 @@ def lock_folder(path: Path) -> IO[str]:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
+            return file
         file.seek(0)
         raise UsageError(
             f"{path} is in use by {file.read().strip() or 'another process'}. Wait for it, end it, or begin "
@@ -148,11 +152,19 @@ class StatusFile:
     def __init__(self, path: Path) -> None:
         self.path = path / "status.json"
         self.next_write = 0.0
+        self.has_ended = False
+        self.lock = threading.Lock()  # the last word may come from another thread than the main one
         self.save_seconds: float | None = read_status(path).get("save_seconds")
         """How long the last checkpoint took to write, in this start or the one before."""
 
     def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
         """Replace the file at once."""
+        with self.lock:
+            if not self.has_ended:
+                self.has_ended = phase == "end"
+                self._write(state, step, phase, reason)
+
+    def _write(self, state: str, step: int, phase: str, reason: str | None) -> None:
         start = time.monotonic()
         status = {"state": state, "step": step, "phase": phase, "reason": reason, "time": now(), "pid": os.getpid()}
         status["save_seconds"] = self.save_seconds

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 from distcls.errors import Preempted
 
@@ -71,19 +72,33 @@ def requeued(code: int) -> bool:
     if code != Preempted.exit_code or not comes_back():
         return False
     if os.environ[REQUEUE] == "1" and os.environ.get("SLURM_PROCID") == "0":
-        _requeue(_job_id())
+        return _requeue(_job_id())
     return True
 
 
-def _requeue(job: str) -> None:
-    """Only a running job: one that was preempted comes back by itself, and one that was cancelled must not."""
-    shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60)
-    found = re.search(r"JobState=(\w+)", shown.stdout)
-    state = found[1] if found else shown.stderr.strip()
-    told = "comes back" if state == "RUNNING" else f"is {state}, and this run changes nothing about it"
-    print(f"distcls: job {job} {told}.", file=sys.stderr)
-    if state == "RUNNING":
-        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+def _requeue(job: str) -> bool:
+    """Only a running job: one that was preempted comes back by itself, and one that was cancelled must not.
+
+    Whether Slurm could be asked: its controller may be away for a moment, so it is asked a few times.
+    """
+    error: Exception | None = None
+    for pause in (0, 2, 5):
+        time.sleep(pause)
+        try:
+            shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60)
+            state = re.search(r"JobState=(\w+)", shown.stdout)
+            if state is None:
+                raise OSError(shown.stderr.strip())
+            if state[1] == "RUNNING":
+                subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+        except (OSError, subprocess.SubprocessError) as failed:
+            error = failed
+        else:
+            told = "comes back" if state[1] == "RUNNING" else f"is {state[1]}, and this run changes nothing about it"
+            print(f"distcls: job {job} {told}.", file=sys.stderr)
+            return True
+    print(f"distcls: job {job} could not be requeued: {error}. Submit it again: it goes on.", file=sys.stderr)
+    return False
 
 
 def _job_id() -> str:

@@ -161,7 +161,7 @@ def build_state(
         optimizer=build_optimizer(config.optim, module),
         statistics=BatchNormStatistics(module),
         scaler=run.accelerator.scaler,
-        ema=run.prepare(ema, distributed=False) if ema is not None else None,
+        ema=run.prepare(ema, distributed=False, compiled=False) if ema is not None else None,
     )
 
 

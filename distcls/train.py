@@ -63,7 +63,7 @@ def train(config: Config, default_name: str) -> Path:
     from distcls.step import TrainStep
     from distcls.watch import Watch
 
-    processes = Processes(config.run.device)
+    processes = Processes(config.run.device, config.run.hang_timeout)
     with Run(config, processes, default_name) as run:
         config = run.config
         crop = config.augment.random_resized_crop

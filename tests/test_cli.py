@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -231,3 +232,12 @@ def test_schema_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "invalid choice: 'schem'" in fails(capsys, "config", "schem")
     assert main(["config", "schema", "-o", "no/such/folder"]) == 74
     assert "no/such/folder: cannot write the schema" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(OSError(errno.ENOSPC, "No space left on device"), 74)])
+def test_a_full_disk_is_no_bug_wherever_it_is_met(error, code, capsys):
+    def fail(argv):
+        raise error
+
+    assert run_command(fail, []) == code
+    assert "No space left on device" in capsys.readouterr().err

@@ -91,3 +91,16 @@ def test_a_signal_in_an_evaluation_saves_and_the_evaluation_comes_first_when_the
     ranks.run("train", "--name", "a", *settings, world_size=world_size)
     ranks.run("train", "--name", "b", *settings, world_size=world_size)
     assert ledger.digest(run_dir, 6) == ledger.digest(ranks.folder / "runs" / "b", 6)
+
+
+def test_processes_that_were_suspended_together_go_on(ranks):
+    settings = ["--name", "a", *SETTINGS, "train.num_steps=400", "run.hang_timeout=2"]
+    group = ranks.start("train", *settings, world_size=2)
+    await_step(ranks.folder / "runs" / "a", 3)
+    for process in group.processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(4)
+    for process in group.processes:
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.5)
+    assert group.wait() == [0, 0], group.output()

@@ -113,6 +113,21 @@ def test_a_signal_to_one_rank_saves_and_ends_all_with_75(ranks, world_size, name
     assert (run_dir / "checkpoints" / f"step-{status['step']:08d}").exists()
 
 
+def compile_without_a_compiler() -> None:
+    import functools
+
+    import torch
+
+    torch.compile = functools.partial(torch.compile, backend="eager")
+
+
+def test_a_compiled_run_leaves_weights_that_any_other_can_use(ranks):
+    settings = ["--name", "a", *FAST[1:], "train.ema_decay=0.9"]
+    ranks.run("train", *settings, "train.num_steps=8", "train.compile=true", setup=compile_without_a_compiler)
+    assert "accuracy" in ranks.run("eval", "runs/a")
+    assert "going on from step 8" in ranks.run("train", *settings, "train.num_steps=10")
+
+
 def started_by_torchrun() -> None:
     os.environ["TORCHELASTIC_RUN_ID"] = "none"
 
