@@ -104,3 +104,20 @@ def test_processes_that_were_suspended_together_go_on(ranks):
         os.kill(process.pid, signal.SIGCONT)
         time.sleep(0.5)
     assert group.wait() == [0, 0], group.output()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_signal_while_a_checkpoint_is_written_loses_nothing(ranks, world_size):
+    settings = ["--name", "a", *SETTINGS, "train.num_steps=2000", "model.name=ledger:make", "model.args={width: 128}"]
+    group = ranks.start("train", *settings, world_size=world_size)
+    run_dir = ranks.folder / "runs" / "a"
+    await_step(run_dir, 5)
+    end = time.monotonic() + 30
+    while not any((run_dir / "checkpoints").glob(".writing-step-*")):
+        assert time.monotonic() < end and group.alive(), group.output()
+    os.kill(group.processes[-1].pid, signal.SIGUSR1)
+    assert group.wait(30) == [75] * world_size, group.output()
+    status = read_json(run_dir / "status.json")
+    assert status["state"] == "preempted"
+    assert (run_dir / "checkpoints" / f"step-{status['step']:08d}" / "manifest.json").exists()
+    assert not any((run_dir / "checkpoints").glob(".writing-*"))
