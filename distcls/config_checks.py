@@ -51,6 +51,12 @@ def _wrong_data(data: DataConfig) -> Iterator[Problem]:
             f"data.args is for data.name=synthetic and for a factory of yours, but data.name is {data.name}: "
             "remove data.args",
         )
+    if data.root is not None and data.name in ("digits", "synthetic"):
+        yield (
+            "data.root",
+            f"data.root={data.root} is not read by data.name={data.name}: add data.name=folder (or csv, npz …), "
+            f"or write --data {data.root}, which does both",
+        )
     if data.folds is not None and data.fold is None:
         yield (
             "data.folds",

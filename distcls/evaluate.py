@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,13 +76,15 @@ def _main(argv: Sequence[str]) -> int:
     parser = Parser(prog="distcls eval", description="Measure a run's best weights on a split.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="default: test")
+    parser.add_argument("--data", metavar="DIR", help="where the images lie now: data.root=DIR")
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", default=[], help="settings that differ, such as data.root=DIR"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
     options = parser.parse_intermixed_args(argv)
-    evaluate_run(Path(options.run), options.split, options.overrides, options.json, options.csv)
+    moved = [] if options.data is None else [f"data.root={json.dumps(options.data, ensure_ascii=False)}"]
+    evaluate_run(Path(options.run), options.split, [*moved, *options.overrides], options.json, options.csv)
     return 0
 
 

@@ -45,7 +45,8 @@ class Departure:
 
     def as_error(self) -> PeerFailed:
         """For a process that has to end for it."""
-        return PeerFailed(str(self), self.exit_code, self.main_is_gone)
+        advice = "\nThe same command goes on from the last checkpoint." if self.exit_code == 1 else ""
+        return PeerFailed(f"{self}{advice}", self.exit_code, self.main_is_gone)
 
 
 @dataclass

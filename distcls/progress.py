@@ -391,9 +391,12 @@ def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _wrap(text: str, width: int, label_width: int) -> str:
-    """Break lines between words, indented under what they belong to. Long words stay whole: a path is to be copied."""
+    """Break lines between words, indented under what they belong to. Paths and commands stay whole, to be copied."""
     lines = []
     for line in text.split("\n"):
+        if line.lstrip().startswith("distcls "):
+            lines.append(line)
+            continue
         indent = label_width or len(line) - len(line.lstrip())
         rest = textwrap.wrap(line[indent:], max(width - indent, 20), break_long_words=False, break_on_hyphens=False)
         lines.append(line[:indent] + ("\n" + " " * indent).join(rest))

@@ -66,6 +66,25 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def obey_parent_only() -> None:
+    """In a loader worker: no stop signal counts but that of the process that started it, which means its end.
+
+    A rank that fails ends its workers by SIGTERM as it exits, and waits for them.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # blocked, so that only the thread takes it
+    threading.Thread(target=_await_parent, args=(os.getppid(),), daemon=True, name="distcls-signals").start()
+
+
+def _await_parent(parent: int) -> None:
+    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
+        pass
+    os._exit(0)
+
+
 def _ignore_in_child() -> None:
     signal.set_wakeup_fd(-1)
     ignore()

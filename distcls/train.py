@@ -125,6 +125,7 @@ def dry_run(config: Config) -> None:
     from distcls.data import build_data
     from distcls.data.image_transforms import build_transforms
     from distcls.models import build_model
+    from distcls.optim import build_optimizer
     from distcls.plan import describe_plan
     from distcls.processes import Processes
     from distcls.progress import Progress
@@ -136,6 +137,7 @@ def dry_run(config: Config) -> None:
     plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
     build_transforms(config.augment.transforms, config.train.seed, data.image_size)
     module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
+    build_optimizer(config.optim, module)
     if processes.is_main:
         Progress().header(describe_plan(config, data, plan, module, processes))
     processes.end()

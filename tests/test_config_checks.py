@@ -48,6 +48,7 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["augment.normalize.mean=[0.5]"], "augment.normalize.mean must be 3 numbers (red, green, blue), but [0.5]"),
         (["augment.normalize.std=[1, 1, 0]"], "augment.normalize.std must be above 0"),
         (["data.args={size: 8}"], "data.args is for data.name=synthetic and for a factory of yours"),
+        (["data.root=photos"], "data.root=photos is not read by data.name=digits: add data.name=folder"),
         (["data.folds=5"], "add data.fold=0 (up to 4) for one of them, or run all of them: distcls crossval"),
         (["data.fold=1"], "Add data.folds, such as data.folds=5"),
         (["data.folds=5", "data.fold=5"], "data.fold=5 must be from 0 to 4"),

@@ -281,3 +281,4 @@ class _BatchReader(Dataset):
 
 def _start_worker(worker: int) -> None:
     signals.ignore()
+    signals.obey_parent_only()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import ledger
 import pytest
@@ -46,6 +50,33 @@ def test_a_fault_on_one_process_ends_all_soon_and_the_run_goes_on(ranks, fault, 
     ranks.run("train", *faulty(fault, rank), "run.name=b", world_size=2)
     runs = ranks.folder / "runs"
     assert ledger.digest(runs / "a", 12) == ledger.digest(runs / "b", 12)
+
+
+def test_a_process_with_loader_workers_ends_too_when_another_is_killed(tmp_path):
+    """At its exit a real interpreter ends its workers by a signal, and waits for them."""
+    (tmp_path / "faulty").touch()
+    words = [*faulty("is killed", 1), "run.hang_timeout=60", "augment.transforms=[{name: RandAugment}]"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    tests = Path(__file__).parents[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"PYTHONPATH": f"{tests.parent}:{tests}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "distcls.train", *words],
+            cwd=tmp_path, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        _, told = started[0].communicate(timeout=60)
+        assert [process.wait(10) for process in started] == [1, -9], told
+        assert "process 1 is gone" in told and "The same command goes on from the last checkpoint" in told
+    finally:
+        for process in started:
+            process.kill()
 
 
 def test_when_the_main_process_is_killed_the_others_end_and_say_so(ranks):
