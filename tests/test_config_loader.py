@@ -175,7 +175,9 @@ def test_class_weights_are_a_word_or_a_mapping_of_numbers(write) -> None:
 
 def test_home_is_expanded_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    config = load_config(None, ["data.root=~/images", "model.init_from=../runs/$X", "run.dir=~/run"])
+    config = load_config(
+        None, ["data.name=folder", "data.root=~/images", "model.init_from=../runs/$X", "run.dir=~/run"]
+    )
     assert config.data.root == "/home/ada/images"
     assert config.model.init_from == "../runs/$X"
     assert config.run.dir == "/home/ada/run"
@@ -357,6 +359,7 @@ def test_a_saved_config_is_read_on_any_number_of_processes(monkeypatch: pytest.M
 # Saving and comparing ------------------------------------------------------------------------------
 
 EVERYTHING = [
+    "data.name=folder",
     'data.root="/images/été: 1 #2"',
     "model.args={dropout: 0.2, text: '1e-3', tiny: 1e-30, flag: 'no', deep: [{a: null}]}",
     "optim.groups=[{match: '^head\\.', lr_scale: 10, weight_decay: 0}]",
@@ -402,7 +405,13 @@ def test_differences_are_those_that_change_the_run() -> None:
             "optim.groups=[{match: head}]",
             "model.name=cnn3",
             "train.ema_decay=0.9",
-            *("train.log_every=1", "data.workers=7", "run.name=other", "train.eval_every=1.0 epochs", "data.root=d"),
+            *(
+                "train.log_every=1",
+                "data.workers=7",
+                "run.name=other",
+                "train.eval_every=1.0 epochs",
+                "data.cache_dir=d",
+            ),
         ],
     )
     assert differences(old, new) == [

@@ -48,7 +48,7 @@ def fake_run(scaler=None):
         accelerator=accelerator,
         processes=SimpleNamespace(world_size=1),
         progress=SimpleNamespace(note=lambda _: None),
-        prepare=lambda module, distributed: module,
+        prepare=lambda module, **_: module,
     )
 
 
