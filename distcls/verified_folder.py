@@ -108,7 +108,7 @@ def place(tensor: torch.Tensor) -> tuple:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-class _SummedFile:
+class SummedFile:
     """A binary stream to a file that takes size and SHA-256 sum on the way."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -126,7 +126,7 @@ class _SummedFile:
 def _write_file(path: Path, write: Writer) -> dict[str, Any]:
     """Write a file to the disk for good; its entry in the manifest."""
     with path.open("wb") as file:
-        summed = _SummedFile(file)
+        summed = SummedFile(file)
         write(summed)
         file.flush()
         os.fsync(file.fileno())

@@ -22,7 +22,7 @@ from distcls.errors import DiskError
 from distcls.gradients import BatchNormStatistics
 from distcls.optim.ema import build_ema
 from distcls.state import TrainState
-from distcls.verified_folder import CorruptError, read_tensors, tensor_writer, verify_folder, write_folder
+from distcls.verified_folder import CorruptError, SummedFile, read_tensors, tensor_writer, verify_folder, write_folder
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json", "manifest.json"]
 
@@ -378,11 +378,17 @@ class Killed(BaseException):
 
 
 class Faults:
-    """Counts the calls of open, fsync and rename that a save makes; call number `at` of a kind raises `error`."""
+    """Counts the calls of one kind that a save makes; call number `at` raises `error`."""
 
     def __init__(self, monkeypatch, kind: str, error: BaseException | None = None, at: int = -1) -> None:
         self.calls = 0
-        owner, name = {"open": (Path, "open"), "fsync": (os, "fsync"), "rename": (os, "rename")}[kind]
+        places = {
+            "open": (Path, "open"),
+            "write": (SummedFile, "write"),
+            "fsync": (os, "fsync"),
+            "rename": (os, "rename"),
+        }
+        owner, name = places[kind]
         real = getattr(owner, name)
 
         def call(*arguments, **options):
@@ -401,14 +407,14 @@ class Faults:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), Killed()], ids=["fails", "is killed"])
-@pytest.mark.parametrize("kind", ["open", "fsync", "rename"])
+@pytest.mark.parametrize("kind", ["open", "write", "fsync", "rename"])
 def test_whichever_call_fails_the_run_goes_on_from_a_whole_checkpoint(tmp_path, monkeypatch, kind, error):
     checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
     save(checkpoints, at(state, 5))
     with monkeypatch.context() as patched:
         healthy = Faults(patched, kind)
         save(checkpoints, at(state, 6))
-    assert healthy.calls >= {"open": len(FILES), "fsync": len(FILES) + 2, "rename": 1}[kind]
+    assert healthy.calls >= {"open": len(FILES), "write": len(FILES), "fsync": len(FILES) + 2, "rename": 1}[kind]
     for number in range(1, healthy.calls + 1):
         before, step = checkpoints.newest(), 6 + number
         with monkeypatch.context() as patched:
