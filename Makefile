@@ -6,19 +6,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format
+.PHONY: help demo test test-slurm check format
 
 help:
-	@echo "make demo    train on images of digits that come along: no GPU, no download of data"
-	@echo "make test    run the tests"
-	@echo "make check   formatting, lint, types, architecture, configs, launchers and the README's commands"
-	@echo "make format  let ruff format the code"
+	@echo "make demo        train on images of digits that come along: no GPU, no download of data"
+	@echo "make test        run the tests"
+	@echo "make test-slurm  run those that need Slurm's daemons (tests/slurm/cluster install)"
+	@echo "make check       formatting, lint, types, architecture, configs, launchers and the README's commands"
+	@echo "make format      let ruff format the code"
 
 demo: $(VENV)/.installed
 	$(BIN)/distcls train
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+test-slurm: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
