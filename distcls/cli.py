@@ -308,11 +308,16 @@ def _check_parser() -> Parser:
 
 def _settings_of_options(data: str | None, name: str | None) -> tuple[list[str], list[str]]:
     """Overrides, and those that apply only where nothing else is said. JSON quotes words for YAML."""
-    overrides = [] if name is None else [f"run.name={json.dumps(name, ensure_ascii=False)}"]
+    overrides = [] if name is None else [override("run.name", name)]
     if data is None:
         return overrides, []
     name = {".csv": "csv", ".npz": "npz"}.get(Path(data).suffix.lower(), "folder")
-    return [*overrides, f"data.root={json.dumps(data, ensure_ascii=False)}"], [f"data.name={name}"]
+    return [*overrides, override("data.root", data)], [f"data.name={name}"]
+
+
+def override(key: str, text: str) -> str:
+    """A setting as a word of the command line, whose value is text whatever stands in it: YAML reads JSON's quotes."""
+    return f"{key}={json.dumps(text, ensure_ascii=False)}"
 
 
 def _check_setting(word: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distcls import signals
-from distcls.cli import parse_train_arguments, run_command
+from distcls.cli import override, parse_train_arguments, run_command
 from distcls.config import Config
 from distcls.errors import DiskError, Preempted, UsageError
 from distcls.progress import metrics_table
@@ -49,7 +49,7 @@ def _main(argv: Sequence[str]) -> int:
     stem = _folder_stem(config, options.config_path)
     folders = [stem.with_name(f"{stem.name}-fold{fold}") for fold in range(config.data.folds or 0)]
     for fold, folder in enumerate(folders):
-        words = ["train", *argv, f"data.fold={fold}", f"run.dir={json.dumps(str(folder), ensure_ascii=False)}"]
+        words = ["train", *argv, f"data.fold={fold}", override("run.dir", str(folder))]
         if options.dry_run or options.print_config:
             return runner.run(words)
         print(f"\nfold {fold} of {len(folders)}: {folder}", flush=True)

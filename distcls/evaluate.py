@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distcls import signals, slurm
-from distcls.cli import Parser, run_command
+from distcls.cli import Parser, override, run_command
 from distcls.config import Config
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def _main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
     options = parser.parse_intermixed_args(argv)
-    moved = [] if options.data is None else [f"data.root={json.dumps(options.data, ensure_ascii=False)}"]
+    moved = [] if options.data is None else [override("data.root", options.data)]
     evaluate_run(Path(options.run), options.split, [*moved, *options.overrides], options.json, options.csv)
     return 0
 

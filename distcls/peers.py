@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from distcls.errors import PeerFailed
+from distcls.errors import PeerFailed, Preempted
 
 INTERVAL = 0.25
 """Seconds between two signs of life."""
@@ -90,12 +90,12 @@ class Peers:
         """Tell the others that this process ends (or, with rank=-1, that all must); who was the first to say so."""
         mine = Departure(self.rank if rank is None else rank, exit_code, reason)
         try:
-            first = self.store.compare_set("departure", "", json.dumps(asdict(mine)))
+            first = Departure(**json.loads(self.store.compare_set("departure", "", json.dumps(asdict(mine)))))
         except RuntimeError:  # the store went with process 0
             return mine
         if self.rank == 0:
             time.sleep(3 * INTERVAL)  # the store goes with this process: let the others read it before
-        return Departure(**json.loads(first))
+        return first
 
     def who_left(self) -> Departure:
         """Why a collective has failed: the first that left, or those who give no sign of life any more."""
@@ -103,8 +103,8 @@ class Peers:
         try:
             before = self._signs()
             while time.monotonic() < end:
-                if self.store.check(["departure"]):
-                    return Departure(**json.loads(self.store.get("departure")))
+                if departure := self._departure():
+                    return departure
                 time.sleep(0.1)
             after = self._signs()
         except RuntimeError:
@@ -125,8 +125,8 @@ class Peers:
                 self._tell()
                 if self.rank == 0:
                     self._look_around()
-                if self.store.check(["departure"]):
-                    return self._end(Departure(**json.loads(self.store.get("departure"))))
+                if departure := self._departure():
+                    return self._end(departure)
         except RuntimeError:
             self._end(MAIN_IS_GONE)
 
@@ -137,7 +137,7 @@ class Peers:
 
     def _end(self, departure: Departure) -> None:
         """Give the main thread a moment to end by itself, then end the process."""
-        if departure.exit_code != 75 and self._stopped.wait(GRACE):
+        if departure.exit_code != Preempted.exit_code and self._stopped.wait(GRACE):
             return
         if not self._stopped.is_set():
             os._exit(self.on_end(departure))
@@ -167,11 +167,15 @@ class Peers:
         """Seconds that this process has not been suspended: where all were, none is at fault."""
         return self.sign.beats * INTERVAL
 
+    def _departure(self) -> Departure | None:
+        """The first that was told."""
+        return Departure(**json.loads(self.store.get("departure"))) if self.store.check(["departure"]) else None
+
     def _signs(self) -> dict[int, Sign]:
         """The last sign of each process that has given one."""
-        keys = {rank: f"rank{rank}" for rank in range(self.world_size)}
-        there = [rank for rank, key in keys.items() if self.store.check([key])]
-        values = self.store.multi_get([keys[rank] for rank in there])
+        # One question for those that were heard already: there may be hundreds.
+        there = [r for r in range(self.world_size) if r in self._heard or self.store.check([f"rank{r}"])]
+        values = self.store.multi_get([f"rank{rank}" for rank in there])
         return {rank: Sign(**json.loads(value)) for rank, value in zip(there, values, strict=True)}
 
 

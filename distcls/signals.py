@@ -72,6 +72,7 @@ def obey_parent_only() -> None:
     A rank that fails ends its workers by SIGTERM as it exits, and waits for them.
     """
     if not hasattr(signal, "sigwaitinfo"):  # macOS
+        ignore()
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for number in STOP_SIGNALS:
@@ -101,9 +102,9 @@ def _listen(reader: socket.socket, writer: socket.socket) -> None:
         for number in reader.recv(64):
             if number not in STOP_SIGNALS or ([number] == _received and time.monotonic() - first_at < REPEAT):
                 continue
-            if _received and _second_leaves:
-                os._exit(128 + number)
             if _received:
+                if _second_leaves:
+                    os._exit(128 + number)
                 continue
             _received.append(number)
             first_at = time.monotonic()

@@ -74,7 +74,8 @@ class TrainStep:
         losses = self.loss(logits, targets)
         correct = logits.detach().argmax(1) == micro_batch.labels
         if micro_batch.went_bad:
-            losses, correct = losses * micro_batch.weights(), correct * micro_batch.weights()
+            weights = micro_batch.weights()
+            losses, correct = losses * weights, correct * weights
         loss = losses.sum()
         return loss / self.plan.global_batch_size, torch.stack([loss.detach(), correct.sum().to(loss.dtype)])
 

@@ -92,9 +92,9 @@ def train(config: Config, default_name: str) -> Path:
                 watch.catch_up("evaluate")
                 metrics = evaluate(state.eval_module, data.val)
                 stopping = metrics is None
-                if metrics and state.record(metrics.values, config.train.best_metric):
-                    checkpoints.save_best(state)
-                if metrics:
+                if metrics is not None:
+                    if state.record(metrics.values, config.train.best_metric):
+                        checkpoints.save_best(state)
                     watch.tell(metrics)
             stopped_early = state.has_stopped_early(config.train.early_stopping)
             finished = state.step == plan.total_steps or stopped_early

@@ -2,7 +2,7 @@
 
 What lies decoded on disk is read by threads. All paths give the same pixels for the same plan, whatever the number
 or speed of workers. On a CPU, the workers that read images also cut random parts out of them; a GPU does that
-itself, for a whole batch (augmentation.py). Transforms of single images are always done by worker processes.
+itself, for a whole batch (resampling.py). Transforms of single images are always done by worker processes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from distcls import signals
 from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig
 from distcls.data import BadImageError, Split
-from distcls.data.augmentation import Numbers, crop_and_resize, draw_crops, draw_numbers, resize
+from distcls.data.augmentation import Numbers, draw_crops, draw_numbers
 from distcls.data.image_transforms import ImageTransforms, build_transforms
+from distcls.data.resampling import crop_and_resize, resize
 from distcls.errors import BadDataError
 
 SECONDS_BEFORE_RETRY = 0.5
@@ -280,5 +281,4 @@ class _BatchReader(Dataset):
 
 
 def _start_worker(worker: int) -> None:
-    signals.ignore()
     signals.obey_parent_only()

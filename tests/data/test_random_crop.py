@@ -15,9 +15,10 @@ from PIL import Image
 from distcls.batches import BatchPlan
 from distcls.config import DataConfig, RandomResizedCropConfig, TransformConfig
 from distcls.data import Data, build_data
-from distcls.data.augmentation import _resample, crop_and_resize, draw_crops
+from distcls.data.augmentation import draw_crops
 from distcls.data.decoding import Decoding, decode
 from distcls.data.random_crop import NUM_DRAWS, TRIES, RandomCrop, random_boxes
+from distcls.data.resampling import _resample, crop_and_resize
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
