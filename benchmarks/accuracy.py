@@ -118,13 +118,7 @@ def measure(net: nn.Module, split: Arrays) -> float:
 def decoded_splits(data: Path) -> dict[str, Arrays]:
     """The arrays that distcls decoded, cut as distcls cuts them."""
     from distcls.config import DataConfig
-    from distcls.data import build_data
-
-    class OneProcess:
-        is_local_main = True
-
-        def wait_for_everyone(self) -> None:
-            return
+    from distcls.data import OneProcess, build_data
 
     built = build_data(DataConfig(name="folder", root=str(data)), OneProcess())
     return {

@@ -17,13 +17,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from side_by_side import alternate, conditions, ratio
 
 from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig, DataConfig, NormalizeConfig, RandomResizedCropConfig
-from distcls.data import Split, build_data
+from distcls.data import OneProcess, Split, build_data
 from distcls.data.augmentation import Augmentation
 from distcls.data.loader import train_batches
 from distcls.data.preprocessing import Normalize
@@ -31,14 +32,6 @@ from distcls.data.preprocessing import Normalize
 CPU = torch.device("cpu")
 MANY_STEPS = 10**6
 """Length of the plan; the measurement ends long before."""
-
-
-class OneProcess:
-    """A run that is not distributed."""
-
-    is_local_main = True
-
-    def wait_for_everyone(self) -> None: ...
 
 
 def torchvision_side(root: Path, size: int, batch: int, workers: int) -> Iterator[None]:
@@ -80,12 +73,12 @@ def repeated(root: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def train_split(root: Path, cache_dir: Path, size: int, **settings: str | int) -> Split:
+def train_split(root: Path, cache_dir: Path, size: int, **settings: Any) -> Split:
     """All images of the folder, as training sees them."""
     config = DataConfig(
         name="folder", root=str(root), image_size=size, val_fraction=0, test_fraction=0, cache="0",
         cache_dir=str(cache_dir), **settings,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     return build_data(config, OneProcess(), crop=RandomResizedCropConfig()).train
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -37,9 +37,11 @@ from distcls.verified_folder import (
     write_folder,
 )
 
+T = TypeVar("T")
+
 
 class Checkpoints:
-    """The checkpoints of one run. Only the main process writes; all of them read."""
+    """The checkpoints of one run. Only the main process writes; all of them read, or get what it has read."""
 
     def __init__(self, run: Run, keep: int) -> None:
         self.run = run
@@ -158,11 +160,7 @@ class Checkpoints:
     def restore(self, step: int | None, state: TrainState) -> None:
         """Go on from the checkpoint of a step, or begin. All processes call it."""
         if step is not None:
-            path = self.path(step)
-            device = next(state.module.parameters()).device
-            tensors = {name: read_tensors(path / f"{name}.safetensors") for name in state.tensors()}
-            optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
-            state.restore(tensors, optimizer, read_json(path / "state.json"))
+            state.restore(*self._read(lambda: self._parts(self.path(step), list(state.tensors()))))
             self.run.progress.note(f"going on from step {step:,}")
             best_step = state.position.best_step
             if best_step is not None and not self.run.processes.from_main(lambda: self._is_best_whole(best_step)):
@@ -171,8 +169,18 @@ class Checkpoints:
             self.run.tracker.truncate(step or 0)
 
     def read_best(self, step: int) -> Tensors:
-        """The best weights."""
-        return read_tensors(self.path(step, "best") / "model.safetensors")
+        """The best weights. All processes call it."""
+        return self._read(lambda: read_tensors(self.path(step, "best") / "model.safetensors"))
+
+    def _read(self, function: Callable[[], T]) -> T:
+        """What each process reads in the folder, or the main one for all where only that sees it."""
+        return function() if self.run.is_shared else self.run.processes.from_main(function)
+
+    def _parts(self, path: Path, names: list[str]) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
+        """What TrainState.restore takes; everything lies on the CPU, and goes to where the weights are there."""
+        tensors = {name: read_tensors(path / f"{name}.safetensors") for name in names}
+        optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+        return tensors, optimizer, read_json(path / "state.json")
 
     def _newest(self) -> int | None:
         """Torn checkpoints are set aside, and named in a warning."""

@@ -422,14 +422,15 @@ def _join(path: str, key: str) -> str:
 
 
 @functools.cache
-def _all_paths(kind: type = Config, path: str = "") -> tuple[str, ...]:
-    """The dotted path of every section and setting."""
-    paths = []
+def _all_paths(kind: type = Config, path: str = "") -> dict[str, str]:
+    """The dotted path of every section and setting, and how it is explained."""
+    docs = {field.name: field.metadata.get("doc", "") for field in dataclasses.fields(kind)}
+    paths = {}
     for name, hint in hints_of(kind).items():
-        paths.append(_join(path, name))
+        paths[_join(path, name)] = docs[name]
         if is_section(hint):
-            paths.extend(_all_paths(hint, _join(path, name)))
-    return tuple(paths)
+            paths |= _all_paths(hint, _join(path, name))
+    return paths
 
 
 def _suggest(key: str, path: str, kind: type) -> str:
@@ -443,12 +444,21 @@ def _suggest(key: str, path: str, kind: type) -> str:
 
 
 def settings_like(path: str) -> list[str]:
-    """The dotted paths that somebody may mean who writes "lr", "train.lr" or "epochs"."""
+    """The dotted paths that somebody may mean who writes "lr", "train.lr", "epochs" or "learning_rate"."""
     if path in _all_paths():
         return [path]
     key = path.rpartition(".")[2]
     names = {known.rpartition(".")[2] for known in _all_paths()}
-    return _ending_in([key]) or _ending_in(difflib.get_close_matches(key, names, n=3, cutoff=0.7))
+    near = _ending_in([key]) or _ending_in(difflib.get_close_matches(key, names, n=3, cutoff=0.7))
+    return near or _explained_as(key.replace("_", " "))
+
+
+def _explained_as(words: str) -> list[str]:
+    """The setting whose explanation has these words in it, and few others."""
+    found = {
+        path: doc for path, doc in _all_paths().items() if re.search(rf"\b{re.escape(words)}\b", doc, re.IGNORECASE)
+    }
+    return [min(found, key=lambda path: len(found[path]))] if len(words) > 3 and found else []
 
 
 def _ending_in(names: Sequence[str]) -> list[str]:

@@ -46,6 +46,14 @@ def parse_duration(written: str | int | float) -> Duration:
     return Duration(value, "epoch" if "epoch" in text else "step")
 
 
+def describe_every(written: str) -> str:
+    """ "every 5 steps", "every epoch", "every 10%": a duration as the time between two events."""
+    duration = parse_duration(written)
+    if duration.unit == "percent":
+        return f"every {duration.value:g}%"
+    return f"every {duration.unit}" if duration.value == 1 else f"every {duration.value:g} {duration.unit}s"
+
+
 def _as_text(written: str | int | float) -> str:
     if isinstance(written, float) and written.is_integer():
         return str(int(written))

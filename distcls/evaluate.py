@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from distcls import signals, slurm
 from distcls.cli import Parser, override, run_command
 from distcls.config import Config
+from distcls.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from distcls.data.preprocessing import Normalize
     from distcls.metrics import SplitMetrics
     from distcls.processes import Processes
+
+
+MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channels_last", "run.device")
+"""How the settings begin that `distcls eval` takes: the others change nothing, or the network."""
 
 
 class Evaluator:
@@ -82,6 +87,12 @@ def _main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
     options = parser.parse_intermixed_args(argv)
+    for word in options.overrides:
+        if not word.startswith(MAY_DIFFER):
+            raise UsageError(
+                f"{word}: a run is measured as it was trained. What may differ is {', '.join(MAY_DIFFER)}: "
+                "where the images lie, and how they are read and computed"
+            )
     moved = [] if options.data is None else [override("data.root", options.data)]
     evaluate_run(Path(options.run), options.split, [*moved, *options.overrides], options.json, options.csv)
     return 0
@@ -96,7 +107,7 @@ def evaluate_run(
 ) -> SplitMetrics:
     """The metrics of a run's kept weights on one of its splits, printed; changes nothing in the run folder."""
     from distcls.data import build_data
-    from distcls.errors import MissingInputError, UsageError
+    from distcls.errors import MissingInputError
     from distcls.kept_model import load_kept_model
     from distcls.processes import Processes
     from distcls.report import print_metrics, write_metrics, write_predictions

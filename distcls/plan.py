@@ -7,6 +7,7 @@ from torch import nn
 from distcls.batches import BatchPlan
 from distcls.config import Config
 from distcls.data import Data
+from distcls.durations import describe_every
 from distcls.loss import weigh_classes
 from distcls.processes import Processes
 
@@ -104,9 +105,13 @@ def describe_plan(
         *describe(config, data, plan, module, processes),
         (
             "evaluation",
-            f"every {config.train.eval_every}: {_count(evaluations, 'batch')} of {config.train.eval_batch_size}",
+            f"{describe_every(config.train.eval_every)}: "
+            f"{_count(evaluations, 'batch')} of {config.train.eval_batch_size}",
         ),
-        ("checkpoint", f"every {config.train.checkpoint_every}, the last {config.train.keep_checkpoints} are kept"),
+        (
+            "checkpoint",
+            f"{describe_every(config.train.checkpoint_every)}, the last {config.train.keep_checkpoints} are kept",
+        ),
         ("memory", f"about {memory / 2**20:,.0f} MiB per process for weights, optimizer and activations"),
     ]
 

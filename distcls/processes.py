@@ -64,6 +64,13 @@ class Processes:
             raise outcome[1]
         return outcome[0]
 
+    def from_all(self, value: T) -> list[T]:
+        """What each process has given, by rank. All of them call it."""
+        values = [value] * self.world_size
+        if self._ballots is not None:
+            dist.all_gather_object(values, value, group=self._ballots)
+        return values
+
     def asked_to_stop(self) -> bool:
         """Whether any process has received a stop signal: the same answer on all of them.
 

@@ -117,8 +117,8 @@ class Progress:
     def evaluation_row(self, row: Mapping[str, Any]) -> None:
         """One more row of the table of evaluations of the val split.
 
-        row: epoch, step, train_loss, loss, accuracy, top5 (left out where there are 5 classes or fewer),
-        macro_f1, ece, best (a bool: the best so far). What is missing stays blank; other names are ignored.
+        row: epoch, step, train_loss, loss, accuracy, top5, macro_f1, ece, accuracy_by_class, best (a bool: the best
+        so far). What is missing stays blank; other names are ignored.
         """
         if not self._columns:
             self._columns = _columns_that_fit(row, self._screen.width)
@@ -150,6 +150,10 @@ class Progress:
         for command in next_command.splitlines():
             self._say(f"  {command}", "cyan")
 
+    def last_word(self, text: str) -> None:
+        """How the run ended, for log.txt alone: the command line says it itself."""
+        self._log.write(text)
+
     def close(self) -> None:
         """Take the live line away. Call it before the process ends for any reason."""
         self._screen.clear()
@@ -176,6 +180,8 @@ class SilentProgress(Progress):
         self._screen, self._interval = NoScreen(), math.inf
 
     def attach_log(self, path: str | Path) -> None: ...
+
+    def last_word(self, text: str) -> None: ...
 
     def _keep(self, text: str) -> None: ...
 
@@ -367,10 +373,15 @@ def _count_fields(what: str, done: int, total: int) -> list[Field]:
 
 
 def _columns_that_fit(row: Mapping[str, Any], width: int) -> list[Column]:
-    columns = [column for column in COLUMNS if column.name != "top5" or row.get("top5") is not None]
+    columns = [column for column in COLUMNS if column.name != "top5" or _has_top5(row)]
     while sum(column.width + 2 for column in columns) - 2 > width:
         columns.remove(max(columns, key=lambda column: column.rank))
     return columns
+
+
+def _has_top5(row: Mapping[str, Any]) -> bool:
+    """Whether the row has a top-5 accuracy that says something: of five classes it is always 1."""
+    return row.get("top5") is not None and len(row.get("accuracy_by_class", range(6))) > 5
 
 
 def _cell(column: Column, value: Any) -> str:
@@ -382,6 +393,8 @@ def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     shown = {"accuracy": ".2%", "top5": ".2%", "macro_f1": ".4f", "ece": ".4f", "loss": ".4f", "count": ",d"}
     titles = {"macro_f1": "macro F1", "ece": "ECE", "top5": "top-5", "count": "images"}
     names = [name for name in shown if any(row.get(name) is not None for row in rows.values())]
+    if not all(map(_has_top5, rows.values())):
+        names = [name for name in names if name != "top5"]
     indent = max(map(len, ["test", *rows])) + 1
     lines = [" " * indent + "".join(f"{titles.get(name, name):>9}" for name in names)]
     for title, values in rows.items():

@@ -148,12 +148,13 @@ def write_plots(
     if split is None:
         return
     metrics = measured[split.name]
-    plots.plot_confusion(metrics.confusion, data.class_names, folder / "confusion_matrix.png")
+    plots.plot_confusion(metrics.confusion, data.class_names, split.name, folder / "confusion_matrix.png")
     plots.plot_calibration(
         metrics.bin_confidence,
         metrics.bin_correct,
         metrics.bin_count,
         metrics.values["ece"],
+        split.name,
         folder / "calibration.png",
     )
     some = np.linspace(0, len(split) - 1, min(NUM_PICTURES, len(split))).astype(int)
@@ -172,7 +173,9 @@ def _plot_predictions(
 ) -> None:
     right = [bool(metrics.preds[i] == split.labels[i]) for i in images]
     titles = [
-        f"{names[metrics.preds[i]]} {metrics.confidence[i]:.0%}" + ("" if ok else f"\nis {names[split.labels[i]]}")
+        f"{names[metrics.preds[i]]} {metrics.confidence[i]:.0%}\n"
+        + ("" if ok else f"is {names[split.labels[i]]}\n")
+        + split.image_name(int(i))
         for i, ok in zip(images, right, strict=True)
     ]
     pixels = np.stack([split.image(int(i)) for i in images])

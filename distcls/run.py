@@ -25,6 +25,7 @@ from distcls import signals, slurm
 from distcls.config import Config
 from distcls.config_loader import to_yaml
 from distcls.data import Data
+from distcls.data.data_report import changed_images
 from distcls.data.preprocessing import describe_preprocessing
 from distcls.environment import environment, keep_freed_memory, set_determinism
 from distcls.errors import (
@@ -40,7 +41,15 @@ from distcls.errors import (
 from distcls.peers import Departure
 from distcls.processes import Processes
 from distcls.progress import Progress
-from distcls.run_folder import StatusFile, choose_folder, config_to_keep, fill_from, lock_folder, write_text
+from distcls.run_folder import (
+    StatusFile,
+    choose_folder,
+    config_to_keep,
+    fill_from,
+    lock_folder,
+    read_status,
+    write_text,
+)
 from distcls.tracking import Tracker
 
 AUTOCAST = {"float32": "no", "float64": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -71,7 +80,9 @@ class Run:
         self.tracker: Tracker | None = None
         self.step = 0
         self.reason: str | None = None
-        processes.from_main(self._begin_folder)
+        status = processes.from_main(self._begin_folder)
+        self.is_shared = all(processes.from_all(read_status(self.dir) == status))
+        """Whether all processes see the folder: on several machines, that takes a shared file system."""
         if processes.peers is not None:
             processes.peers.on_end = self._tell_end
         signals.first_does(self._leave)
@@ -92,16 +103,19 @@ class Run:
         self._lock = lock_folder(path)
         return path, config_to_keep(path)
 
-    def _begin_folder(self) -> None:
-        """What the main process alone writes and keeps open. Raises UsageError and DiskError."""
+    def _begin_folder(self) -> dict[str, Any]:
+        """What the main process alone writes and keeps open; its status. Raises UsageError and DiskError."""
         try:
             self.progress.attach_log(self.dir / "log.txt")
             self.status = StatusFile(self.dir)
             self._warn_of_short_notice(self.status.save_seconds)
+            if self._lock is None:
+                self.progress.warning(f"{self.dir} is on a file system without locks: start nothing else in it")
             self.tracker = Tracker(self.dir, self.config.run.trackers)
             write_text(self.dir / "config.yaml", to_yaml(self.config))
             write_text(self.dir / "env.json", json.dumps(environment(self.processes), indent=2) + "\n")
             self.status.write("running", 0, "start")
+            return read_status(self.dir)
         except OSError as error:
             raise DiskError(f"{self.dir} cannot be written: {error}") from error
 
@@ -120,9 +134,13 @@ class Run:
     def _tell_end(self, departure: Departure) -> int:
         """The last words of a process that is ended while its main thread may be anywhere, and its exit code."""
         preempted = departure.exit_code == Preempted.exit_code
-        if self.status is not None:
+        status = self.status
+        if departure.main_is_gone and self.processes.rank == 1 and self.is_shared:
+            status = StatusFile(self.dir)  # nobody else will say how it ended
+        if status is not None:
             with contextlib.suppress(OSError):
-                self.status.write("preempted" if preempted else "failed", self.step, "end", str(departure))
+                status.write("preempted" if preempted else "failed", self.step, "end", str(departure))
+        self.progress.last_word(f"{'preempted' if preempted else 'failed'} at step {self.step:,}: {departure}")
         if self.processes.is_main or departure.main_is_gone:
             print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
         code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
@@ -157,7 +175,7 @@ class Run:
             lists = json.loads((self.dir / "splits.json").read_text())
             raise UsageError(
                 f"the data is not what {self.dir} began with:\n  "
-                + "\n  ".join(changed_images(lists, data.split_lists()) or ["files changed their size or label"])
+                + "\n  ".join(changed_images(lists, data.split_lists()))
                 + "\nPut the old data back, or begin another run with --name NAME."
             )
 
@@ -217,6 +235,7 @@ class Run:
             if departure is not None and not isinstance(error, DistclsError):
                 error, reason = departure.as_error(), str(departure)
         self.progress.close()
+        self.progress.last_word(f"{state} at step {self.step:,}{f': {reason}' if reason else ''}")
         with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
             if self.status is not None:
                 self.status.write(state, self.step, "end", reason)
@@ -237,18 +256,6 @@ class Run:
             "learning rate, but BatchNorm, dropout and mixup see smaller micro-batches. If it happened in an "
             f"evaluation: train.eval_batch_size={max(train.eval_batch_size // 2, 1)}."
         )
-
-
-def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
-    """Lines that name what came and went in each split."""
-    lines = []
-    for split in sorted(old.keys() | new.keys()):
-        before, after = set(old.get(split, [])), set(new.get(split, []))
-        for word, images in (("no longer", before - after), ("only now", after - before)):
-            if images:
-                some = ", ".join(str(image) for image in sorted(images)[:3])
-                lines.append(f"{split}: {len(images)} images are {word} there: {some}{' …' if len(images) > 3 else ''}")
-    return lines
 
 
 def _ending(error: BaseException) -> tuple[str, int, str]:

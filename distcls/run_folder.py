@@ -123,18 +123,19 @@ def _newest_step(path: Path) -> int:
     return max((int(folder.name.split("-")[1]) for folder in path.glob("checkpoints/step-*")), default=0)
 
 
-def lock_folder(path: Path) -> IO[str]:
+def lock_folder(path: Path) -> IO[str] | None:
     """Hold the folder until the process ends, however it ends. Raises UsageError, naming who has it.
 
-    A POSIX lock, because flock would pass to forked loader workers, which outlive a killed parent.
+    None where the file system has no locks. A POSIX lock, because flock would pass to forked loader workers, which
+    outlive a killed parent.
     """
     path.mkdir(parents=True, exist_ok=True)
     file = (path / ".lock").open("a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
-            return file
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return None
         file.seek(0)
         raise UsageError(
             f"{path} is in use by {file.read().strip() or 'another process'}. Wait for it, end it, or begin "

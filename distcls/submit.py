@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -235,7 +236,9 @@ def _parser() -> Parser:
     parser.add_argument("--tasks-per-node", type=_count, metavar="T", help="with --cpu: processes per node")
     parser.add_argument("--cpus-per-task", type=_count, metavar="N", help="default: one, and one per data.workers")
     parser.add_argument("--partition", metavar="P", help="where to queue (default: the cluster's own)")
-    parser.add_argument("--time", type=_count, required=True, metavar="MIN", help="minutes until the job is requeued")
+    parser.add_argument(
+        "--time", type=_minutes, required=True, metavar="T", help="until it is requeued: minutes, 8h, 1-12:00"
+    )
     parser.add_argument(
         "--job-dir", required=True, metavar="/DIR", help="for scripts and output; all nodes must see it"
     )
@@ -258,6 +261,23 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _minutes(text: str) -> int:
+    """sbatch's ways to write a time (90, 1:30:00, 1-12:00), and 90m, 8h and 2d, as minutes, rounded up."""
+    if match := re.fullmatch(r"([0-9]+)([mhd]?)", text):
+        minutes = int(match[1]) * {"": 1, "m": 1, "h": 60, "d": 24 * 60}[match[2]]
+    elif match := re.fullmatch(r"([0-9]+)-([0-9]+)(?::([0-9]+))?(?::([0-9]+))?", text):
+        days, hours, rest, seconds = (int(part or 0) for part in match.groups())
+        minutes = (days * 24 + hours) * 60 + rest + -(-seconds // 60)
+    elif match := re.fullmatch(r"(?:([0-9]+):)?([0-9]+):([0-9]+)", text):
+        hours, rest, seconds = (int(part or 0) for part in match.groups())
+        minutes = hours * 60 + rest + -(-seconds // 60)
+    else:
+        minutes = 0
+    if minutes < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write minutes, or 8h, 2:30:00, 1-12:00 (days-hours)")
+    return minutes
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -58,6 +58,7 @@ class Watch:
 
     def _went_bad(self, image: str) -> None:
         """Say once that a file cannot be read any more: on whichever process, and in the run folder for good."""
+        self.run.dir.mkdir(parents=True, exist_ok=True)  # on another machine it may not be there
         with (self.run.dir / WENT_BAD).open("a+", encoding="utf-8") as file:
             file.seek(0)
             if image + "\n" in file:
@@ -132,8 +133,6 @@ class Watch:
         # The mean since the last evaluation, as the loss of an epoch is understood.
         row = {**metrics.values, "epoch": epoch, "step": step, "train_loss": self.loss_sum / max(self.num_losses, 1)}
         self.loss_sum, self.num_losses = 0.0, 0
-        if len(metrics.confusion) <= 5:
-            row.pop("top5")
         self.run.progress.evaluation_row({**row, "best": self.state.position.best_step == step})
 
 

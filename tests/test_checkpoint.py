@@ -36,7 +36,7 @@ class FakeRun:
     """What Checkpoints asks of a run of one process; what it says is kept in `said`."""
 
     def __init__(self, folder: Path, is_main: bool = True) -> None:
-        self.dir = folder
+        self.dir, self.is_shared = folder, True
         self.said: list[str] = []
         self.truncated: list[int] = []
         self.processes = SimpleNamespace(is_main=is_main, from_main=lambda function: function())

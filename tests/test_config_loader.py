@@ -224,6 +224,8 @@ def test_unknown_setting_names_the_place_and_the_nearest(write) -> None:
         ("name=x", "'data.name', 'model.name', 'loss.name', 'optim.name' or 'run.name'"),
         ("num_epoch=3", "'train.num_epochs'"),
         ("optm.lr=1", "'optim'"),
+        ("optim.learning_rate=1", "'optim.lr'"),
+        ("passes=3", "'train.num_epochs'"),
         ("augment.normalize.men=[1,1,1]", "'mean'"),
         ("optim.groups=[{mach: head}]", "'match'"),
     ],

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from distcls.durations import DURATION_PATTERN, Duration, is_due, parse_duration, steps_at
+from distcls.durations import DURATION_PATTERN, Duration, describe_every, is_due, parse_duration, steps_at
 
 
 @dataclass
@@ -99,3 +99,8 @@ def test_due_does_not_slow_down_late_in_a_run() -> None:
 def test_every_zero_steps_is_an_error() -> None:
     with pytest.raises(ValueError, match="longer than zero"):
         is_due(1, parse_duration("0 steps"), Plan())
+
+
+def test_every_is_said_with_its_unit() -> None:
+    said = {written: describe_every(written) for written in ("5", "1", "1 epoch", "0.5 epochs", "10%")}
+    assert list(said.values()) == ["every 5 steps", "every step", "every epoch", "every 0.5 epochs", "every 10%"]

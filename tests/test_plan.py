@@ -112,8 +112,8 @@ def test_trained_and_frozen_parameters_are_told_apart():
 
 def test_the_dry_run_tells_of_evaluation_checkpoints_and_memory():
     told = described(make_config(eval_batch_size=16), describe=describe_plan)
-    assert told["evaluation"] == "every 1 epoch: 3 batches of 16"
-    assert told["checkpoint"] == "every 1 epoch, the last 2 are kept"
+    assert told["evaluation"] == "every epoch: 3 batches of 16"
+    assert told["checkpoint"] == "every epoch, the last 2 are kept"
     assert told["memory"].startswith("about ")
 
 

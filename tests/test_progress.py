@@ -13,7 +13,7 @@ import time
 import pytest
 
 from distcls.errors import DiskError
-from distcls.progress import Progress
+from distcls.progress import Progress, metrics_table
 
 ROW = {"epoch": 1.0, "step": 20, "train_loss": 0.5, "loss": 0.4, "accuracy": 0.9, "macro_f1": 0.88, "ece": 0.05}
 METRICS = {"val": {"accuracy": 0.95, "loss": 0.2, "count": 1372}, "test": {"accuracy": 0.9499, "count": 3430}}
@@ -147,6 +147,17 @@ def test_top5_where_it_says_something():
     stream = io.StringIO()
     Progress(stream).evaluation_row({**ROW, "top5": 0.99})
     assert "top-5" in stream.getvalue() and "99.00%" in stream.getvalue()
+    few = {"accuracy": 0.9, "top5": 1.0, "accuracy_by_class": [0.9] * 5}
+    many = {**few, "accuracy_by_class": [0.9] * 6}
+    assert "top-5" in metrics_table({"test": many})[0] and "top-5" not in metrics_table({"test": few})[0]
+
+
+def test_the_last_word_is_for_the_log_alone(tmp_path):
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.attach_log(tmp_path / "log.txt")
+    progress.last_word("preempted at step 5: SIGINT")
+    assert stream.getvalue() == "" and (tmp_path / "log.txt").read_text().endswith("  preempted at step 5: SIGINT\n")
 
 
 def test_the_end_tells_what_came_of_it():

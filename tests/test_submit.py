@@ -50,8 +50,27 @@ def test_gpus_mean_a_process_each(capsys):
 
 
 @pytest.mark.parametrize(
+    ("written", "minutes"),
+    [
+        ("90", 90),
+        ("90m", 90),
+        ("8h", 480),
+        ("2d", 2880),
+        ("1:30:00", 90),
+        ("2:30", 3),
+        ("1-12", 2160),
+        ("1-00:30", 1470),
+    ],
+)
+def test_time_is_written_as_for_sbatch_or_in_short(capsys, written, minutes):
+    assert f"#SBATCH --time={minutes}" in dry_run(capsys, "--time", written)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--time", "2 hours"], "'2 hours' is no time: write minutes, or 8h, 2:30:00, 1-12:00 (days-hours)"),
+        (["--time", "0"], "'0' is no time"),
         (["optim.lrr=1"], "unknown setting optim.lrr"),
         (["--nodes", "3"], "train.global_batch_size=64 cannot be cut into equal parts for 3 processes"),
         (["--job-dir", "jobs"], "--job-dir jobs: give an absolute path, in a folder that all nodes see"),

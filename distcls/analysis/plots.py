@@ -64,8 +64,8 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         _draw_lr(lr, rows)
 
 
-def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
-    """The confusion matrix, int (C, C), one row for each true class, shaded by the share of the row.
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], split: str, path: str | Path) -> None:
+    """The confusion matrix of a split, int (C, C), one row for each true class, shaded by the share of the row.
 
     Up to 20 classes the counts are written in; from 40 on only some classes are named.
     """
@@ -81,11 +81,11 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
             _write_counts(axes, confusion, side / len(names))
         _draw_colorbar(figure, image)
         right, total = int(np.trace(confusion)), int(confusion.sum())
-        axes.set_title(f"Confusion matrix\n{right:,} of {total:,} right ({right / max(total, 1):.2%})")
+        axes.set_title(f"Confusion matrix of {split}\n{right:,} of {total:,} right ({right / max(total, 1):.2%})")
 
 
 def plot_calibration(
-    confidence_sum: np.ndarray, correct: np.ndarray, count: np.ndarray, ece: float, path: str | Path
+    confidence_sum: np.ndarray, correct: np.ndarray, count: np.ndarray, ece: float, split: str, path: str | Path
 ) -> None:
     """Reliability diagram: how often the model is right where it says it is 80 % sure, and how often it says so.
 
@@ -95,7 +95,7 @@ def plot_calibration(
     with figure_file(path, 5.2, 6) as figure:
         reliability, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
         _draw_reliability(reliability, confidence_sum, correct, count)
-        reliability.set_title(f"Calibration: ECE {ece:.4f}")
+        reliability.set_title(f"Calibration on {split}: ECE {ece:.4f}")
         _draw_confidences(histogram, count)
 
 
@@ -146,7 +146,7 @@ def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figur
 
 def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_of: Any) -> None:
     epochs, values = _points(rows, "train", name)
-    window = max(len(values) // 60, 1)
+    window = max(_points_per_epoch(epochs), len(values) // 60, 1)
     if window > 1:
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=0.8)
     if len(values):
@@ -209,6 +209,11 @@ def _points(rows: Sequence[Mapping[str, Any]], split: str, name: str) -> tuple[n
     ]
     curve = np.array([point for point in points if math.isfinite(point[1])], dtype=float).reshape(-1, 2)
     return curve[:, 0], curve[:, 1]
+
+
+def _points_per_epoch(epochs: np.ndarray) -> int:
+    """How many points an epoch has, where there are epochs enough to show a mean of each; else 0."""
+    return round(len(epochs) / epochs[-1]) if len(epochs) and epochs[-1] >= 8 else 0
 
 
 def _smooth(epochs: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,8 @@ decoding processes import this package, and must start fast.
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+import socket
+from typing import Protocol, TypeVar
 
 from distcls.config import DataConfig, RandomResizedCropConfig
 from distcls.data.cache_folder import cache_folder
@@ -21,8 +22,22 @@ from distcls.data.random_crop import RandomCrop
 from distcls.data.sources import DATASETS, open_image_sets
 from distcls.data.split import Data, Split, split_without_bad
 from distcls.data.splits import cut_splits
+from distcls.errors import UsageError
 
-__all__ = ["DATASETS", "BadImageError", "Data", "Decoding", "ImageSet", "Processes", "Split", "build_data", "decode"]
+__all__ = [
+    "DATASETS",
+    "BadImageError",
+    "Data",
+    "Decoding",
+    "ImageSet",
+    "OneProcess",
+    "Processes",
+    "Split",
+    "build_data",
+    "decode",
+]
+
+T = TypeVar("T")
 
 
 class Processes(Protocol):
@@ -36,6 +51,23 @@ class Processes(Protocol):
     def wait_for_everyone(self) -> None:
         """Returns when all processes have called it."""
         ...
+
+    def from_all(self, value: T) -> list[T]:
+        """What each process has given, by rank."""
+        ...
+
+
+class OneProcess:
+    """A run that is not distributed."""
+
+    is_local_main: bool = True
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody to wait for."""
+
+    def from_all(self, value: T) -> list[T]:
+        """A list of one."""
+        return [value]
 
 
 def build_data(
@@ -52,6 +84,7 @@ def build_data(
     Raises UsageError, MissingInputError, BadDataError and DiskError, each saying what to do.
     """
     image_sets = _open_once_per_machine(config, processes)
+    _refuse_differences(image_sets, processes)
     decoding = choose_decoding(config, image_sets["train"])
     random_crop = crop and RandomCrop.of(decoding, crop)
     cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
@@ -93,6 +126,19 @@ def _open_once_per_machine(config: DataConfig, processes: Processes) -> dict[str
         return image_sets
     processes.wait_for_everyone()
     return open_image_sets(dataclasses.replace(config, download=False))
+
+
+def _refuse_differences(image_sets: dict[str, ImageSet], processes: Processes) -> None:
+    """Each machine may have a copy of its own. Raises UsageError where they are not of the same images."""
+    prints = {name: image_set.fingerprint() for name, image_set in image_sets.items()}
+    count = sum(map(len, image_sets.values()))
+    seen = processes.from_all((prints, f"{count:,} images on {socket.gethostname()}"))
+    for rank, (theirs, there) in enumerate(seen):
+        if theirs != seen[0][0]:
+            raise UsageError(
+                f"the processes see different images: process 0 {seen[0][1]}, process {rank} {there}, "
+                "of other names, sizes or labels. Copy the same files to all machines, as rsync -a --delete does."
+            )
 
 
 def _decoding_to_crop_from(

@@ -17,6 +17,7 @@ from distcls.data.split import Split
 from distcls.errors import BadDataError
 
 SHOWN = 10  # bad images in an error message
+SHOWN_NAMES = 3  # of images that changed
 FEW_TO_LEARN = 5  # images of a class
 FEW_TO_MEASURE = 30  # images of a split
 
@@ -80,6 +81,24 @@ def check_bad_fraction(config: DataConfig, image_sets: Mapping[str, ImageSet], d
     raise BadDataError("\n".join([f"{head}:", *shown, *more, advice]))
 
 
+def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
+    """Lines that say what came, what went and what changed its split, from two of splits.json."""
+    if any(isinstance(image, int) for images in (*old.values(), *new.values()) for image in images[:1]):  # positions
+        counts = [" ".join(f"{name} {len(images):,}" for name, images in lists.items()) for lists in (old, new)]
+        return [f"it was {counts[0]}, it is {counts[1]} images"]
+    before, after = ({image: name for name, images in lists.items() for image in images} for lists in (old, new))
+    moved = [image for image in before.keys() & after.keys() if before[image] != after[image]]
+    kinds = (("gone", before.keys() - after.keys()), ("new", after.keys() - before.keys()), ("in another split", moved))
+    lines = []
+    for what, images in kinds:
+        if images:
+            some = ", ".join(sorted(images)[:SHOWN_NAMES]) + (" …" if len(images) > SHOWN_NAMES else "")
+            lines.append(f"{len(images):,} {'image is' if len(images) == 1 else 'images are'} {what}: {some}")
+    if len(lines) > 1 and moved:
+        lines[-1] += " (splits that distcls cuts are cut anew for other images)"
+    return lines or ["files changed their size or label"]
+
+
 def too_many_bad(config: DataConfig, num_bad: int, total: int) -> str | None:
     """What is wrong where more than data.max_bad_fraction of all images are bad, else None."""
     if num_bad <= config.max_bad_fraction * total:
@@ -128,6 +147,8 @@ def too_little(splits: list[Split]) -> list[str]:
         for split in splits[1:]
         if 0 < len(split) < FEW_TO_MEASURE
     ]
+    if "val" not in {split.name for split in splits}:
+        found.append("there is no val split: no best weights are chosen, the last ones are kept")
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from distcls.config import DataConfig
 from distcls.data.decoding import Decoding, decode
-from distcls.data.folder_listing import IMAGE_EXTENSIONS, Listing, list_images, subfolders
+from distcls.data.folder_listing import IMAGE_EXTENSIONS, Listing, list_images, num_files, subfolders
 from distcls.data.image_set import ImageSet, digest
 from distcls.errors import BadDataError, MissingInputError, UsageError
 
@@ -23,6 +23,8 @@ NAMED_LAYOUTS = {
     "val/ILSVRC2012_val_00000001.JPEG": "imagenet",
     "ILSVRC/Data/CLS-LOC": "imagenet",
 }
+
+SHOWN_FOLDERS = 5  # in an error message
 
 LAYOUTS = "Expected ROOT/CLASS/image.jpg, or ROOT/train/CLASS/image.jpg with val/ and test/ beside train/ if you like."
 
@@ -46,7 +48,7 @@ class FolderSet:
     """Digest of the files' times of change: in the key of cached pixels, but not in the fingerprint, for
     a copy of the folder on another machine is the same data."""
     num_ignored: int
-    """Files that are no images by their names."""
+    """Files that are no images by their names, or lie beside the class folders."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -137,7 +139,8 @@ def list_class_folders(root: str, split_folder: str, class_folders: list[str], c
     for name in subfolders(folder):
         if name not in labels:
             raise BadDataError(_unknown_class(folder, name, class_folders))
-        listings[labels[name]] = _list_class(os.path.join(folder, name))
+        listings[labels[name]] = list_images(os.path.join(folder, name))
+    _refuse_empty({os.path.join(folder, class_folders[label]): listing for label, listing in listings.items()})
     if not listings:
         raise BadDataError(f"{folder} has no class folders in it. Fill it, or remove it to have that split cut for you")
     return pack(
@@ -146,6 +149,7 @@ def list_class_folders(root: str, split_folder: str, class_folders: list[str], c
         class_names=class_names,
         labels=np.repeat(np.array(list(listings), np.int64), [len(listing) for listing in listings.values()]),
         listings=list(listings.values()),
+        num_strays=num_files(folder),
     )
 
 
@@ -157,21 +161,31 @@ def _unknown_class(folder: str, name: str, class_names: list[str]) -> str:
     )
 
 
-def _list_class(folder: str) -> Listing:
-    listing = list_images(folder)
-    if len(listing) == 0:
-        others = f"; it has {len(listing.ignored)} other files, such as {listing.ignored[0]}" if listing.ignored else ""
-        raise BadDataError(
-            f"the class folder {folder} has no images ({' '.join(IMAGE_EXTENSIONS)}){others}. "
-            "Put images there, or remove the folder"
-        )
-    return listing
+def _refuse_empty(listings: dict[str, Listing]) -> None:
+    empty = {folder: listing for folder, listing in listings.items() if len(listing) == 0}
+    if not empty:
+        return
+    shown = ", ".join(list(empty)[:SHOWN_FOLDERS]) + (", …" if len(empty) > SHOWN_FOLDERS else "")
+    have = f"class folder {shown} has" if len(empty) == 1 else f"{len(empty):,} class folders {shown} have"
+    others = [os.path.join(folder, listing.ignored[0]) for folder, listing in empty.items() if listing.ignored]
+    raise BadDataError(
+        f"the {have} no images ({' '.join(IMAGE_EXTENSIONS)}){f', but {others[0]} for example' if others else ''}. "
+        "Put images there, or remove what is empty"
+    )
 
 
 def pack(
-    root: str, folders: list[str], class_names: list[str], labels: np.ndarray, listings: list[Listing]
+    root: str,
+    folders: list[str],
+    class_names: list[str],
+    labels: np.ndarray,
+    listings: list[Listing],
+    num_strays: int = 0,
 ) -> FolderSet:
-    """The files of some listings, one after the other, as one split; labels are int64, one per file."""
+    """The files of some listings, one after the other, as one split; labels are int64, one per file.
+
+    num_strays: files outside of all listings, which are ignored.
+    """
     return FolderSet(
         root=root,
         folders=folders,
@@ -181,5 +195,5 @@ def pack(
         paths=b"".join(listing.paths for listing in listings),
         path_ends=np.cumsum(np.concatenate([listing.lengths for listing in listings])),
         modified=digest([], *(listing.changed for listing in listings)),
-        num_ignored=sum(len(listing.ignored) for listing in listings),
+        num_ignored=num_strays + sum(len(listing.ignored) for listing in listings),
     )

@@ -86,6 +86,12 @@ def subfolders(folder: str) -> list[str]:
         return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
+def num_files(folder: str) -> int:
+    """How many visible files lie in a folder itself."""
+    with os.scandir(folder) as entries:
+        return sum(not entry.name.startswith(".") and not entry.is_dir() for entry in entries)
+
+
 @contextlib.contextmanager
 def _explaining_unreadable(folder: str) -> Iterator[None]:
     try:

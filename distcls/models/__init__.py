@@ -35,8 +35,9 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
     if config.name.startswith("torchvision/"):
         return _torchvision_model(config.name.removeprefix("torchvision/"), num_classes, config.args)
     if config.name not in MODELS:
+        theirs = f" Did you mean 'torchvision/{config.name}'?" if config.name in _torchvision_names() else ""
         raise UsageError(
-            f"model.name={config.name}: there is no such model.{nearest(config.name, MODELS)} Known are "
+            f"model.name={config.name}: there is no such model.{theirs or nearest(config.name, MODELS)} Known are "
             f"{', '.join(MODELS)}, torchvision/NAME, and my_pkg.module:make for your own."
         )
     try:
@@ -48,7 +49,7 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
 def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
     import torchvision
 
-    known = torchvision.models.list_models(torchvision.models)
+    known = _torchvision_names()
     if name not in known:
         version, hint = torchvision.__version__, nearest(name, known)
         raise UsageError(f"model.name=torchvision/{name}: torchvision {version} has no such model.{hint}")
@@ -56,6 +57,12 @@ def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
         return torchvision.models.get_model(name, num_classes=num_classes, **args)
     except (TypeError, ValueError) as error:
         raise UsageError(f"model.args={args} do not fit model.name=torchvision/{name}: {error}.") from error
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return torchvision.models.list_models(torchvision.models)
 
 
 def freeze(model: nn.Module, prefixes: list[str]) -> None:

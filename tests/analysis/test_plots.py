@@ -63,15 +63,15 @@ def test_confusion_of_any_number_of_classes(tmp_path, num_classes):
     confusion = np.full((num_classes, num_classes), 0) + 50 * np.eye(num_classes, dtype=int)
     confusion[0, 1] = 123456
     names = [f"a rather long class name, number {index}" for index in range(num_classes)]
-    plot_confusion(confusion, names, tmp_path / "confusion.png")
+    plot_confusion(confusion, names, "test", tmp_path / "confusion.png")
     read(tmp_path / "confusion.png")
 
 
 def test_confusion_shades_rows_by_their_own_size(tmp_path):
-    plot_confusion(np.array([[90000, 10000], [1, 9]]), ["a", "b"], tmp_path / "big.png")
+    plot_confusion(np.array([[90000, 10000], [1, 9]]), ["a", "b"], "val", tmp_path / "big.png")
     big = read(tmp_path / "big.png")
     (tmp_path / "big.png").unlink()
-    plot_confusion(np.array([[9, 1], [10000, 90000]]), ["a", "b"], tmp_path / "small.png")
+    plot_confusion(np.array([[9, 1], [10000, 90000]]), ["a", "b"], "val", tmp_path / "small.png")
     small = read(tmp_path / "small.png")
     colors, counts = np.unique(big.reshape(-1, 3), axis=0, return_counts=True)
     right, wrong = colors[np.argsort(-counts)[1:3]]
@@ -82,20 +82,20 @@ def test_confusion_shades_rows_by_their_own_size(tmp_path):
 def test_confusion_of_odd_names_and_empty_rows(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plot_confusion(np.zeros((3, 3), int), ["$5 or $x_{", "猫", ""], tmp_path / "confusion.png")
+        plot_confusion(np.zeros((3, 3), int), ["$5 or $x_{", "猫", ""], "test", tmp_path / "confusion.png")
     read(tmp_path / "confusion.png")
 
 
 def test_calibration(tmp_path):
     count = np.array([0, 0, 4, 10, 86])
     correct, confidence_sum = np.array([0, 0, 1, 7, 80]), np.array([0, 0, 2.0, 7.5, 85.0])
-    plot_calibration(confidence_sum, correct, count, 0.0625, tmp_path / "calibration.png")
+    plot_calibration(confidence_sum, correct, count, 0.0625, "test", tmp_path / "calibration.png")
     pixels = read(tmp_path / "calibration.png")
     assert count_color(pixels, BLUE) > 5000 and count_color(pixels, ORANGE) > 100
 
 
 def test_calibration_of_nothing(tmp_path):
-    plot_calibration(np.zeros(5), np.zeros(5), np.zeros(5), 0.0, tmp_path / "calibration.png")
+    plot_calibration(np.zeros(5), np.zeros(5), np.zeros(5), 0.0, "test", tmp_path / "calibration.png")
     read(tmp_path / "calibration.png")
 
 

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
-class OneProcess:
-    """A run that is not distributed."""
-
-    is_local_main = True
-
-    def wait_for_everyone(self) -> None:
-        pass
+from distcls.data import OneProcess
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), suffix: str = ".png") -> None:

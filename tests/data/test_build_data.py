@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from distcls.config import DataConfig
-from distcls.data import Data, Processes, build_data
+from distcls.data import Data, OneProcess, Processes, build_data
 from distcls.data.data_check import check_data
 from distcls.errors import BadDataError
 
@@ -198,7 +198,7 @@ def test_the_files_of_the_user_are_never_changed(build: Callable[..., Data], two
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in two_classes.rglob("*.*")}
 
 
-class Machine:
+class Machine(OneProcess):
     """Two processes of one machine, played by one: what each does, in order."""
 
     def __init__(self, is_local_main: bool) -> None:

@@ -121,6 +121,16 @@ def test_an_empty_class_folder_is_named(two_classes: Path) -> None:
     (two_classes / "eel" / "1.heic").touch()
     with pytest.raises(BadDataError, match=r"eel has no images.*1\.heic"):
         opened(two_classes)
+    for number in range(6):
+        (two_classes / f"empty{number}").mkdir()
+    with pytest.raises(BadDataError, match=r"the 7 class folders \S*eel, \S*empty0, .*empty3, … have no images"):
+        opened(two_classes)
+
+
+def test_files_beside_the_class_folders_are_counted_as_ignored(two_classes: Path) -> None:
+    for name in ("lost.jpg", "README.txt", ".hidden"):
+        (two_classes / name).touch()
+    assert opened(two_classes).num_ignored == 2
 
 
 def test_test_without_train_is_not_taken_for_a_class(two_classes: Path, make_images: Callable[..., None]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from distcls.batches import BatchPlan
 from distcls.config import DataConfig, RandomResizedCropConfig, TransformConfig
-from distcls.data import Data, build_data
+from distcls.data import Data, OneProcess, build_data
 from distcls.data.augmentation import draw_crops
 from distcls.data.decoding import Decoding, decode
 from distcls.data.random_crop import NUM_DRAWS, TRIES, RandomCrop, random_boxes
@@ -90,12 +90,6 @@ def test_a_crop_of_a_large_jpeg_is_the_same_part_though_decoded_small(tmp_path: 
 
 
 # From a folder -------------------------------------------------------------------------------------
-
-
-class OneProcess:
-    is_local_main = True
-
-    def wait_for_everyone(self) -> None: ...
 
 
 @pytest.fixture

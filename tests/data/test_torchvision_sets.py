@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from distcls.config import DataConfig
-from distcls.data import Processes, build_data
+from distcls.data import OneProcess, Processes, build_data
 from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.data.sources import open_image_sets
@@ -115,14 +115,11 @@ def test_cut_arrays_are_written_again(tmp_path: Path, requests: list[str]) -> No
     assert pixels.stat().st_size == 20 * 32 * 32 * 3
 
 
-class Rank:
+class Rank(OneProcess):
     """One of two processes of a machine."""
 
     def __init__(self, is_local_main: bool) -> None:
         self.is_local_main = is_local_main
-
-    def wait_for_everyone(self) -> None:
-        pass
 
 
 def test_only_the_main_process_downloads(tmp_path: Path, requests: list[str]) -> None:

@@ -111,6 +111,7 @@ def test_a_signal_to_one_rank_saves_and_ends_all_with_75(ranks, world_size, name
     status = read_json(run_dir / "status.json")
     assert status["state"] == "preempted"
     assert (run_dir / "checkpoints" / f"step-{status['step']:08d}").exists()
+    assert f"  preempted at step {status['step']:,}: " in (run_dir / "log.txt").read_text().splitlines()[-1]
 
 
 def compile_without_a_compiler() -> None:
@@ -124,7 +125,9 @@ def compile_without_a_compiler() -> None:
 def test_a_compiled_run_leaves_weights_that_any_other_can_use(ranks):
     settings = ["--name", "a", *FAST[1:], "train.ema_decay=0.9"]
     ranks.run("train", *settings, "train.num_steps=8", "train.compile=true", setup=compile_without_a_compiler)
-    assert "accuracy" in ranks.run("eval", "runs/a")
+    assert "accuracy" in ranks.run("eval", "runs/a", "train.eval_batch_size=7")
+    refused = ranks.run("eval", "runs/a", "optim.lr=1", expect=2)
+    assert "optim.lr=1: a run is measured as it was trained. What may differ is data., train.eval_batch" in refused
     assert "going on from step 8" in ranks.run("train", *settings, "train.num_steps=10")
 
 
@@ -184,7 +187,7 @@ def test_changed_data_is_refused_and_named(ranks):
     (ranks.folder / "images" / "cat" / "3.png").unlink()
     longer = [*FAST[1:], "train.num_steps=9", "train.global_batch_size=8"]
     output = ranks.run("train", "--name", "a", "--data", "images", *longer, expect=2)
-    assert "the data is not what runs/a began with" in output and "cat/3.png" in output
+    assert "the data is not what runs/a began with:\n  1 image is gone: cat/3.png\n" in output
 
 
 def test_fp16_without_a_gpu_is_a_usage_error(ranks):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks what Python's tests cannot: shell scripts, the Dockerfile, the systemd unit, cloud-init and SkyPilot files,
-# each by the tool whose language it is. A tool that is missing is told, loudly. DISTCLS_SLOW_CHECKS=1 fetches the
-# two large ones where it can: SkyPilot (uv, 300 MB) and cloud-init (root and debootstrap, 250 MB, into a folder).
+# each by the tool whose language it is. A tool that is missing is told, loudly. DISTCLS_SLOW_CHECKS=1, which .ci/run
+# sets, fetches the two large ones where it can: SkyPilot (uv, 300 MB) and cloud-init (root and debootstrap, 250 MB).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/distcls-checks
@@ -32,7 +32,9 @@ fi
 
 if [ -n "${DISTCLS_SLOW_CHECKS:-}" ] && has debootstrap && [ "$(id -u)" -eq 0 ] && [ ! -e "$cache/cloud-init/usr/bin/cloud-init" ]; then
     mkdir -p "$cache"
-    debootstrap --variant=minbase --include=python3-cffi-backend,cloud-init bookworm "$cache/cloud-init" http://deb.debian.org/debian >/dev/null
+    rm -rf "$cache/cloud-init"
+    debootstrap --variant=minbase --include=python3-cffi-backend,cloud-init bookworm "$cache/cloud-init" \
+        http://deb.debian.org/debian >/dev/null || rm -rf "$cache/cloud-init"
 fi
 if has cloud-init; then
     cloud-init schema --config-file launch/cloud/cloud-init.yaml
@@ -43,8 +45,9 @@ else
     skipped "cloud-init.yaml: there is no cloud-init here (DISTCLS_SLOW_CHECKS=1 fetches it)"
 fi
 
-if [ -n "${DISTCLS_SLOW_CHECKS:-}" ] && has uv; then
-    uv run --quiet --no-project --python python3 --with skypilot==0.14.1 python - launch/cloud/skypilot.yaml <<'END'
+with_skypilot() { uv run --quiet --no-project --python python3 --with skypilot==0.14.1 python "$@"; }
+if [ -n "${DISTCLS_SLOW_CHECKS:-}" ] && has uv && with_skypilot -c "import sky"; then
+    with_skypilot - launch/cloud/skypilot.yaml <<'END'
 import sys
 import sky, yaml
 

@@ -25,10 +25,12 @@ SETTINGS = [
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[list[Machine]]:
-    """Two of them, that share the test's folder."""
+    """Two of them, that share nothing but a cable."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("two machines cannot be made: that takes root and iproute2's `ip netns`")
-    pair = [Machine(f"distcls-{os.getpid()}-{n}", f"10.77.0.{n + 1}", tmp_path) for n in (0, 1)]
+    pair = [Machine(f"distcls-{os.getpid()}-{n}", f"10.77.0.{n + 1}", tmp_path / f"disk{n}") for n in (0, 1)]
+    for machine in pair:
+        machine.folder.mkdir()
     try:
         for machine in pair:
             ip("netns", "add", machine.name)
@@ -55,7 +57,7 @@ def start(machines: list[Machine]) -> list[subprocess.Popen]:
 
 @pytest.mark.timeout(300)
 def test_two_machines_train_stop_and_go_on_as_one(ranks, machines):
-    run_dir = ranks.folder / "runs" / "digits"
+    run_dir = machines[1].folder / "runs" / "digits"
 
     processes = start(machines)
     await_step(run_dir, 20)
@@ -74,6 +76,7 @@ def test_two_machines_train_stop_and_go_on_as_one(ranks, machines):
     assert [process.wait(90) for process in processes] == [0, 0], both_outputs(machines)
     assert read_json(run_dir / "env.json")["world_size"] == 2
     assert "best" in machines[1].output() and "best" not in machines[0].output()  # the head tells, and only the head
+    assert not (machines[0].folder / "runs").exists()
     ranks.run("train", *SETTINGS, "run.name=one", world_size=2)
     assert ledger.digest(run_dir, STEPS) == ledger.digest(ranks.folder / "runs" / "one", STEPS)
 

@@ -93,6 +93,11 @@ def test_an_unknown_model_of_torchvision_names_the_nearest():
         build_model(ModelConfig(name="torchvision/resnet81"), 4, 64)
 
 
+def test_a_model_of_torchvision_without_its_prefix_is_recognized():
+    with pytest.raises(UsageError, match=r"there is no such model. Did you mean 'torchvision/resnet18'\?"):
+        build_model(ModelConfig(name="resnet18"), 4, 64)
+
+
 def test_arguments_that_do_not_fit_a_model_of_torchvision_are_an_error():
     with pytest.raises(UsageError, match=r"model\.args"):
         build_model(ModelConfig(name="torchvision/squeezenet1_1", args={"dropuot": 0.1}), 4, 64)

@@ -1,0 +1,61 @@
+"""Several machines that share no disk: here, processes of one machine in different folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import ledger
+from PIL import Image
+from ranks import read_json
+
+SETTINGS = [
+    *["train.global_batch_size=16", "train.num_threads=1", "train.checkpoint_every=5 steps", "run.trackers=[]"],
+    *["train.eval_every=5 steps", "model.name=ledger:make", "train.ema_decay=0.9", "optim.schedule=constant"],
+]
+
+
+def on_a_machine_of_its_own() -> None:
+    """Every rank is in a folder of its own."""
+    home = Path(f"machine{os.environ.get('RANK', '0')}")
+    home.mkdir(exist_ok=True)
+    os.chdir(home)
+
+
+def test_without_a_shared_disk_the_first_process_sends_what_the_others_go_on_from(ranks):
+    words = ["train", "--name", "a", *SETTINGS]
+    ranks.run(*words, "train.num_steps=10", world_size=2, setup=on_a_machine_of_its_own)
+    output = ranks.run(*words, "train.num_steps=15", world_size=2, setup=on_a_machine_of_its_own)
+    assert "going on from step 10" in output
+    assert not (ranks.folder / "machine1" / "runs").exists()
+    ranks.run(*words, "train.num_steps=10", world_size=2)
+    ranks.run(*words, "train.num_steps=15", world_size=2)
+    assert ledger.digest(ranks.folder / "machine0/runs/a", 15) == ledger.digest(ranks.folder / "runs/a", 15)
+
+
+def test_an_old_run_of_that_name_on_another_machine_is_not_gone_on_with(ranks):
+    words = ["train", "--name", "a", *SETTINGS, "train.num_steps=10"]
+    ranks.run(*words, setup=on_machine_1)
+    before = (ranks.folder / "machine1/runs/a/status.json").read_text()
+    ranks.run(*words, "train.seed=1", "train.num_steps=5", world_size=2, setup=on_a_machine_of_its_own)
+    ranks.run(*words, "train.seed=1", world_size=2, setup=on_a_machine_of_its_own)
+    assert read_json(ranks.folder / "machine0/runs/a/status.json")["step"] == 10
+    assert (ranks.folder / "machine1/runs/a/status.json").read_text() == before
+
+
+def on_machine_1() -> None:
+    Path("machine1").mkdir()
+    os.chdir("machine1")
+
+
+def test_machines_with_other_images_are_found_out_before_training(ranks):
+    for machine, count in ((0, 20), (1, 19)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                path = ranks.folder / f"machine{machine}/images/{name}/{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (10 * i, 0, 255 * (name == "cat"))).save(path)
+    words = ["train", "--name", "a", "--data", "images", "train.global_batch_size=8"]
+    output = ranks.run(*words, world_size=2, expect=2, setup=on_a_machine_of_its_own)
+    assert "the processes see different images: process 0 40 images on " in output
+    assert ", process 1 38 images on " in output
