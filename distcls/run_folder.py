@@ -170,8 +170,8 @@ class StatusFile:
         status = {"state": state, "step": step, "phase": phase, "reason": reason, "time": now(), "pid": os.getpid()}
         status["save_seconds"] = self.save_seconds
         write_text(self.path, json.dumps(status) + "\n")
-        # A slow disk gets fewer updates: they may cost half a percent of the time at most.
-        self.next_write = time.monotonic() + max(0.05, 200 * (time.monotonic() - start))
+        # A slow disk gets fewer updates: they may cost two thousandths of the time at most.
+        self.next_write = time.monotonic() + max(0.05, 500 * (time.monotonic() - start))
 
     def write_if_due(self, state: str, step: int, phase: str) -> None:
         """Replace the file, unless that was done a moment ago."""
