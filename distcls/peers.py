@@ -91,10 +91,9 @@ class Peers:
         mine = Departure(self.rank if rank is None else rank, exit_code, reason)
         try:
             first = Departure(**json.loads(self.store.compare_set("departure", "", json.dumps(asdict(mine)))))
+            self._acknowledge()
         except RuntimeError:  # the store went with process 0
             return mine
-        if self.rank == 0:
-            time.sleep(3 * INTERVAL)  # the store goes with this process: let the others read it before
         return first
 
     def who_left(self) -> Departure:
@@ -169,7 +168,20 @@ class Peers:
 
     def _departure(self) -> Departure | None:
         """The first that was told."""
-        return Departure(**json.loads(self.store.get("departure"))) if self.store.check(["departure"]) else None
+        if not self.store.check(["departure"]):
+            return None
+        departure = Departure(**json.loads(self.store.get("departure")))
+        self._acknowledge()
+        return departure
+
+    def _acknowledge(self) -> None:
+        """Tell that this process knows who left. The store goes with process 0: that waits until all who live know."""
+        self.store.set(f"knows{self.rank}", "")
+        end = time.monotonic() + DIAGNOSIS
+        while self.rank == 0 and not self.store.check([f"knows{rank}" for rank in range(self.world_size)]):
+            if time.monotonic() > end:
+                return
+            time.sleep(0.05)
 
     def _signs(self) -> dict[int, Sign]:
         """The last sign of each process that has given one."""

@@ -134,18 +134,27 @@ class Run:
     def _tell_end(self, departure: Departure) -> int:
         """The last words of a process that is ended while its main thread may be anywhere, and its exit code."""
         preempted = departure.exit_code == Preempted.exit_code
-        status = self.status
-        if departure.main_is_gone and self.processes.rank == 1 and self.is_shared:
-            status = StatusFile(self.dir)  # nobody else will say how it ended
-        if status is not None:
-            with contextlib.suppress(OSError):
-                status.write("preempted" if preempted else "failed", self.step, "end", str(departure))
+        self._write_end("preempted" if preempted else "failed", str(departure), departure.main_is_gone)
         self.progress.last_word(f"{'preempted' if preempted else 'failed'} at step {self.step:,}: {departure}")
         if self.processes.is_main or departure.main_is_gone:
             print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
         code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
         note_exit_code(code)
         return code
+
+    def _write_end(self, state: str, reason: str | None, main_is_gone: bool) -> None:
+        """The last word of status.json. Where the main process was killed before it, the next one says it."""
+        status = self.status
+        if (
+            main_is_gone
+            and self.processes.rank == 1
+            and self.is_shared
+            and read_status(self.dir).get("state") == "running"
+        ):
+            status = StatusFile(self.dir)
+        with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
+            if status is not None:
+                status.write(state, self.step, "end", reason)
 
     def prepare(self, module: nn.Module, distributed: bool, compiled: bool = True) -> nn.Module:
         """The module on its device, under autocast, behind DDP if `distributed`, and compiled if asked and `compiled`.
@@ -230,16 +239,16 @@ class Run:
         elif error is not None:
             error = explain(error) or error
         state, code, reason = _ending(error) if error is not None else ("finished", 0, self.reason)
+        departure = None
         if error is not None and not isinstance(error, Preempted):
             departure = self.processes.why_failed(error, code, str(reason))
             if departure is not None and not isinstance(error, DistclsError):
                 error, reason = departure.as_error(), str(departure)
         self.progress.close()
         self.progress.last_word(f"{state} at step {self.step:,}{f': {reason}' if reason else ''}")
-        with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
-            if self.status is not None:
-                self.status.write(state, self.step, "end", reason)
-            if self.tracker is not None:
+        self._write_end(state, reason, main_is_gone=departure is not None and departure.main_is_gone)
+        if self.tracker is not None:
+            with contextlib.suppress(OSError):
                 self.tracker.close()
         if error is None or isinstance(error, Preempted):
             self.processes.end()

@@ -24,7 +24,11 @@ def make_images(config):
         noise = draw.integers(-120, 120, (count, 8, 8, 3))
         return ArraySet(name, names, labels, (prototypes[labels] + noise).clip(0, 255).astype(np.uint8))
 
-    return {"train": split("train", 200), "val": split("val", NUM_VAL), "test": split("test", 50)}
+    return {
+        "train": split("train", config.args.get("num_train", 200)),
+        "val": split("val", NUM_VAL),
+        "test": split("test", 50),
+    }
 
 
 class LibraryNoise:

@@ -151,7 +151,7 @@ def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_o
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=0.8)
     if len(values):
         smooth = _smooth(epochs, values, window)
-        axes.plot(*smooth, color=BLUE, label="train", **_marker(len(smooth[0]) // window))
+        axes.plot(*smooth, color=BLUE, label="train", **(_marker(len(values)) if window == 1 else {}))
     _draw_val(axes, *_points(rows, "val", name), best_of)
     _finish_curve(axes, name)
 
@@ -332,7 +332,10 @@ def _ink(color: str) -> str:
 
 
 def _short_title(title: str, inches: float) -> str:
-    return "\n".join(shorten(line, int(inches * 15)) for line in title.split("\n"))
+    """Of a path, the end is what tells files apart."""
+    most = int(inches * 15)
+    lines = [f"…{line[1 - most :]}" if "/" in line and len(line) > most else line for line in title.split("\n")]
+    return "\n".join(shorten(line, most) for line in lines)
 
 
 def shorten(text: str, length: int) -> str:

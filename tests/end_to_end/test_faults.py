@@ -84,6 +84,8 @@ def test_when_the_main_process_is_killed_the_others_end_and_say_so(ranks):
     group = ranks.start("train", *faulty("is killed", 0), world_size=2)
     assert group.wait(60) == [-9, 1], group.output()
     assert "process 0 is gone without a word: killed" in group.output()
+    status = read_json(ranks.folder / "runs" / "a" / "status.json")
+    assert status["state"] == "failed" and "process 0 is gone without a word" in status["reason"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

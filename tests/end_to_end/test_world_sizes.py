@@ -78,15 +78,16 @@ def test_deterministic_mode_gives_the_same_bits_on_1_2_and_4_processes(ranks, mi
 def test_a_run_stopped_on_4_processes_goes_on_on_2_and_then_on_1(ranks):
     """Every image of the epoch enters exactly once, and the weights are those of a run never stopped."""
     settings = [
-        "data.name=noise_images:make_images", "model.name=ledger:make", "train.num_epochs=1", "optim.lr=1e-3",
+        "data.name=noise_images:make_images", "data.args.num_train=800", "model.name=ledger:make", "optim.lr=1e-3",
         "train.global_batch_size=8", "train.micro_batch_size=2", "train.deterministic=true", "train.max_grad_norm=1",
-        "train.eval_every=1 epoch", "train.ema_decay=0.9", "model.args.width=48", "run.trackers=[]", "run.name=moved",
+        "train.eval_every=1 epoch", "train.ema_decay=0.9", "model.args.width=48", "run.trackers=[]",
+        "train.num_epochs=1", "run.name=moved",
     ]  # fmt: skip
     folder = ranks.folder / "ledger-moved"
     folder.mkdir()
     moved = ranks.folder / "runs" / "moved"
     stops = []
-    for world_size, stop_at in ((4, 3), (2, 11), (1, None)):
+    for world_size, stop_at in ((4, 3), (2, 40), (1, None)):
         group = ranks.start("train", *settings, f"model.args.ledger={folder}", world_size=world_size)
         if stop_at is not None:
             await_step(moved, stop_at)
@@ -94,8 +95,8 @@ def test_a_run_stopped_on_4_processes_goes_on_on_2_and_then_on_1(ranks):
         assert group.wait() == [75 if stop_at else 0] * world_size, group.output()
         assert read_json(moved / "env.json")["world_size"] == world_size
         stops.append(read_json(moved / "status.json")["step"])
-    assert 3 <= stops[0] < stops[1] < stops[2] == 25, f"each start must do a part of the epoch: {stops}"
+    assert 3 <= stops[0] < stops[1] < stops[2] == 100, f"each start must do a part of the epoch: {stops}"
     entered = [image for micros in ledger.read(folder).values() for m in micros for image in m]
-    assert len(entered) == len(set(entered)) == 200
+    assert len(entered) == len(set(entered)) == 800
     ranks.run("train", *settings[:-1], "run.name=whole", f"model.args.ledger={folder}")
-    assert ledger.digest(moved, 25) == ledger.digest(ranks.folder / "runs" / "whole", 25)
+    assert ledger.digest(moved, 100) == ledger.digest(ranks.folder / "runs" / "whole", 100)
