@@ -76,7 +76,7 @@ class Checkpoints:
             files = {f"{name}.safetensors": tensor_writer(tensors) for name, tensors in copied.items()}
             files["optimizer.pt"] = lambda file: torch.save(optimizer, file)
             files["state.json"] = json_writer(position)
-            write_folder(self.path(step), files)
+            write_folder(self.path(step), files, self.run.processes.moved)
             try:
                 self._prune(best_step)
             except (OSError, ValueError) as error:  # the new one is whole, and the next prune tries again
@@ -90,7 +90,7 @@ class Checkpoints:
         path = self.path(state.step, "best")
 
         def write(copied: Tensors) -> None:
-            write_folder(path, {"model.safetensors": tensor_writer(copied)})
+            write_folder(path, {"model.safetensors": tensor_writer(copied)}, self.run.processes.moved)
 
         self._begin("best", state.step, lambda: dict(state.eval_module.state_dict()), write)
 
@@ -160,13 +160,14 @@ class Checkpoints:
     def restore(self, step: int | None, state: TrainState) -> None:
         """Go on from the checkpoint of a step, or begin. All processes call it."""
         if step is not None:
-            state.restore(*self._read(lambda: self._parts(self.path(step), list(state.tensors()))))
+            device = next(state.module.parameters()).device if self.run.is_shared else torch.device("cpu")
+            state.restore(*self._read(lambda: self._parts(self.path(step), list(state.tensors()), device)))
             self.run.progress.note(f"going on from step {step:,}")
             best_step = state.position.best_step
             if best_step is not None and not self.run.processes.from_main(lambda: self._is_best_whole(best_step)):
                 state.position.forget_best()
         if self.run.tracker is not None:
-            self.run.tracker.truncate(step or 0)
+            self.run.tracker.truncate(step or 0, state.position.evaluated_step)
 
     def read_best(self, step: int) -> Tensors:
         """The best weights. All processes call it."""
@@ -176,10 +177,12 @@ class Checkpoints:
         """What each process reads in the folder, or the main one for all where only that sees it."""
         return function() if self.run.is_shared else self.run.processes.from_main(function)
 
-    def _parts(self, path: Path, names: list[str]) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
-        """What TrainState.restore takes; everything lies on the CPU, and goes to where the weights are there."""
+    def _parts(
+        self, path: Path, names: list[str], device: torch.device
+    ) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
+        """What TrainState.restore takes: the weights on the CPU, what the optimizer keeps on the device."""
         tensors = {name: read_tensors(path / f"{name}.safetensors") for name in names}
-        optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
         return tensors, optimizer, read_json(path / "state.json")
 
     def _newest(self) -> int | None:

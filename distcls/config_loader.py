@@ -84,9 +84,9 @@ def to_yaml(config: Config) -> str:
     return "\n".join(dump(_Block(section)) for section in sections)
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """Lines such as "optim.lr: 0.001 -> 0.002", for settings that change the run."""
-    return [f"{path}: {_show(before)} -> {_show(after)}" for path, before, after in _changes(old, new)]
+def differences(old: Config, new: Config, everything: bool = False) -> list[str]:
+    """Lines such as "optim.lr: 0.001 -> 0.002", for settings that change the run, or for all."""
+    return [f"{path}: {_show(before)} -> {_show(after)}" for path, before, after in _changes(old, new, everything)]
 
 
 # What was written ----------------------------------------------------------------------------------
@@ -511,13 +511,13 @@ def _show(value: Any) -> str:
 # Comparing and writing -----------------------------------------------------------------------------
 
 
-def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Settings of both configs that may not differ when a run goes on, with both values."""
+def _changes(old: Any, new: Any, everything: bool, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Settings of both configs that may not differ when a run goes on, or all that differ, with both values."""
     for field in dataclasses.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if dataclasses.is_dataclass(before) and dataclasses.is_dataclass(after):
-            yield from _changes(before, after, _join(path, field.name))
-        elif field.metadata["changes_run"] and not _same(before, after, field.metadata):
+            yield from _changes(before, after, everything, _join(path, field.name))
+        elif (everything or field.metadata["changes_run"]) and not _same(before, after, field.metadata):
             yield _join(path, field.name), _as_plain(before), _as_plain(after)
 
 

@@ -7,6 +7,7 @@ the others then have a moment to end by themselves, since most collectives notic
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -86,14 +87,15 @@ class Peers:
         """The main thread has got on."""
         self.sign.progress += 1
 
-    def leave(self, exit_code: int, reason: str, rank: int | None = None) -> Departure:
-        """Tell the others that this process ends (or, with rank=-1, that all must); who was the first to say so."""
-        mine = Departure(self.rank if rank is None else rank, exit_code, reason)
-        try:
+    def leave(self, exit_code: int, reason: str) -> Departure:
+        """Tell the others that this process ends; who was the first to say so."""
+        return self._leave(Departure(self.rank, exit_code, reason))
+
+    def _leave(self, mine: Departure) -> Departure:
+        first = mine
+        with contextlib.suppress(RuntimeError):  # the store went with process 0
             first = Departure(**json.loads(self.store.compare_set("departure", "", json.dumps(asdict(mine)))))
             self._acknowledge()
-        except RuntimeError:  # the store went with process 0
-            return mine
         return first
 
     def who_left(self) -> Departure:
@@ -108,8 +110,9 @@ class Peers:
             after = self._signs()
         except RuntimeError:
             return MAIN_IS_GONE
-        silent = [rank for rank, sign in after.items() if rank != self.rank and sign == before[rank]]
-        return self.leave(1, _gone(silent), rank=-1)
+        return self._leave(
+            _gone([rank for rank, sign in after.items() if rank != self.rank and sign == before.get(rank)])
+        )
 
     def stop(self) -> None:
         """From now on this process ends by itself, and minds no others."""
@@ -152,15 +155,13 @@ class Peers:
                 self._moved_at = now
         silent = [rank for rank, (_, heard_at) in self._heard.items() if now - heard_at > SILENCE]
         if silent:
-            self.leave(1, _gone(silent), rank=-1)
+            self._leave(_gone(silent))
         if self.hang_timeout is not None and now - self._moved_at > self.hang_timeout:
             places = "\n".join(f"  process {rank}: {sign.where}" for rank, sign in sorted(signs.items()))
-            self.leave(
-                1,
+            reason = (
                 f"no process has got on for {self.hang_timeout:g} s (run.hang_timeout). Where they stand:\n{places}\n"
-                "The one that does not wait for the others is where to look.",
-                rank=-1,
             )
+            self._leave(Departure(-1, 1, f"{reason}The one that does not wait for the others is where to look."))
 
     def _awake(self) -> float:
         """Seconds that this process has not been suspended: where all were, none is at fault."""
@@ -191,15 +192,18 @@ class Peers:
         return {rank: Sign(**json.loads(value)) for rank, value in zip(there, values, strict=True)}
 
 
-def _gone(ranks: list[int]) -> str:
+def _gone(ranks: list[int]) -> Departure:
+    """What all have to end for where these give no sign of life."""
     if not ranks:
-        return "a sum over the processes failed or took too long, although all of them live: see their output"
+        text = "a sum over the processes failed or took too long, although all of them live: see their output"
+        return Departure(-1, 1, text)
     numbers = ", ".join(map(str, ranks))
     who = f"processes {numbers} are" if len(ranks) > 1 else f"process {numbers} is"
-    return f"{who} gone without a word: killed, perhaps for memory (see the system's log), or the machine is gone"
+    text = f"{who} gone without a word: killed, perhaps for memory (see the system's log), or the machine is gone"
+    return Departure(-1, 1, text, main_is_gone=0 in ranks)
 
 
-MAIN_IS_GONE = Departure(-1, 1, _gone([0]), main_is_gone=True)
+MAIN_IS_GONE = _gone([0])
 
 
 def _where(thread: int) -> str:

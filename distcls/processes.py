@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from distcls import signals
 from distcls.errors import DistclsError, UsageError
@@ -41,9 +40,14 @@ class Processes:
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if self.world_size != expected:
             raise UsageError(f"WORLD_SIZE is {expected}, but {self.world_size} processes were connected.")
-        self._ballots: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if self.world_size > 1 else None
+        self._ballots: Any = None
         self._vote: tuple[torch.Tensor, Any] | None = None
-        self.peers = Peers(self.rank, self.world_size) if self.world_size > 1 else None
+        self.peers: Peers | None = None
+        if self.world_size > 1:
+            self._ballots = dist.new_group(backend="gloo", timeout=TIMEOUT)
+            self.peers = Peers(self.rank, self.world_size)
+            self.wait_for_everyone()
+            dist.distributed_c10d._set_pg_timeout(PATIENCE, self._ballots)
 
     def wait_for_everyone(self) -> None:
         """Returns when all processes have called it."""
@@ -58,8 +62,8 @@ class Processes:
                 outcome[0] = function()
             except DistclsError as error:
                 outcome[1] = error
-        if self.world_size > 1:
-            broadcast_object_list(outcome)
+        if self._ballots is not None:
+            dist.broadcast_object_list(outcome, src=0, group=self._ballots)
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
@@ -94,6 +98,11 @@ class Processes:
         """From now on, nobody getting on for so many seconds ends the run; None: whatever it takes."""
         if self.peers is not None:
             self.peers.expect_progress(hang_timeout)
+
+    def moved(self) -> None:
+        """This process has got on, with something that takes long."""
+        if self.peers is not None:
+            self.peers.moved()
 
     def why_failed(self, error: BaseException, exit_code: int, reason: str) -> Departure | None:
         """Tell the others that this process fails. Where another one did before, and this is what follows: why."""

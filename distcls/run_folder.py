@@ -57,6 +57,12 @@ def config_to_keep(path: Path) -> Config | None:
     return stored_config(path) if _newest_step(path) else None
 
 
+def steps_of(config: Config, path: Path) -> int:
+    """The step of the newest checkpoint in a folder that holds the run of this config; 0 where it does not."""
+    stored = config_to_keep(path)
+    return _newest_step(path) if stored is not None and not _changes(path, stored, config) else 0
+
+
 def is_finished(path: Path) -> bool:
     """Whether the run in a folder has come to its end."""
     return read_status(path).get("state") == "finished"

@@ -71,8 +71,9 @@ def obey_parent_only() -> None:
 
     A rank that fails ends its workers by SIGTERM as it exits, and waits for them.
     """
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, where nobody can tell who sent it
         ignore()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for number in STOP_SIGNALS:

@@ -50,9 +50,12 @@ class Tracker:
         for tracker in self._trackers:
             tracker.log(logged)
 
-    def truncate(self, step: int) -> None:
-        """Forget every row after `step`, and the test's, which comes last, in metrics.csv and in the trackers."""
-        rows = self.metrics.truncate(step)
+    def truncate(self, step: int, evaluated_step: int) -> None:
+        """Forget the rows after `step`, evaluations after `evaluated_step`, and the test's, which comes last.
+
+        In metrics.csv and in the trackers.
+        """
+        rows = self.metrics.truncate(step, evaluated_step)
         for tracker in self._trackers:
             tracker.rewrite(rows)
 
@@ -102,15 +105,17 @@ class MetricsFile:
             raise _cannot_write(self._path, error) from error
         return _parse(cells)
 
-    def truncate(self, step: int) -> list[Row]:
+    def truncate(self, step: int, evaluated_step: int) -> list[Row]:
         """Cut the rows after `step` (and a last line that was never finished); returns the rows that are left.
 
-        The row of the test split goes too: a run that goes on measures it again when it ends.
+        The row of the test split goes too: a run that goes on measures it again when it ends. So does a val row
+        after `evaluated_step`, whose evaluation came after the checkpoint.
 
         The shorter file is written beside the old one and renamed over it: a kill leaves one or the other.
         """
         rows = ((cells, _parse(cells)) for cells in _read_cells(self._path))
-        kept = [cells for cells, row in rows if row["step"] <= step and row["split"] != "test"]
+        last = {"train": step, "val": evaluated_step, "test": -1}
+        kept = [cells for cells, row in rows if row["step"] <= last[row["split"]]]
         try:
             _replace(self._path, b"".join(_csv_line(cells) for cells in [COLUMNS, *kept]))
         except OSError as error:

@@ -24,6 +24,8 @@ Tensors = dict[str, torch.Tensor]
 Writer = Callable[[Any], Any]
 """Writes the content of one file to a binary stream."""
 
+CHUNK = 64 * 2**20
+"""Bytes after which what is written is waited for."""
 UNFINISHED = ".writing-"
 """How the name of a folder begins that is still being written, or was when its process was killed."""
 
@@ -32,14 +34,17 @@ class CorruptError(Exception):
     """A folder that is torn or altered; the message is the reason."""
 
 
-def write_folder(path: Path, writers: dict[str, Writer]) -> None:
-    """Make a folder of files appear whole, or not at all. Raises DiskError, naming it."""
+def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[], None] = lambda: None) -> None:
+    """Make a folder of files appear whole, or not at all. Raises DiskError, naming it.
+
+    on_progress is called each time that CHUNK bytes more are on the disk.
+    """
     temporary = path.parent / f"{UNFINISHED}{path.name}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        manifest = {name: _write_file(temporary / name, write) for name, write in writers.items()}
-        _write_file(temporary / "manifest.json", json_writer(manifest))
+        manifest = {name: _write_file(temporary / name, write, on_progress) for name, write in writers.items()}
+        _write_file(temporary / "manifest.json", json_writer(manifest), on_progress)
         _fsync(temporary)
         if path.exists():
             shutil.rmtree(path)
@@ -111,22 +116,33 @@ def place(tensor: torch.Tensor) -> tuple:
 class SummedFile:
     """A binary stream to a file that takes size and SHA-256 sum on the way."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, on_progress: Callable[[], None]) -> None:
         self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
+        self.on_progress, self.on_disk = on_progress, 0
 
     def write(self, data: Any) -> int:
-        self.size += memoryview(data).nbytes
-        self.sha256.update(data)
-        return self.file.write(data)
+        """All of it, in parts: a slow disk that takes one after the other is no disk that hangs."""
+        data = memoryview(data).cast("B")
+        for start in range(0, len(data), CHUNK):
+            part = data[start : start + CHUNK]
+            self.size += len(part)
+            self.sha256.update(part)
+            self.file.write(part)
+            if self.size - self.on_disk >= CHUNK:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                self.on_disk = self.size
+                self.on_progress()
+        return len(data)
 
     def flush(self) -> None:
         self.file.flush()
 
 
-def _write_file(path: Path, write: Writer) -> dict[str, Any]:
+def _write_file(path: Path, write: Writer, on_progress: Callable[[], None]) -> dict[str, Any]:
     """Write a file to the disk for good; its entry in the manifest."""
     with path.open("wb") as file:
-        summed = SummedFile(file)
+        summed = SummedFile(file, on_progress)
         write(summed)
         file.flush()
         os.fsync(file.fileno())

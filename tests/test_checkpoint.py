@@ -39,9 +39,9 @@ class FakeRun:
         self.dir, self.is_shared = folder, True
         self.said: list[str] = []
         self.truncated: list[int] = []
-        self.processes = SimpleNamespace(is_main=is_main, from_main=lambda function: function())
+        self.processes = SimpleNamespace(is_main=is_main, from_main=lambda function: function(), moved=lambda: None)
         self.progress = SimpleNamespace(note=self.said.append, warning=self.said.append)
-        self.tracker = SimpleNamespace(truncate=self.truncated.append)
+        self.tracker = SimpleNamespace(truncate=lambda step, evaluated_step: self.truncated.append(step))
         self.saved_in = lambda seconds: None
 
 

@@ -99,11 +99,19 @@ def test_header_is_fixed_and_written_once(tmp_path):
 def test_truncate_cuts_later_rows_and_appending_goes_on(tmp_path):
     tracker = log_rows(tmp_path, 6, [])
     before = (tmp_path / "metrics.csv").read_text().splitlines()
-    tracker.truncate(4)
+    tracker.truncate(4, 4)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == before[:9]
     tracker.log(train_row(5))
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [1, 1, 2, 2, 3, 3, 4, 4, 5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv"]
+
+
+def test_an_evaluation_after_the_checkpoint_of_its_step_is_cut_with_what_follows(tmp_path):
+    """A run that was stopped where an evaluation was due saves first, and evaluates when it goes on."""
+    tracker = log_rows(tmp_path, 6, [])
+    tracker.truncate(4, 3)
+    rows = [(row["step"], row["split"]) for row in read_metrics(tmp_path / "metrics.csv")]
+    assert rows[-2:] == [(3, "val"), (4, "train")]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
@@ -116,7 +124,7 @@ def test_torn_last_line_is_dropped(tmp_path, cut):
     tracker.log(val_row(3))
     assert [row["step"] for row in read_metrics(path)] == [1, 1, 2, 2, 3, 3]
     path.write_bytes(path.read_bytes()[:-cut])
-    tracker.truncate(3)
+    tracker.truncate(3, 3)
     assert path.read_bytes().endswith(b"\n") and len(read_metrics(path)) == 5
 
 
@@ -149,7 +157,7 @@ def test_kill_loses_no_row(tmp_path):
 def test_tensorboard_equals_metrics_csv(tmp_path):
     tracker = log_rows(tmp_path, 6, ["tensorboard"])
     assert tensorboard_scalars(tmp_path) == expected_scalars(tmp_path)
-    tracker.truncate(4)
+    tracker.truncate(4, 4)
     assert tensorboard_scalars(tmp_path) == expected_scalars(tmp_path)
     tracker.log(val_row(5))
     tracker.close()

@@ -84,7 +84,8 @@ def build_data(
     Raises UsageError, MissingInputError, BadDataError and DiskError, each saying what to do.
     """
     image_sets = _open_once_per_machine(config, processes)
-    _refuse_differences(image_sets, processes)
+    prints = {name: image_set.fingerprint() for name, image_set in image_sets.items()}
+    _refuse_differences(processes, prints, f"{sum(map(len, image_sets.values())):,} images")
     decoding = choose_decoding(config, image_sets["train"])
     random_crop = crop and RandomCrop.of(decoding, crop)
     cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
@@ -107,7 +108,7 @@ def build_data(
         )
     splits["train"].random_crop = random_crop
     check_classes(list(splits.values()))
-    return Data(
+    data = Data(
         train=splits["train"],
         val=splits.get("val"),
         test=splits.get("test"),
@@ -116,6 +117,12 @@ def build_data(
         fingerprint=_fingerprint(image_sets, splits),
         report=build_report(config, decoding, list(splits.values()), image_sets, found),
     )
+    bad = [file["path"] for file in data.report["bad_files"]]
+    some = f" (unreadable: {', '.join(bad[:3])}{' …' if len(bad) > 3 else ''})" if bad else ""
+    _refuse_differences(
+        processes, (data.fingerprint, decoding, bad), f"{sum(map(len, data.splits())):,} readable images{some}"
+    )
+    return data
 
 
 def _open_once_per_machine(config: DataConfig, processes: Processes) -> dict[str, ImageSet]:
@@ -128,16 +135,14 @@ def _open_once_per_machine(config: DataConfig, processes: Processes) -> dict[str
     return open_image_sets(dataclasses.replace(config, download=False))
 
 
-def _refuse_differences(image_sets: dict[str, ImageSet], processes: Processes) -> None:
+def _refuse_differences(processes: Processes, seen_here: object, in_words: str) -> None:
     """Each machine may have a copy of its own. Raises UsageError where they are not of the same images."""
-    prints = {name: image_set.fingerprint() for name, image_set in image_sets.items()}
-    count = sum(map(len, image_sets.values()))
-    seen = processes.from_all((prints, f"{count:,} images on {socket.gethostname()}"))
-    for rank, (theirs, there) in enumerate(seen):
-        if theirs != seen[0][0]:
+    seen = processes.from_all((seen_here, f"{in_words} on {socket.gethostname()}"))
+    for rank, (there, words) in enumerate(seen):
+        if there != seen[0][0]:
             raise UsageError(
-                f"the processes see different images: process 0 {seen[0][1]}, process {rank} {there}, "
-                "of other names, sizes or labels. Copy the same files to all machines, as rsync -a --delete does."
+                f"the processes see different images: process 0 {seen[0][1]}, process {rank} {words}, or of other "
+                "names, sizes or labels. Copy the same files to all machines, as rsync -a --checksum --delete does."
             )
 
 

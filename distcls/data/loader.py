@@ -175,10 +175,15 @@ def _load(
 def _load_from_memory(split: Split, requests: Iterator[Request], size: int, device: torch.device) -> Iterator[Loaded]:
     pixels, all_labels = _resident(split, device), torch.from_numpy(split.labels)
     for request in requests:
-        rows = torch.from_numpy(split.rows[request.indices]).to(device, non_blocking=True)
-        labels = all_labels[torch.from_numpy(request.indices)].to(device, non_blocking=True)
+        rows = _to(torch.from_numpy(split.rows[request.indices]), device)
+        labels = _to(all_labels[torch.from_numpy(request.indices)], device)
         for piece in zip(_chunks(pixels.index_select(0, rows), size), _chunks(labels, size), strict=True):
             yield Loaded(*piece, {})
+
+
+def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Without waiting where that is safe: MPS would read from memory that is free again (pytorch/pytorch#189690)."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def _chunks(table: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
@@ -212,7 +217,7 @@ def _load_in_processes(
         generator=torch.Generator(),  # else each start of the loader would draw from the global one
     )
     for pixels, labels, went_bad in loader:
-        yield Loaded(pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True), went_bad)
+        yield Loaded(_to(pixels, device), _to(labels, device), went_bad)
 
 
 def _load_in_threads(
@@ -226,7 +231,7 @@ def _load_in_threads(
             coming.extend(pool.submit(reader.__getitem__, request) for request in itertools.islice(requests, 1))
             if device.type == "cuda":
                 pixels, labels = pixels.pin_memory(), labels.pin_memory()
-            yield Loaded(pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True), went_bad)
+            yield Loaded(_to(pixels, device), _to(labels, device), went_bad)
 
 
 def _copied_ahead(loaded: Iterator[Loaded], device: torch.device) -> Iterator[Loaded]:

@@ -2,15 +2,15 @@
 # Really builds the Dockerfile, on a Debian made by debootstrap, trains in the image, and shows that the build fails
 # where it would replace the base's torch. Needs root, buildah, debootstrap and uv; takes a few minutes and 3 GB.
 #
-#   tests/container/build.sh install      # Debian's buildah, podman and debootstrap; needs root, once
+#   tests/container/build.sh install      # buildah, podman and debootstrap of Debian; needs root, once
 #   tests/container/build.sh [FOLDER]     # FOLDER keeps Debian and torch for the next time
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ "${1:-}" = install ]; then
-    ! type buildah podman runc debootstrap >/dev/null 2>&1 || exit 0
+    ! type buildah podman runc debootstrap catatonit >/dev/null 2>&1 || exit 0
     apt-get -qq update </dev/null >/dev/null
     DEBIAN_FRONTEND=noninteractive exec apt-get -qq -y -o DPkg::Lock::Timeout=120 \
-        install --no-install-recommends buildah podman runc debootstrap </dev/null >/dev/null
+        install --no-install-recommends buildah podman catatonit runc debootstrap </dev/null >/dev/null
 fi
 for tool in buildah debootstrap uv; do
     command -v "$tool" >/dev/null || { echo "tests/container: SKIPPED, there is no $tool here" >&2; exit 0; }

@@ -88,6 +88,28 @@ def test_when_the_main_process_is_killed_the_others_end_and_say_so(ranks):
     assert status["state"] == "failed" and "process 0 is gone without a word" in status["reason"]
 
 
+def test_when_the_main_process_is_killed_under_torchrun_the_others_say_so_too(tmp_path):
+    """The store is torchrun's there, and does not go with process 0."""
+    (tmp_path / "faulty").touch()
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--standalone",
+        "-m",
+        "distcls.train",
+    ]
+    done = subprocess.run(
+        [*command, *faulty("is killed", 0)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 1 and "distcls: error: process 0 is gone without a word: killed" in done.stderr
+    status = read_json(tmp_path / "runs" / "a" / "status.json")
+    assert status["state"] == "failed" and "process 0 is gone without a word" in status["reason"]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_while_data_is_prepared_ends_all_with_75_and_nothing_to_save(ranks, rank):
     settings = ["--name", "a", *SETTINGS, "data.name=slow_images:make"]

@@ -59,3 +59,51 @@ def test_machines_with_other_images_are_found_out_before_training(ranks):
     output = ranks.run(*words, world_size=2, expect=2, setup=on_a_machine_of_its_own)
     assert "the processes see different images: process 0 40 images on " in output
     assert ", process 1 38 images on " in output
+
+
+def test_an_image_that_is_broken_on_one_machine_only_is_found_out(ranks):
+    for machine in (0, 1):
+        for name in ("cat", "dog"):
+            for i in range(60):
+                path = ranks.folder / f"machine{machine}/images/{name}/{i:02}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (4 * i, 0, 255 * (name == "cat"))).save(path)
+    broken = ranks.folder / "machine1/images/dog/07.png"
+    broken.write_bytes(bytes(broken.stat().st_size))
+    words = ["train", "--name", "a", "--data", "images", "train.global_batch_size=8"]
+    output = ranks.run(*words, world_size=2, expect=2, setup=on_a_machine_with_its_own_cache)
+    assert "process 0 120 readable images on " in output
+    assert ", process 1 119 readable images (unreadable: dog/07.png) on " in output
+
+
+def on_a_machine_with_its_own_cache() -> None:
+    os.environ["XDG_CACHE_HOME"] = f"cache{os.environ['RANK']}"
+    os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"] = "0", "1"
+    on_a_machine_of_its_own()
+
+
+def as_the_other_machine() -> None:
+    """What was the second machine is the first now."""
+    os.chdir(f"machine{1 - int(os.environ['RANK'])}")
+
+
+def test_another_head_does_not_begin_the_run_anew(ranks):
+    words = ["train", "--name", "a", *SETTINGS, "train.num_steps=10"]
+    ranks.run(*words, world_size=2, setup=on_a_machine_of_its_own)
+    output = ranks.run(*words, "train.num_steps=15", world_size=2, expect=2, setup=as_the_other_machine)
+    assert "process 1 has step 10 of this run in runs/a on its machine, and process 0" in (output)
+
+
+def test_processes_that_were_started_otherwise_are_found_out(ranks):
+    (ranks.folder / "c.yaml").write_text("optim: {lr: 0.01}\n")
+    words = ["train", "-c", "c.yaml", *SETTINGS, "train.num_steps=10"]
+    output = ranks.run(*words, world_size=2, expect=2, setup=with_another_rate_on_rank_1)
+    assert "process 1 (" in output and "was started otherwise than process 0 (" in output
+    assert "  optim.lr: 0.01 -> 0.02\nGive all machines the same command" in output
+
+
+def with_another_rate_on_rank_1() -> None:
+    if os.environ["RANK"] == "1":
+        Path("other").mkdir()
+        os.chdir("other")
+        Path("c.yaml").write_text("optim: {lr: 0.02}\n")
