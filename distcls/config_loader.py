@@ -32,6 +32,24 @@ FOLDER_SETTINGS = ("data.root", "data.cache_dir", "model.init_from", "run.dir")
 """Settings in which ~ stands for the home folder."""
 
 
+NAMES_ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "batch_size": "train.global_batch_size",
+    "epochs": "train.num_epochs",
+    "max_epochs": "train.num_epochs",
+    "dropout": "model.args.dropout",
+    "drop": "model.args.dropout",
+    "pretrained": "model.init_from",
+    "weights": "model.init_from",
+    "patience": "train.early_stopping",
+    "amp": "train.precision",
+    "optimizer": "optim.name",
+    "scheduler": "optim.schedule",
+    "num_workers": "data.workers",
+}
+"""What other tools call a setting, and this one has another word for."""
+
+
 @dataclass(frozen=True)
 class Given:
     """A value as somebody gave it. Mappings and lists hold Given values; `text` is a scalar as it was typed."""
@@ -422,21 +440,21 @@ def _join(path: str, key: str) -> str:
 
 
 @functools.cache
-def _all_paths(kind: type = Config, path: str = "") -> dict[str, str]:
-    """The dotted path of every section and setting, and how it is explained."""
-    docs = {field.name: field.metadata.get("doc", "") for field in dataclasses.fields(kind)}
-    paths = {}
+def _all_paths(kind: type = Config, path: str = "") -> tuple[str, ...]:
+    """The dotted path of every section and setting."""
+    paths = []
     for name, hint in hints_of(kind).items():
-        paths[_join(path, name)] = docs[name]
+        paths.append(_join(path, name))
         if is_section(hint):
-            paths |= _all_paths(hint, _join(path, name))
-    return paths
+            paths.extend(_all_paths(hint, _join(path, name)))
+    return tuple(paths)
 
 
 def _suggest(key: str, path: str, kind: type) -> str:
     """Where an unknown key may belong: in another section, or under a name that is nearly the same."""
     known = list(hints_of(kind))
-    same = [] if "[" in path else _ending_in([key])
+    elsewhere = [NAMES_ELSEWHERE[key]] if key in NAMES_ELSEWHERE else []
+    same = [] if "[" in path else _ending_in([key]) or elsewhere
     candidates = same or difflib.get_close_matches(key, known, n=2) or settings_like(key)
     if candidates:
         return f"did you mean {either(map(repr, candidates))}?"
@@ -449,16 +467,9 @@ def settings_like(path: str) -> list[str]:
         return [path]
     key = path.rpartition(".")[2]
     names = {known.rpartition(".")[2] for known in _all_paths()}
-    near = _ending_in([key]) or _ending_in(difflib.get_close_matches(key, names, n=3, cutoff=0.7))
-    return near or _explained_as(key.replace("_", " "))
-
-
-def _explained_as(words: str) -> list[str]:
-    """The setting whose explanation has these words in it, and few others."""
-    found = {
-        path: doc for path, doc in _all_paths().items() if re.search(rf"\b{re.escape(words)}\b", doc, re.IGNORECASE)
-    }
-    return [min(found, key=lambda path: len(found[path]))] if len(words) > 3 and found else []
+    if key in NAMES_ELSEWHERE:
+        return [NAMES_ELSEWHERE[key]]
+    return _ending_in([key]) or _ending_in(difflib.get_close_matches(key, names, n=3, cutoff=0.7))
 
 
 def _ending_in(names: Sequence[str]) -> list[str]:

@@ -20,9 +20,9 @@ from typing import Any
 from distcls import signals
 from distcls.cli import override, parse_train_arguments, run_command
 from distcls.config import Config
-from distcls.errors import DiskError, Preempted, UsageError
+from distcls.errors import BadDataError, DiskError, Preempted, UsageError
 from distcls.progress import metrics_table
-from distcls.run_folder import write_text
+from distcls.run_folder import default_name, write_text
 
 PR_SET_PDEATHSIG = 1
 """Of <linux/prctl.h>."""
@@ -55,9 +55,10 @@ def _main(argv: Sequence[str]) -> int:
         print(f"\nfold {fold} of {len(folders)}: {folder}", flush=True)
         code = runner.run(words)
         if code:
-            print(
-                f"distcls: fold {fold} ended with exit code {code}: the same command goes on with it", file=sys.stderr
+            again = (
+                "" if code in (UsageError.exit_code, BadDataError.exit_code) else ": the same command goes on with it"
             )
+            print(f"distcls: fold {fold} ended with exit code {code}{again}", file=sys.stderr)
             return code
     report(folders, stem.with_name(f"{stem.name}-crossval.json"))
     return 0
@@ -67,7 +68,7 @@ def _folder_stem(config: Config, config_path: Path | None) -> Path:
     """The run folder as `distcls train` would choose it, without its end."""
     if config.run.dir:
         return Path(config.run.dir).expanduser()
-    return Path("runs") / (config.run.name or Path(config_path or config.data.name).stem)
+    return Path("runs") / (config.run.name or default_name(config, config_path))
 
 
 class FoldRunner:

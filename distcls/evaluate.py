@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 from distcls import signals, slurm
 from distcls.cli import Parser, override, run_command
 from distcls.config import Config
-from distcls.errors import UsageError
+from distcls.errors import MissingInputError, UsageError
+from distcls.run_folder import read_status
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channels_last", "run.device")
 """How the settings begin that `distcls eval` takes: the others change nothing, or the network."""
+
+
+UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null"]
+"""Settings with which all images of a folder are one split."""
 
 
 class Evaluator:
@@ -82,8 +88,13 @@ def _main(argv: Sequence[str]) -> int:
     slurm.join_step()
     parser = Parser(prog="distcls eval", description="Measure a run's best weights on a split.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="default: test")
-    parser.add_argument("--data", metavar="DIR", help="where the images lie now: data.root=DIR")
+    parser.add_argument(
+        "--split",
+        choices=["train", "val", "test", "all"],
+        default="test",
+        help="default: test; all: every image of a folder that the run was not trained on, given with --data",
+    )
+    parser.add_argument("--data", metavar="DIR", help="where the images lie now, or other ones (see --split all)")
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", default=[], help="settings that differ, such as data.root=DIR"
     )
@@ -108,31 +119,57 @@ def evaluate_run(
     json_file: Path | None = None,
     csv_file: Path | None = None,
 ) -> SplitMetrics:
-    """The metrics of a run's kept weights on one of its splits, printed; changes nothing in the run folder."""
+    """The metrics of a run's kept weights on one of its splits, or on all of other images, printed.
+
+    It changes nothing in the run folder. Raises UsageError where the split is not the one that the run set aside.
+    """
     from distcls.data import build_data
-    from distcls.errors import MissingInputError
     from distcls.kept_model import load_kept_model
     from distcls.processes import Processes
     from distcls.report import print_metrics, write_metrics, write_predictions
 
-    kept = load_kept_model(run_dir, overrides)
+    kept = load_kept_model(run_dir, [*overrides, *(UNCUT if split_name == "all" else [])])
     processes = Processes(kept.config.run.device)
     kept.to(processes.device)
     data: Data = build_data(kept.config.data, processes)
-    splits = {split.name: split for split in data.splits()}
-    if split_name not in splits:
-        raise MissingInputError(f"{run_dir} has no {split_name} split, only {', '.join(splits)}: --split one of them.")
     if data.class_names != kept.class_names:
         raise UsageError(f"the data has classes {data.class_names}, the run was trained on {kept.class_names}.")
+    split = _choose(data, split_name, run_dir)
     evaluate = Evaluator(kept.config, len(kept.class_names), kept.normalize, processes)
-    metrics = evaluate(kept.module, splits[split_name])
+    metrics = evaluate(kept.module, split)
     if metrics is None:
         raise KeyboardInterrupt
     if processes.is_main:
+        state = read_status(run_dir).get("state")
+        if state != "finished":
+            print(f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr)
         print_metrics(split_name, metrics, kept.class_names)
         if json_file is not None:
             write_metrics(json_file, metrics, kept.class_names)
         if csv_file is not None:
-            write_predictions(csv_file, metrics, splits[split_name], kept.class_names)
+            write_predictions(csv_file, metrics, split, kept.class_names)
     processes.end()
     return metrics
+
+
+def _choose(data: Data, name: str, run_dir: Path) -> Split:
+    """The split of that name, if it is still what it was for the run; or "all" of other images."""
+    from distcls.data.data_report import changed_images
+
+    splits = {split.name: split for split in data.splits()}
+    if name == "all":
+        if len(splits) > 1:
+            raise UsageError(f"the images have splits of their own, {', '.join(splits)}: --split one of them")
+        return data.train
+    if name not in splits:
+        raise MissingInputError(f"{run_dir} has no {name} split, only {', '.join(splits)}: --split one of them.")
+    if data.fingerprint != json.loads((run_dir / "data_report.json").read_text())["fingerprint"]:
+        before, now = json.loads((run_dir / "splits.json").read_text()), data.split_lists()
+        if before.get(name) != now[name] or isinstance(now[name][0], int):
+            raise UsageError(
+                f"the data is not what {run_dir} was trained on:\n  "
+                + "\n  ".join(changed_images(before, now))
+                + f"\nSo images of {name} may have been trained on. Put the old data back; or, for images that the run "
+                "has never seen: --data DIR --split all"
+            )
+    return splits[name]

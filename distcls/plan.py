@@ -8,8 +8,18 @@ from distcls.batches import BatchPlan
 from distcls.config import Config
 from distcls.data import Data
 from distcls.durations import describe_every
+from distcls.errors import UsageError
 from distcls.loss import weigh_classes
 from distcls.processes import Processes
+
+
+def check_splits(config: Config, data: Data) -> None:
+    """Raises UsageError where a setting needs a split that is not there."""
+    if config.train.early_stopping is not None and data.val is None:
+        raise UsageError(
+            f"train.early_stopping={config.train.early_stopping} watches the val split, and there is none: give "
+            "it some images (data.val_fraction=0.1), or leave early stopping out"
+        )
 
 
 def describe(
@@ -28,6 +38,7 @@ def describe(
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
         *_describe_balance(config, data),
         *(("warning", warning) for warning in data.report["warnings"]),
+        *_warn_of_batch(plan),
         ("images", _describe_images(data)),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
@@ -38,6 +49,13 @@ def describe(
         ),
         ("steps", f"{plan.total_steps:,} = {plan.epoch(plan.total_steps):.4g} epochs of {epoch_steps:.5g} steps"),
     ]
+
+
+def _warn_of_batch(plan: BatchPlan) -> list[tuple[str, str]]:
+    if plan.global_batch_size <= plan.num_images:
+        return []
+    text = f"a batch of {plan.global_batch_size:,} is more than the {plan.num_images:,} training images: "
+    return [("warning", f"{text}each step sees all of them, {plan.epoch(1):.3g} times")]
 
 
 def _describe_balance(config: Config, data: Data) -> list[tuple[str, str]]:

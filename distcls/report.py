@@ -65,17 +65,18 @@ def finish(
             run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **tracked(metrics))
     write_model(run.dir / "model", module, run.config, data.class_names, data.decoding)
     run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
-    write_plots(run.dir, data, measured, first_images(data, plan, augment, run))
+    write_plots(run.dir, data, measured, first_images(data, plan, augment, run), state.position.best_step)
     if (run.dir / WENT_BAD).exists():
         run.progress.warning(
             f"some images went bad during training ({run.dir / WENT_BAD}): another run would not give the same weights."
         )
     folder = shlex.quote(str(run.dir))
     last = measured.get("test") or measured.get("val")
+    measured_on = "" if data.test else " --split val" if data.val else " --split train"
     run.progress.finish(
         {name: metrics.values for name, metrics in measured.items()},
         worst_confusions(last.confusion, data.class_names) if last is not None else [],
-        f"distcls eval {folder}\ndistcls predict {folder} IMAGE…\ntensorboard --logdir {folder}/tb",
+        f"distcls eval {folder}{measured_on}\ndistcls predict {folder} IMAGE…\ntensorboard --logdir {folder}/tb",
     )
 
 
@@ -137,12 +138,16 @@ def _title(class_names: list[str], classes: list[int], shares: torch.Tensor | No
 
 
 def write_plots(
-    run_dir: Path, data: Data, measured: dict[str, SplitMetrics], batch: tuple[np.ndarray, list[str]]
+    run_dir: Path,
+    data: Data,
+    measured: dict[str, SplitMetrics],
+    batch: tuple[np.ndarray, list[str]],
+    kept_step: int | None,
 ) -> None:
     """plots/: curves, training images, and of test (or val) confusion, calibration, predictions and mistakes."""
     folder = run_dir / "plots"
     folder.mkdir(exist_ok=True)
-    plots.plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png")
+    plots.plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png", kept_step)
     plots.plot_images(*batch, folder / "train_batch.png", "Training images, as the model saw them")
     split = data.test or data.val
     if split is None:

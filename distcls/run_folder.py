@@ -28,6 +28,13 @@ class AlreadyFinished(DistclsError):
     on_all_ranks = True
 
 
+def default_name(config: Config, config_path: str | Path | None) -> str:
+    """What a run is called that was given no name: as its config file, else as its data."""
+    if config_path is None and config.data.root is not None and config.data.name in ("folder", "csv", "npz"):
+        config_path = Path(config.data.root).resolve()
+    return Path(config_path or config.data.name).stem or config.data.name
+
+
 def choose_folder(config: Config, default_name: str) -> Path:
     """run.dir; else runs/NAME; else the first of runs/default, runs/default-2 … that this config may use.
 

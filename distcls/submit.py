@@ -26,7 +26,7 @@ from distcls.cli import SETTINGS, Parser, parse_train_arguments, run_command
 from distcls.config import Config
 from distcls.config_loader import to_yaml
 from distcls.errors import DiskError, MissingInputError, UsageError
-from distcls.run_folder import AlreadyFinished, choose_folder, write_text
+from distcls.run_folder import AlreadyFinished, choose_folder, default_name, write_text
 
 # submitit's imports come before the handlers of signals.py: until then, the signals that would kill are ignored.
 SHIELDED = 'sh -c \'trap "" TERM USR1 USR2; exec "$0" "$@"\''
@@ -117,7 +117,7 @@ def _plan_run(options: argparse.Namespace, array_setting: list[str], suffix: str
         config, read = parse_train_arguments(words)
     run = config.run
     run.dir, run.name = run.dir and run.dir + suffix, run.name and run.name + suffix
-    path = choose_folder(config, Path(read.config_path or config.data.name).stem + suffix).absolute()
+    path = choose_folder(config, default_name(config, read.config_path) + suffix).absolute()
     run.dir = str(path)
     return PlannedRun(path, config)
 

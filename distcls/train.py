@@ -18,6 +18,7 @@ from distcls.cli import parse_train_arguments, run_command
 from distcls.config import Config
 from distcls.config_loader import to_yaml
 from distcls.errors import Preempted
+from distcls.run_folder import choose_folder, default_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,17 +35,18 @@ def _main(argv: Sequence[str]) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
     elif options.dry_run:
-        dry_run(config)
+        dry_run(config, default_name(config, options.config_path))
     else:
-        train(config, default_name=Path(options.config_path or config.data.name).stem)
+        train(config, default_name(config, options.config_path))
     return 0
 
 
-def train(config: Config, default_name: str) -> Path:
+def train(config: Config, name: str) -> Path:
     """Train to the end, or go on from the newest checkpoint; the run folder.
 
     Raises Preempted after a stop signal (everything is saved), and the other errors of errors.py. The
-    imports are here because torch takes seconds, and a mistake in the config is found before.
+    imports are here because torch takes seconds, and a mistake in the config is found before. name: of the
+    run, if the config gives none.
     """
     from distcls.batches import plan_batches
     from distcls.checkpoint import Checkpoints
@@ -56,7 +58,7 @@ def train(config: Config, default_name: str) -> Path:
     from distcls.evaluate import Evaluator
     from distcls.loss import weigh_classes
     from distcls.optim import momenta_per_weight
-    from distcls.plan import describe
+    from distcls.plan import check_splits, describe
     from distcls.processes import Processes
     from distcls.run import Run
     from distcls.state import build_state
@@ -64,11 +66,12 @@ def train(config: Config, default_name: str) -> Path:
     from distcls.watch import Watch
 
     processes = Processes(config.run.device, config.run.hang_timeout)
-    with Run(config, processes, default_name) as run:
+    with Run(config, processes, name) as run:
         config = run.config
         crop = config.augment.random_resized_crop
         data = build_data(config.data, processes, run.counting("decoding images"), crop)
         run.adopt_data(data)
+        check_splits(config, data)
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
         normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
@@ -117,7 +120,7 @@ def train(config: Config, default_name: str) -> Path:
         return run.dir
 
 
-def dry_run(config: Config) -> None:
+def dry_run(config: Config, name: str) -> None:
     """Print what `train` would do, as far as it can be known without a run folder and without training."""
     import dataclasses
 
@@ -126,7 +129,7 @@ def dry_run(config: Config) -> None:
     from distcls.data.image_transforms import build_transforms
     from distcls.models import build_model
     from distcls.optim import build_optimizer
-    from distcls.plan import describe_plan
+    from distcls.plan import check_splits, describe_plan
     from distcls.processes import Processes
     from distcls.progress import Progress
     from distcls.run import resolve
@@ -134,12 +137,14 @@ def dry_run(config: Config) -> None:
     processes = Processes(config.run.device)
     config = resolve(config, processes)
     data = build_data(config.data, processes, crop=config.augment.random_resized_crop)
+    check_splits(config, data)
     plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
     build_transforms(config.augment.transforms, config.train.seed, data.image_size)
     module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
     build_optimizer(config.optim, module)
     if processes.is_main:
-        Progress().header(describe_plan(config, data, plan, module, processes))
+        folder = choose_folder(config, name)
+        Progress().header([*describe_plan(config, data, plan, module, processes), ("folder", str(folder))])
     processes.end()
 
 

@@ -92,6 +92,7 @@ class Watch:
         if self.unseen is None:
             return
         (step, stats), self.unseen = self.unseen, None
+        accuracy: float | None
         loss, accuracy, norm = stats.tolist()
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.state.scaler is not None):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
@@ -105,14 +106,15 @@ class Watch:
         completed, lr = step + 1, lr_at(step, self.config.optim, self.plan)
         rate = self.plan.global_batch_size / self.seconds_per_step
         epoch = self.plan.epoch(completed)
-        shown_accuracy = None if self.config.augment.mixup else accuracy  # of a mixture, it says little
+        if self.config.augment.mixup or self.config.augment.cutmix:
+            accuracy = None  # of a mixture, it says little
         if is_due(completed, self.config.train.log_every, self.plan):
             self.run.track(
                 step=completed, epoch=epoch, split="train", loss=loss, accuracy=accuracy, lr=lr, grad_norm=norm,
                 images_per_second=rate, data_time=self.data_share,
             )  # fmt: skip
         self.run.progress.update(
-            completed, epoch, fmean(self.last_losses), shown_accuracy, lr, rate, _memory(self.run.device),
+            completed, epoch, fmean(self.last_losses), accuracy, lr, rate, _memory(self.run.device),
             self.data_share, (self.plan.total_steps - completed) * self.seconds_per_step,
         )  # fmt: skip
 

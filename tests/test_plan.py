@@ -55,8 +55,10 @@ def test_the_batch_is_world_times_micro_times_accumulation():
 
 
 def test_too_little_data_is_told():
-    assert described(make_config(), val=12)["warning"] == "val has 12 images"
-    assert "warning" not in described(make_config())
+    assert described(make_config(global_batch_size=50), val=12)["warning"] == "val has 12 images"
+    assert "warning" not in described(make_config(global_batch_size=50))
+    told = described(make_config(global_batch_size=100))["warning"]
+    assert told == "a batch of 100 is more than the 50 training images: each step sees all of them, 2 times"
 
 
 def test_steps_and_epochs_are_told():

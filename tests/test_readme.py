@@ -55,6 +55,7 @@ def visitor(ranks) -> Iterator[Path]:
         (ranks.folder / name).write_text(text, encoding="utf-8")
     for level, name in ((0, "rose"), (150, "tulip")):
         write_images(ranks.folder / "photos" / name, 20, 24, level)
+        write_images(ranks.folder / "new-photos" / name, 5, 24, level)
         for split in ("train", "test"):
             write_images(ranks.folder / "cifar10" / split / name, 20, 32, level)
     yield ranks.folder

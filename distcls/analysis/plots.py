@@ -55,12 +55,15 @@ MAX_TICKS = 40
 MAX_IMAGES = 64
 
 
-def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Loss, accuracy and learning rate against epochs, from the rows of tracking.read_metrics."""
-    with figure_file(path, 12, 3.8) as figure:
+def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, kept_step: int | None = None) -> None:
+    """Loss, accuracy and learning rate against epochs, from the rows of tracking.read_metrics.
+
+    kept_step: of the evaluation whose weights were kept, which gets a star.
+    """
+    with figure_file(path, 12, 4.1) as figure:
         loss, accuracy, lr = figure.subplots(1, 3, width_ratios=[4, 4, 2.4])
-        _draw_curve(loss, rows, "loss", min)
-        _draw_curve(accuracy, rows, "accuracy", max)
+        _draw_curve(loss, rows, "loss", kept_step)
+        _draw_curve(accuracy, rows, "accuracy", kept_step)
         _draw_lr(lr, rows)
 
 
@@ -144,7 +147,7 @@ def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figur
             raise DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights.") from error
 
 
-def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_of: Any) -> None:
+def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, kept_step: int | None) -> None:
     epochs, values = _points(rows, "train", name)
     window = max(_points_per_epoch(epochs), len(values) // 60, 1)
     if window > 1:
@@ -152,19 +155,19 @@ def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, best_o
     if len(values):
         smooth = _smooth(epochs, values, window)
         axes.plot(*smooth, color=BLUE, label="train", **(_marker(len(values)) if window == 1 else {}))
-    _draw_val(axes, *_points(rows, "val", name), best_of)
+    _draw_val(axes, rows, name, kept_step)
     _finish_curve(axes, name)
 
 
-def _draw_val(axes: Axes, epochs: np.ndarray, values: np.ndarray, best_of: Any) -> None:
+def _draw_val(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, kept_step: int | None) -> None:
+    epochs, values = _points(rows, "val", name)
     if not len(values):
         return
     axes.plot(epochs, values, color=ORANGE, label="val", **_marker(len(values)))
-    best = int(np.flatnonzero(values == best_of(values))[0])
-    label = f"best val: {values[best]:.4f} at epoch {epochs[best]:.4g}"
-    axes.plot(
-        epochs[best], values[best], "*", markersize=12, color=ORANGE, markeredgecolor="white", label=label, zorder=5
-    )
+    kept = [row for row in rows if kept_step is not None and row["step"] == kept_step]
+    for epoch, value in zip(*_points(kept, "val", name), strict=True):
+        star = {"markersize": 12, "color": ORANGE, "markeredgecolor": "white", "zorder": 5}
+        axes.plot(epoch, value, "*", label=f"kept: {value:.4f} at epoch {epoch:.1f}", **star)
 
 
 def _finish_curve(axes: Axes, name: str) -> None:
@@ -181,7 +184,7 @@ def _finish_curve(axes: Axes, name: str) -> None:
     axes.set_title(name.capitalize())
     axes.set_xlabel("epoch")
     if lines:
-        axes.legend(loc="best")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
 
 
 def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:

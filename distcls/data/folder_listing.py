@@ -83,13 +83,18 @@ def _listing(paths: list[bytes], stat: Callable[[bytes], os.stat_result]) -> Lis
 def subfolders(folder: str) -> list[str]:
     """Names of the visible folders in a folder, sorted. Raises MissingInputError where it cannot be read."""
     with _explaining_unreadable(folder), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        return sorted(entry.name for entry in entries if not _is_hidden(entry.name) and entry.is_dir())
+
+
+def _is_hidden(name: str | bytes) -> bool:
+    """What macOS leaves in archives is hidden too."""
+    return name[:1] in (".", b".") or name in ("__MACOSX", b"__MACOSX")
 
 
 def num_files(folder: str) -> int:
     """How many visible files lie in a folder itself."""
     with os.scandir(folder) as entries:
-        return sum(not entry.name.startswith(".") and not entry.is_dir() for entry in entries)
+        return sum(not _is_hidden(entry.name) and not entry.is_dir() for entry in entries)
 
 
 @contextlib.contextmanager
@@ -104,7 +109,7 @@ def _walk(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.DirEntry[byt
     """Each visible file with its path, in bytes: encoding a million names takes a while."""
     with _explaining_unreadable(os.fsdecode(folder)), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(b"."):
+            if _is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 yield from _walk(entry.path, prefix + entry.name + b"/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -43,7 +44,10 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
     try:
         return MODELS[config.name](num_classes, image_size, **config.args)
     except TypeError as error:
-        raise UsageError(f"model.args={config.args} do not fit model.name={config.name}: {error}.") from error
+        known = list(inspect.signature(MODELS[config.name]).parameters)[2:]
+        raise UsageError(
+            f"model.args={config.args} do not fit model.name={config.name}: {error}. It takes {', '.join(known)}."
+        ) from error
 
 
 def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
@@ -56,7 +60,9 @@ def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
     try:
         return torchvision.models.get_model(name, num_classes=num_classes, **args)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"model.args={args} do not fit model.name=torchvision/{name}: {error}.") from error
+        reason = str(error).rstrip(".")
+        advice = " For trained weights: model.init_from=FILE." if "weights" in args else ""
+        raise UsageError(f"model.args={args} do not fit model.name=torchvision/{name}: {reason}.{advice}") from error
 
 
 def _torchvision_names() -> list[str]:

@@ -46,6 +46,11 @@ def test_curves_show_train_and_val(tmp_path, epochs):
     plot_curves(rows(epochs), tmp_path / "curves.png")
     pixels = read(tmp_path / "curves.png")
     assert count_color(pixels, BLUE) > 200 and count_color(pixels, ORANGE) > 100
+    with_steps = [{**row, "step": 4 * row["epoch"]} for row in rows(epochs)]
+    plot_curves(with_steps, tmp_path / "curves.png", kept_step=4)
+    assert not np.array_equal(read(tmp_path / "curves.png"), pixels), "a star, and what it means"
+    plot_curves(with_steps, tmp_path / "curves.png", kept_step=3)
+    assert np.array_equal(read(tmp_path / "curves.png"), pixels)
 
 
 def test_curves_of_rows_with_holes(tmp_path):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from noise_images import NUM_VAL, make_images
 
+from distcls.config import DataConfig
+
 
 def probabilities(run_dir):
     """Of the kept model, for all val images at once: none of distcls's evaluation takes part."""
@@ -22,7 +24,7 @@ def probabilities(run_dir):
     config = read_config(run_dir / "config.yaml")
     model = build_model(config.model, 7, 8)
     model.load_state_dict(load_file(run_dir / "model" / "model.safetensors"))
-    val = make_images(None)["val"]
+    val = make_images(DataConfig())["val"]
     images = torch.from_numpy(val.images).permute(0, 3, 1, 2) / 255
     mean, std = torch.tensor(config.augment.normalize.mean), torch.tensor(config.augment.normalize.std)
     with torch.inference_mode():

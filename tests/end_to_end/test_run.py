@@ -190,6 +190,52 @@ def test_changed_data_is_refused_and_named(ranks):
     assert "the data is not what runs/a began with:\n  1 image is gone: cat/3.png\n" in output
 
 
+def test_an_evaluation_takes_no_images_that_may_have_been_trained_on(ranks):
+    from PIL import Image
+
+    for folder, count in (("images", 40), ("new", 5), ("split/train", 5), ("split/test", 5)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                path = ranks.folder / folder / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (6 * i, 0, 255 * (name == "cat"))).save(path)
+    ranks.run("train", "--name", "a", "--data", "images", *FAST, "train.global_batch_size=8")
+    ranks.run("eval", "runs/a")
+    (ranks.folder / "images").rename(ranks.folder / "moved")
+    ranks.run("eval", "runs/a", "--data", "moved")
+    Image.new("RGB", (8, 8)).save(ranks.folder / "moved" / "cat" / "more.png")
+    output = ranks.run("eval", "runs/a", "--data", "moved", expect=2)
+    assert "the data is not what runs/a was trained on:\n  1 image is new: cat/more.png\n" in output
+    assert "for images that the run has never seen: --data DIR --split all" in output
+    output = ranks.run("eval", "runs/a", "--data", "new", "--split", "all", "--json", "all.json")
+    assert read_json(ranks.folder / "all.json")["count"] == 10
+    output = ranks.run("eval", "runs/a", "--data", "split", "--split", "all", expect=2)
+    assert "the images have splits of their own, train, test: --split one of them" in output
+
+
+def test_a_run_without_a_name_is_called_after_its_data_and_an_unfinished_one_is_told(ranks):
+    from PIL import Image
+
+    for name in ("cat", "dog", "__MACOSX"):
+        for i in range(20):
+            path = ranks.folder / "photos" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (12 * i, 0, 255 * (name == "cat"))).save(path)
+    words = ["--data", "photos", "data.test_fraction=0", *FAST]
+    planned = ranks.run("train", *words, "--dry-run")
+    assert "folder      runs/photos\n" in planned and not (ranks.folder / "runs").exists()
+    assert "a batch of 64 is more than the 36 training images: each step sees all of them, 1.78 times" in planned
+    output = ranks.run("train", *words)
+    assert "distcls eval runs/photos --split val\n" in output and "classes  2: cat, dog" in output
+    assert "warning" not in ranks.run("eval", "runs/photos", "--split", "val")
+    status = ranks.folder / "runs/photos/status.json"
+    status.write_text(status.read_text().replace("finished", "preempted"))
+    output = ranks.run("eval", "runs/photos", "--split", "val")
+    assert "warning: runs/photos is preempted, not finished: these are its best weights so far" in output
+    output = ranks.run("train", *words, "data.val_fraction=0", "train.early_stopping=3", "--dry-run", expect=2)
+    assert "train.early_stopping=3 watches the val split, and there is none" in output
+
+
 def test_fp16_without_a_gpu_is_a_usage_error(ranks):
     assert "needs a CUDA GPU" in ranks.run("train", *FAST, "train.precision=fp16", expect=2)
 
