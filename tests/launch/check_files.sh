@@ -11,7 +11,8 @@ block() { python3 -c 'import sys, yaml; print(eval("yaml.safe_load(open(sys.argv
 
 if has shellcheck; then
     shellcheck launch/*.sh requirements/*.sh tests/*/*.sh .ci/run
-    block launch/cloud/cloud-init.yaml '["runcmd"][0]' | shellcheck --shell=sh --exclude=SC1091 -
+    block launch/cloud/cloud-init.yaml '["write_files"][0]["content"]' | shellcheck --shell=sh --exclude=SC2034 -
+    block launch/cloud/cloud-init.yaml '["write_files"][-1]["content"]' | shellcheck --exclude=SC1091,SC2154 -
     # What SkyPilot hands over is unquoted, because TRAIN is several words.
     block launch/cloud/skypilot.yaml '["run"]' | shellcheck --shell=bash --exclude=SC2086 -
     block launch/cloud/skypilot.yaml '["setup"]' | shellcheck --shell=bash -
