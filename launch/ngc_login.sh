@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Logs the container engine in to NVIDIA's registry. The key goes through a file or a prompt, never through a command.
 set -euo pipefail
+# shellcheck source=launch/words.bash
+. "$(dirname "$(readlink -f "$0")")/words.bash"
 
 help() {
     cat <<'END'
@@ -11,24 +13,16 @@ asked for, or read from FILE, which only you may read. Keys: https://org.ngc.nvi
 END
 }
 
-fail() {
-    printf 'ngc_login.sh: error: %s\n' "$1" >&2
-    exit 2
-}
-
 key_file='' engine=''
-while [ $# -gt 0 ]; do
-    case $1 in
-    -h | --help) help && exit ;;
-    --key-file | --engine) [ $# -gt 1 ] || fail "$1 needs a value (see --help)" ;;
-    *) fail "$1 is not an option (see --help); a key is never given as a word, where other users would see it" ;;
-    esac
+option() {
     case $1 in
     --key-file) key_file=$2 ;;
     --engine) engine=$2 ;;
     esac
-    shift 2
-done
+}
+sort_words "" "--key-file --engine" "$@"
+set -- "${rest[@]}" "${after[@]}"
+[ $# -eq 0 ] || fail "$1 is not an option (see --help); a key is never given as a word, where other users would see it"
 
 if [ -n "$key_file" ]; then
     [ -r "$key_file" ] || fail "--key-file $key_file: there is no such file, or you may not read it"
@@ -41,7 +35,7 @@ else
 fi
 [ -n "$key" ] || fail "the key is empty"
 
-engine=${engine:-$(command -v docker || command -v podman)} || fail "neither docker nor podman is on PATH"
+[ -n "$engine" ] || engine=$(find_engine)
 # printf is a part of the shell: its words are in no list of processes.
 # shellcheck disable=SC2016 # NVIDIA's user name is these characters
 printf '%s' "$key" | "$engine" login nvcr.io --username '$oauthtoken' --password-stdin

@@ -11,13 +11,17 @@ from typing import Any
 
 
 class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Listens on a socket. `requests` holds (method, path without version, body) of each request."""
+    """Listens on a socket. `requests` holds (method, path without version, body) of each request.
+
+    `images` are the names of those that it has.
+    """
 
     daemon_threads = True
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), Request)
         self.requests: list[tuple[str, str, bytes]] = []
+        self.images = ["distcls"]
 
     def __enter__(self) -> Engine:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -43,6 +47,8 @@ class Request(BaseHTTPRequestHandler):
             self._answer(200, {"Status": "Login Succeeded"})
         elif path == "/containers/create":
             self._answer(400, {"message": "this engine only writes down what it is asked for"})
+        elif path.startswith("/images/") and path.split("/")[2] not in self.server.images:
+            self._answer(404, {"message": f"No such image: {path.split('/')[2]}"})
         else:
             self._answer(200, {"ApiVersion": "1.47"})
 

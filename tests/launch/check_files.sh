@@ -10,7 +10,7 @@ has() { command -v "$1" >/dev/null; }
 block() { python3 -c 'import sys, yaml; print(eval("yaml.safe_load(open(sys.argv[1]))" + sys.argv[2]))' "$@"; }
 
 if has shellcheck; then
-    shellcheck launch/*.sh requirements/*.sh tests/*/*.sh .ci/run
+    shellcheck launch/*.sh launch/*.bash requirements/*.sh tests/*/*.sh .ci/run
     block launch/cloud/cloud-init.yaml '["write_files"][0]["content"]' | shellcheck --shell=sh --exclude=SC2034 -
     block launch/cloud/cloud-init.yaml '["write_files"][-1]["content"]' | shellcheck --exclude=SC1091,SC2154 -
     # What SkyPilot hands over is unquoted, because TRAIN is several words.

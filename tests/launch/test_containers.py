@@ -12,6 +12,8 @@ import pytest
 from machines import ENVIRONMENT, ROOT
 from stub_engine import Engine
 
+import distcls
+
 LAUNCH = ROOT / "launch"
 KEY = "nvapi-not-a-real-key"
 
@@ -66,7 +68,7 @@ def test_docker_understands_what_pytorch_needs(engine, tmp_path):
     assert any(variable.startswith("USER=") for variable in asked["Env"])
     # The processes inside are given less time than Docker gives the container.
     data = ["--data", str(tmp_path / "photos")]
-    assert asked["Cmd"] == ["--stop-timeout", "150", "--name", "flowers", "run.device=cuda", *data]
+    assert asked["Cmd"] == ["--stop-timeout", "150", *data, "--name", "flowers", "run.device=cuda"]
     assert host["NetworkMode"] in ("default", "bridge") and not host.get("Privileged")
 
 
@@ -74,18 +76,65 @@ def test_docker_understands_what_pytorch_needs(engine, tmp_path):
 def test_a_dgx_trains_with_others_over_the_hosts_network(engine):
     variables = {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
     node = ["--nodes", "2", "--rank", "1", "--head", "10.0.0.1"]
-    launch("dgx.sh", "dgx-h100", *node, "-c", "configs/digits.yaml", expect=125, **variables)
+    launch("dgx.sh", "dgx-h100", *node, "--name", "digits", expect=125, **variables)
     asked = engine.asked("/containers/create")
     assert asked["HostConfig"]["NetworkMode"] == "host"
     assert "NCCL_IB_HCA==mlx5_0,mlx5_3,mlx5_4,mlx5_5,mlx5_6,mlx5_9,mlx5_10,mlx5_11" in asked["Env"]
-    assert asked["Cmd"][2:] == [*node, "--processes", "8", "--bind", "node", "-c", "configs/digits.yaml"]
+    assert asked["Cmd"][2:] == ["--processes", "8", "--bind", "node", *node, "--name", "digits"]
 
 
-def test_a_dgx_without_a_container_starts_node_sh():
+@docker
+def test_a_launcher_finds_its_own_words_among_the_others(engine, tmp_path):
+    for file in ("x.yaml", "photos/labels.csv", "elsewhere/y.yaml"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "here").mkdir()
+    words = [
+        "-c",
+        "../elsewhere/y.yaml",
+        "a=b",
+        "--data=../photos/labels.csv",
+        "--gpus",
+        "none",
+        "--nodes=2",
+        "--",
+        "--print",
+    ]
+    done = subprocess.run([str(LAUNCH / "ngc.sh"), *words], cwd=tmp_path / "here", capture_output=True, timeout=60)
+    assert done.returncode == 125
+    asked = engine.asked("/containers/create")
+    data = ["--data", str(tmp_path / "photos/labels.csv")]
+    assert asked["Cmd"][2:] == [*data, "-c", "../elsewhere/y.yaml", "a=b", "--nodes=2", "--", "--print"]
+    assert {mount["Target"] for mount in asked["HostConfig"]["Mounts"] if mount.get("ReadOnly")} == {
+        *[str(tmp_path / "here"), str(tmp_path / "photos"), str(tmp_path / "elsewhere/y.yaml")]
+    }
+    assert asked["HostConfig"]["NetworkMode"] == "host"  # two machines cannot meet over the engine's own network
+
+
+@docker
+def test_an_image_that_was_never_built_is_not_asked_of_docker_hub(engine):
+    engine.images = []
+    error = launch("ngc.sh", "--gpus", "none", expect=125).stderr
+    assert "No such image: distcls" in error and error.endswith("Where it was never built, add --build\n")
+    assert [path for _, path, _ in engine.requests if "create" in path] == []
+
+
+def test_to_print_makes_nothing_and_tells_the_build_what_it_builds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lines = launch("ngc.sh", "--build", "--print", "--engine", "docker").stdout.splitlines()
+    assert list(tmp_path.iterdir()) == []
+    assert f" --build-arg VERSION={distcls.__version__} --build-arg REVISION=" in lines[0]
+    assert " --pull never distcls " in lines[1]
+
+
+def test_a_dgx_without_a_container_starts_node_sh(tmp_path):
+    (tmp_path / "numactl").symlink_to("/bin/true")
     variables = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "NCCL_IB_HCA": "mine"}
-    line = launch("dgx.sh", "dgx-a100", "--bare", "--print", "--name", "x", **variables).stdout
+    variables["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    line = launch("dgx.sh", "--print", "dgx-a100", "--bare", "--name", "x", "--data", "photos", **variables).stdout
     assert "--nproc-per-node 8 --standalone" in line and line.endswith(
-        "--numa-binding node -m distcls.train --name x \n"
+        "--numa-binding node -m distcls.train --name x --data photos run.device=cuda \n"
     )
 
 
@@ -129,13 +178,20 @@ def typed(command: list[str], text: str, environment: dict[str, str]) -> str:
 
 
 MISTAKES = {
-    "ngc.sh --data nowhere": "--data nowhere: there is no such folder",
+    "ngc.sh --data nowhere": "--data nowhere: there is no such folder, or .csv or .npz file",
+    "ngc.sh a=b -c nowhere.yaml": "-c nowhere.yaml: there is no such file",
+    "ngc.sh a=b --data": "--data needs a value (see --help)",
+    "ngc.sh --env NO_SUCH=secret": "--env NO_SUCH…: give the name alone",
+    "ngc.sh --env NO_SUCH": "--env NO_SUCH: there is no such variable. Type export NO_SUCH=VALUE first",
     "ngc.sh --stop-timeout 20": "--stop-timeout 20: more than 30 seconds, or nothing is saved",
     "ngc.sh --runs elsewhere --print": "say where in it, such as run.dir=",
     "ngc_login.sh nvapi-1234": "a key is never given as a word",
     "ngc_login.sh --key-file open": "--key-file open: others may read it. chmod 600 open",
     "ngc_login.sh": "there is no terminal to ask for the key: --key-file FILE",
     "dgx.sh dgx-1": "dgx-1 is not a platform: they are dgx-a100 ",
+    "dgx.sh --print": "nothing is not a platform: they are dgx-a100 ",
+    "dgx.sh ../cloud/skypilot --print": "../cloud/skypilot is not a platform: they are dgx-a100 ",
+    "dgx.sh dgx-h200 a=b --image mine --bare": "--bare is without a container: --image means nothing there",
 }
 
 

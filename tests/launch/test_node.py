@@ -97,6 +97,9 @@ MISTAKES = {
     "--processes none": "--processes none: a number of processes, 1 or more",
     "--bind node": "--bind node: there is no GPU here",
     "--head": "--head needs a value (see --help)",
+    "-c x.yaml a=b --nodes=0": "--nodes 0: a number of machines, 1 or more",
+    "--nodes 2 --rank 1 --head a:99999": "--head a:99999: a port is a number from 1 to 65535",
+    "--nodes 2 --rank 1 --head a --wait soon": "--wait soon: a number of seconds, 1 or more",
 }
 
 
@@ -118,11 +121,71 @@ def test_a_head_whose_name_means_loopback_is_found_out(machines):
     assert f"Give the head's address instead: --head {machines[0].address} (interface cable)." in machines[0].output()
 
 
-def test_a_machine_with_gpus_gets_a_process_for_each_and_shares_its_cores():
-    env = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "0,1,2"}
+def test_machines_whose_ranks_were_mixed_up_are_told(machines):
+    head = machines[0].address
+    options = ["--nodes", "2", "--head", head, "--print"]
+    for machine, rank, words in (
+        (machines[1], "0", f"this machine has {machines[1].address}, and --head is {head}: is it --rank 1?"),
+        (machines[0], "1", f"--head {head} is this machine itself, so it is --rank 0 and not 1."),
+    ):
+        assert machine.start(NODE, *options, "--rank", rank).wait(20) == 2
+        assert words in machine.output() and "add --unchecked-head" in machine.output()
+        assert machine.start(NODE, *options, "--rank", rank, "--unchecked-head").wait(20) == 0
+    assert machines[0].start(NODE, *options, "--rank", "0", "--interface", "nope0").wait(20) == 2
+    assert "--interface nope0: nope0 is not here, or has no address. Give cable." in machines[0].output()
+
+
+@pytest.mark.parametrize(
+    ("rank", "announced", "told"),
+    [
+        (
+            0,
+            "waiting for 1 other machine(s) at 10.77.0.1:29400, up to 4 s",
+            "not all 2 machines came to 10.77.0.1:29400",
+        ),
+        (1, "waiting for the head at 10.77.0.1:29400, up to 4 s", "no answer from 10.77.0.1:29400: is rank 0 started"),
+    ],
+)
+def test_a_machine_that_waits_in_vain_says_for_whom(machines, rank, announced, told):
+    options = ["--nodes", "2", "--head", machines[0].address, "--wait", "4", "--rank", str(rank), "--processes", "1"]
+    assert machines[rank].start(NODE, *options).wait(60) == 1
+    lines = machines[rank].output().splitlines()
+    assert any(line.endswith(announced) for line in lines)
+    assert lines[-1].startswith(f"node.sh: error: {told}"), machines[rank].output()
+
+
+def test_a_machine_with_gpus_gets_a_process_for_each_and_shares_its_cores(tmp_path):
+    (tmp_path / "numactl").symlink_to("/bin/true")
+    env = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "0,1,2", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     env.pop("OMP_NUM_THREADS", None)
-    line = subprocess.run([NODE, "--bind", "node", "--print", "a=b c"], env=env, capture_output=True, text=True).stdout
+    line = subprocess.run([NODE, "--bind", "node", "a=b c", "--print"], env=env, capture_output=True, text=True).stdout
     threads = max((os.cpu_count() or 1) // 3, 1)
     assert f"OMP_NUM_THREADS={threads} " in line and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=120 " in line
     assert " --nnodes 1 --nproc-per-node 3 --standalone " in line
     assert line.endswith("--numa-binding node -m distcls.train a=b\\ c \n")
+
+
+def test_processes_go_on_unbound_where_nothing_can_bind_them(tmp_path):
+    for name in ("dirname", "readlink", "tr", "grep", "sed", "nproc", "env", "sort", "bash"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    env = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "0", "PATH": str(tmp_path)}
+    done = subprocess.run([NODE, "--bind", "node", "--print"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "--numa-binding" not in done.stdout
+    assert "processes are not bound to CPUs near their GPU, for there is no numactl here" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "asked_for"),
+    [
+        ("--name x", " --name x run.device=cuda \n"),
+        ("run.device=cpu", " run.device=cpu \n"),
+        ("-c cpu.yaml", " -c cpu.yaml \n"),
+        ("a=b -- --print", " a=b --print \n"),  # wrong, which distcls will say
+    ],
+)
+def test_gpus_that_are_here_are_asked_for_unless_the_config_says_otherwise(tmp_path, words, asked_for):
+    (tmp_path / "cpu.yaml").write_text("run:\n  device: cpu\n")
+    env = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "0"}
+    command = [NODE, "--print", *words.split()]
+    line = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True).stdout
+    assert line.endswith(f"-m distcls.train{asked_for}")
