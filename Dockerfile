@@ -2,7 +2,10 @@
 #
 #   docker build -t distcls .                                             # on NVIDIA's image, as launch/ngc.sh does
 #   docker build -t distcls --build-arg BASE_IMAGE=python:3.12-slim .     # on a plain one: torch is added
-#   docker run --rm distcls -c /opt/distcls/configs/digits.yaml           # words of launch/node.sh and distcls train
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/workspace/runs" distcls -c /opt/distcls/configs/digits.yaml
+#
+# The words after the image's name are those of launch/node.sh and distcls train. Without a folder for /workspace/runs
+# (make it first, or it is root's), the run is deleted with the container.
 ARG BASE_IMAGE=nvcr.io/nvidia/pytorch:25.12-py3
 FROM ${BASE_IMAGE}
 

@@ -12,24 +12,25 @@ fail() {
 # as --nodes 2 or --nodes=2. The others are left in `rest`, and what follows a `--` in `after`, with the `--`.
 # shellcheck disable=SC2034 # they are read by whoever sources this
 sort_words() {
-    local flags=$1 options=$2
+    local flags=$1 options=$2 name
     shift 2
     rest=() after=()
     while [ $# -gt 0 ]; do
-        case $1 in
-        -h | --help) help && exit ;;
-        --) after=("$@") && return ;;
-        '' | *[[:space:]]*) rest+=("$1") && shift && continue ;;
-        esac
-        if [[ " $flags " == *" $1 "* ]]; then
+        name=${1%%=*}
+        if [ "$1" = -h ] || [ "$1" = --help ]; then
+            help && exit
+        elif [ "$1" = -- ]; then
+            after=("$@") && return
+        elif [[ $name != --* || $name == *[[:space:]]* || " $flags $options " != *" $name "* ]]; then
+            rest+=("$1") && shift
+        elif [[ " $flags " == *" $name "* ]]; then
+            [ "$1" = "$name" ] || fail "$1: $name takes no value (see --help)"
             option "$1" && shift
-        elif [[ " $options " == *" $1 "* ]]; then
+        elif [ "$1" = "$name" ]; then
             [ $# -gt 1 ] || fail "$1 needs a value (see --help)"
             option "$1" "$2" && shift 2
-        elif [[ $1 == --*=* && " $options " == *" ${1%%=*} "* ]]; then
-            option "${1%%=*}" "${1#*=}" && shift
         else
-            rest+=("$1") && shift
+            option "$name" "${1#*=}" && shift
         fi
     done
 }

@@ -85,7 +85,7 @@ def test_a_dgx_trains_with_others_over_the_hosts_network(engine):
 
 @docker
 def test_a_launcher_finds_its_own_words_among_the_others(engine, tmp_path):
-    for file in ("x.yaml", "photos/labels.csv", "elsewhere/y.yaml"):
+    for file in ("x.yaml", "my photos/labels.csv", "elsewhere/y.yaml"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
     (tmp_path / "here").mkdir()
@@ -93,7 +93,7 @@ def test_a_launcher_finds_its_own_words_among_the_others(engine, tmp_path):
         "-c",
         "../elsewhere/y.yaml",
         "a=b",
-        "--data=../photos/labels.csv",
+        "--data=../my photos/labels.csv",
         "--gpus",
         "none",
         "--nodes=2",
@@ -103,10 +103,10 @@ def test_a_launcher_finds_its_own_words_among_the_others(engine, tmp_path):
     done = subprocess.run([str(LAUNCH / "ngc.sh"), *words], cwd=tmp_path / "here", capture_output=True, timeout=60)
     assert done.returncode == 125
     asked = engine.asked("/containers/create")
-    data = ["--data", str(tmp_path / "photos/labels.csv")]
+    data = ["--data", str(tmp_path / "my photos/labels.csv")]
     assert asked["Cmd"][2:] == [*data, "-c", "../elsewhere/y.yaml", "a=b", "--nodes=2", "--", "--print"]
     assert {mount["Target"] for mount in asked["HostConfig"]["Mounts"] if mount.get("ReadOnly")} == {
-        *[str(tmp_path / "here"), str(tmp_path / "photos"), str(tmp_path / "elsewhere/y.yaml")]
+        *[str(tmp_path / "here"), str(tmp_path / "my photos"), str(tmp_path / "elsewhere/y.yaml")]
     }
     assert asked["HostConfig"]["NetworkMode"] == "host"  # two machines cannot meet over the engine's own network
 
@@ -181,6 +181,7 @@ MISTAKES = {
     "ngc.sh --data nowhere": "--data nowhere: there is no such folder, or .csv or .npz file",
     "ngc.sh a=b -c nowhere.yaml": "-c nowhere.yaml: there is no such file",
     "ngc.sh a=b --data": "--data needs a value (see --help)",
+    "ngc.sh a=b --build=1": "--build=1: --build takes no value (see --help)",
     "ngc.sh --env NO_SUCH=secret": "--env NO_SUCH…: give the name alone",
     "ngc.sh --env NO_SUCH": "--env NO_SUCH: there is no such variable. Type export NO_SUCH=VALUE first",
     "ngc.sh --stop-timeout 20": "--stop-timeout 20: more than 30 seconds, or nothing is saved",
