@@ -17,6 +17,9 @@ LABEL org.opencontainers.image.title="distcls" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
+# numactl, with which launch/node.sh binds processes to CPUs near their GPU, is left to the base: packages of its system
+# are in no lock, and not every base has apt. Without it node.sh says so, and training is a little slower at worst.
+
 # NVIDIA's torch is an alpha version, which sorts below any release: pip would replace it for a requirement that the
 # release satisfies. So the locks are installed without looking at requirements, and its versions are compared.
 # PIP_CONSTRAINT names a file of NVIDIA's images, with versions of what comes with them.

@@ -24,6 +24,12 @@ from distcls.cli import Parser, run_command
 SELF_TEST_SECONDS = 60
 """Longest wait for the two processes of the self-test; on a busy machine their imports alone take 20 s."""
 
+ENGINE_SECONDS = 10
+"""Longest wait for the answer of a container engine."""
+
+NODES = Path("/sys/devices/system/node")
+"""Where Linux shows the NUMA nodes: groups of cores with memory and devices near to them."""
+
 MARKS = {"ok": ("ok", "green"), "warning": ("!", "yellow"), "broken": ("✗", "bold red")}
 
 
@@ -62,8 +68,8 @@ def _main(argv: Sequence[str]) -> int:
 def checks(folder: Path) -> list[Callable[[], list[Finding]]]:
     """What is looked at, in the order in which it is told."""
     return [
-        *[packages, gpus, cores, memory, shared_memory, lambda: disk(folder), open_files, interfaces, slurm],
-        *[containers, self_test],
+        *[packages, gpus, cores, numa, memory, shared_memory, lambda: disk(folder), open_files, interfaces],
+        *[lost_machines, slurm, containers, self_test],
     ]
 
 
@@ -140,6 +146,17 @@ def cores() -> list[Finding]:
         advice = f"More threads than cores slow each other down: train.num_threads={usable} for one process."
         return [Finding("cores", f"{usable} of the machine's {there} may be used", "warning", advice)]
     return [Finding("cores", str(there))]
+
+
+def numa() -> list[Finding]:
+    """Whether processes can be bound to the cores that are near their GPU: torchrun does it by calling numactl."""
+    nodes = len(list(NODES.glob("node[0-9]*")))
+    if nodes < 2 or not shutil.which("nvidia-smi"):
+        return []
+    if shutil.which("numactl"):
+        return [Finding("NUMA", f"{nodes} nodes, and numactl")]
+    advice = "launch/node.sh --bind leaves processes unbound, so they reach their GPU more slowly: apt install numactl."
+    return [Finding("NUMA", f"{nodes} nodes, but no numactl", "warning", advice)]
 
 
 def memory() -> list[Finding]:
@@ -220,6 +237,17 @@ def interfaces() -> list[Finding]:
     return [Finding("network", found)]
 
 
+def lost_machines() -> list[Finding]:
+    """How long the others wait for a machine that is gone without a word: as long as TCP sends again."""
+    retries = _read("/proc/sys/net/ipv4/tcp_retries2")
+    if not retries.isdigit():
+        return []
+    if int(retries) > 8:
+        found = "noticed after some 15 minutes; after 2 with: sudo sysctl -w net.ipv4.tcp_retries2=8"
+        return [Finding("lost machines", found)]  # most runs are on one machine, so it is nothing to mend
+    return [Finding("lost machines", f"noticed after 2 minutes or less (tcp_retries2={retries})")]
+
+
 def slurm() -> list[Finding]:
     """Whether jobs can be submitted from here."""
     job = os.environ.get("SLURM_JOB_ID")
@@ -229,10 +257,41 @@ def slurm() -> list[Finding]:
 
 
 def containers() -> list[Finding]:
-    """Container engines, and whether this is already a container."""
-    inside = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+    """Container engines, whether docker's service answers, and whether containers get GPUs."""
+    inside = _is_container()
     there = [name for name in ("docker", "podman", "apptainer", "enroot") if shutil.which(name)]
-    return [Finding("containers", ", ".join(["inside one"] * inside + there) or "no")]
+    found = ", ".join(["inside one"] * inside + there) or "no"
+    problem = _problem_of_docker() if "docker" in there else ""
+    if problem:
+        advice = (
+            f"docker says: {problem} Start its service (sudo systemctl start docker), or join its group "
+            "(sudo usermod -aG docker $USER, then log in again)."
+        )
+        return [Finding("containers", found, "warning", advice)]
+    toolkit = any(shutil.which(name) for name in ("nvidia-ctk", "nvidia-container-runtime-hook"))
+    if {"docker", "podman"} & set(there) and shutil.which("nvidia-smi") and not toolkit and not inside:
+        advice = (
+            "Containers get no GPU without NVIDIA's container toolkit: see "
+            "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit."
+        )
+        return [Finding("containers", found, "warning", advice)]
+    return [Finding("containers", found)]
+
+
+def _is_container() -> bool:
+    return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+
+
+def _problem_of_docker() -> str:
+    """What docker says where its service does not answer; the program alone starts nothing."""
+    command = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ENGINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"nothing, for {ENGINE_SECONDS} s."
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip() or "nothing.").splitlines()[-1]
 
 
 def self_test() -> list[Finding]:

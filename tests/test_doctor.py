@@ -48,10 +48,10 @@ def test_a_process_that_hangs_ends_the_self_test(monkeypatch):
     assert (finding.status, finding.found) == ("broken", "no answer in 0.2 s")
 
 
-def driver(folder: Path, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose nvidia-smi prints this."""
-    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{output}\n")
-    (folder / "nvidia-smi").chmod(0o755)
+def program(folder: Path, name: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has a program of this name, which does this."""
+    (folder / name).write_text(f"#!/bin/sh\n{output}\n")
+    (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
 
@@ -65,7 +65,7 @@ def driver(folder: Path, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_gpus_that_torch_does_not_see_are_explained(tmp_path, monkeypatch, output, visible, advice):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    driver(tmp_path, output, monkeypatch)
+    program(tmp_path, "nvidia-smi", output, monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -89,6 +89,47 @@ def test_a_name_that_means_loopback_is_answered_with_the_interface(monkeypatch):
     (finding,) = doctor.interfaces()
     assert (finding.status, finding.found) == ("warning", "eth7 10.1.2.3")
     assert finding.advice.endswith("export GLOO_SOCKET_IFNAME=eth7.")
+
+
+@pytest.mark.parametrize(
+    ("docker", "status", "advice"),
+    [
+        ("echo Cannot connect. >&2; exit 1", "warning", "docker says: Cannot connect. Start its service"),
+        ("exec sleep 60", "warning", "docker says: nothing, for 0.5 s. Start its service"),
+        ("echo 28.2.2", "warning", "Containers get no GPU without NVIDIA's container toolkit"),
+        ("echo 28.2.2", "ok", ""),
+    ],
+)
+def test_docker_is_asked_and_not_only_looked_for(tmp_path, monkeypatch, docker, status, advice):
+    monkeypatch.setattr(doctor, "ENGINE_SECONDS", 0.5)
+    monkeypatch.setattr(doctor, "_is_container", lambda: False)
+    program(tmp_path, "docker", docker, monkeypatch)
+    program(tmp_path, "nvidia-smi", "", monkeypatch)
+    if not advice:
+        program(tmp_path, "nvidia-ctk", "", monkeypatch)
+    (finding,) = doctor.containers()
+    assert finding.status == status and finding.advice.startswith(advice), finding
+
+
+def test_a_machine_that_cannot_bind_processes_is_told_of_numactl(tmp_path, monkeypatch):
+    for node in ("node0", "node1"):
+        (tmp_path / node).mkdir()
+    monkeypatch.setattr(doctor, "NODES", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.numa() == []  # no GPU to be near to
+    program(tmp_path, "nvidia-smi", "", monkeypatch)
+    (finding,) = doctor.numa()
+    assert (finding.status, finding.found) == ("warning", "2 nodes, but no numactl")
+    assert finding.advice.endswith("apt install numactl.")
+    program(tmp_path, "numactl", "", monkeypatch)
+    assert [finding.status for finding in doctor.numa()] == ["ok"]
+
+
+def test_people_are_told_how_long_a_lost_machine_is_waited_for(monkeypatch):
+    monkeypatch.setattr(doctor, "_read", lambda path: "15")
+    assert "sudo sysctl -w net.ipv4.tcp_retries2=8" in doctor.lost_machines()[0].found
+    monkeypatch.setattr(doctor, "_read", lambda path: "8")
+    assert "2 minutes or less" in doctor.lost_machines()[0].found
 
 
 def test_a_folder_that_cannot_be_written_is_found(tmp_path):
