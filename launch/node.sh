@@ -58,7 +58,7 @@ python=${PYTHON:-$(command -v python || command -v python3)} || fail "there is n
 
 count_gpus() {
     if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '[^[:space:]]' || true
+        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '^[[:space:]]*[^-[:space:]]' || true # -1 means none
     elif command -v nvidia-smi >/dev/null; then
         nvidia-smi --list-gpus | grep -c '^GPU' || true
     else
@@ -152,7 +152,7 @@ fi
 # What torchrun says of machines that do not find each other is long, and names no machine.
 if [ "$nodes" -gt 1 ] && [ -z "$asked" ] && [ ! -s "$DISTCLS_EXIT_CODES" ] && grep -q Rendezvous "$TORCHELASTIC_ERROR_FILE"; then
     if grep -q RendezvousTimeoutError "$TORCHELASTIC_ERROR_FILE"; then
-        fail "not all $nodes machines came to $head:$port: is node.sh started on each of them, with its own --rank" 1
+        fail "not all $nodes machines came to $head:$port: is node.sh started on each of them, with its own --rank and the same --nodes?" 1
     elif [ "$rank" -eq 0 ]; then
         fail "port $port cannot be opened: does another run use it? Give all machines another one, --head $head:PORT" 1
     fi

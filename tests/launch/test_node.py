@@ -189,3 +189,9 @@ def test_gpus_that_are_here_are_asked_for_unless_the_config_says_otherwise(tmp_p
     command = [NODE, "--print", *words.split()]
     line = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True).stdout
     assert line.endswith(f"-m distcls.train{asked_for}")
+
+
+def test_gpus_that_are_hidden_are_not_counted():
+    env = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "-1"}
+    line = subprocess.run([NODE, "--print"], env=env, capture_output=True, text=True).stdout
+    assert "--nproc-per-node 1 " in line and line.endswith("-m distcls.train \n")
