@@ -151,7 +151,7 @@ def test_little_data_is_told_before_the_first_step(ranks):
     for name in ("cat", "dog"):
         write_noise(ranks.folder / "images" / name, 4 if name == "cat" else 40)
     before, _ = ranks.run("train", *FAST).split("val accuracy")
-    few, *unsure = read_json(ranks.folder / "runs" / "folder" / "data_report.json")["warnings"]
+    few, *unsure = read_json(ranks.folder / "runs" / "images" / "data_report.json")["warnings"]
     assert few.startswith("cat has ") and few.endswith(" training images: hard to learn from") and few in before
     assert len(unsure) == 2 and "val has 4 images, each worth 25% of its accuracy: hard to measure with" in before
 
