@@ -290,13 +290,8 @@ def _print_rows(model_name: str, timings: Timings, batch: int) -> None:
         wall, cpu = statistics.median(seconds.wall), statistics.median(seconds.cpu)
         by_clock = "{:.3f} ({:.3f} to {:.3f})".format(*ratio(seconds.wall, own.wall))
         by_cpu = "{:.3f} ({:.3f} to {:.3f}) by cpu time".format(*ratio(seconds.cpu, own.cpu))
-        compared = (
-            ""
-            if seconds is own
-            else by_clock
-            if "accelerate" in name or name == OWN_PROCESS
-            else f"{by_clock}, {by_cpu}"
-        )
+        # The processor time of workers, and of another process, is not in this process's.
+        compared = {"distcls": "", "hand-written loop": f"{by_clock}, {by_cpu}"}.get(name, by_clock)
         print(f"{name:32}{batch / wall:>9,.0f}{1000 * wall:>9.2f}{1000 * cpu:>9.2f}   {compared}", flush=True)
 
 

@@ -453,8 +453,7 @@ def _all_paths(kind: type = Config, path: str = "") -> tuple[str, ...]:
 def _suggest(key: str, path: str, kind: type) -> str:
     """Where an unknown key may belong: in another section, or under a name that is nearly the same."""
     known = list(hints_of(kind))
-    elsewhere = [NAMES_ELSEWHERE[key]] if key in NAMES_ELSEWHERE else []
-    same = [] if "[" in path else _ending_in([key]) or elsewhere
+    same = [] if "[" in path else _called(key)
     candidates = same or difflib.get_close_matches(key, known, n=2) or settings_like(key)
     if candidates:
         return f"did you mean {either(map(repr, candidates))}?"
@@ -467,9 +466,12 @@ def settings_like(path: str) -> list[str]:
         return [path]
     key = path.rpartition(".")[2]
     names = {known.rpartition(".")[2] for known in _all_paths()}
-    if key in NAMES_ELSEWHERE:
-        return [NAMES_ELSEWHERE[key]]
-    return _ending_in([key]) or _ending_in(difflib.get_close_matches(key, names, n=3, cutoff=0.7))
+    return _called(key) or _ending_in(difflib.get_close_matches(key, names, n=3, cutoff=0.7))
+
+
+def _called(key: str) -> list[str]:
+    """The settings of that name, here or elsewhere."""
+    return _ending_in([key]) or [path for name, path in NAMES_ELSEWHERE.items() if name == key]
 
 
 def _ending_in(names: Sequence[str]) -> list[str]:

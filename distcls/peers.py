@@ -160,8 +160,9 @@ class Peers:
             places = "\n".join(f"  process {rank}: {sign.where}" for rank, sign in sorted(signs.items()))
             reason = (
                 f"no process has got on for {self.hang_timeout:g} s (run.hang_timeout). Where they stand:\n{places}\n"
+                "The one that does not wait for the others is where to look."
             )
-            self._leave(Departure(-1, 1, f"{reason}The one that does not wait for the others is where to look."))
+            self._leave(Departure(-1, 1, reason))
 
     def _awake(self) -> float:
         """Seconds that this process has not been suspended: where all were, none is at fault."""

@@ -176,7 +176,6 @@ class Run:
         """The last words of a process that is ended while its main thread may be anywhere, and its exit code."""
         preempted = departure.exit_code == Preempted.exit_code
         self._write_end("preempted" if preempted else "failed", str(departure), departure.main_is_gone)
-        self.progress.last_word(f"{'preempted' if preempted else 'failed'} at step {self.step:,}: {departure}")
         if self.processes.is_main or departure.main_is_gone:
             print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
         code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
@@ -184,7 +183,8 @@ class Run:
         return code
 
     def _write_end(self, state: str, reason: str | None, main_is_gone: bool) -> None:
-        """The last word of status.json. Where the main process was killed before it, the next one says it."""
+        """The last words of log.txt and status.json; where the main process was killed, another one writes that."""
+        self.progress.last_word(f"{state} at step {self.step:,}{f': {reason}' if reason else ''}")
         status = self.status
         if (
             main_is_gone
@@ -286,7 +286,6 @@ class Run:
             if departure is not None and not isinstance(error, DistclsError):
                 error, reason = departure.as_error(), str(departure)
         self.progress.close()
-        self.progress.last_word(f"{state} at step {self.step:,}{f': {reason}' if reason else ''}")
         self._write_end(state, reason, main_is_gone=departure is not None and departure.main_is_gone)
         if self.tracker is not None:
             with contextlib.suppress(OSError):
