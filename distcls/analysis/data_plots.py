@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distcls.analysis.plots import BLUE, GREEN, GREY, INK, ORANGE, RED, figure_file, shorten
+from distcls.analysis.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    draw_image,
+    figure_file,
+    page_in_inches,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,19 +41,14 @@ def plot_samples(names: Sequence[str], samples: Sequence[Sequence[np.ndarray]], 
     block = label + most * (cell + gap) + 0.15
     width, height = max(blocks * block + 0.2, 4.6), top + rows * (cell + gap) + 0.1
     with figure_file(path, width, height) as figure:
-        figure.set_layout_engine("none")
-        axes = figure.add_axes((0, 0, 1, 1))  # in inches, from the top
-        axes.set_axis_off()
-        axes.text(0.15, 0.17, "Samples of each class, as they are decoded", va="top", fontsize=12, weight="bold")
+        page = page_in_inches(figure)
+        page.text(0.15, 0.17, "Samples of each class, as they are decoded", va="top", fontsize=12, weight="bold")
         for place, (name, images) in enumerate(zip(names, samples, strict=True)):
             column, row = divmod(place, rows)
             x, y = 0.15 + column * block, top + row * (cell + gap)
-            axes.text(x + label - 0.12, y + cell / 2, shorten(name, 22), ha="right", va="center", fontsize=8)
+            page.text(x + label - 0.12, y + cell / 2, shorten(name, 22), ha="right", va="center", fontsize=8)
             for index, image in enumerate(images):
-                left = x + label + index * (cell + gap)
-                smooth = "nearest" if max(image.shape[:2]) < cell * figure.dpi else "antialiased"
-                axes.imshow(image, extent=(left, left + cell, y + cell, y), interpolation=smooth)
-        axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+                draw_image(page, image, x + label + index * (cell + gap), y, cell)
 
 
 def plot_class_counts(counts: Mapping[str, np.ndarray], class_names: list[str], path: str | Path) -> None:

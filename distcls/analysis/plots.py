@@ -41,7 +41,7 @@ STYLE: dict[Any, Any] = {
     "legend.edgecolor": "none",
     "legend.framealpha": 0.85,
     "lines.linewidth": 1.6,
-    "savefig.facecolor": "white",
+    "figure.facecolor": "white",
     "text.color": INK,
     "text.parse_math": False,  # a class may be called "$5 or $10"
     "xtick.color": GREY,
@@ -116,20 +116,51 @@ def plot_images(
     shown = min(len(images), MAX_IMAGES)
     grid = _grid(shown, max((title.count("\n") + 1 for title in titles[:shown]), default=0))
     with figure_file(path, grid.width, grid.height) as figure:
-        figure.set_layout_engine("none")
-        figure.text(0.1 / grid.width, 1 - 0.12 / grid.height, heading, va="top", fontsize=12, weight="bold")
+        page = page_in_inches(figure)
+        page.text(0.1, 0.12, heading, va="top", fontsize=12, weight="bold")
         for index in range(shown):
             color = _ink(colors[index]) if colors else INK
-            axes = figure.add_axes(grid.place(index))
-            _draw_image(axes, images[index], _short_title(titles[index], grid.cell), color, framed=bool(colors))
+            left, top = grid.place(index)
+            title = _short_title(titles[index], grid.cell)
+            page.text(left + grid.cell / 2, top - 0.04, title, color=color, fontsize=8, ha="center", va="bottom")
+            draw_image(page, images[index], left, top, grid.cell, frame=color if colors else None)
         if not shown:
-            figure.text(0.5, 0.3, "nothing to show", ha="center", color=GREY)
+            page.text(grid.width / 2, 0.7 * grid.height, "nothing to show", ha="center", color=GREY)
+
+
+def page_in_inches(figure: Figure) -> Axes:
+    """The whole figure as one coordinate system, in inches from its top left: for pages of many images.
+
+    One for each image would take ten times as long to draw.
+    """
+    figure.set_layout_engine("none")
+    width, height = figure.get_size_inches()
+    page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    page.set_axis_off()
+    return page
+
+
+def draw_image(page: Axes, image: np.ndarray, left: float, top: float, side: float, frame: str | None = None) -> None:
+    """uint8 (H, W, 3), fitted into a square of so many inches, with a frame of this colour."""
+    from matplotlib.patches import Rectangle
+
+    most = max(image.shape[:2])
+    height, width = (side * length / most for length in image.shape[:2])
+    left, top = left + (side - width) / 2, top + (side - height) / 2
+    crisp = most < side * page.figure.dpi
+    page.imshow(
+        image, extent=(left, left + width, top + height, top), aspect="auto",
+        interpolation="nearest" if crisp else "antialiased",
+    )  # fmt: skip
+    if frame:
+        page.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=frame, linewidth=2))
 
 
 @contextmanager
 def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, in our style; written beside `path` and renamed over it. Raises DiskError."""
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path = Path(path)
@@ -141,7 +172,7 @@ def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figur
         yield figure
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(temporary, format="png")
+            FigureCanvasAgg(figure).print_png(temporary)  # savefig would draw everything twice
             temporary.replace(path)
         except OSError as error:
             raise DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights.") from error
@@ -305,12 +336,10 @@ class _Grid(NamedTuple):
     def height(self) -> float:
         return max(self.rows, 1) * (self.cell + self.title) + 0.5
 
-    def place(self, index: int) -> tuple[float, float, float, float]:
-        """Left, bottom, width and height of an image, as shares of the page."""
+    def place(self, index: int) -> tuple[float, float]:
+        """Left and top of an image."""
         row, column = divmod(index, self.columns)
-        left = 0.12 + column * (self.cell + 0.12)
-        bottom = self.height - 0.4 - (row + 1) * (self.cell + self.title)
-        return left / self.width, bottom / self.height, self.cell / self.width, self.cell / self.height
+        return 0.12 + column * (self.cell + 0.12), 0.4 + self.title + row * (self.cell + self.title)
 
 
 def _grid(num_images: int, title_lines: int) -> _Grid:
@@ -319,15 +348,6 @@ def _grid(num_images: int, title_lines: int) -> _Grid:
     columns = min(range(max(fewest, 1), max(most, 1) + 1), key=lambda columns: -num_images % columns)
     cell = 1.15 if num_images > 36 else 1.4 if num_images > 12 else 1.8
     return _Grid(columns, math.ceil(num_images / columns), cell, 0.135 * title_lines + 0.1)
-
-
-def _draw_image(axes: Axes, image: np.ndarray, title: str, color: str, framed: bool) -> None:
-    pixels = axes.get_window_extent().width
-    axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < pixels else "antialiased")
-    axes.set_title(title, fontsize=8, color=color, pad=3, loc="center", weight="normal")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set(visible=framed, color=color, linewidth=2)
 
 
 def _ink(color: str) -> str:
