@@ -86,6 +86,10 @@ class Progress:
         self._started, self._total_steps = time.monotonic(), total_steps
         self._draw(_count_fields("step", done, total_steps))
 
+    def is_due(self, step: int) -> bool:
+        """Whether it is time to tell of another step: it is after the last one, and a few times a second."""
+        return time.monotonic() >= self._next_drawing or step == self._total_steps
+
     def update(
         self,
         step: int,
@@ -98,9 +102,7 @@ class Progress:
         data_time_share: float | None = None,
         seconds_left: float | None = None,
     ) -> None:
-        """After a step: `step` steps are done. Plain numbers; shares from 0 to 1. Draws only when it is time to."""
-        if time.monotonic() < self._next_drawing and step != self._total_steps:
-            return
+        """`step` steps are done. Plain numbers; shares from 0 to 1. Ask `is_due` first: drawing takes its time."""
         fields = [
             Field(8, "epoch", _format(epoch, ".1f")),
             *_count_fields("step", step, self._total_steps),

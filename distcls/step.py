@@ -38,6 +38,7 @@ class TrainStep:
         self.config, self.state, self.plan = config, state, plan
         self.device = run.device
         self.augment = augment
+        state.statistics.training_mode(state.model)
         weights = None if class_weights is None else torch.from_numpy(class_weights).to(run.dtype).to(run.device)
         self.loss = build_loss(config.loss, weights)
         backward = run.accelerator.backward
@@ -54,7 +55,8 @@ class TrainStep:
         if state.step in train.skip_steps:
             state.position.step += 1
             return None
-        state.statistics.training_mode(state.model)
+        if not state.module.training:  # it was evaluated
+            state.statistics.training_mode(state.model)
         sums = self.sum_gradients(self._forward, micro_batches)
         norm = self._clip()
         if self._update():

@@ -92,7 +92,6 @@ class Watch:
         if self.unseen is None:
             return
         (step, stats), self.unseen = self.unseen, None
-        accuracy: float | None
         loss, accuracy, norm = stats.tolist()
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.state.scaler is not None):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
@@ -103,20 +102,29 @@ class Watch:
             )
         self.last_losses.append(loss)
         self.loss_sum, self.num_losses = self.loss_sum + loss, self.num_losses + 1
+        to_track = is_due(step + 1, self.config.train.log_every, self.plan)
+        to_show = self.run.progress.is_due(step + 1)
+        if to_track or to_show:
+            self._tell_step(step, loss, accuracy, norm, to_track, to_show)
+
+    def _tell_step(
+        self, step: int, loss: float, accuracy: float | None, norm: float, to_track: bool, to_show: bool
+    ) -> None:
         completed, lr = step + 1, lr_at(step, self.config.optim, self.plan)
         rate = self.plan.global_batch_size / self.seconds_per_step
         epoch = self.plan.epoch(completed)
         if self.config.augment.mixup or self.config.augment.cutmix:
             accuracy = None  # of a mixture, it says little
-        if is_due(completed, self.config.train.log_every, self.plan):
+        if to_track:
             self.run.track(
                 step=completed, epoch=epoch, split="train", loss=loss, accuracy=accuracy, lr=lr, grad_norm=norm,
                 images_per_second=rate, data_time=self.data_share,
             )  # fmt: skip
-        self.run.progress.update(
-            completed, epoch, fmean(self.last_losses), accuracy, lr, rate, _memory(self.run.device),
-            self.data_share, (self.plan.total_steps - completed) * self.seconds_per_step,
-        )  # fmt: skip
+        if to_show:
+            self.run.progress.update(
+                completed, epoch, fmean(self.last_losses), accuracy, lr, rate, _memory(self.run.device),
+                self.data_share, (self.plan.total_steps - completed) * self.seconds_per_step,
+            )  # fmt: skip
 
     def _list_images(self, step: int) -> Path:
         """The file that names the images of a step, micro-batch by micro-batch; the main process writes it."""
