@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import socket
 import sys
 import traceback
 import warnings
@@ -22,9 +21,10 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
-from distcls import __version__, signals, slurm
+from distcls import signals, slurm
+from distcls.agreement import refuse_differences, refuse_to_begin_anew
 from distcls.config import Config
-from distcls.config_loader import differences, to_yaml
+from distcls.config_loader import to_yaml
 from distcls.data import Data
 from distcls.data.data_report import changed_images
 from distcls.data.preprocessing import describe_preprocessing
@@ -49,16 +49,9 @@ from distcls.run_folder import (
     fill_from,
     lock_folder,
     read_status,
-    steps_of,
     write_text,
 )
 from distcls.tracking import Tracker
-
-OWN_OF_A_MACHINE = {
-    *("data.root", "data.download", "data.cache", "data.disk_cache", "data.cache_dir", "data.workers"),
-    *("run.dir", "run.name"),
-}
-"""What the processes of a run need not have in common."""
 
 AUTOCAST = {"float32": "no", "float64": "no", "bf16": "bf16", "fp16": "fp16"}
 """Accelerate's name of each precision; bf16 and fp16 compute over float32 weights."""
@@ -71,7 +64,7 @@ class Run:
         self.processes = processes
         self.dir, stored = processes.from_main(lambda: self._open(config, default_name))
         self.config = resolve(fill_from(config, stored) if stored else config, processes)
-        self._refuse_differences()
+        refuse_differences(self.config, processes)
         self.device = processes.device
         self.dtype = torch.float64 if self.config.train.precision == "float64" else torch.float32
         set_determinism(self.config, processes)
@@ -92,7 +85,8 @@ class Run:
         status = processes.from_main(self._begin_folder)
         self.is_shared = all(processes.from_all(read_status(self.dir) == status))
         """Whether all processes see the folder: on several machines, that takes a shared file system."""
-        self._refuse_to_begin_anew()
+        if not self.is_shared:
+            refuse_to_begin_anew(self.config, self.dir, processes)
         if processes.peers is not None:
             processes.peers.on_end = self._tell_end
         signals.first_does(self._leave)
@@ -112,37 +106,6 @@ class Run:
         path = choose_folder(config, default_name)
         self._lock = lock_folder(path)
         return path, config_to_keep(path)
-
-    def _refuse_differences(self) -> None:
-        """Each machine may have files of its own. Raises UsageError where they do not say the same."""
-        versions = {"distcls": __version__, "torch": torch.__version__}
-        seen = self.processes.from_all((self.config, versions, socket.gethostname()))
-        for rank, (config, theirs, host) in enumerate(seen):
-            lines = [f"{name}: {ours} -> {theirs[name]}" for name, ours in seen[0][1].items() if ours != theirs[name]]
-            lines += [
-                line
-                for line in differences(seen[0][0], config, everything=True)
-                if line.split(":")[0] not in OWN_OF_A_MACHINE
-            ]
-            if lines:
-                raise UsageError(
-                    f"process {rank} ({host}) was started otherwise than process 0 ({seen[0][2]}):\n  "
-                    + "\n  ".join(lines)
-                    + "\nGive all machines the same command, config file and versions."
-                )
-
-    def _refuse_to_begin_anew(self) -> None:
-        """Raises UsageError where another machine has more of this run than the one that has the run folder now."""
-        if self.is_shared:
-            return
-        steps = self.processes.from_all(steps_of(self.config, self.dir))
-        if max(steps) > steps[0]:
-            rank = steps.index(max(steps))
-            raise UsageError(
-                f"process {rank} has step {steps[rank]:,} of this run in {self.dir} on its machine, and process 0, "
-                f"which keeps the run, has {f'step {steps[0]:,}' if steps[0] else 'none'}. Make that machine the head, "
-                "or copy the folder to this one."
-            )
 
     def _begin_folder(self) -> dict[str, Any]:
         """What the main process alone writes and keeps open; its status. Raises UsageError and DiskError."""

@@ -79,6 +79,12 @@ class Group:
             raise AssertionError(f"still running after {limit} s: {codes}\n{self.output()}")
         return [code for code in codes if code is not None]
 
+    def finish(self, expect: int = 0) -> str:
+        """Wait, and check the exit codes; the output."""
+        codes = self.wait()
+        assert codes == [expect] * len(codes), f"exit codes {codes}\n{self.output()}"
+        return self.output()
+
     def kill(self) -> None:
         """SIGKILL to all of them."""
         for process in self.processes:
@@ -134,10 +140,7 @@ class Ranks:
         self, *argv: str, world_size: int = 1, expect: int = 0, setup: Callable | None = None, gpus: str = ""
     ) -> str:
         """Start, wait, check the exit codes; the output."""
-        group = self.start(*argv, world_size=world_size, setup=setup, gpus=gpus)
-        codes = group.wait()
-        assert codes == [expect] * world_size, f"exit codes {codes}\n{group.output()}"
-        return group.output()
+        return self.start(*argv, world_size=world_size, setup=setup, gpus=gpus).finish(expect)
 
     def __enter__(self) -> Ranks:
         return self

@@ -84,11 +84,18 @@ class Augmentation:
     def __call__(
         self, pixels: torch.Tensor, labels: torch.Tensor, numbers: Numbers
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 (m, H, W, 3) and class ids (m,) to images (m, 3, H, W) and targets: class ids, or (m, C) if mixed."""
+        """uint8 (m, H, W, 3) and class ids (m,) to images (m, 3, H, W) and targets: class ids, or (m, C) if mixed.
+
+        With "place" (m,) in numbers, the images are those of pixels (N, H, W, 3), which are not taken out before
+        they are moved: that saves a CPU a copy.
+        """
+        places = numbers.get("place")
+        if places is not None and ("box" in numbers or "shift" not in numbers):
+            pixels, places = pixels.index_select(0, places), None
         if "box" in numbers:
             pixels = crop_and_resize(pixels, numbers["box"], self.image_size)
         if "shift" in numbers:
-            pixels = _move(pixels, numbers["shift"], numbers.get("mirrored"))
+            pixels = _move(pixels, places, numbers["shift"], numbers.get("mirrored"))
         elif "mirrored" in numbers:
             pixels = _mirror(pixels, numbers["mirrored"])
         if "color" in numbers:
@@ -111,21 +118,24 @@ def _mirror(pixels: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _move(pixels: torch.Tensor, shift: torch.Tensor, mirrored: torch.Tensor | None) -> torch.Tensor:
-    """Random crop of the reflected image, and mirroring, as one gather of pixels.
+def _move(
+    pixels: torch.Tensor, places: torch.Tensor | None, shift: torch.Tensor, mirrored: torch.Tensor | None
+) -> torch.Tensor:
+    """Random crop of the reflected images at `places` (all), and mirroring, as one gather of pixels.
 
     Twice as fast on a CPU as indexing by (image, row, column), and as slicing image by image.
     """
-    n, height, width, channels = pixels.shape
+    _, height, width, channels = pixels.shape
+    n = len(shift)
     rows = torch.arange(height, device=pixels.device).expand(n, height)
     columns = torch.arange(width, device=pixels.device).expand(n, width)
     rows = _reflect(rows + shift[:, :1], height)
     columns = _reflect(columns + shift[:, 1:], width)
     if mirrored is not None:
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    images = torch.arange(n, device=pixels.device)
+    images = torch.arange(n, device=pixels.device) if places is None else places
     index = (images[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
-    flat = pixels.reshape(n * height * width, channels)
+    flat = pixels.reshape(-1, channels)
     return flat.index_select(0, index.view(-1)).view(n, height, width, channels)
 
 

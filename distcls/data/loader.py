@@ -35,7 +35,10 @@ SECONDS_BEFORE_RETRY = 0.5
 
 @dataclass
 class MicroBatch:
-    """The images of one forward pass: uint8 (m, H, W, 3), labels (m,) and the rows of the number table."""
+    """The images of one forward pass: uint8 (m, H, W, 3), labels (m,) and the rows of the number table.
+
+    Where numbers has "place", pixels is all images in memory, and these are at those places of it: see Augmentation.
+    """
 
     index: int  # among the micro-batches of the global batch
     pixels: torch.Tensor
@@ -73,6 +76,8 @@ class Loaded(NamedTuple):
     pixels: torch.Tensor
     labels: torch.Tensor
     went_bad: dict[int, str]
+    places: torch.Tensor | None = None
+    """Where in `pixels` the images are, (n,), if it holds more than them."""
 
 
 def train_batches(
@@ -125,8 +130,8 @@ def _with_numbers(loaded: Iterator[Loaded], plan: BatchPlan, drawn: Numbers, dev
     rows = [dict(zip(numbers, chunk, strict=True)) for chunk in chunks] or [{}] * plan.grad_accum_steps
     images = itertools.islice(loaded, plan.grad_accum_steps)
     return [
-        MicroBatch(index, pixels, labels, row, went_bad)
-        for index, (pixels, labels, went_bad), row in zip(plan.micro_batches, images, rows, strict=True)
+        MicroBatch(index, pixels, labels, row if places is None else {**row, "place": places}, went_bad)
+        for index, (pixels, labels, went_bad, places), row in zip(plan.micro_batches, images, rows, strict=True)
     ]
 
 
@@ -141,13 +146,13 @@ def eval_batches(
     in_order = (np.arange(i * batch_size, min((i + 1) * batch_size, len(split))) for i in indices)
     requests = (Request(batch, batch) for batch in in_order)
     loaded = _load(split, requests, batch_size, device, workers)
-    for index, (pixels, labels, went_bad) in zip(indices, loaded, strict=True):
+    for index, (pixels, labels, went_bad, places) in zip(indices, loaded, strict=True):
         if went_bad:
             raise BadDataError(
                 f"an image of the {split.name} split cannot be read any more: {next(iter(went_bad.values()))}.\n"
                 "An evaluation leaves none out. Repair the file, or remove it and begin another run with --name NAME."
             )
-        yield index, pixels, labels
+        yield index, pixels if places is None else pixels.index_select(0, places), labels
 
 
 def _is_in_memory(split: Split) -> bool:
@@ -175,10 +180,10 @@ def _load(
 def _load_from_memory(split: Split, requests: Iterator[Request], size: int, device: torch.device) -> Iterator[Loaded]:
     pixels, all_labels = _resident(split, device), torch.from_numpy(split.labels)
     for request in requests:
-        rows = _to(torch.from_numpy(split.rows[request.indices]), device)
+        places = _to(torch.from_numpy(split.rows[request.indices]), device)
         labels = _to(all_labels[torch.from_numpy(request.indices)], device)
-        for piece in zip(_chunks(pixels.index_select(0, rows), size), _chunks(labels, size), strict=True):
-            yield Loaded(*piece, {})
+        for some, their_labels in zip(_chunks(places, size), _chunks(labels, size), strict=True):
+            yield Loaded(pixels, their_labels, {}, some)
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -216,8 +221,8 @@ def _load_in_processes(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else each start of the loader would draw from the global one
     )
-    for pixels, labels, went_bad in loader:
-        yield Loaded(_to(pixels, device), _to(labels, device), went_bad)
+    for loaded in loader:
+        yield Loaded(_to(loaded.pixels, device), _to(loaded.labels, device), loaded.went_bad)
 
 
 def _load_in_threads(
@@ -227,11 +232,12 @@ def _load_in_threads(
     with ThreadPoolExecutor(workers) as pool:
         coming = deque(pool.submit(reader.__getitem__, request) for request in itertools.islice(requests, 2 * workers))
         while coming:
-            pixels, labels, went_bad = coming.popleft().result()
+            loaded = coming.popleft().result()
             coming.extend(pool.submit(reader.__getitem__, request) for request in itertools.islice(requests, 1))
+            pixels, labels = loaded.pixels, loaded.labels
             if device.type == "cuda":
                 pixels, labels = pixels.pin_memory(), labels.pin_memory()
-            yield Loaded(_to(pixels, device), _to(labels, device), went_bad)
+            yield Loaded(_to(pixels, device), _to(labels, device), loaded.went_bad)
 
 
 def _copied_ahead(loaded: Iterator[Loaded], device: torch.device) -> Iterator[Loaded]:

@@ -43,6 +43,19 @@ def augmented(config: AugmentConfig, pixels: torch.Tensor, step: int = 0) -> tup
     return NORMALIZE.undo(images).numpy(), numbers
 
 
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(flip=True), AugmentConfig(pad_crop=2), ALL])
+@pytest.mark.parametrize("with_box", [True, False])
+def test_images_that_lie_among_others_give_what_they_give_alone(config, with_box):
+    pixels, places = make_pixels(40), torch.randperm(40, generator=torch.Generator().manual_seed(0))[:24]
+    numbers, labels = draw_numbers(config, PLAN, 0), torch.arange(24) % 3
+    if with_box:
+        numbers["box"] = torch.tensor([[1, 2, 6, 5]]).expand(24, 4)
+    augment = Augmentation(NORMALIZE, 3, image_size=7)
+    alone = augment(pixels[places], labels, numbers)
+    among_others = augment(pixels, labels, {**numbers, "place": places})
+    assert all(torch.equal(*pair) for pair in zip(alone, among_others, strict=True))
+
+
 # Against a loop over images ------------------------------------------------------------------------
 
 

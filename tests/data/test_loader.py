@@ -48,7 +48,12 @@ def collect(in_memory=True, workers=0, start=0, plan=PLAN, augment=AUGMENT):
     batches = train_batches(make_split(in_memory), plan, augment, CPU, workers, start)
     return [
         [
-            (m.index, m.pixels.tolist(), m.labels.tolist(), {name: rows.tolist() for name, rows in m.numbers.items()})
+            (
+                m.index,
+                (m.pixels[m.numbers["place"]] if "place" in m.numbers else m.pixels).tolist(),
+                m.labels.tolist(),
+                {name: rows.tolist() for name, rows in m.numbers.items() if name != "place"},
+            )
             for m in micro_batches
         ]
         for micro_batches in batches

@@ -22,8 +22,12 @@ def test_workers_and_how_they_start_change_nothing(ranks: Ranks, transforms: boo
     paths = {"memory": ("4 GB", 0, None), "disk, forked": ("0", 2 - transforms, None)}
     if transforms:
         paths |= {"memory, forked": ("4 GB", 4, None), "memory, spawned": ("4 GB", 2, use_spawn)}
-    for name, (cache, workers, setup) in paths.items():
-        ranks.run("train", "--name", name, *settings, f"data.cache={cache}", f"data.workers={workers}", setup=setup)
+    started = [
+        ranks.start("train", "--name", name, *settings, f"data.cache={cache}", f"data.workers={workers}", setup=setup)
+        for name, (cache, workers, setup) in paths.items()
+    ]
+    for group in started:
+        group.finish()
     expected = ledger.digest(ranks.folder / "runs" / "memory", 8)
     for name in paths:
         assert ledger.digest(ranks.folder / "runs" / name, 8) == expected, name
