@@ -6,10 +6,12 @@ imported late (it takes seconds) and used without pyplot, which keeps global sta
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,6 +51,13 @@ STYLE: dict[Any, Any] = {
     "ytick.color": GREY,
     "ytick.labelcolor": INK,
 }
+
+FURTHER_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic"),
+    *("Malgun Gothic", "Arial Unicode MS"),
+)
+"""With Chinese, Japanese and Korean, which matplotlib's own font lacks: of Linux, macOS and Windows."""
 
 MAX_CLASSES_WITH_COUNTS = 20
 MAX_TICKS = 40
@@ -165,8 +174,8 @@ def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figur
 
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # Names in scripts that matplotlib's font lacks show as boxes; that is no news for the terminal.
+    with matplotlib.rc_context({**STYLE, "font.family": _fonts()}), warnings.catch_warnings():
+        # Names in scripts that no font here has show as boxes; that is no news for the terminal.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -176,6 +185,16 @@ def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figur
             temporary.replace(path)
         except OSError as error:
             raise DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights.") from error
+
+
+@cache
+def _fonts() -> list[str]:
+    """matplotlib's own, and those of FURTHER_FONTS that are installed: it complains of names that are not."""
+    from matplotlib.font_manager import get_font_names
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of fonts that have no bold
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in installed)]
 
 
 def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, kept_step: int | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcls.analysis.plots import plot_calibration, plot_confusion, plot_curves, plot_images
+from distcls.analysis.plots import _fonts, plot_calibration, plot_confusion, plot_curves, plot_images
 from distcls.errors import DiskError
 
 BLUE, ORANGE, GREEN, RED = (9, 105, 218), (212, 102, 27), (26, 127, 55), (207, 34, 46)
@@ -89,6 +89,13 @@ def test_confusion_of_odd_names_and_empty_rows(tmp_path):
         warnings.simplefilter("error")
         plot_confusion(np.zeros((3, 3), int), ["$5 or $x_{", "猫", ""], "test", tmp_path / "confusion.png")
     read(tmp_path / "confusion.png")
+
+
+def test_fonts_with_more_scripts_are_used_where_they_are_installed(monkeypatch):
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: ["Papyrus", "Malgun Gothic", "DejaVu Sans"])
+    _fonts.cache_clear()
+    assert _fonts() == ["DejaVu Sans", "Malgun Gothic"]
+    _fonts.cache_clear()
 
 
 def test_calibration(tmp_path):
