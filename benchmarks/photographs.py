@@ -58,7 +58,7 @@ def distcls_side(split: Split, size: int, batch: int, workers: int) -> Iterator[
     config = AugmentConfig(random_resized_crop=RandomResizedCropConfig(), flip=True)
     augment = Augmentation(Normalize.build(NormalizeConfig(), CPU, torch.float32, True), 2, size)
     for (micro_batch,) in train_batches(split, plan, config, CPU, workers, start=0):
-        augment(micro_batch.pixels, micro_batch.labels, micro_batch.numbers)
+        augment(micro_batch)
         yield
 
 

@@ -50,7 +50,7 @@ def distcls_side(config: Config, data: Data, augment: AugmentConfig) -> Iterator
     apply = Augmentation(Normalize.build(NORMALIZE, torch.device("cpu"), torch.float32, True), len(data.class_names))
     for micro_batches in train_batches(data.train, plan, augment, torch.device("cpu"), workers=0, start=0):
         for micro_batch in micro_batches:
-            apply(micro_batch.pixels, micro_batch.labels, micro_batch.numbers)
+            apply(micro_batch)
             yield
 
 

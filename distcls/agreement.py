@@ -1,4 +1,7 @@
-"""What the processes of a run must have in common, whatever machines they are on: compared before training."""
+"""Settings, versions and checkpoints must be the same on all machines of a run: compared before training.
+
+Each function is called by all processes. Images are compared where they are read (data/__init__.py).
+"""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ class BatchNormStatistics:
         layers = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
         frozen = [name for name in layers if _is_frozen(module, name)]
         self.frozen = [layers.pop(name) for name in frozen]
+        self.trained = [layer for layer in module.modules() if layer not in self.frozen]
         self.layers = layers
         self.momenta = [layer.momentum for layer in self.layers.values()]
         pairs = [(layer.running_mean, layer.running_var) for layer in self.layers.values()]
@@ -92,10 +93,15 @@ class BatchNormStatistics:
                 layer.num_batches_tracked.fill_(self.steps)  # type: ignore[operator,union-attr]
 
     def training_mode(self, module: nn.Module) -> None:
-        """module.train(), but a frozen BatchNorm goes on with the statistics it came with."""
-        module.train()
-        for layer in self.frozen:
-            layer.eval()
+        """module.train(), but a frozen BatchNorm goes on with the statistics it came with.
+
+        Where all is so already it costs less to see that: this is asked before each step, because modes that
+        an evaluation, or the model itself, has left behind would make a step depend on what was before it.
+        """
+        if not all(layer.training for layer in self.trained) or any(layer.training for layer in self.frozen):
+            module.train()
+            for layer in self.frozen:
+                layer.eval()
 
 
 def _is_frozen(module: nn.Module, name: str) -> bool:

@@ -86,8 +86,8 @@ class Progress:
         self._started, self._total_steps = time.monotonic(), total_steps
         self._draw(_count_fields("step", done, total_steps))
 
-    def is_due(self, step: int) -> bool:
-        """Whether it is time to tell of another step: it is after the last one, and a few times a second."""
+    def is_time_for(self, step: int) -> bool:
+        """Whether this step should be told of: the last one, and one now and then."""
         return time.monotonic() >= self._next_drawing or step == self._total_steps
 
     def update(
@@ -102,7 +102,7 @@ class Progress:
         data_time_share: float | None = None,
         seconds_left: float | None = None,
     ) -> None:
-        """`step` steps are done. Plain numbers; shares from 0 to 1. Ask `is_due` first: drawing takes its time."""
+        """`step` steps are done. Plain numbers; shares from 0 to 1. Ask `is_time_for` first: drawing takes its time."""
         fields = [
             Field(8, "epoch", _format(epoch, ".1f")),
             *_count_fields("step", step, self._total_steps),

@@ -121,7 +121,7 @@ def first_images(data: Data, plan: BatchPlan, augment: Augmentation, run: Run) -
     pixels: list[np.ndarray] = []
     titles: list[str] = []
     for batch in itertools.chain.from_iterable(batches):
-        images, targets = augment(batch.pixels, batch.labels, batch.numbers)
+        images, targets = augment(batch)
         shown = slice(min(most, NUM_PICTURES - len(pixels)))
         pixels.extend(augment.normalize.undo(images[shown].float()).cpu().numpy())
         shares, classes = targets[shown].topk(2, 1) if targets.ndim == 2 else (None, batch.labels[shown, None])

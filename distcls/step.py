@@ -10,7 +10,7 @@ import torch
 from distcls.batches import BatchPlan
 from distcls.config import Config
 from distcls.data.augmentation import Augmentation
-from distcls.data.loader import MicroBatch
+from distcls.data.micro_batch import MicroBatch
 from distcls.gradients import OrderedSum, OverlappedSum
 from distcls.loss import build_loss
 from distcls.optim.ema import update_ema
@@ -38,7 +38,6 @@ class TrainStep:
         self.config, self.state, self.plan = config, state, plan
         self.device = run.device
         self.augment = augment
-        state.statistics.training_mode(state.model)
         weights = None if class_weights is None else torch.from_numpy(class_weights).to(run.dtype).to(run.device)
         self.loss = build_loss(config.loss, weights)
         backward = run.accelerator.backward
@@ -55,8 +54,7 @@ class TrainStep:
         if state.step in train.skip_steps:
             state.position.step += 1
             return None
-        if not state.module.training:  # it was evaluated
-            state.statistics.training_mode(state.model)
+        state.statistics.training_mode(state.model)
         sums = self.sum_gradients(self._forward, micro_batches)
         norm = self._clip()
         if self._update():
@@ -71,7 +69,7 @@ class TrainStep:
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The micro-batch's part of the mean loss, and its sums. Draws are keyed by its place in the run."""
         seed_torch(self.device, self.plan.seed, "model", self.state.step, micro_batch.index)
-        images, targets = self.augment(micro_batch.pixels, micro_batch.labels, micro_batch.numbers)
+        images, targets = self.augment(micro_batch)
         logits = self.state.model(images)
         losses = self.loss(logits, targets)
         correct = logits.detach().argmax(1) == micro_batch.labels

@@ -17,7 +17,7 @@ import torch
 from distcls.batches import BatchPlan
 from distcls.config import Config
 from distcls.data import Split
-from distcls.data.loader import MicroBatch
+from distcls.data.micro_batch import MicroBatch
 from distcls.durations import is_due
 from distcls.errors import DivergedError
 from distcls.optim.schedules import lr_at
@@ -103,7 +103,7 @@ class Watch:
         self.last_losses.append(loss)
         self.loss_sum, self.num_losses = self.loss_sum + loss, self.num_losses + 1
         to_track = is_due(step + 1, self.config.train.log_every, self.plan)
-        to_show = self.run.progress.is_due(step + 1)
+        to_show = self.run.progress.is_time_for(step + 1)
         if to_track or to_show:
             self._tell_step(step, loss, accuracy, norm, to_track, to_show)
 

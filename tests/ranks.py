@@ -167,6 +167,14 @@ def await_step(run_dir: Path, step: int, limit: float = 60) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """One that was not given out before: groups that start together have not opened theirs yet."""
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        if port not in _given_out:
+            _given_out.add(port)
+            return port
+
+
+_given_out: set[int] = set()

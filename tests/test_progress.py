@@ -31,7 +31,7 @@ progress.finish({"val": {"accuracy": 0.5}}, [], "distcls eval")
 
 
 def update(progress: Progress, step: int) -> None:
-    if progress.is_due(step):
+    if progress.is_time_for(step):
         progress.update(step, step / 20, 0.3412, 0.891, 1.9e-3, 12345.6, 1.23e9, 0.034, 3753.0)
 
 

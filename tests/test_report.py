@@ -38,7 +38,7 @@ def test_the_training_images_shown_are_those_of_the_first_micro_batches(settings
     shown, titles = first_images(data, plan, augment, run)
     assert len(shown) == len(titles) == 36
     first = next(train_batches(split, plan, config.augment, CPU, 0, 0))[0]
-    entered, targets = augment(first.pixels, first.labels, first.numbers)
+    entered, targets = augment(first)
     assert np.array_equal(shown[:12], normalize.undo(entered).numpy()[:12])
     for title, target in zip(titles[:12], targets, strict=False):
         if target.ndim == 0:

@@ -15,7 +15,7 @@ from torch import nn
 from distcls.batches import BatchPlan
 from distcls.config import Config
 from distcls.data.augmentation import Augmentation
-from distcls.data.loader import MicroBatch
+from distcls.data.micro_batch import MicroBatch
 from distcls.data.preprocessing import Normalize
 from distcls.state import TrainState, build_state
 from distcls.step import TrainStep
@@ -114,8 +114,11 @@ def test_a_restored_state_goes_on_with_the_same_bits(optimizer, fused, determini
     assert any(name.startswith("ema.") for name in snapshot(whole))
 
 
-def test_saving_and_evaluating_change_no_bits():
+@pytest.mark.parametrize("ema_decay", [0.5, None])
+def test_saving_and_evaluating_change_no_bits(ema_decay):
+    """With an average, that is what is evaluated; without one, what is trained."""
     config = make_config()
+    config.model.args, config.train.ema_decay = {"hidden": 8, "dropout": 0.5}, ema_decay
     (plain, plain_step), (looked_at, looked_at_step) = start(config), start(config)
     train(plain, plain_step, 4)
     for step in range(1, 5):
@@ -218,7 +221,7 @@ def test_a_step_reports_loss_accuracy_and_norm_of_the_global_batch(class_weights
     loss, accuracy, norm = train_step(batch_of(0)).tolist()
     losses, right = [], []
     for micro in batch_of(0):
-        logits = reference(train_step.augment(micro.pixels, micro.labels, {})[0])
+        logits = reference(train_step.augment(micro)[0])
         losses.append(nn.functional.cross_entropy(logits, micro.labels, weight, reduction="sum") / 8)
         right.append((logits.argmax(1) == micro.labels).sum().item())
     torch.stack(losses).sum().backward()

@@ -131,8 +131,8 @@ def plot_images(
             color = _ink(colors[index]) if colors else INK
             left, top = grid.place(index)
             title = _short_title(titles[index], grid.cell)
+            top = draw_image(page, images[index], left, top, grid.cell, frame=color if colors else None)
             page.text(left + grid.cell / 2, top - 0.04, title, color=color, fontsize=8, ha="center", va="bottom")
-            draw_image(page, images[index], left, top, grid.cell, frame=color if colors else None)
         if not shown:
             page.text(grid.width / 2, 0.7 * grid.height, "nothing to show", ha="center", color=GREY)
 
@@ -140,7 +140,7 @@ def plot_images(
 def page_in_inches(figure: Figure) -> Axes:
     """The whole figure as one coordinate system, in inches from its top left: for pages of many images.
 
-    One for each image would take ten times as long to draw.
+    Axes for each image would take ten times as long to draw.
     """
     figure.set_layout_engine("none")
     width, height = figure.get_size_inches()
@@ -149,8 +149,8 @@ def page_in_inches(figure: Figure) -> Axes:
     return page
 
 
-def draw_image(page: Axes, image: np.ndarray, left: float, top: float, side: float, frame: str | None = None) -> None:
-    """uint8 (H, W, 3), fitted into a square of so many inches, with a frame of this colour."""
+def draw_image(page: Axes, image: np.ndarray, left: float, top: float, side: float, frame: str | None = None) -> float:
+    """uint8 (H, W, 3), fitted into a square of so many inches, with a frame of this colour; its upper edge."""
     from matplotlib.patches import Rectangle
 
     most = max(image.shape[:2])
@@ -163,6 +163,7 @@ def draw_image(page: Axes, image: np.ndarray, left: float, top: float, side: flo
     )  # fmt: skip
     if frame:
         page.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=frame, linewidth=2))
+    return top
 
 
 @contextmanager

@@ -55,8 +55,6 @@ class ArraySet:
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.images):
             raise BadDataError(f"{self.title} has {len(self.images)} images, but {len(self.labels)} labels")
-        if not self.images.flags.c_contiguous:  # a batch is gathered from them as from a table of pixels
-            self.images = np.ascontiguousarray(self.images)
 
     def __len__(self) -> int:
         return len(self.labels)

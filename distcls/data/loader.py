@@ -1,4 +1,4 @@
-"""From a split and a plan to batches on the device: in memory by one gather, from files by worker processes.
+"""From a split and a plan to batches on the device: of images in memory, or read from files by worker processes.
 
 What lies decoded on disk is read by threads. All paths give the same pixels for the same plan, whatever the number
 or speed of workers. On a CPU, the workers that read images also cut random parts out of them; a GPU does that
@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -23,35 +22,15 @@ from distcls import signals
 from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig
 from distcls.data import BadImageError, Split
-from distcls.data.augmentation import Numbers, draw_crops, draw_numbers
+from distcls.data.augmentation import draw_crops, draw_numbers
 from distcls.data.image_transforms import ImageTransforms, build_transforms
+from distcls.data.micro_batch import MicroBatch, Numbers
 from distcls.data.resampling import crop_and_resize, resize
 from distcls.errors import BadDataError
 
 STEPS_DRAWN_AHEAD = 8
 SECONDS_BEFORE_RETRY = 0.5
 """A network file system that stumbles is often back by then."""
-
-
-@dataclass
-class MicroBatch:
-    """The images of one forward pass: uint8 (m, H, W, 3), labels (m,) and the rows of the number table.
-
-    Where numbers has "place", pixels is all images in memory, and these are at those places of it: see Augmentation.
-    """
-
-    index: int  # among the micro-batches of the global batch
-    pixels: torch.Tensor
-    labels: torch.Tensor
-    numbers: Numbers
-    went_bad: dict[int, str] = field(default_factory=dict)
-    """Place and "path: reason" of images that cannot be read any more: they are black, and weigh nothing."""
-
-    def weights(self) -> torch.Tensor:
-        """What each image counts in the loss: 1, or 0 for one that went bad; (m,)."""
-        weights = torch.ones(len(self.labels), device=self.labels.device)
-        weights[list(self.went_bad)] = 0
-        return weights
 
 
 class Request(NamedTuple):
@@ -71,13 +50,12 @@ class Request(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """uint8 (n, H, W, 3), labels (n,) int64, and what could not be read, as in MicroBatch."""
+    """n images: their pixels, labels and rows, and what could not be read, as in MicroBatch."""
 
     pixels: torch.Tensor
     labels: torch.Tensor
+    rows: torch.Tensor | None
     went_bad: dict[int, str]
-    places: torch.Tensor | None = None
-    """Where in `pixels` the images are, (n,), if it holds more than them."""
 
 
 def train_batches(
@@ -108,7 +86,7 @@ def _crops_on_device(split: Split, transforms: ImageTransforms | None, device: t
     """
     if split.random_crop is None or split.decoding == split.random_crop or transforms is not None:
         return False
-    return device.type != "cpu" or _is_in_memory(split)
+    return device.type != "cpu" or _is_in_memory(split, device)
 
 
 def _request(plan: BatchPlan, step: int, with_crops: bool) -> Request:
@@ -127,11 +105,11 @@ def _with_numbers(loaded: Iterator[Loaded], plan: BatchPlan, drawn: Numbers, dev
     """This rank's micro-batches of one step, from the next images that were loaded and the step's numbers."""
     numbers = {name: table[plan.rows].to(device) for name, table in drawn.items()}
     chunks = zip(*[_chunks(numbers[name], plan.micro_batch_size) for name in numbers], strict=True)
-    rows = [dict(zip(numbers, chunk, strict=True)) for chunk in chunks] or [{}] * plan.grad_accum_steps
+    parts = [dict(zip(numbers, chunk, strict=True)) for chunk in chunks] or [{}] * plan.grad_accum_steps
     images = itertools.islice(loaded, plan.grad_accum_steps)
     return [
-        MicroBatch(index, pixels, labels, row if places is None else {**row, "place": places}, went_bad)
-        for index, (pixels, labels, went_bad, places), row in zip(plan.micro_batches, images, rows, strict=True)
+        MicroBatch(index, pixels, labels, part, rows, went_bad)
+        for index, (pixels, labels, rows, went_bad), part in zip(plan.micro_batches, images, parts, strict=True)
     ]
 
 
@@ -146,17 +124,20 @@ def eval_batches(
     in_order = (np.arange(i * batch_size, min((i + 1) * batch_size, len(split))) for i in indices)
     requests = (Request(batch, batch) for batch in in_order)
     loaded = _load(split, requests, batch_size, device, workers)
-    for index, (pixels, labels, went_bad, places) in zip(indices, loaded, strict=True):
+    for index, (pixels, labels, rows, went_bad) in zip(indices, loaded, strict=True):
         if went_bad:
             raise BadDataError(
                 f"an image of the {split.name} split cannot be read any more: {next(iter(went_bad.values()))}.\n"
                 "An evaluation leaves none out. Repair the file, or remove it and begin another run with --name NAME."
             )
-        yield index, pixels if places is None else pixels.index_select(0, places), labels
+        yield index, pixels if rows is None else pixels.index_select(0, rows), labels
 
 
-def _is_in_memory(split: Split) -> bool:
-    return split.pixels is not None and split.in_memory
+def _is_in_memory(split: Split, device: torch.device) -> bool:
+    if split.pixels is None or not split.in_memory:
+        return False
+    # Of more than 2^31 numbers, MPS gathers zeros, silently, before torch 2.14 (pytorch/pytorch#188756).
+    return device.type != "mps" or split.pixels.size < 2**31
 
 
 def _load(
@@ -168,7 +149,7 @@ def _load(
     transforms: ImageTransforms | None = None,
 ) -> Iterator[Loaded]:
     """Pixels and labels of what is asked for, in pieces of `size` images."""
-    if _is_in_memory(split) and transforms is None:
+    if _is_in_memory(split, device) and transforms is None:
         return _load_from_memory(split, requests, size, device)
     pieces = (piece for request in requests for piece in request.pieces(size))
     in_threads = split.pixels is not None and transforms is None and workers > 0
@@ -180,10 +161,10 @@ def _load(
 def _load_from_memory(split: Split, requests: Iterator[Request], size: int, device: torch.device) -> Iterator[Loaded]:
     pixels, all_labels = _resident(split, device), torch.from_numpy(split.labels)
     for request in requests:
-        places = _to(torch.from_numpy(split.rows[request.indices]), device)
+        rows = _to(torch.from_numpy(split.rows[request.indices]), device)
         labels = _to(all_labels[torch.from_numpy(request.indices)], device)
-        for some, their_labels in zip(_chunks(places, size), _chunks(labels, size), strict=True):
-            yield Loaded(pixels, their_labels, {}, some)
+        for their_labels, their_rows in zip(_chunks(labels, size), _chunks(rows, size), strict=True):
+            yield Loaded(pixels, their_labels, their_rows, {})
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -222,7 +203,7 @@ def _load_in_processes(
         generator=torch.Generator(),  # else each start of the loader would draw from the global one
     )
     for loaded in loader:
-        yield Loaded(_to(loaded.pixels, device), _to(loaded.labels, device), loaded.went_bad)
+        yield Loaded(_to(loaded.pixels, device), _to(loaded.labels, device), None, loaded.went_bad)
 
 
 def _load_in_threads(
@@ -237,7 +218,7 @@ def _load_in_threads(
             pixels, labels = loaded.pixels, loaded.labels
             if device.type == "cuda":
                 pixels, labels = pixels.pin_memory(), labels.pin_memory()
-            yield Loaded(_to(pixels, device), _to(labels, device), loaded.went_bad)
+            yield Loaded(_to(pixels, device), _to(labels, device), None, loaded.went_bad)
 
 
 def _copied_ahead(loaded: Iterator[Loaded], device: torch.device) -> Iterator[Loaded]:
@@ -276,7 +257,7 @@ class _BatchReader(Dataset):
                 went_bad[place] = f"{self.split.image_name(int(request.indices[place]))}: {error}"
         if self.transforms is not None:
             pixels = torch.from_numpy(np.stack(self.transforms(pixels.numpy(), request.positions)))
-        return Loaded(pixels, torch.from_numpy(self.split.labels[request.indices]), went_bad)
+        return Loaded(pixels, torch.from_numpy(self.split.labels[request.indices]), None, went_bad)
 
     def _read_patiently(self, request: Request, place: int) -> torch.Tensor:
         try:

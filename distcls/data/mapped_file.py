@@ -21,10 +21,20 @@ class MappedFile:
 
 
 def to_send(array: np.ndarray) -> np.ndarray | MappedFile:
-    """Stands in for a whole mapped array in a pickle; other arrays stay themselves."""
-    if isinstance(array, np.memmap) and array.filename:
-        return MappedFile(str(array.filename), array.shape, array.offset)
-    return array
+    """Stands in for a mapped array, or consecutive rows of one, in a pickle; other arrays stay themselves."""
+    if (
+        not isinstance(array, np.memmap)
+        or not array.filename
+        or array.dtype != np.uint8
+        or not array.flags.c_contiguous
+    ):
+        return array
+    whole: np.ndarray = array
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    # numpy gives every part of a mapped array the offset of the whole.
+    offset = array.offset + array.ctypes.data - whole.ctypes.data
+    return MappedFile(str(array.filename), array.shape, offset)
 
 
 def received(sent: np.ndarray | MappedFile) -> np.ndarray:

@@ -82,7 +82,8 @@ def open_pixels(
     shape = (len(image_set), *decoding.shape)
     in_memory, keeps_pixels = math.prod(shape) <= limits.memory, limits.keep(math.prod(shape))
     if isinstance(image_set, ArraySet) and (not keeps_pixels or image_set.images.shape == shape):
-        return Decoded(image_set.images if keeps_pixels else None, in_memory, {}, None)  # nothing to decode
+        # Nothing to decode. Batches are taken from them as from a table of pixels, so they must lie in order.
+        return Decoded(np.require(image_set.images, requirements="C") if keeps_pixels else None, in_memory, {}, None)
     cache = _PixelFile(image_set, decoding, cache_dir / "decoded", keeps_pixels)
     if is_builder and not cache.is_current():
         with explaining_disk_errors(cache.folder):

@@ -14,6 +14,7 @@ from distcls.config import AugmentConfig, NormalizeConfig
 from distcls.data.augmentation import Augmentation, draw_numbers
 from distcls.data.boxes import inside
 from distcls.data.color_jitter import jitter
+from distcls.data.micro_batch import MicroBatch
 from distcls.data.mixing import mix
 from distcls.data.preprocessing import Normalize
 from distcls.randomness import key
@@ -39,20 +40,21 @@ def make_pixels(n=24, height=9, width=7) -> torch.Tensor:
 def augmented(config: AugmentConfig, pixels: torch.Tensor, step: int = 0) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
     """Pixels after augmentation, and the numbers."""
     numbers = draw_numbers(config, PLAN, step)
-    images, _ = Augmentation(NORMALIZE, 3)(pixels, torch.zeros(len(pixels), dtype=torch.int64), numbers)
+    labels = torch.zeros(len(pixels), dtype=torch.int64)
+    images, _ = Augmentation(NORMALIZE, 3)(MicroBatch(0, pixels, labels, numbers))
     return NORMALIZE.undo(images).numpy(), numbers
 
 
 @pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(flip=True), AugmentConfig(pad_crop=2), ALL])
 @pytest.mark.parametrize("with_box", [True, False])
 def test_images_that_lie_among_others_give_what_they_give_alone(config, with_box):
-    pixels, places = make_pixels(40), torch.randperm(40, generator=torch.Generator().manual_seed(0))[:24]
+    pixels, rows = make_pixels(40), torch.randperm(40, generator=torch.Generator().manual_seed(0))[:24]
     numbers, labels = draw_numbers(config, PLAN, 0), torch.arange(24) % 3
     if with_box:
         numbers["box"] = torch.tensor([[1, 2, 6, 5]]).expand(24, 4)
     augment = Augmentation(NORMALIZE, 3, image_size=7)
-    alone = augment(pixels[places], labels, numbers)
-    among_others = augment(pixels, labels, {**numbers, "place": places})
+    alone = augment(MicroBatch(0, pixels[rows], labels, numbers))
+    among_others = augment(MicroBatch(0, pixels, labels, numbers, rows))
     assert all(torch.equal(*pair) for pair in zip(alone, among_others, strict=True))
 
 
@@ -194,9 +196,9 @@ def test_nothing_is_changed_where_nothing_is_asked_for():
 def test_labels_stay_class_ids_unless_mixed():
     labels = torch.tensor([2, 0, 1, 1, 0, 2])
     augment, pixels = Augmentation(NORMALIZE, 3), make_pixels(6)
-    assert augment(pixels, labels, {})[1] is labels
+    assert augment(MicroBatch(0, pixels, labels, {}))[1] is labels
     rows = {name: table[:6] for name, table in draw_numbers(ALL, PLAN, 0).items()}
-    targets = augment(pixels, labels, rows)[1]
+    targets = augment(MicroBatch(0, pixels, labels, rows))[1]
     assert targets.shape == (6, 3)
     torch.testing.assert_close(targets.sum(1), torch.ones(6, dtype=torch.float64))
 

@@ -50,9 +50,9 @@ def collect(in_memory=True, workers=0, start=0, plan=PLAN, augment=AUGMENT):
         [
             (
                 m.index,
-                (m.pixels[m.numbers["place"]] if "place" in m.numbers else m.pixels).tolist(),
+                m.own_pixels.tolist(),
                 m.labels.tolist(),
-                {name: rows.tolist() for name, rows in m.numbers.items() if name != "place"},
+                {name: rows.tolist() for name, rows in m.numbers.items()},
             )
             for m in micro_batches
         ]

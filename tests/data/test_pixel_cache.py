@@ -19,6 +19,7 @@ from distcls.config import DataConfig
 from distcls.data.decoding import Decoding
 from distcls.data.folder import FolderSet, open_folder
 from distcls.data.image_set import ArraySet, ImageSet
+from distcls.data.mapped_file import MappedFile, received, to_send
 from distcls.data.pixel_cache import Decoded, Limits, open_pixels
 from distcls.errors import DiskError
 
@@ -183,6 +184,32 @@ def test_a_mapped_array_travels_by_its_path(two_classes: Path, tmp_path: Path) -
     message = pickle.dumps(array_set)
     assert len(message) < 2000
     assert np.array_equal(pickle.loads(message).images, pixels)
+
+
+def test_parts_of_a_mapped_array_arrive_as_they_were_sent(tmp_path: Path) -> None:
+    whole = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), np.uint8)
+    np.save(tmp_path / "rows.npy", whole)
+    np.save(tmp_path / "columns.npy", np.asfortranarray(whole))
+    rows, columns = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("rows", "columns"))
+    for part in (
+        rows,
+        rows[6:],
+        rows[2:][3:5],
+        rows[::2],
+        rows[:, 1:3],
+        rows.transpose(0, 3, 1, 2),
+        columns,
+        columns[4:],
+    ):
+        assert np.array_equal(received(pickle.loads(pickle.dumps(to_send(part)))), part)
+    assert isinstance(to_send(rows[6:]), MappedFile)
+
+
+def test_images_of_channels_first_are_brought_into_the_order_that_batches_are_taken_from(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 5), np.uint8).transpose(0, 2, 3, 1)
+    array_set = ArraySet("mine", ["a", "b"], np.array([0, 1]), images)
+    pixels = decoded(array_set, tmp_path, size=5).pixels
+    assert pixels is not None and pixels.flags.c_contiguous and np.array_equal(pixels, images)
 
 
 class WrongShape:

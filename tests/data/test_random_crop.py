@@ -126,7 +126,7 @@ def seen(data: Data, workers: int = 0, plan: BatchPlan = PLAN, start: int = 0, *
     apply = Augmentation(Normalize.build(NormalizeConfig(), cpu, torch.float64, True), 2, data.image_size)
     config = AugmentConfig(flip=True, **augment)
     return [
-        [apply(m.pixels, m.labels, m.numbers)[0].tolist() for m in micro_batches]
+        [apply(m)[0].tolist() for m in micro_batches]
         for micro_batches in train_batches(data.train, plan, config, cpu, workers, start)
     ]
 

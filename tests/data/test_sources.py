@@ -66,12 +66,6 @@ def test_digits() -> None:
     assert digits.image(0, Decoding(32)).shape == (32, 32, 3)
 
 
-def test_images_of_channels_first_are_brought_into_the_order_that_batches_are_gathered_in() -> None:
-    channels_first = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), np.uint8)
-    images = ArraySet("mine", ["a", "b"], np.array([0, 1]), channels_first.transpose(0, 2, 3, 1)).images
-    assert images.flags.c_contiguous and np.array_equal(images[1, 2, 3], channels_first[1, :, 2, 3])
-
-
 def test_digits_without_scikit_learn_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingInputError, match="pip install scikit-learn"):

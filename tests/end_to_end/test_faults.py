@@ -130,7 +130,8 @@ def test_a_signal_while_data_is_prepared_ends_all_with_75_and_nothing_to_save(ra
 def test_a_signal_in_an_evaluation_saves_and_the_evaluation_comes_first_when_the_run_goes_on(ranks, world_size):
     settings = [
         *["data.name=noise_images:make_images", "model.name=slow_evaluation:make", "train.global_batch_size=30"],
-        *["train.num_threads=1", "train.eval_every=3 steps", "train.eval_batch_size=40", "train.num_steps=6"],
+        *["train.num_threads=1", "train.eval_every=3 steps", "train.num_steps=6"],
+        f"train.eval_batch_size={120 // world_size}",
         *["run.trackers=[]", "train.checkpoint_every=100 steps"],
     ]
     group = ranks.start("train", "--name", "a", *settings, world_size=world_size)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ledger
@@ -41,18 +44,26 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launchers")
     (folder / "small.yaml").write_text(YAML)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(folder)}
-    started = {}
-    for name, (_, command) in LAUNCHERS.items():  # all at once: each spends most of its time on imports, on one core
-        words = [*command, "-c", "small.yaml", "--name", name.replace(" ", ""), "optim.lr=3e-3"]
-        log = (folder / f"{name}.log").open("w")
-        started[name] = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
+    started: dict[str, subprocess.Popen] = {}
+    logs = {name: folder / f"{name}.log" for name in LAUNCHERS}
+    end = time.monotonic() + 240
     try:
-        codes = {name: process.wait(120) for name, process in started.items()}
+        for name, (_, command) in LAUNCHERS.items():  # all at once: most of their time is imports, each on one core
+            words = [*command, "-c", "small.yaml", "--name", name.replace(" ", ""), "optim.lr=3e-3"]
+            with logs[name].open("w") as log:
+                started[name] = subprocess.Popen(
+                    words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+        for name, process in started.items():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(end - time.monotonic(), 0))
+            assert process.returncode == 0, f"{name}: {process.returncode}\n{logs[name].read_text()}"
     finally:
         for process in started.values():
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     for name, (world_size, _) in LAUNCHERS.items():
-        assert codes[name] == 0, f"{name}: {(folder / f'{name}.log').read_text()}"
         run_dir = folder / "runs" / name.replace(" ", "")
         assert read_json(run_dir / "env.json")["world_size"] == world_size
     return {name: ledger.digest(folder / "runs" / name.replace(" ", ""), 12) for name in LAUNCHERS}

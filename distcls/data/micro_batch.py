@@ -1,0 +1,36 @@
+"""The images of one forward pass, on their way from the loader to the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+Numbers = dict[str, torch.Tensor]
+"""The random numbers of images, a row for each: see augmentation.draw_numbers."""
+
+
+@dataclass
+class MicroBatch:
+    """m images with their labels (m,) and random numbers, not yet augmented."""
+
+    index: int  # among the micro-batches of the global batch
+    pixels: torch.Tensor
+    """uint8 (m, H, W, 3); or, with `rows`, (N, H, W, 3), all that are in memory."""
+    labels: torch.Tensor
+    numbers: Numbers
+    rows: torch.Tensor | None = None
+    """Which of `pixels` the images are, (m,); None: all of them, in order."""
+    went_bad: dict[int, str] = field(default_factory=dict)
+    """Place and "path: reason" of images that cannot be read any more: they are black, and weigh nothing."""
+
+    @property
+    def own_pixels(self) -> torch.Tensor:
+        """uint8 (m, H, W, 3)."""
+        return self.pixels if self.rows is None else self.pixels.index_select(0, self.rows)
+
+    def weights(self) -> torch.Tensor:
+        """What each image counts in the loss: 1, or 0 for one that went bad; (m,)."""
+        weights = torch.ones(len(self.labels), device=self.labels.device)
+        weights[list(self.went_bad)] = 0
+        return weights
