@@ -16,7 +16,7 @@ from ranks import read_json
 
 YAML = """
 model: {name: cnn2, args: {dropout: 0.3}}
-train: {num_steps: 12, global_batch_size: 32, micro_batch_size: 8, deterministic: true}
+train: {num_steps: 12, global_batch_size: 32, micro_batch_size: 8, deterministic: true, num_threads: 1}
 run: {trackers: []}
 """
 
