@@ -92,6 +92,7 @@ class Watch:
         if self.unseen is None:
             return
         (step, stats), self.unseen = self.unseen, None
+        accuracy: float | None
         loss, accuracy, norm = stats.tolist()
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.state.scaler is not None):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
@@ -102,15 +103,12 @@ class Watch:
             )
         self.last_losses.append(loss)
         self.loss_sum, self.num_losses = self.loss_sum + loss, self.num_losses + 1
-        to_track = is_due(step + 1, self.config.train.log_every, self.plan)
-        to_show = self.run.progress.is_time_for(step + 1)
-        if to_track or to_show:
-            self._tell_step(step, loss, accuracy, norm, to_track, to_show)
-
-    def _tell_step(
-        self, step: int, loss: float, accuracy: float | None, norm: float, to_track: bool, to_show: bool
-    ) -> None:
-        completed, lr = step + 1, lr_at(step, self.config.optim, self.plan)
+        completed = step + 1
+        to_track = is_due(completed, self.config.train.log_every, self.plan)
+        to_show = self.run.progress.is_time_for(completed)
+        if not to_track and not to_show:
+            return  # what is not told is not computed
+        lr = lr_at(step, self.config.optim, self.plan)
         rate = self.plan.global_batch_size / self.seconds_per_step
         epoch = self.plan.epoch(completed)
         if self.config.augment.mixup or self.config.augment.cutmix:

@@ -38,12 +38,12 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.dpi": 120,
+    "figure.facecolor": "white",
     "font.size": 9,
     "grid.color": "#e6e8eb",
     "legend.edgecolor": "none",
     "legend.framealpha": 0.85,
     "lines.linewidth": 1.6,
-    "figure.facecolor": "white",
     "text.color": INK,
     "text.parse_math": False,  # a class may be called "$5 or $10"
     "xtick.color": GREY,

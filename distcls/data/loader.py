@@ -24,7 +24,7 @@ from distcls.config import AugmentConfig
 from distcls.data import BadImageError, Split
 from distcls.data.augmentation import draw_crops, draw_numbers
 from distcls.data.image_transforms import ImageTransforms, build_transforms
-from distcls.data.micro_batch import MicroBatch, Numbers
+from distcls.data.micro_batch import MicroBatch, Numbers, taken
 from distcls.data.resampling import crop_and_resize, resize
 from distcls.errors import BadDataError
 
@@ -130,7 +130,7 @@ def eval_batches(
                 f"an image of the {split.name} split cannot be read any more: {next(iter(went_bad.values()))}.\n"
                 "An evaluation leaves none out. Repair the file, or remove it and begin another run with --name NAME."
             )
-        yield index, pixels if rows is None else pixels.index_select(0, rows), labels
+        yield index, taken(pixels, rows), labels
 
 
 def _is_in_memory(split: Split, device: torch.device) -> bool:

@@ -27,10 +27,15 @@ class MicroBatch:
     @property
     def own_pixels(self) -> torch.Tensor:
         """uint8 (m, H, W, 3)."""
-        return self.pixels if self.rows is None else self.pixels.index_select(0, self.rows)
+        return taken(self.pixels, self.rows)
 
     def weights(self) -> torch.Tensor:
         """What each image counts in the loss: 1, or 0 for one that went bad; (m,)."""
         weights = torch.ones(len(self.labels), device=self.labels.device)
         weights[list(self.went_bad)] = 0
         return weights
+
+
+def taken(pixels: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """These rows of pixels (N, H, W, 3); None: all, which takes no copy."""
+    return pixels if rows is None else pixels.index_select(0, rows)

@@ -46,10 +46,11 @@ def weights(tmp_path_factory):
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(folder)}
     started: dict[str, subprocess.Popen] = {}
     logs = {name: folder / f"{name}.log" for name in LAUNCHERS}
+    runs = {name: folder / "runs" / name.replace(" ", "") for name in LAUNCHERS}
     end = time.monotonic() + 240
     try:
         for name, (_, command) in LAUNCHERS.items():  # all at once: most of their time is imports, each on one core
-            words = [*command, "-c", "small.yaml", "--name", name.replace(" ", ""), "optim.lr=3e-3"]
+            words = [*command, "-c", "small.yaml", "--name", runs[name].name, "optim.lr=3e-3"]
             with logs[name].open("w") as log:
                 started[name] = subprocess.Popen(
                     words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -64,9 +65,8 @@ def weights(tmp_path_factory):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     for name, (world_size, _) in LAUNCHERS.items():
-        run_dir = folder / "runs" / name.replace(" ", "")
-        assert read_json(run_dir / "env.json")["world_size"] == world_size
-    return {name: ledger.digest(folder / "runs" / name.replace(" ", ""), 12) for name in LAUNCHERS}
+        assert read_json(runs[name] / "env.json")["world_size"] == world_size
+    return {name: ledger.digest(run_dir, 12) for name, run_dir in runs.items()}
 
 
 @pytest.mark.timeout(300)
