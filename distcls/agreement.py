@@ -12,7 +12,7 @@ import torch
 
 from distcls import __version__
 from distcls.config import Config
-from distcls.config_loader import differences
+from distcls.config_differences import differences
 from distcls.errors import UsageError
 from distcls.processes import Processes
 from distcls.run_folder import steps_of

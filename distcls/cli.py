@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 from distcls import __version__
 from distcls.config import Config
-from distcls.config_loader import load_config, settings_like
+from distcls.config_loader import load_config
+from distcls.config_messages import settings_like
 from distcls.config_schema import json_schema
 from distcls.errors import DiskError, DistclsError, Preempted, UsageError, explain, note_exit_code
 

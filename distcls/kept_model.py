@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from distcls.config import Config
-from distcls.config_loader import read_config, to_yaml
+from distcls.config_loader import read_config
+from distcls.config_yaml import to_yaml
 from distcls.data.decoding import Decoding
 from distcls.data.preprocessing import Normalize, describe_preprocessing, described_decoding
 from distcls.errors import MissingInputError

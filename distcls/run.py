@@ -24,7 +24,7 @@ from torch import nn
 from distcls import signals, slurm
 from distcls.agreement import refuse_differences, refuse_to_begin_anew
 from distcls.config import Config
-from distcls.config_loader import to_yaml
+from distcls.config_yaml import to_yaml
 from distcls.data import Data
 from distcls.data.data_report import changed_images
 from distcls.data.preprocessing import describe_preprocessing

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from distcls.config import Config
-from distcls.config_loader import differences, read_config
+from distcls.config_differences import differences
+from distcls.config_loader import read_config
 from distcls.errors import DistclsError, UsageError
 
 

@@ -24,7 +24,7 @@ from submitit.core.utils import FailedJobError, environment_variables
 from distcls import slurm, train
 from distcls.cli import SETTINGS, Parser, parse_train_arguments, run_command
 from distcls.config import Config
-from distcls.config_loader import to_yaml
+from distcls.config_yaml import to_yaml
 from distcls.errors import DiskError, MissingInputError, UsageError
 from distcls.run_folder import AlreadyFinished, choose_folder, default_name, write_text
 

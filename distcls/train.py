@@ -16,7 +16,7 @@ from pathlib import Path
 from distcls import signals, slurm
 from distcls.cli import parse_train_arguments, run_command
 from distcls.config import Config
-from distcls.config_loader import to_yaml
+from distcls.config_yaml import to_yaml
 from distcls.errors import Preempted
 from distcls.run_folder import choose_folder, default_name
 

@@ -24,3 +24,15 @@ def ranks(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Ranks(tmp_path) as started:
         yield started
+
+
+@pytest.fixture
+def write_config(tmp_path, monkeypatch):
+    """Writes a config, x.yaml, into the current folder, so that errors say x.yaml:LINE."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_yaml(text):
+        Path("x.yaml").write_text(text, encoding="utf-8")
+        return Path("x.yaml")
+
+    return write_yaml

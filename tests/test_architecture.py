@@ -16,13 +16,14 @@ PACKAGE = Path(__file__).parents[1] / "distcls"
 
 SCHEMA = {"config", "errors"}
 FOUNDATION = {"batches", "config_checks", "config_schema", "durations", "imports", "randomness", "signals"}
+SETTINGS = {"config_differences", "config_loader", "config_messages", "config_yaml"}
 PARTS = {"analysis", "data", "loss", "metrics", "models", "optim"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in SCHEMA},
     **{name: SCHEMA | FOUNDATION for name in FOUNDATION},
     **{name: SCHEMA | FOUNDATION | {name} for name in PARTS},
-    "config_loader": SCHEMA | FOUNDATION,
+    **{name: SCHEMA | FOUNDATION | SETTINGS for name in SETTINGS},
     "gradients": SCHEMA | FOUNDATION,
 }
 """What a file or folder of the package may import of it. Files that are not named compose the others."""

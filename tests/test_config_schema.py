@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
 from pathlib import Path
 
 from distcls.config import Config, setting
-from distcls.config_loader import to_dict
 from distcls.config_schema import LIMIT_KEYWORDS, json_schema
 from distcls.durations import parse_duration
 
@@ -31,7 +31,9 @@ def leaves(schema: dict, path: str = "") -> dict[str, dict]:
 
 def test_schema_holds_every_setting_with_description_default_and_range() -> None:
     schema = leaves(json_schema())
-    plain = {path: value for section, part in to_dict(Config()).items() for path, value in flat(part, section)}
+    plain = {
+        path: value for section, part in dataclasses.asdict(Config()).items() for path, value in flat(part, section)
+    }
     assert {path: leaf["default"] for path, leaf in schema.items()} == plain
     assert all(leaf["description"] for leaf in schema.values())
     assert schema["optim.momentum"] | {"description": ""} == {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distcls.config import Config
-from distcls.config_loader import to_yaml
+from distcls.config_yaml import to_yaml
 from distcls.errors import UsageError
 from distcls.run_folder import AlreadyFinished, StatusFile, choose_folder, fill_from, lock_folder, read_status
 
