@@ -6,13 +6,17 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distcls.cli import CheckOptions, parse_check_arguments, run_command
-from distcls.errors import BadDataError, DiskError
+from distcls.arguments import SETTINGS, Parser, settings_of_options
+from distcls.cli import run_command
+from distcls.config import Config
+from distcls.config_loader import load_config
+from distcls.errors import BadDataError, DiskError, UsageError
 from distcls.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,13 +27,24 @@ MOST_CLASSES = 30  # in the table; of more, the largest and the smallest are sho
 MOST_SAMPLED = 1000  # classes, of which samples are drawn
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """What the words of `distcls check` say beside settings."""
+
+    config_path: Path | None
+    json_file: str | None
+    """Where to write what was found; "-" is stdout."""
+    plots: Path | None
+    strict: bool
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what was found. Exit code 65 if training would refuse the data; with --strict, if anything is wrong."""
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
 def _main(argv: Sequence[str]) -> int:
-    config, options = parse_check_arguments(argv)
+    config, options = _parse_arguments(argv)
     from distcls.data.data_check import check_data
 
     progress = Progress(sys.stderr if options.json_file == "-" else sys.stdout)
@@ -46,6 +61,37 @@ def _main(argv: Sequence[str]) -> int:
     if problems:
         raise BadDataError("\n".join(problems))
     return 0
+
+
+def _parse_arguments(argv: Sequence[str]) -> tuple[Config, CheckOptions]:
+    words = _parser().parse_intermixed_args(argv)
+    folders = [word for word in words.settings if "=" not in word]
+    if words.data is not None:
+        folders.append(words.data)
+    if len(folders) > 1:
+        raise UsageError(f"give one folder of images, or settings written key=value, not {' and '.join(folders)}")
+    overrides, unless_set = settings_of_options(folders[0] if folders else None, None)
+    settings = [word for word in words.settings if "=" in word]
+    config = load_config(words.config, [*overrides, *settings], unless_set)
+    return config, CheckOptions(words.config, words.json, words.plots, words.strict)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="distcls check",
+        usage="distcls check [DIR] [-c FILE] [--json FILE] [--plots DIR] [--strict] [key=value ...]",
+        description="Decode all images and look for what is wrong with them: unreadable files, copies in more than one "
+        "split or class, too few images. Exit code 65 if training would refuse them.",
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar=SETTINGS, help="settings; a word without = is the folder of images"
+    )
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
+    parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg, said as for train")
+    parser.add_argument("--json", metavar="FILE", help="also write all that was found; - is stdout, and nothing else")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw samples, classes, sizes and colours there")
+    parser.add_argument("--strict", action="store_true", help="exit code 65 also for warnings, and for any bad file")
+    return parser
 
 
 def print_check(check: DataCheck, progress: Progress, options: CheckOptions) -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from distcls import signals
-from distcls.cli import override, parse_train_arguments, run_command
+from distcls.arguments import override, parse_train_arguments
+from distcls.cli import run_command
 from distcls.config import Config
 from distcls.errors import BadDataError, DiskError, Preempted, UsageError
-from distcls.progress import metrics_table
+from distcls.metrics_table import metrics_table
 from distcls.run_folder import default_name, write_text
 
 PR_SET_PDEATHSIG = 1

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distcls import network
-from distcls.cli import Parser, run_command
+from distcls.arguments import Parser
+from distcls.cli import run_command
 
 SELF_TEST_SECONDS = 60
 """Longest wait for the two processes of the self-test; on a busy machine their imports alone take 20 s."""

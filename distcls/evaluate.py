@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distcls import signals, slurm
-from distcls.cli import Parser, override, run_command
+from distcls.arguments import Parser, override
+from distcls.cli import run_command
 from distcls.config import Config
 from distcls.errors import MissingInputError, UsageError
 from distcls.run_folder import read_status

@@ -12,7 +12,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from distcls.cli import Parser, run_command
+from distcls.arguments import Parser
+from distcls.cli import run_command
 from distcls.errors import UsageError
 
 

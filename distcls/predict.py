@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distcls.cli import Parser, run_command
+from distcls.arguments import Parser
+from distcls.cli import run_command
 from distcls.errors import BadDataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:

@@ -1,34 +1,24 @@
 """What a person sees while a run goes on: what will happen, one live line, a row per evaluation, what came of it.
 
 On a terminal the live line is drawn in place, at most 8 times a second. Off a terminal (a file, a pipe, Slurm)
-it is a plain line every few seconds, without escape codes. What is said for good also goes to log.txt.
-Nothing here can end a run: where the terminal is gone, the rest is silent.
+it is a plain line every few seconds, without escape codes (screen.py). What is said for good also goes to log.txt.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import re
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from rich.cells import cell_len
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from distcls.errors import DiskError
-
-SECONDS_BETWEEN_DRAWINGS = 1 / 8
-UNLIMITED = 10**6
-ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b")
+from distcls.metrics_table import EvaluationTable, metrics_table
+from distcls.screen import SECONDS_BETWEEN_DRAWINGS, Field, NoScreen, TerminalScreen, open_screen, without_codes
 
 
 class Progress:
@@ -38,13 +28,13 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 5.0) -> None:
-        self._screen = _open_screen(stream or sys.stdout)
+        self._screen = open_screen(stream or sys.stdout)
         self._interval = SECONDS_BETWEEN_DRAWINGS if isinstance(self._screen, TerminalScreen) else interval
         self._log = LogFile()
         self._started = time.monotonic()
         self._next_drawing = -math.inf
         self._total_steps = 0
-        self._columns: list[Column] = []
+        self._table: EvaluationTable | None = None
 
     @classmethod
     def silent(cls) -> Progress:
@@ -122,14 +112,11 @@ class Progress:
         row: epoch, step, train_loss, loss, accuracy, top5, macro_f1, ece, accuracy_by_class, best (a bool: the best
         so far). What is missing stays blank; other names are ignored.
         """
-        if not self._columns:
-            self._columns = _columns_that_fit(row, self._screen.width)
-            self._say("  ".join(f"{column.title:>{column.width}}" for column in self._columns), "bold")
+        if self._table is None:
+            self._table = EvaluationTable(row, self._screen.width)
+            self._say(self._table.head(), "bold")
         cells = {**row, "best": "*" if row.get("best") else "", "time": _clock(time.monotonic() - self._started)}
-        self._say(
-            "  ".join(f"{_cell(column, cells.get(column.name)):>{column.width}}" for column in self._columns),
-            "green" if row.get("best") else "",
-        )
+        self._say(self._table.line(cells), "green" if row.get("best") else "")
 
     def finish(
         self, metrics: Mapping[str, Mapping[str, Any]], confusions: Sequence[tuple[str, str, int]], next_command: str
@@ -170,7 +157,7 @@ class Progress:
         self._keep(text)
 
     def _keep(self, text: str) -> None:
-        if problem := self._log.write(ESCAPE_CODE.sub("", text)):
+        if problem := self._log.write(without_codes(text)):
             self._screen.say(problem, "yellow")
 
 
@@ -186,121 +173,6 @@ class SilentProgress(Progress):
     def last_word(self, text: str) -> None: ...
 
     def _keep(self, text: str) -> None: ...
-
-
-class Field(NamedTuple):
-    """One number of the live line. A narrow terminal drops those with the highest `rank` first."""
-
-    rank: int
-    label: str
-    value: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.label} {self.value}".strip()
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the table of evaluations. A narrow terminal drops those with the highest `rank` first."""
-
-    name: str
-    title: str
-    width: int
-    rank: int
-    format: str
-
-
-COLUMNS = [
-    Column("epoch", "epoch", 6, 0, ".1f"),
-    Column("step", "step", 7, 4, "d"),
-    Column("train_loss", "train loss", 10, 2, ".4f"),
-    Column("loss", "val loss", 8, 0, ".4f"),
-    Column("accuracy", "val accuracy", 12, 0, ".2%"),
-    Column("top5", "top-5", 7, 5, ".2%"),
-    Column("macro_f1", "macro F1", 8, 3, ".4f"),
-    Column("ece", "ECE", 6, 6, ".4f"),
-    Column("best", "best", 4, 0, "s"),
-    Column("time", "time", 7, 1, "s"),
-]
-
-
-class NoScreen:
-    """Nobody looks."""
-
-    width = UNLIMITED
-
-    def say(self, text: str, style: str = "", label_width: int = 0) -> None:
-        """Show lines that stay, the first `label_width` characters as a label."""
-
-    def draw(self, fields: list[Field]) -> None:
-        """Show where the run is now."""
-
-    def clear(self) -> None:
-        """Take away what does not stay."""
-
-
-class PlainScreen(NoScreen):
-    """A file or a pipe: whole lines, no escape codes."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream: TextIO | None = stream
-
-    def say(self, text: str, style: str = "", label_width: int = 0) -> None:
-        if self._stream is None:
-            return
-        try:
-            self._stream.write(ESCAPE_CODE.sub("", text) + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            _silence(self._stream)
-            self._stream = None
-
-    def draw(self, fields: list[Field]) -> None:
-        self.say("  ".join(field.text for field in fields))
-
-
-class TerminalScreen(NoScreen):
-    """A terminal: lines that stay scroll up above one live line."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, force_terminal=True, force_jupyter=False)
-        self._live: Live | None = None
-        self._stream = stream
-
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        return self._console.width
-
-    def say(self, text: str, style: str = "", label_width: int = 0) -> None:
-        line = Text(_wrap(ESCAPE_CODE.sub("", text), self.width, label_width), style=style)
-        line.stylize("cyan", 0, label_width)
-        self._try(lambda: self._console.print(line, soft_wrap=True))
-
-    def draw(self, fields: list[Field]) -> None:
-        self._try(lambda: self._draw(_live_line(fields, self._console.width)))
-
-    def clear(self) -> None:
-        live, self._live = self._live, None
-        if live is not None:
-            self._try(live.stop)
-
-    def _draw(self, line: Text) -> None:
-        if self._live is not None:
-            self._live.update(line, refresh=True)
-            return
-        self._live = live = Live(line, console=self._console, auto_refresh=False, transient=True)
-        live.start(refresh=True)
-        # rich hides the cursor; a killed run would leave the shell without one.
-        self._console.show_cursor(True)
-
-    def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except (OSError, ValueError):
-            self._console.quiet = True
-            _silence(self._stream)
-            self.clear()
 
 
 class LogFile:
@@ -335,87 +207,8 @@ class LogFile:
             file.write(lines)
 
 
-def _open_screen(stream: TextIO | None) -> NoScreen:
-    if stream is None:  # Python's sys.stdout where the process was started without one
-        return NoScreen()
-    try:
-        is_terminal = stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown")
-    except ValueError:  # closed
-        return NoScreen()
-    if hasattr(stream, "reconfigure"):
-        # An ASCII terminal shows "?" for "×" instead of ending the run.
-        stream.reconfigure(errors="replace")  # type: ignore[attr-defined]
-    return TerminalScreen(stream) if is_terminal else PlainScreen(stream)
-
-
-def _silence(stream: TextIO) -> None:
-    """Point a broken stdout at nothing, or Python's own flush at exit would turn exit code 0 into 120."""
-    if stream is sys.__stdout__:
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        except (OSError, ValueError):
-            return
-
-
-def _live_line(fields: list[Field], width: int) -> Text:
-    """As many fields as fit on one line, in their order, the last column left free (some terminals wrap there)."""
-    shown = list(fields)
-    while len(shown) > 1 and cell_len("  ".join(field.text for field in shown)) > width - 1:
-        shown.remove(max(shown))
-    line = Text(no_wrap=True, overflow="ellipsis")
-    for position, field in enumerate(shown):
-        line.append("  " if position else "")
-        line.append(f"{field.label} " if field.label else "", "dim")
-        line.append(field.value, "bold" if field.label == "loss" else "")
-    return line
-
-
 def _count_fields(what: str, done: int, total: int) -> list[Field]:
     return [Field(0, what, f"{done}/{total}"), Field(9, "", f"{done / max(total, 1):.0%}")]
-
-
-def _columns_that_fit(row: Mapping[str, Any], width: int) -> list[Column]:
-    columns = [column for column in COLUMNS if column.name != "top5" or _has_top5(row)]
-    while sum(column.width + 2 for column in columns) - 2 > width:
-        columns.remove(max(columns, key=lambda column: column.rank))
-    return columns
-
-
-def _has_top5(row: Mapping[str, Any]) -> bool:
-    """Whether the row has a top-5 accuracy that says something: of five classes it is always 1."""
-    return row.get("top5") is not None and len(row.get("accuracy_by_class", range(6))) > 5
-
-
-def _cell(column: Column, value: Any) -> str:
-    return "" if value is None else format(value, column.format)
-
-
-def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines of a table of final metrics: a row for each split, or for whatever else was measured."""
-    shown = {"accuracy": ".2%", "top5": ".2%", "macro_f1": ".4f", "ece": ".4f", "loss": ".4f", "count": ",d"}
-    titles = {"macro_f1": "macro F1", "ece": "ECE", "top5": "top-5", "count": "images"}
-    names = [name for name in shown if any(row.get(name) is not None for row in rows.values())]
-    if not all(map(_has_top5, rows.values())):
-        names = [name for name in names if name != "top5"]
-    indent = max(map(len, ["test", *rows])) + 1
-    lines = [" " * indent + "".join(f"{titles.get(name, name):>9}" for name in names)]
-    for title, values in rows.items():
-        cells = (format(values[name], shown[name]) if values.get(name) is not None else "" for name in names)
-        lines.append(f"{title:<{indent}}" + "".join(f"{cell:>9}" for cell in cells))
-    return lines if names else []
-
-
-def _wrap(text: str, width: int, label_width: int) -> str:
-    """Break lines between words, indented under what they belong to. Paths and commands stay whole, to be copied."""
-    lines = []
-    for line in text.split("\n"):
-        if line.lstrip().startswith("distcls "):
-            lines.append(line)
-            continue
-        indent = label_width or len(line) - len(line.lstrip())
-        rest = textwrap.wrap(line[indent:], max(width - indent, 20), break_long_words=False, break_on_hyphens=False)
-        lines.append(line[:indent] + ("\n" + " " * indent).join(rest))
-    return "\n".join(lines)
 
 
 def _format(number: float | None, form: str, unit: str = "") -> str:

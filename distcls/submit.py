@@ -22,7 +22,8 @@ import submitit
 from submitit.core.utils import FailedJobError, environment_variables
 
 from distcls import slurm, train
-from distcls.cli import SETTINGS, Parser, parse_train_arguments, run_command
+from distcls.arguments import SETTINGS, Parser, parse_train_arguments
+from distcls.cli import run_command
 from distcls.config import Config
 from distcls.config_yaml import to_yaml
 from distcls.errors import DiskError, MissingInputError, UsageError

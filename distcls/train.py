@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcls import signals, slurm
-from distcls.cli import parse_train_arguments, run_command
+from distcls.arguments import parse_train_arguments
+from distcls.cli import run_command
 from distcls.config import Config
 from distcls.config_yaml import to_yaml
 from distcls.errors import Preempted

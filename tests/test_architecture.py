@@ -29,8 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 """What a file or folder of the package may import of it. Files that are not named compose the others."""
 
 LIGHT = {
-    *("__init__", "__main__", "cli", "config", "config_checks", "config_loader", "config_schema", "data/__init__"),
-    *("check", "durations", "errors", "evaluate", "predict", "signals", "slurm", "submit", "train"),
+    *("__init__", "__main__", "arguments", "cli", "config", "config_checks", "config_command", "config_loader"),
+    *("check", "config_schema", "data/__init__", "durations", "errors", "evaluate", "predict", "signals", "slurm"),
+    *("submit", "train"),
 }
 """Files that help, mistakes in a config and decoding processes wait for."""
 

@@ -13,7 +13,8 @@ import time
 import pytest
 
 from distcls.errors import DiskError
-from distcls.progress import Progress, metrics_table
+from distcls.metrics_table import metrics_table
+from distcls.progress import Progress
 
 ROW = {"epoch": 1.0, "step": 20, "train_loss": 0.5, "loss": 0.4, "accuracy": 0.9, "macro_f1": 0.88, "ece": 0.05}
 METRICS = {"val": {"accuracy": 0.95, "loss": 0.2, "count": 1372}, "test": {"accuracy": 0.9499, "count": 3430}}

@@ -1,0 +1,166 @@
+"""Where a run is watched: a terminal with one live line, plain lines in a file or a pipe, or nobody.
+
+Nothing here can end a run: where the terminal is gone, the rest is silent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import NamedTuple, TextIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+SECONDS_BETWEEN_DRAWINGS = 1 / 8
+UNLIMITED = 10**6
+_ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b")
+
+
+def open_screen(stream: TextIO | None) -> NoScreen:
+    """The screen that suits a stream; None is sys.stdout where there is none."""
+    if stream is None:
+        return NoScreen()
+    try:
+        is_terminal = stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown")
+    except ValueError:  # closed
+        return NoScreen()
+    if hasattr(stream, "reconfigure"):
+        # An ASCII terminal shows "?" for "×" instead of ending the run.
+        stream.reconfigure(errors="replace")  # type: ignore[attr-defined]
+    return TerminalScreen(stream) if is_terminal else PlainScreen(stream)
+
+
+class Field(NamedTuple):
+    """One number of the live line. A narrow terminal drops those with the highest `rank` first."""
+
+    rank: int
+    label: str
+    value: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.label} {self.value}".strip()
+
+
+class NoScreen:
+    """Nobody looks."""
+
+    width = UNLIMITED
+
+    def say(self, text: str, style: str = "", label_width: int = 0) -> None:
+        """Show lines that stay, the first `label_width` characters as a label."""
+
+    def draw(self, fields: list[Field]) -> None:
+        """Show where the run is now."""
+
+    def clear(self) -> None:
+        """Take away what does not stay."""
+
+
+class PlainScreen(NoScreen):
+    """A file or a pipe: whole lines, no escape codes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
+
+    def say(self, text: str, style: str = "", label_width: int = 0) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(without_codes(text) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            _silence(self._stream)
+            self._stream = None
+
+    def draw(self, fields: list[Field]) -> None:
+        self.say("  ".join(field.text for field in fields))
+
+
+class TerminalScreen(NoScreen):
+    """A terminal: lines that stay scroll up above one live line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, force_terminal=True, force_jupyter=False)
+        self._live: Live | None = None
+        self._stream = stream
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return self._console.width
+
+    def say(self, text: str, style: str = "", label_width: int = 0) -> None:
+        line = Text(_wrap(without_codes(text), self.width, label_width), style=style)
+        line.stylize("cyan", 0, label_width)
+        self._try(lambda: self._console.print(line, soft_wrap=True))
+
+    def draw(self, fields: list[Field]) -> None:
+        self._try(lambda: self._draw(_live_line(fields, self._console.width)))
+
+    def clear(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            self._try(live.stop)
+
+    def _draw(self, line: Text) -> None:
+        if self._live is not None:
+            self._live.update(line, refresh=True)
+            return
+        self._live = live = Live(line, console=self._console, auto_refresh=False, transient=True)
+        live.start(refresh=True)
+        # rich hides the cursor; a killed run would leave the shell without one.
+        self._console.show_cursor(True)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (OSError, ValueError):
+            self._console.quiet = True
+            _silence(self._stream)
+            self.clear()
+
+
+def _silence(stream: TextIO) -> None:
+    """Point a broken stdout at nothing, or Python's own flush at exit would turn exit code 0 into 120."""
+    if stream is sys.__stdout__:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (OSError, ValueError):
+            return
+
+
+def _live_line(fields: list[Field], width: int) -> Text:
+    """As many fields as fit on one line, in their order, the last column left free (some terminals wrap there)."""
+    shown = list(fields)
+    while len(shown) > 1 and cell_len("  ".join(field.text for field in shown)) > width - 1:
+        shown.remove(max(shown))
+    line = Text(no_wrap=True, overflow="ellipsis")
+    for position, field in enumerate(shown):
+        line.append("  " if position else "")
+        line.append(f"{field.label} " if field.label else "", "dim")
+        line.append(field.value, "bold" if field.label == "loss" else "")
+    return line
+
+
+def _wrap(text: str, width: int, label_width: int) -> str:
+    """Break lines between words, indented under what they belong to. Paths and commands stay whole, to be copied."""
+    lines = []
+    for line in text.split("\n"):
+        if line.lstrip().startswith("distcls "):
+            lines.append(line)
+            continue
+        indent = label_width or len(line) - len(line.lstrip())
+        rest = textwrap.wrap(line[indent:], max(width - indent, 20), break_long_words=False, break_on_hyphens=False)
+        lines.append(line[:indent] + ("\n" + " " * indent).join(rest))
+    return "\n".join(lines)
+
+
+def without_codes(text: str) -> str:
+    """Text without the escape codes that move a terminal's cursor or colour it."""
+    return _ESCAPE_CODE.sub("", text)
