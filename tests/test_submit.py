@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distcls.cli import main
-from distcls.submit import SHIELDED
+from distcls.slurm_job import SHIELDED
 
 ON_CPUS = ["submit", "--cpu", "--time", "60", "--job-dir", "/shared/jobs", "--dry-run"]
 
