@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distcls.analysis import plots
+from distcls.analysis.calibration import plot_calibration
+from distcls.analysis.confusion import plot_confusion
+from distcls.analysis.curves import plot_curves
+from distcls.analysis.pictures import plot_images
 from distcls.batches import BatchPlan
 from distcls.checkpoint import Checkpoints
 from distcls.data import Data, Split
@@ -147,14 +150,14 @@ def write_plots(
     """plots/: curves, training images, and of test (or val) confusion, calibration, predictions and mistakes."""
     folder = run_dir / "plots"
     folder.mkdir(exist_ok=True)
-    plots.plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png", kept_step)
-    plots.plot_images(*batch, folder / "train_batch.png", "Training images, as the model saw them")
+    plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png", kept_step)
+    plot_images(*batch, folder / "train_batch.png", "Training images, as the model saw them")
     split = data.test or data.val
     if split is None:
         return
     metrics = measured[split.name]
-    plots.plot_confusion(metrics.confusion, data.class_names, split.name, folder / "confusion_matrix.png")
-    plots.plot_calibration(
+    plot_confusion(metrics.confusion, data.class_names, split.name, folder / "confusion_matrix.png")
+    plot_calibration(
         metrics.bin_confidence,
         metrics.bin_correct,
         metrics.bin_count,
@@ -184,4 +187,4 @@ def _plot_predictions(
         for i, ok in zip(images, right, strict=True)
     ]
     pixels = np.stack([split.image(int(i)) for i in images])
-    plots.plot_images(pixels, titles, path, heading, ["green" if ok else "red" for ok in right])
+    plot_images(pixels, titles, path, heading, ["green" if ok else "red" for ok in right])

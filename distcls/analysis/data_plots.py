@@ -1,7 +1,4 @@
-"""The pictures of a data set before it is trained on: samples of each class, class counts, sizes, and colours.
-
-Drawn as those of a run are, see plots.py.
-"""
+"""The pictures of a data set before it is trained on: samples of each class, class counts, sizes, and colours."""
 
 from __future__ import annotations
 
@@ -12,18 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distcls.analysis.plots import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    RED,
-    draw_image,
-    figure_file,
-    page_in_inches,
-    shorten,
-)
+from distcls.analysis.figure import BLUE, GREEN, GREY, INK, ORANGE, RED, figure_file, shorten
+from distcls.analysis.pictures import draw_image, page_in_inches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,24 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from drawn import count_color, read
 
 from distcls.analysis.data_plots import plot_class_counts, plot_colors, plot_samples, plot_sizes
-from distcls.analysis.plots import BLUE, ORANGE
-
-
-def read(path: Path) -> np.ndarray:
-    """Pixels, uint8 (H, W, 3), of a plot of a sensible size with nothing cut off at its edges."""
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    assert 150 <= pixels.shape[0] <= 2000 and 250 <= pixels.shape[1] <= 2000
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    assert border.min() > 240, "something is cut off at the edge"
-    return pixels
-
-
-def count_color(pixels: np.ndarray, color: str) -> int:
-    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return int((np.abs(pixels.astype(int) - wanted).max(axis=2) <= 3).sum())
+from distcls.analysis.figure import BLUE, ORANGE
 
 
 @pytest.mark.parametrize(("num_classes", "per_class", "blocks"), [(2, 10, 1), (20, 10, 1), (100, 2, 5), (3, 0, 1)])
