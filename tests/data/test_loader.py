@@ -11,7 +11,7 @@ import torch
 
 from distcls.batches import BatchPlan
 from distcls.config import AugmentConfig, TransformConfig
-from distcls.data import Split, loader
+from distcls.data import Split, reading
 from distcls.data.augmentation import draw_numbers
 from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
@@ -182,7 +182,7 @@ class Stumbling(ArraySet):
 
 
 def test_a_file_is_tried_twice_and_then_weighs_nothing(monkeypatch):
-    monkeypatch.setattr(loader, "SECONDS_BEFORE_RETRY", 0)
+    monkeypatch.setattr(reading, "SECONDS_BEFORE_RETRY", 0)
     split = make_split(False)
     expected = list(train_batches(split, PLAN, AugmentConfig(), CPU, 0, 0))
     split.image_set = Stumbling(**vars(split.image_set))
