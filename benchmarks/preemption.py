@@ -46,6 +46,7 @@ def save(turns: int) -> None:
     import torch
 
     from distcls.checkpoint import Checkpoints
+    from distcls.config import TrainConfig
     from distcls.gradients import BatchNormStatistics
     from distcls.state import TrainState
 
@@ -69,7 +70,7 @@ def save(turns: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         run = SimpleNamespace(dir=Path(folder), processes=SimpleNamespace(is_main=True), saved_in=lambda seconds: None)
-        checkpoints = Checkpoints(run, keep=2)  # type: ignore[arg-type]
+        checkpoints = Checkpoints(run, TrainConfig(keep_checkpoints=2), total_steps=99)  # type: ignore[arg-type]
         steps(20)
         checkpoints.save(state)
         checkpoints.raise_errors(wait=True)

@@ -1,7 +1,7 @@
 """Checkpoints: written while training goes on, so that a kill at any moment leaves a whole one behind.
 
 run_dir/checkpoints/
-    step-00001200/  model.safetensors ema.safetensors optimizer.pt state.json manifest.json
+    step-00001200/  model.safetensors ema.safetensors optimizer.pt state.json length.json manifest.json
     best-00000900/  model.safetensors manifest.json     the best weights so far, as they are evaluated
 
 The loop only waits for a copy of the state in memory; a thread writes it (verified_folder.py), and prunes
@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from distcls.config import TrainConfig
 from distcls.errors import DiskError
 from distcls.run import Run
+from distcls.run_folder import LENGTH, length_of
 from distcls.state import TrainState
 from distcls.verified_folder import (
     UNFINISHED,
@@ -43,10 +45,9 @@ T = TypeVar("T")
 class Checkpoints:
     """The checkpoints of one run. Only the main process writes; all of them read, or get what it has read."""
 
-    def __init__(self, run: Run, keep: int) -> None:
-        self.run = run
+    def __init__(self, run: Run, config: TrainConfig, total_steps: int) -> None:
+        self.run, self.config, self.total_steps = run, config, total_steps
         self.folder = run.dir / "checkpoints"
-        self.keep = keep
         self.writer = ThreadPoolExecutor(1, "checkpoint-writer")
         self.writes: list[tuple[str, int, Future[None]]] = []
         self.copies: dict[str, _Copy] = {}
@@ -76,6 +77,9 @@ class Checkpoints:
             files = {f"{name}.safetensors": tensor_writer(tensors) for name, tensors in copied.items()}
             files["optimizer.pt"] = lambda file: torch.save(optimizer, file)
             files["state.json"] = json_writer(position)
+            files[LENGTH] = json_writer(length)
+            if self.run.tracker is not None:
+                self.run.tracker.sync()
             write_folder(self.path(step), files, self.run.processes.moved)
             try:
                 self._prune(best_step)
@@ -83,6 +87,7 @@ class Checkpoints:
                 self.run.progress.warning(f"old checkpoints in {self.folder} could not be pruned: {error}")
 
         position = state.position_dict()
+        length = length_of(self.config, ended=step == self.total_steps)
         self._begin("step", step, lambda: {**state.tensors(), "optimizer": state.optimizer_state()}, write)
 
     def save_best(self, state: TrainState) -> None:
@@ -129,7 +134,7 @@ class Checkpoints:
         one = weights * (2 if state.ema is not None else 1) + trained * momenta
         self.folder.mkdir(parents=True, exist_ok=True)
         # Old ones go only when a new one is whole; the best weights are in checkpoints/ twice, and in model/.
-        needed = one * (self.keep + 1) + weights * 3
+        needed = one * (self.config.keep_checkpoints + 1) + weights * 3
         there = sum(file.stat().st_size for file in self.folder.glob("step-*/*"))
         free = shutil.disk_usage(self.folder).free
         if free + there < needed:
@@ -141,7 +146,7 @@ class Checkpoints:
 
     def _prune(self, best_step: int | None) -> None:
         """Drop checkpoints beyond `keep`, and best weights that none of the kept ones refers to."""
-        kept, old = self.steps()[: self.keep], self.steps()[self.keep :]
+        kept, old = self.steps()[: self.config.keep_checkpoints], self.steps()[self.config.keep_checkpoints :]
         for step in old:
             shutil.rmtree(self.path(step))
         needed = {best_step} | {self._best_step(step) for step in kept}
@@ -188,7 +193,7 @@ class Checkpoints:
     def _newest(self) -> int | None:
         """Torn checkpoints are set aside, and named in a warning."""
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         for step in self.steps():
             try:
                 verify_folder(self.path(step))

@@ -23,7 +23,8 @@ from distcls.cli import run_command
 from distcls.config import Config
 from distcls.errors import BadDataError, DiskError, Preempted, UsageError
 from distcls.metrics_table import metrics_table
-from distcls.run_folder import default_name, write_text
+from distcls.run_folder import default_name
+from distcls.text_file import write_text
 
 PR_SET_PDEATHSIG = 1
 """Of <linux/prctl.h>."""

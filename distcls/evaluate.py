@@ -15,7 +15,7 @@ from distcls.arguments import Parser, override
 from distcls.cli import run_command
 from distcls.config import Config
 from distcls.errors import MissingInputError, UsageError
-from distcls.run_folder import read_status
+from distcls.status import read_status
 
 if TYPE_CHECKING:
     from torch import nn

@@ -27,8 +27,8 @@ from distcls.kept_model import write_model
 from distcls.metrics import SplitMetrics
 from distcls.progress import Progress
 from distcls.run import Run
-from distcls.run_folder import write_text
 from distcls.state import TrainState
+from distcls.text_file import write_text
 from distcls.tracking import read_metrics
 from distcls.watch import WENT_BAD, tracked
 

@@ -42,15 +42,9 @@ from distcls.errors import (
 from distcls.peers import Departure
 from distcls.processes import Processes
 from distcls.progress import Progress
-from distcls.run_folder import (
-    StatusFile,
-    choose_folder,
-    config_to_keep,
-    fill_from,
-    lock_folder,
-    read_status,
-    write_text,
-)
+from distcls.run_folder import choose_folder, config_to_keep, fill_from, lock_folder
+from distcls.status import StatusFile, read_status
+from distcls.text_file import write_text
 from distcls.tracking import Tracker
 
 AUTOCAST = {"float32": "no", "float64": "no", "bf16": "bf16", "fp16": "fp16"}

@@ -1,4 +1,4 @@
-"""Which folder a run lives in, who may write to it, and what it says of itself."""
+"""Which folder a run lives in, who may write to it, and with which config it may go on."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import itertools
 import json
 import math
 import os
+import re
 import socket
-import threading
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from distcls.config import Config
+from distcls.config import Config, TrainConfig
 from distcls.config_differences import differences
 from distcls.config_loader import read_config
-from distcls.errors import DistclsError, UsageError
+from distcls.errors import DiskError, DistclsError, UsageError
+from distcls.status import is_finished, now
+
+LENGTH = "length.json"
+"""File of a checkpoint: how long the run was to be, and whether it had come to that end."""
+
+LENGTHS = ("train.num_epochs", "train.num_steps")
 
 
 class AlreadyFinished(DistclsError):
@@ -49,7 +53,10 @@ def choose_folder(config: Config, default_name: str) -> Path:
     for number in itertools.count(1):
         path = Path("runs") / (default_name if number == 1 else f"{default_name}-{number}")
         stored = stored_config(path)
-        if stored is None or (not is_finished(path) and not _changes(path, stored, config)):
+        if stored is None:
+            return path
+        changed = [line for line in _differences(stored, config) if not _is_for_later(line, stored, config, path)]
+        if not is_finished(path) and not changed:
             return path
     raise AssertionError("there is always a next number")
 
@@ -62,7 +69,7 @@ def stored_config(path: Path) -> Config | None:
 
 def config_to_keep(path: Path) -> Config | None:
     """The config that the run in a folder is bound to: before its first checkpoint, it can still become any."""
-    return stored_config(path) if _newest_step(path) else None
+    return stored_config(path) if _newest_step(path) or is_finished(path) else None
 
 
 def steps_of(config: Config, path: Path) -> int:
@@ -71,33 +78,27 @@ def steps_of(config: Config, path: Path) -> int:
     return _newest_step(path) if stored is not None and not _changes(path, stored, config) else 0
 
 
-def is_finished(path: Path) -> bool:
-    """Whether the run in a folder has come to its end."""
-    return read_status(path).get("state") == "finished"
-
-
-def read_status(path: Path) -> dict[str, Any]:
-    """status.json, or nothing where there is none."""
-    try:
-        return json.loads((path / "status.json").read_text())
-    except (OSError, ValueError):
-        return {}
-
-
 def _check_may_continue(path: Path, config: Config) -> None:
     stored = config_to_keep(path)
     if stored is None:
         return
     changed = _changes(path, stored, config)
     if changed:
+        is_longer = any(line.startswith(LENGTHS) for line in changed) and not _has_ended(path)
         raise UsageError(
             f"{path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
             "A run is continued with its own config. Undo the change, or begin another run with --name NAME."
+            + (" (A run can be made longer once it has come to its end.)" if is_longer else "")
         )
     if is_finished(path) and not _differences(stored, config):
         raise AlreadyFinished(
             f"{path} is finished. To go on training: the same command with a larger train.num_epochs; "
             f"to see its results: distcls eval {path}"
+        )
+    if is_finished(path) and not _newest_step(path):
+        raise UsageError(
+            f"{path} is finished, and has no checkpoints any more from which it could go on: bring them back, or "
+            "begin another run with --name NAME (with model.init_from, from the weights of this one)."
         )
 
 
@@ -121,30 +122,64 @@ def fill_from(config: Config, stored: Config) -> Config:
 
 
 def _may_change(line: str, stored: Config, config: Config, path: Path) -> bool:
-    """Whether a difference is about steps to come: a longer run, or steps to skip after the last checkpoint."""
-    setting = line.split(":")[0]
-    old, new = stored.train, config.train
-    if setting == "train.skip_steps":
-        return min(set(old.skip_steps) ^ set(new.skip_steps), default=math.inf) >= _newest_step(path)
-    if setting == "train.num_epochs":
-        return (new.num_epochs or 0) > (old.num_epochs or math.inf)
-    if setting == "train.num_steps":
-        return (new.num_steps or 0) > (old.num_steps or math.inf)
-    return False
+    """Whether a difference is about steps to come: steps to skip, or the length of a run that has come to its end."""
+    if line.startswith(LENGTHS):
+        return _has_ended(path) and _fits_what_was_trained(config.train, path, stored.train)
+    return _is_for_later(line, stored, config, path)
+
+
+def _is_for_later(line: str, stored: Config, config: Config, path: Path) -> bool:
+    """Whether a difference is that steps after the last checkpoint are to be skipped."""
+    changed = set(stored.train.skip_steps) ^ set(config.train.skip_steps)
+    return line.startswith("train.skip_steps:") and min(changed, default=math.inf) >= _newest_step(path)
+
+
+def _has_ended(path: Path) -> bool:
+    """Whether the newest checkpoint is of a run that had come to its end, as long as it was to be then."""
+    return is_finished(path) or bool(_length(path).get("ended"))
+
+
+def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) -> bool:
+    """Whether it is as long as the run that ended there, or longer.
+
+    The stored config may tell of another length, of which not one step was trained.
+    """
+    trained = _length(path) or {"num_epochs": stored.num_epochs, "num_steps": stored.num_steps}
+    lengths = [(train.num_epochs, trained["num_epochs"]), (train.num_steps, trained["num_steps"])]
+    return any(new is not None and old is not None and new >= old for new, old in lengths)
+
+
+def length_of(train: TrainConfig, ended: bool) -> dict[str, Any]:
+    """What is kept in LENGTH."""
+    return {"num_epochs": train.num_epochs, "num_steps": train.num_steps, "ended": ended}
+
+
+def _length(path: Path) -> dict[str, Any]:
+    """That of the newest checkpoint; empty where it cannot be read."""
+    try:
+        return json.loads((path / f"checkpoints/step-{_newest_step(path):08d}" / LENGTH).read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _newest_step(path: Path) -> int:
-    return max((int(folder.name.split("-")[1]) for folder in path.glob("checkpoints/step-*")), default=0)
+    names = (re.fullmatch(r"step-(\d+)", folder.name) for folder in path.glob("checkpoints/step-*"))
+    return max((int(name[1]) for name in names if name), default=0)
 
 
 def lock_folder(path: Path) -> IO[str] | None:
     """Hold the folder until the process ends, however it ends. Raises UsageError, naming who has it.
 
     None where the file system has no locks. A POSIX lock, because flock would pass to forked loader workers, which
-    outlive a killed parent.
+    outlive a killed parent. Raises DiskError where the folder cannot be made.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    file = (path / ".lock").open("a+")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / ".lock").open("a+")
+    except OSError as error:
+        raise DiskError(
+            f"the run folder {path} cannot be written ({error.strerror}: {error.filename}). Give another: run.dir=DIR"
+        ) from error
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -159,47 +194,3 @@ def lock_folder(path: Path) -> IO[str] | None:
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
     file.flush()
     return file
-
-
-class StatusFile:
-    """status.json: what the run is doing. Cheap enough to be called at every step."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path / "status.json"
-        self.next_write = 0.0
-        self.has_ended = False
-        self.lock = threading.Lock()  # the last word may come from another thread than the main one
-        self.save_seconds: float | None = read_status(path).get("save_seconds")
-        """How long the last checkpoint took to write, in this start or the one before."""
-
-    def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
-        """Replace the file at once."""
-        with self.lock:
-            if not self.has_ended:
-                self.has_ended = phase == "end"
-                self._write(state, step, phase, reason)
-
-    def _write(self, state: str, step: int, phase: str, reason: str | None) -> None:
-        start = time.monotonic()
-        status = {"state": state, "step": step, "phase": phase, "reason": reason, "time": now(), "pid": os.getpid()}
-        status["save_seconds"] = self.save_seconds
-        write_text(self.path, json.dumps(status) + "\n")
-        # A slow disk gets fewer updates: they may cost two thousandths of the time at most.
-        self.next_write = time.monotonic() + max(0.05, 500 * (time.monotonic() - start))
-
-    def write_if_due(self, state: str, step: int, phase: str) -> None:
-        """Replace the file, unless that was done a moment ago."""
-        if time.monotonic() >= self.next_write:
-            self.write(state, step, phase)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file, so that a reader sees the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, in seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

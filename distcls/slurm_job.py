@@ -23,7 +23,7 @@ from distcls import slurm, train
 from distcls.config import Config
 from distcls.config_yaml import to_yaml
 from distcls.errors import DiskError, UsageError
-from distcls.run_folder import write_text
+from distcls.text_file import write_text
 
 # submitit's imports come before the handlers of signals.py: until then, the signals that would kill are ignored.
 SHIELDED = 'sh -c \'trap "" TERM USR1 USR2; exec "$0" "$@"\''

@@ -59,6 +59,10 @@ class Tracker:
         for tracker in self._trackers:
             tracker.rewrite(rows)
 
+    def sync(self) -> None:
+        """See that metrics.csv is on the disk, before a checkpoint after which it is never written again."""
+        self.metrics.sync()
+
     def close(self) -> None:
         """Write what is still buffered."""
         for tracker in self._trackers:
@@ -105,6 +109,13 @@ class MetricsFile:
             raise _cannot_write(self._path, error) from error
         return _parse(cells)
 
+    def sync(self) -> None:
+        """See that all rows are on the disk. Raises DiskError."""
+        try:
+            _fsync(self._path)
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+
     def truncate(self, step: int, evaluated_step: int) -> list[Row]:
         """Cut the rows after `step` (and a last line that was never finished); returns the rows that are left.
 
@@ -149,8 +160,8 @@ class TensorBoard:
     def rewrite(self, rows: list[Row]) -> None:
         """Make the event files again from these rows, so that they hold nothing else."""
         self.close()
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
+        # On a network file system, what TensorBoard has open stays under another name, which nobody reads.
+        shutil.rmtree(self._folder, ignore_errors=True)
         for row in rows:
             self._add(row)
         self.close()
@@ -256,11 +267,15 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _cannot_write(path: Path, error: OSError) -> DiskError:

@@ -76,7 +76,7 @@ def train(config: Config, name: str) -> Path:
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
         normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
-        checkpoints = Checkpoints(run, config.train.keep_checkpoints)
+        checkpoints = Checkpoints(run, config.train, plan.total_steps)
         newest = checkpoints.newest()
         state = build_state(config, data.class_names, data.image_size, run, with_init_from=newest is None)
         class_weights = weigh_classes(config.loss, data.train.labels, data.class_names)

@@ -6,6 +6,7 @@ parent is fsynced. All bytes go through Python's files, so that a disk that fail
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,8 @@ Writer = Callable[[Any], Any]
 
 CHUNK = 64 * 2**20
 """Bytes after which what is written is waited for."""
+DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+"""What the system says of files that are gone, or of blocks that the disk has lost."""
 UNFINISHED = ".writing-"
 """How the name of a folder begins that is still being written, or was when its process was killed."""
 
@@ -47,16 +50,23 @@ def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[
         _write_file(temporary / "manifest.json", json_writer(manifest), on_progress)
         _fsync(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            # Out of the way at once: a network file system may keep what somebody has open.
+            replaced = path.parent / f"{UNFINISHED}old-{path.name}"
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.rename(path, replaced)
         os.rename(temporary, path)
         _fsync(path.parent)
+        shutil.rmtree(path.parent / f"{UNFINISHED}old-{path.name}", ignore_errors=True)
     except (OSError, RuntimeError) as error:  # torch.save has its own for what a stream refuses
         shutil.rmtree(temporary, ignore_errors=True)
         raise DiskError(f"{path} could not be written: {error}. Older checkpoints are as they were.") from error
 
 
 def verify_folder(path: Path) -> None:
-    """Raise CorruptError unless every file has the size and SHA-256 sum of the manifest."""
+    """Raise CorruptError unless every file has the size and SHA-256 sum of the manifest.
+
+    Raises DiskError where a file is there and cannot be read: rights, or a network that stumbles, damage nothing.
+    """
     try:
         for name, expected in read_json(path / "manifest.json").items():
             size = (path / name).stat().st_size
@@ -65,7 +75,14 @@ def verify_folder(path: Path) -> None:
             with (path / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
                     raise CorruptError(f"{name} does not have the content that was written")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except OSError as error:
+        if error.errno not in DAMAGE:
+            raise DiskError(
+                f"{error.filename or path} cannot be read: {error.strerror}. Nothing was changed: see that you may "
+                "read it and that the disk is there, then run again."
+            ) from error
+        raise CorruptError(f"{type(error).__name__}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptError(f"{type(error).__name__}: {error}") from error
 
 

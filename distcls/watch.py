@@ -22,8 +22,8 @@ from distcls.durations import is_due
 from distcls.errors import DivergedError
 from distcls.optim.schedules import lr_at
 from distcls.run import Run
-from distcls.run_folder import write_text
 from distcls.state import TrainState
+from distcls.text_file import write_text
 
 if TYPE_CHECKING:
     from distcls.metrics import SplitMetrics  # it imports torchmetrics, which takes seconds

@@ -15,7 +15,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "distcls"
 
 SCHEMA = {"config", "errors"}
-FOUNDATION = {"batches", "config_checks", "config_schema", "durations", "imports", "randomness", "signals"}
+FOUNDATION = {
+    "batches",
+    "config_checks",
+    "config_schema",
+    "durations",
+    "imports",
+    "randomness",
+    "signals",
+    "status",
+    "text_file",
+}
 SETTINGS = {"config_differences", "config_loader", "config_messages", "config_yaml"}
 PARTS = {"analysis", "data", "loss", "metrics", "models", "optim"}
 

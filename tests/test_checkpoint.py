@@ -12,19 +12,21 @@ from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from distcls.checkpoint import Checkpoints
+from distcls.config import TrainConfig
 from distcls.errors import DiskError
 from distcls.gradients import BatchNormStatistics
 from distcls.optim.ema import build_ema
 from distcls.state import TrainState
 from distcls.verified_folder import CorruptError, SummedFile, read_tensors, tensor_writer, verify_folder, write_folder
 
-FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json", "manifest.json"]
+FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json", "length.json", "manifest.json"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,9 @@ class FakeRun:
         self.truncated: list[int] = []
         self.processes = SimpleNamespace(is_main=is_main, from_main=lambda function: function(), moved=lambda: None)
         self.progress = SimpleNamespace(note=self.said.append, warning=self.said.append)
-        self.tracker = SimpleNamespace(truncate=lambda step, evaluated_step: self.truncated.append(step))
+        self.tracker = SimpleNamespace(
+            truncate=lambda step, evaluated_step: self.truncated.append(step), sync=lambda: None
+        )
         self.saved_in = lambda seconds: None
 
 
@@ -89,6 +93,10 @@ def flip_bit(path: Path, place: float = 0.5) -> None:
     path.write_bytes(content)
 
 
+def checkpoints_of(run: FakeRun, keep: int) -> Checkpoints:
+    return Checkpoints(run, TrainConfig(keep_checkpoints=keep), total_steps=99)
+
+
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     with path.open("wb") as file:
         tensor_writer(tensors)(file)
@@ -114,7 +122,7 @@ def names(checkpoints: Checkpoints) -> list[str]:
 
 def test_what_is_restored_is_what_was_saved(tmp_path):
     run = FakeRun(tmp_path)
-    checkpoints, state, restored = Checkpoints(run, keep=2), at(make_state(), 12), make_state(seed=1)
+    checkpoints, state, restored = checkpoints_of(run, keep=2), at(make_state(), 12), make_state(seed=1)
     state.position.evaluations_since_best, state.position.skipped_steps = 3, 1
     save(checkpoints, state)
     checkpoints.restore(checkpoints.newest(), restored)
@@ -126,7 +134,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
 
 
 def test_a_restored_state_takes_the_same_next_step(tmp_path):
-    checkpoints, state, restored = Checkpoints(FakeRun(tmp_path), keep=2), at(make_state(), 1), make_state(seed=1)
+    checkpoints, state, restored = checkpoints_of(FakeRun(tmp_path), keep=2), at(make_state(), 1), make_state(seed=1)
     save(checkpoints, state)
     checkpoints.restore(checkpoints.newest(), restored)
     for one in (state, restored):
@@ -142,25 +150,25 @@ def test_a_restored_state_takes_the_same_next_step(tmp_path):
 
 def test_without_a_checkpoint_a_run_begins_at_0_and_forgets_the_metrics_of_before(tmp_path):
     run, state = FakeRun(tmp_path), at(make_state(), 0)
-    checkpoints = Checkpoints(run, keep=2)
+    checkpoints = checkpoints_of(run, keep=2)
     checkpoints.restore(checkpoints.newest(), state)
     assert (state.step, run.truncated, run.said) == (0, [0], [])
 
 
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
-    save(Checkpoints(FakeRun(tmp_path), keep=2), at(make_state(), 0))
+    save(checkpoints_of(FakeRun(tmp_path), keep=2), at(make_state(), 0))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_only_the_main_process_writes(tmp_path):
-    checkpoints = Checkpoints(FakeRun(tmp_path, is_main=False), keep=2)
+    checkpoints = checkpoints_of(FakeRun(tmp_path, is_main=False), keep=2)
     save(checkpoints, at(make_state(), 3))
     save_best(checkpoints, at(make_state(), 3))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_best_weights_are_those_that_were_evaluated(tmp_path):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), at(make_state(), 3)
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), at(make_state(), 3)
     state.ema.get_submodule("3").bias.fill_(0.25)
     save_best(checkpoints, state)
     best = checkpoints.read_best(3)
@@ -207,7 +215,7 @@ def test_a_model_with_tied_weights_is_restored_tied(tmp_path):
 @pytest.mark.parametrize("file", FILES)
 def test_a_flipped_bit_leads_to_the_checkpoint_before(tmp_path, file, place):
     run = FakeRun(tmp_path)
-    checkpoints, state = Checkpoints(run, keep=2), make_state()
+    checkpoints, state = checkpoints_of(run, keep=2), make_state()
     save(checkpoints, at(state, 5))
     save(checkpoints, at(state, 7))
     flip_bit(checkpoints.path(7) / file, place)
@@ -224,7 +232,7 @@ def test_a_flipped_bit_leads_to_the_checkpoint_before(tmp_path, file, place):
 
 @pytest.mark.parametrize("damage", ["missing file", "shorter file", "no manifest", "empty folder"])
 def test_a_torn_checkpoint_leads_to_the_one_before(tmp_path, damage):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), make_state()
     save(checkpoints, at(state, 5))
     save(checkpoints, at(state, 7))
     path = checkpoints.path(7)
@@ -243,8 +251,32 @@ def test_a_torn_checkpoint_leads_to_the_one_before(tmp_path, damage):
     assert restored.step == 5
 
 
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE])
+def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, reason):
+    """Rights, or a network that stumbles: no checkpoint is set aside, and the run does not begin anew."""
+    checkpoints = checkpoints_of(FakeRun(tmp_path), keep=2)
+    save(checkpoints, at(make_state(), 5))
+
+    def refuse(path: Path, *arguments: Any, **named: Any) -> None:
+        raise OSError(reason, os.strerror(reason), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        with pytest.raises(DiskError, match=r"cannot be read: .*Nothing was changed"):
+            checkpoints.newest()
+    assert names(checkpoints) == ["step-00000005"] and checkpoints.newest() == 5
+
+
+def test_a_folder_of_which_files_are_in_use_elsewhere_is_replaced(tmp_path, monkeypatch):
+    """As on a network file system, where a folder with an open file cannot be emptied."""
+    write_folder(tmp_path / "model", {"a": lambda file: file.write(b"1")})
+    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors=False: None)
+    write_folder(tmp_path / "model", {"a": lambda file: file.write(b"2")})
+    assert (tmp_path / "model" / "a").read_bytes() == b"2"
+
+
 def test_a_checkpoint_that_was_set_aside_is_written_again(tmp_path):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), make_state()
     for _ in range(2):
         save(checkpoints, at(state, 5))
         save(checkpoints, at(state, 7))
@@ -255,7 +287,7 @@ def test_a_checkpoint_that_was_set_aside_is_written_again(tmp_path):
 
 def test_when_none_is_whole_the_run_begins_again_and_says_so(tmp_path):
     run = FakeRun(tmp_path)
-    checkpoints = Checkpoints(run, keep=2)
+    checkpoints = checkpoints_of(run, keep=2)
     save(checkpoints, at(make_state(), 5))
     flip_bit(checkpoints.path(5) / "optimizer.pt")
     restored = at(make_state(seed=1), 0)
@@ -266,7 +298,7 @@ def test_when_none_is_whole_the_run_begins_again_and_says_so(tmp_path):
 
 
 def test_what_a_killed_write_left_is_ignored_and_cleared(tmp_path):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), make_state()
     save(checkpoints, at(state, 5))
     torn = checkpoints.folder / ".writing-step-00000009"
     shutil.copytree(checkpoints.path(5), torn)
@@ -280,7 +312,7 @@ def test_what_a_killed_write_left_is_ignored_and_cleared(tmp_path):
 def test_damaged_best_weights_do_not_cost_the_checkpoints(tmp_path):
     """The weights and the optimizer are whole: only what was best is lost, and that can be said."""
     run = FakeRun(tmp_path)
-    checkpoints, state = Checkpoints(run, keep=2), make_state()
+    checkpoints, state = checkpoints_of(run, keep=2), make_state()
     save_best(checkpoints, at(state, 4, best_step=4))
     save(checkpoints, at(state, 5, best_step=4))
     save(checkpoints, at(state, 7, best_step=4))
@@ -306,7 +338,7 @@ def test_verification_names_the_file_and_what_is_wrong(tmp_path):
 
 
 def test_the_last_ones_are_kept_and_the_best_weights_that_they_refer_to(tmp_path):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), make_state()
     for step, best in ((2, 2), (4, 2), (6, 6), (8, 6), (10, 10)):
         at(state, step, best)
         if step == best:
@@ -319,7 +351,7 @@ def test_the_last_ones_are_kept_and_the_best_weights_that_they_refer_to(tmp_path
 
 def test_new_best_weights_do_not_remove_those_of_the_last_checkpoint(tmp_path):
     """A kill between the two writes goes on from the old checkpoint, which needs its own best weights."""
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=1), make_state()
     save_best(checkpoints, at(state, 2, 2))
     save(checkpoints, state)
     save_best(checkpoints, at(state, 4, 4))
@@ -330,7 +362,7 @@ def test_new_best_weights_do_not_remove_those_of_the_last_checkpoint(tmp_path):
 
 
 def test_saving_a_step_twice_leaves_the_first(tmp_path):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), at(make_state(), 5)
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), at(make_state(), 5)
     save(checkpoints, state)
     before = (checkpoints.path(5) / "manifest.json").stat().st_mtime_ns
     save(checkpoints, state)
@@ -338,7 +370,7 @@ def test_saving_a_step_twice_leaves_the_first(tmp_path):
 
 
 def test_steps_are_sorted_by_number(tmp_path):
-    checkpoints = Checkpoints(FakeRun(tmp_path), keep=9)
+    checkpoints = checkpoints_of(FakeRun(tmp_path), keep=9)
     for step in (99999999, 100000000, 7):
         save(checkpoints, at(make_state(), step))
     assert checkpoints.steps() == [100000000, 99999999, 7]
@@ -370,7 +402,7 @@ def check_disk_error_leaves_the_old_ones(checkpoints, state):
 
 
 def test_a_full_disk_is_a_disk_error_and_leaves_the_old_ones(tmp_path):
-    check_disk_error_leaves_the_old_ones(Checkpoints(FakeRun(tmp_path), keep=1), make_state())
+    check_disk_error_leaves_the_old_ones(checkpoints_of(FakeRun(tmp_path), keep=1), make_state())
 
 
 class Killed(BaseException):
@@ -409,7 +441,7 @@ class Faults:
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), Killed()], ids=["fails", "is killed"])
 @pytest.mark.parametrize("kind", ["open", "write", "fsync", "rename"])
 def test_whichever_call_fails_the_run_goes_on_from_a_whole_checkpoint(tmp_path, monkeypatch, kind, error):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=1), make_state()
     save(checkpoints, at(state, 5))
     with monkeypatch.context() as patched:
         healthy = Faults(patched, kind)
@@ -425,7 +457,7 @@ def test_whichever_call_fails_the_run_goes_on_from_a_whole_checkpoint(tmp_path, 
                 failed = False  # what fails in pruning is told, and tried again
             except (DiskError, Killed):
                 pass
-        checkpoints = Checkpoints(FakeRun(tmp_path), keep=1)  # as after a restart
+        checkpoints = checkpoints_of(FakeRun(tmp_path), keep=1)  # as after a restart
         newest = checkpoints.newest()
         # The last calls come when the checkpoint has its name already.
         assert newest in ((before, step) if failed else (step,))
@@ -438,7 +470,7 @@ def test_whichever_call_fails_the_run_goes_on_from_a_whole_checkpoint(tmp_path, 
 
 @pytest.mark.parametrize("size", [0, 1, 300, 600, 2000])
 def test_wherever_a_disk_is_full_the_old_checkpoint_stays(tmp_path, size):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=1), make_state()
     save(checkpoints, at(state, 5))
     with pytest.raises(DiskError), full_disk(size):
         save(checkpoints, at(state, 7))
@@ -448,7 +480,7 @@ def test_wherever_a_disk_is_full_the_old_checkpoint_stays(tmp_path, size):
 
 
 def test_a_write_that_fails_is_told_at_the_next_step_and_the_next_save(tmp_path, monkeypatch):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=1), make_state()
     Faults(monkeypatch, "rename", OSError(errno.EIO, "Input/output error"), at=1)
     checkpoints.save(at(state, 5))
     wait([write for _, _, write in checkpoints.writes], timeout=10)
@@ -457,7 +489,7 @@ def test_a_write_that_fails_is_told_at_the_next_step_and_the_next_save(tmp_path,
 
 
 def test_no_checkpoint_refers_to_best_weights_that_could_not_be_written(tmp_path, monkeypatch):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=1), at(make_state(), 5, best_step=5)
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=1), at(make_state(), 5, best_step=5)
     save_best(checkpoints, state)
     save(checkpoints, state)
     at(state, 7, best_step=7)
@@ -470,7 +502,7 @@ def test_no_checkpoint_refers_to_best_weights_that_could_not_be_written(tmp_path
 
 
 def test_what_is_written_is_the_state_at_its_step_whatever_training_does_meanwhile(tmp_path, monkeypatch):
-    checkpoints, state, restored = Checkpoints(FakeRun(tmp_path), keep=2), make_state(), make_state(seed=1)
+    checkpoints, state, restored = checkpoints_of(FakeRun(tmp_path), keep=2), make_state(), make_state(seed=1)
     expected = {name: tensor.clone() for name, tensor in bits(state).items()}
     may_write = threading.Event()
     Faults.hold(monkeypatch, may_write)
@@ -484,7 +516,7 @@ def test_what_is_written_is_the_state_at_its_step_whatever_training_does_meanwhi
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_told_before_training(tmp_path, monkeypatch):
-    checkpoints, state = Checkpoints(FakeRun(tmp_path), keep=2), make_state()
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), make_state()
     checkpoints.check_space(state, momenta=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DiskError, match=r"will take .* MB, and .* has .* left.*train.keep_checkpoints=1"):
@@ -510,11 +542,11 @@ def test_a_write_that_fails_is_a_disk_error_and_leaves_no_trace(tmp_path):
 def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(DiskError, match="step-00000005"):
-        save(Checkpoints(FakeRun(tmp_path), keep=1), at(make_state(), 5))
+        save(checkpoints_of(FakeRun(tmp_path), keep=1), at(make_state(), 5))
 
 
 def test_the_manifest_lists_every_file_with_size_and_sum(tmp_path):
-    checkpoints = Checkpoints(FakeRun(tmp_path), keep=1)
+    checkpoints = checkpoints_of(FakeRun(tmp_path), keep=1)
     save(checkpoints, at(make_state(), 5))
     manifest = json.loads((checkpoints.path(5) / "manifest.json").read_text())
     assert sorted(manifest) == sorted(set(FILES) - {"manifest.json"})

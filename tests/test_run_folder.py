@@ -15,8 +15,9 @@ import pytest
 
 from distcls.config import Config
 from distcls.config_yaml import to_yaml
-from distcls.errors import UsageError
-from distcls.run_folder import AlreadyFinished, StatusFile, choose_folder, fill_from, lock_folder, read_status
+from distcls.errors import DiskError, UsageError
+from distcls.run_folder import LENGTH, AlreadyFinished, choose_folder, fill_from, length_of, lock_folder
+from distcls.status import StatusFile, read_status
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +40,15 @@ def begin(path: Path, config: Config, state: str = "preempted", step: int = 0) -
     (path / "config.yaml").write_text(to_yaml(config))
     (path / "status.json").write_text(json.dumps({"state": state, "step": step}))
     if step:
-        (path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+        save(path, config, step, ended=state == "finished")
     return path
+
+
+def save(path: Path, config: Config, step: int, ended: bool) -> None:
+    """What choose_folder reads of a checkpoint."""
+    folder = path / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / LENGTH).write_text(json.dumps(length_of(config.train, ended)))
 
 
 # Without a name ------------------------------------------------------------------------------------
@@ -96,13 +104,12 @@ def test_a_changed_config_is_an_error_that_lists_every_change():
     message = str(caught.value)
     assert "runs/a holds a run of another config" in message and "--name NAME" in message
     assert "optim.lr: 0.002 -> 0.5" in message and "augment.flip: false -> true" in message
-    assert "num_epochs" not in message  # which may change
+    assert "train.num_epochs: 30.0 -> 60.0" in message and "once it has come to its end" in message
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"train__num_epochs": 60.0},
         {"train__skip_steps": [5]},
         {"train__skip_steps": [7, 9]},
         {"data__workers": 7},
@@ -125,6 +132,7 @@ def test_what_does_not_change_past_steps_may_differ(settings, state):
     "settings",
     [
         {"train__num_epochs": 10.0},
+        {"train__num_epochs": 60.0},
         {"train__skip_steps": [4]},
         {"train__skip_steps": [4, 7]},
         {"train__seed": 1},
@@ -147,12 +155,46 @@ def test_a_finished_run_goes_on_with_more_epochs():
     assert choose_folder(make_config(run__name="a", train__num_epochs=60.0), "digits") == Path("runs/a")
 
 
+def test_a_longer_run_of_which_no_step_was_trained_can_be_taken_back():
+    path = begin(Path("runs/a"), make_config(), "finished", step=5)
+    (path / "config.yaml").write_text(to_yaml(make_config(train__num_epochs=400.0)))
+    (path / "status.json").write_text('{"state": "preempted"}')
+    for epochs in (400.0, 40.0, 30.0):
+        assert choose_folder(make_config(run__name="a", train__num_epochs=epochs), "digits") == path
+    with pytest.raises(UsageError, match=r"400.0 -> 20.0"):
+        choose_folder(make_config(run__name="a", train__num_epochs=20.0), "digits")
+    save(path, make_config(train__num_epochs=400.0), step=6, ended=False)
+    with pytest.raises(UsageError, match=r"400.0 -> 40.0"):
+        choose_folder(make_config(run__name="a", train__num_epochs=40.0), "digits")
+
+
+def test_without_a_name_another_length_is_another_run():
+    begin(Path("runs/digits"), make_config(), step=5)
+    assert choose_folder(make_config(train__num_epochs=60.0), "digits") == Path("runs/digits-2")
+
+
+def test_a_finished_run_without_checkpoints_is_not_overwritten():
+    begin(Path("runs/a"), make_config(), "finished")
+    with pytest.raises(AlreadyFinished):
+        choose_folder(make_config(run__name="a"), "digits")
+    with pytest.raises(UsageError, match="no checkpoints any more"):
+        choose_folder(make_config(run__name="a", train__num_epochs=60.0), "digits")
+    with pytest.raises(UsageError, match=r"optim\.lr"):
+        choose_folder(make_config(run__name="a", optim__lr=1.0), "digits")
+
+
 def test_num_steps_may_grow_but_not_replace_epochs():
-    begin(Path("runs/a"), make_config(train__num_epochs=None, train__num_steps=10), step=5)
+    begin(Path("runs/a"), make_config(train__num_epochs=None, train__num_steps=10), "finished", step=10)
     longer = make_config(run__name="a", train__num_epochs=None, train__num_steps=11)
     assert choose_folder(longer, "digits") == Path("runs/a")
     with pytest.raises(UsageError, match=r"train\.num_steps"):
         choose_folder(make_config(run__name="a"), "digits")
+
+
+def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match=r"file/run cannot be written .*run\.dir=DIR"):
+        lock_folder(tmp_path / "file" / "run")
 
 
 @pytest.mark.parametrize("order", [[9, 7], [7, 9, 9]])
