@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from distcls.config import Config
 from distcls.config_loader import load_config
 from distcls.errors import BadDataError, DiskError, UsageError
 from distcls.progress import Progress
+from distcls.text_file import json_text
 
 if TYPE_CHECKING:
     from distcls.data.data_check import Copies, DataCheck
@@ -248,7 +248,7 @@ def _samples(check: DataCheck, label: int, most: int) -> list[np.ndarray]:
 
 
 def _write_json(name: str, check: DataCheck) -> None:
-    text = json.dumps(check.as_json(), indent=2, ensure_ascii=False) + "\n"
+    text = json_text(check.as_json())
     if name == "-":
         sys.stdout.write(text)
         return

@@ -73,6 +73,9 @@ def run_command(command: Main, argv: Sequence[str] | None) -> int:
 
     An error of distcls becomes its message and its exit code; a bug keeps its traceback.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the process was started without one
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     code = 1  # a traceback's
     try:
         code = _exit_code(command, argv)

@@ -55,7 +55,7 @@ def _wrong_data(data: DataConfig) -> Iterator[Problem]:
         yield (
             "data.root",
             f"data.root={data.root} is not read by data.name={data.name}: add data.name=folder (or csv, npz …), "
-            f"or write --data {data.root}, which does both",
+            "or leave one of them out",
         )
     if data.folds is not None and data.fold is None:
         yield (
@@ -146,6 +146,19 @@ def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
             "change the schedule or remove the milestones",
         )
 
+    if optim.schedule in ("cosine", "one_cycle") and optim.min_lr > optim.lr:
+        yield (
+            "optim.min_lr",
+            f"optim.min_lr={optim.min_lr:g}, where the learning rate ends, is above optim.lr={optim.lr:g}, its peak: "
+            "make it smaller",
+        )
+    if optim.schedule not in ("cosine", "one_cycle") and optim.min_lr:
+        yield (
+            "optim.min_lr",
+            f"optim.min_lr is for optim.schedule=cosine and one_cycle, but the schedule is {optim.schedule}: "
+            "change the schedule or remove optim.min_lr",
+        )
+
 
 def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
     if optim.nesterov and optim.name != "sgd":
@@ -209,6 +222,12 @@ def _wrong_mixing(config: Config, world_size: int) -> Iterator[Problem]:
 
 def _wrong_weights(config: Config) -> Iterator[Problem]:
     weights, sampling = config.loss.class_weights, config.train.sampling
+    if config.loss.label_smoothing and ":" in config.loss.name:
+        yield (
+            "loss.label_smoothing",
+            f"loss.label_smoothing is for loss.name=cross_entropy and focal, but the loss is {config.loss.name}: "
+            "set one of them, or smooth the targets in your own loss",
+        )
     if weights != "none" and ":" in config.loss.name:
         yield (
             "loss.class_weights",

@@ -30,6 +30,10 @@ MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channe
 """How the settings begin that `distcls eval` takes: the others change nothing, or the network."""
 
 
+PIXELS = ("data.image_size", "data.resize", "data.background", "data.float_range")
+"""… but not these: a model sees images as it was trained on them."""
+
+
 UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null"]
 """Settings with which all images of a folder are one split."""
 
@@ -103,11 +107,14 @@ def _main(argv: Sequence[str]) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
     options = parser.parse_intermixed_args(argv)
     for word in options.overrides:
-        if not word.startswith(MAY_DIFFER):
+        if not word.startswith(MAY_DIFFER) or word.startswith(PIXELS):
             raise UsageError(
                 f"{word}: a run is measured as it was trained. What may differ is {', '.join(MAY_DIFFER)}: "
                 "where the images lie, and how they are read and computed"
             )
+    for file in (options.json, options.csv):
+        if file is not None and not file.parent.is_dir():
+            raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Make it first.")
     moved = [] if options.data is None else [override("data.root", options.data)]
     evaluate_run(Path(options.run), options.split, [*moved, *options.overrides], options.json, options.csv)
     return 0
@@ -132,7 +139,7 @@ def evaluate_run(
     kept = load_kept_model(run_dir, [*overrides, *(UNCUT if split_name == "all" else [])])
     processes = Processes(kept.config.run.device)
     kept.to(processes.device)
-    data: Data = build_data(kept.config.data, processes)
+    data: Data = build_data(kept.data_config(), processes)
     if data.class_names != kept.class_names:
         raise UsageError(f"the data has classes {data.class_names}, the run was trained on {kept.class_names}.")
     split = _choose(data, split_name, run_dir)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distcls.config import Config
+from distcls.config import Config, DataConfig
 from distcls.config_loader import read_config
 from distcls.config_yaml import to_yaml
 from distcls.data.decoding import Decoding
@@ -31,6 +31,11 @@ class KeptModel:
     class_names: list[str]
     decoding: Decoding
     normalize: Normalize
+
+    def data_config(self) -> DataConfig:
+        """Where the images are, and decoded as in training: a size that training took from its images included."""
+        seen = self.decoding
+        return dataclasses.replace(self.config.data, image_size=seen.image_size, resize=seen.resize)
 
     def to(self, device: torch.device) -> None:
         """Move it, ready to predict with the precision that the run evaluated with, where the device has it."""

@@ -21,6 +21,9 @@ from distcls import network
 SELF_TEST_SECONDS = 60
 """Longest wait for the two processes of the self-test; on a busy machine their imports alone take 20 s."""
 
+DRIVER_SECONDS = 30
+"""Longest wait for the answer of nvidia-smi."""
+
 ENGINE_SECONDS = 10
 """Longest wait for the answer of a container engine."""
 
@@ -73,8 +76,12 @@ def gpus() -> list[Finding]:
         return [Finding("GPUs", "Apple's MPS")]
     if not shutil.which("nvidia-smi"):
         return [Finding("GPUs", "none: training runs on the CPU")]
-    done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30)
-    if done.returncode or "GPU" not in done.stdout:
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=DRIVER_SECONDS)
+        answers = done.returncode == 0 and "GPU" in done.stdout
+    except subprocess.TimeoutExpired:
+        answers = False
+    if not answers:
         advice = "The driver does not answer: does `nvidia-smi` work? In a container, add --gpus all."
     elif os.environ.get("CUDA_VISIBLE_DEVICES", "set") in ("", "-1"):
         advice = "CUDA_VISIBLE_DEVICES hides them: unset it."

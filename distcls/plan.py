@@ -7,18 +7,24 @@ from torch import nn
 from distcls.batches import BatchPlan
 from distcls.config import Config
 from distcls.data import Data
-from distcls.durations import describe_every
+from distcls.durations import describe_every, parse_duration, steps_at
 from distcls.errors import UsageError
 from distcls.loss import weigh_classes
 from distcls.processes import Processes
 
 
-def check_splits(config: Config, data: Data) -> None:
-    """Raises UsageError where a setting needs a split that is not there."""
+def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
+    """Raises UsageError where a setting needs a split that is not there, or more steps than there are."""
     if config.train.early_stopping is not None and data.val is None:
         raise UsageError(
             f"train.early_stopping={config.train.early_stopping} watches the val split, and there is none: give "
             "it some images (data.val_fraction=0.1), or leave early stopping out"
+        )
+    warmup = steps_at(parse_duration(config.optim.warmup), plan)
+    if warmup > plan.total_steps:
+        raise UsageError(
+            f"optim.warmup={config.optim.warmup} is {warmup:,} steps, but the run has {plan.total_steps:,}: its "
+            "learning rate would never reach optim.lr. Make it shorter, such as optim.warmup=5%"
         )
 
 
@@ -31,10 +37,12 @@ def describe(
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
     left_out = f"; {num_bad} unreadable left out, see data_report.json" if num_bad else ""
+    num_ignored = data.report["num_ignored_files"]
+    ignored = f"; {_count(num_ignored, 'other file')} ignored" if num_ignored else ""
     epoch_steps = plan.num_images / plan.global_batch_size
     return [
         ("data", config.data.root or config.data.name),
-        ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + f" images{left_out}"),
+        ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + f" images{left_out}{ignored}"),
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
         *_describe_balance(config, data),
         *(("warning", warning) for warning in data.report["warnings"]),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from distcls.arguments import Parser
 from distcls.cli import run_command
 from distcls.errors import BadDataError, MissingInputError, UsageError
+from distcls.text_file import shown
 
 if TYPE_CHECKING:
     import torch
@@ -46,13 +47,13 @@ def _main(argv: Sequence[str]) -> int:
 
 def find_images(names: Sequence[str]) -> list[Path]:
     """Files as given, and the images in folders. Raises MissingInputError for what is not there."""
-    from distcls.data.folder_listing import IMAGE_EXTENSIONS
+    from distcls.data.folder_listing import list_images
 
     paths: list[Path] = []
     for name in names:
         path = Path(name)
         if path.is_dir():
-            paths += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
+            paths += [path / name for name in list_images(str(path)).split_paths()]
         elif path.exists():
             paths.append(path)
         else:
@@ -76,7 +77,7 @@ def print_predictions(model: KeptModel, paths: Sequence[Path], top: int) -> list
     if images:
         for path, line in zip(good, predict(model, images).tolist(), strict=True):
             best = sorted(range(len(line)), key=lambda c: -line[c])[:top]
-            print(f"{path}  " + "  ".join(f"{model.class_names[c]} {line[c]:.1%}" for c in best))
+            print(f"{shown(str(path))}  " + "  ".join(f"{shown(model.class_names[c])} {line[c]:.1%}" for c in best))
     return bad
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
-import json
 import shlex
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from distcls.metrics import SplitMetrics
 from distcls.progress import Progress
 from distcls.run import Run
 from distcls.state import TrainState
-from distcls.text_file import write_text
+from distcls.text_file import json_text, write_text
 from distcls.tracking import read_metrics
 from distcls.watch import WENT_BAD, tracked
 
@@ -60,6 +59,7 @@ def finish(
             if metrics is None:
                 raise Preempted("stopped in the last evaluation: the same command goes on with it.")
             measured[split.name] = metrics
+    went_bad = any(run.processes.from_all((run.dir / WENT_BAD).exists()))  # on another machine, perhaps
     run.processes.expect_progress(None)  # the others wait for the plots
     if not run.processes.is_main:
         return
@@ -69,7 +69,7 @@ def finish(
     write_model(run.dir / "model", module, run.config, data.class_names, data.decoding)
     run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
     write_plots(run.dir, data, measured, first_images(data, plan, augment, run), state.position.best_step)
-    if (run.dir / WENT_BAD).exists():
+    if went_bad:
         run.progress.warning(
             f"some images went bad during training ({run.dir / WENT_BAD}): another run would not give the same weights."
         )
@@ -91,12 +91,12 @@ def print_metrics(split: str, metrics: SplitMetrics, class_names: list[str]) -> 
 def write_metrics(path: Path, metrics: SplitMetrics, class_names: list[str]) -> None:
     """All numbers of one split, as JSON. Rows of the confusion matrix are the true classes."""
     values = {**metrics.values, "class_names": class_names, "confusion": metrics.confusion.tolist()}
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(values))
 
 
 def write_predictions(path: Path, metrics: SplitMetrics, split: Split, class_names: list[str]) -> None:
     """A row for each image of the split: image, label, prediction, confidence."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "label", "prediction", "confidence"])
         for i, (pred, confidence) in enumerate(zip(metrics.preds, metrics.confidence, strict=True)):

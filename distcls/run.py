@@ -42,7 +42,7 @@ from distcls.errors import (
 from distcls.peers import Departure
 from distcls.processes import Processes
 from distcls.progress import Progress
-from distcls.run_folder import choose_folder, config_to_keep, fill_from, lock_folder
+from distcls.run_folder import choose_folder, config_to_keep, fill_from, lock_folder, refuse_other_cut
 from distcls.status import StatusFile, read_status
 from distcls.text_file import write_text
 from distcls.tracking import Tracker
@@ -57,6 +57,8 @@ class Run:
     def __init__(self, config: Config, processes: Processes, default_name: str) -> None:
         self.processes = processes
         self.dir, stored = processes.from_main(lambda: self._open(config, default_name))
+        if stored is not None:
+            refuse_other_cut(config, stored, processes.world_size, self.dir)
         self.config = resolve(fill_from(config, stored) if stored else config, processes)
         refuse_differences(self.config, processes)
         self.device = processes.device

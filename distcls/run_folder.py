@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distcls.config import Config, TrainConfig
+from distcls.config_checks import either
 from distcls.config_differences import differences
 from distcls.config_loader import read_config
 from distcls.errors import DiskError, DistclsError, UsageError
@@ -119,6 +120,19 @@ def fill_from(config: Config, stored: Config) -> Config:
     if config.train.precision == "auto":
         filled.train.precision = stored.train.precision
     return filled
+
+
+def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path) -> None:
+    """Raises UsageError where so many processes cannot share the micro-batches that the run began with."""
+    batch, micro = stored.train.global_batch_size, stored.train.micro_batch_size or stored.train.global_batch_size
+    parts = batch // micro
+    if config.train.micro_batch_size is None and parts % world_size:
+        fitting = [str(number) for number in range(1, parts + 1) if parts % number == 0]
+        raise UsageError(
+            f"{path} was begun with train.micro_batch_size={micro}, which is part of the run: {world_size} processes "
+            f"cannot share the {parts} such parts of its batches of {batch}. Start {either(fitting)}; or begin another "
+            "run with --name NAME, and a smaller train.micro_batch_size for more processes."
+        )
 
 
 def _may_change(line: str, stored: Config, config: Config, path: Path) -> bool:

@@ -14,7 +14,7 @@ from distcls.gradients import BatchNormStatistics
 from distcls.models import build_model
 from distcls.models.init_from import init_from
 from distcls.optim import build_optimizer
-from distcls.optim.ema import build_ema
+from distcls.optim.ema import build_ema, copy_buffers
 from distcls.randomness import seed_torch
 from distcls.run import Run
 
@@ -93,10 +93,9 @@ class TrainState:
     def why_stopped_early(self, metric: str) -> str:
         """In words."""
         position = self.position
-        return (
-            f"stopped early at step {self.step:,}: in {position.evaluations_since_best} evaluations the {metric} was "
-            f"not better than {position.best_value:.4f}"
-        )
+        was = "not a number" if position.best_value is None else f"not better than {position.best_value:.4f}"
+        evaluations = f"in {position.evaluations_since_best} evaluations the {metric} was {was}"
+        return f"stopped early at step {self.step:,}: {evaluations}"
 
     @property
     def eval_module(self) -> nn.Module:
@@ -106,6 +105,8 @@ class TrainState:
 
     def publish_statistics(self) -> None:
         """Bring BatchNorm's running statistics into the modules."""
+        if self.ema is not None:
+            copy_buffers(self.ema, self.module)
         self.statistics.publish(self.module, *([self.ema] if self.ema is not None else []))
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -148,8 +149,7 @@ def build_state(
     seed_torch(torch.device("cpu"), config.train.seed, "init")
     module = build_model(config.model, len(class_names), image_size)
     if config.model.init_from is not None and with_init_from:
-        for line in init_from(module, config.model.init_from, class_names):
-            run.progress.note(line)
+        _load_as_main(module, config.model.init_from, class_names, run)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     module.to(run.device, run.dtype)
@@ -163,6 +163,18 @@ def build_state(
         scaler=run.accelerator.scaler,
         ema=run.prepare(ema, distributed=False, compiled=False) if ema is not None else None,
     )
+
+
+def _load_as_main(module: nn.Module, source: str, class_names: list[str], run: Run) -> None:
+    """What the main process finds there is what all begin with: the others may see an older copy, or none."""
+
+    def load() -> tuple[list[str], dict[str, torch.Tensor]]:
+        return init_from(module, source, class_names), module.state_dict()
+
+    lines, tensors = run.processes.from_main(load)
+    module.load_state_dict(tensors)
+    for line in lines:
+        run.progress.note(line)
 
 
 def _is_better(metric: str, value: float, best: float | None) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
@@ -18,3 +20,14 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
         if durable:
             os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def json_text(value: Any) -> str:
+    """JSON that people can read. In names of files that are not UTF-8, each odd byte is escaped, and reads back."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def shown(name: str) -> str:
+    """A name as it can be printed and drawn: a file's may hold bytes that are not UTF-8."""
+    return name.encode("utf-8", "replace").decode()

@@ -59,7 +59,7 @@ def train(config: Config, name: str) -> Path:
     from distcls.evaluate import Evaluator
     from distcls.loss import weigh_classes
     from distcls.optim import momenta_per_weight
-    from distcls.plan import check_splits, describe
+    from distcls.plan import check_plan, describe
     from distcls.processes import Processes
     from distcls.run import Run
     from distcls.state import build_state
@@ -72,8 +72,8 @@ def train(config: Config, name: str) -> Path:
         crop = config.augment.random_resized_crop
         data = build_data(config.data, processes, run.counting("decoding images"), crop)
         run.adopt_data(data)
-        check_splits(config, data)
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
+        check_plan(config, data, plan)
         normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
         checkpoints = Checkpoints(run, config.train, plan.total_steps)
@@ -130,7 +130,7 @@ def dry_run(config: Config, name: str) -> None:
     from distcls.data.image_transforms import build_transforms
     from distcls.models import build_model
     from distcls.optim import build_optimizer
-    from distcls.plan import check_splits, describe_plan
+    from distcls.plan import check_plan, describe_plan
     from distcls.processes import Processes
     from distcls.progress import Progress
     from distcls.run import resolve
@@ -138,8 +138,8 @@ def dry_run(config: Config, name: str) -> None:
     processes = Processes(config.run.device)
     config = resolve(config, processes)
     data = build_data(config.data, processes, crop=config.augment.random_resized_crop)
-    check_splits(config, data)
     plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
+    check_plan(config, data, plan)
     build_transforms(config.augment.transforms, config.train.seed, data.image_size)
     module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
     build_optimizer(config.optim, module)

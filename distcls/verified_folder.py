@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors import torch as safetensors_torch
 
 from distcls.errors import DiskError
+from distcls.text_file import json_text
 
 Tensors = dict[str, torch.Tensor]
 Writer = Callable[[Any], Any]
@@ -104,7 +105,7 @@ def tensor_writer(tensors: Tensors) -> Writer:
 
 def json_writer(value: Any) -> Writer:
     """As JSON that people can read."""
-    return lambda file: file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    return lambda file: file.write(json_text(value).encode())
 
 
 def text_writer(text: str) -> Writer:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
 
 WENT_BAD = "went_bad.txt"
 """File of the run folder that lists images that could not be read any more: the run is not reproducible then."""
+
+
+SMALLEST_SCALE = 1e-4
+"""The loss scale of fp16 starts at 65,536 and is halved at each overflow: below this, nothing overflows any more."""
 
 
 class Watch:
@@ -59,7 +62,7 @@ class Watch:
     def _went_bad(self, image: str) -> None:
         """Say once that a file cannot be read any more: on whichever process, and in the run folder for good."""
         self.run.dir.mkdir(parents=True, exist_ok=True)  # on another machine it may not be there
-        with (self.run.dir / WENT_BAD).open("a+", encoding="utf-8") as file:
+        with (self.run.dir / WENT_BAD).open("a+", encoding="utf-8", errors="surrogateescape") as file:
             file.seek(0)
             if image + "\n" in file:
                 return
@@ -94,12 +97,19 @@ class Watch:
         (step, stats), self.unseen = self.unseen, None
         accuracy: float | None
         loss, accuracy, norm = stats.tolist()
-        if not math.isfinite(loss) or not (math.isfinite(norm) or self.state.scaler is not None):
+        scaler = self.state.scaler
+        if not math.isfinite(loss) or not (math.isfinite(norm) or scaler is not None):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
             raise DivergedError(
-                f"step {step} is not finite: its loss is {loss}, its gradient norm {norm}. Its images are listed in "
-                f"{self._list_images(step)}. All up to the last checkpoint is kept. To pass over this batch: the same "
-                f"command with 'train.skip_steps=[{skip}]'; or begin another run with a lower optim.lr."
+                f"step {step} is not finite: its loss is {loss}, its gradient norm {norm}.{self._list_images(step)} "
+                "All up to the last checkpoint is kept. To pass over this batch: the same command with "
+                f"'train.skip_steps=[{skip}]'; or begin another run with a lower optim.lr."
+            )
+        if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
+            raise DivergedError(
+                f"at step {step} the gradients are still not finite in fp16 with a loss scale of "
+                f"{scaler.get_scale():.1e}: they are not too large, but wrong. Begin another run with "
+                "train.precision=bf16 or float32, or with a lower optim.lr."
             )
         self.last_losses.append(loss)
         self.loss_sum, self.num_losses = self.loss_sum + loss, self.num_losses + 1
@@ -124,15 +134,18 @@ class Watch:
                 self.data_share, (self.plan.total_steps - completed) * self.seconds_per_step,
             )  # fmt: skip
 
-    def _list_images(self, step: int) -> Path:
-        """The file that names the images of a step, micro-batch by micro-batch; the main process writes it."""
+    def _list_images(self, step: int) -> str:
+        """A sentence on the file that names a step's images, by micro-batch; the main process writes it."""
         path = self.run.dir / f"diverged-{step}.txt"
         if self.run.processes.is_main:
             names = [self.images.image_name(int(i)) for i in self.plan.global_batch(step)]
             size = self.plan.micro_batch_size
             micro_batches = ["\n".join(names[i : i + size]) for i in range(0, len(names), size)]
-            write_text(path, "\n\n".join(micro_batches) + "\n")
-        return path
+            try:
+                write_text(path, "\n\n".join(micro_batches) + "\n")
+            except OSError:  # a full disk is no reason to hide what happened
+                return ""
+        return f" Its images are listed in {path}."
 
     def tell(self, metrics: SplitMetrics) -> None:
         """An evaluation of the val split is done."""

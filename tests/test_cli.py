@@ -162,3 +162,10 @@ def test_a_full_disk_is_no_bug_wherever_it_is_met(error, code, capsys):
 
     assert run_command(fail, []) == code
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_a_process_that_was_started_without_output_ends_as_any_other() -> None:
+    for closed in (">&-", ">&- 2>&-"):
+        command = ["bash", "-c", f'"$0" -m distcls --version {closed}', sys.executable]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -57,6 +57,9 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["data.float_range=[1]"], "data.float_range must be two numbers, those of black and white, but [1.0]"),
         (["data.float_range=[1, 1]"], "must be two numbers"),
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),
+        (["optim.lr=0.1", "optim.min_lr=1"], "is above optim.lr=0.1, its peak: make it smaller"),
+        (["optim.schedule=constant", "optim.min_lr=1e-4"], "optim.min_lr is for optim.schedule=cosine and one_cycle"),
+        (["loss.label_smoothing=0.1", "loss.name=my.own:loss"], "or smooth the targets in your own loss"),
         (["augment.random_resized_crop={scale: [1, 0.5]}"], "scale must be two numbers, the smaller first"),
         (["augment.random_resized_crop.ratio=[1]"], "augment.random_resized_crop.ratio must be two numbers"),
         (

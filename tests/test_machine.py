@@ -33,12 +33,14 @@ def program(folder: Path, name: str, output: str, monkeypatch: pytest.MonkeyPatc
     ("output", "visible", "advice"),
     [
         ("echo failed; exit 9", None, "add --gpus all"),
+        ("exec sleep 60", None, "The driver does not answer"),
         ("echo GPU 0: H100", "", "CUDA_VISIBLE_DEVICES hides them"),
         ("echo GPU 0: H100", None, "The driver may be too old|This torch is a CPU build"),
     ],
 )
 def test_gpus_that_torch_does_not_see_are_explained(tmp_path, monkeypatch, output, visible, advice):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(machine, "DRIVER_SECONDS", 0.5)
     program(tmp_path, "nvidia-smi", output, monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:

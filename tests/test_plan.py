@@ -15,11 +15,12 @@ from distcls.data import Data, Split
 from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.data.random_crop import RandomCrop
+from distcls.errors import UsageError
 from distcls.models import build_model
-from distcls.plan import _describe_images, describe, describe_plan, estimate_memory
+from distcls.plan import _describe_images, check_plan, describe, describe_plan, estimate_memory
 
 
-def make_data(num_classes=3, in_memory=True, val=40) -> Data:
+def make_data(num_classes=3, in_memory=True, val=40, ignored=0) -> Data:
     names = [f"class{i}" for i in range(num_classes)]
     images = np.zeros((100, 8, 8, 3), np.uint8)
     image_set = ArraySet("made", names, np.arange(100) % num_classes, images)
@@ -28,7 +29,7 @@ def make_data(num_classes=3, in_memory=True, val=40) -> Data:
         rows = np.arange(first, last)
         return Split(name, image_set, rows, image_set.labels[rows], images if in_memory else None, Decoding(8))
 
-    report = {"bad_files": [], "warnings": [] if val >= 30 else [f"val has {val} images"]}
+    report = {"bad_files": [], "num_ignored_files": ignored, "warnings": [] if val >= 30 else [f"val has {val} images"]}
     return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, Decoding(8), "f", report)
 
 
@@ -138,3 +139,20 @@ def test_memory_counts_weights_gradients_optimizer_average_and_activations(
     parameters, outputs = 192 * 10 + 10 + 10 * 4 + 4, 192 + 10 + 10 + 4
     estimate = estimate_memory(config, plan_batches(config.train, 50), module, 8)
     assert estimate == parameters * weight_bytes * copies + outputs * 10 * activation_bytes
+
+
+def test_files_that_are_no_images_by_their_names_are_told():
+    assert "ignored" not in described(make_config())["split"]
+    assert described(make_config(), ignored=1)["split"].endswith("; 1 other file ignored")
+    assert described(make_config(), ignored=1200)["split"].endswith("; 1,200 other files ignored")
+
+
+def test_a_warmup_that_is_longer_than_the_run_is_refused():
+    data, config = make_data(), make_config(num_epochs=None, num_steps=10)
+    plan = plan_batches(config.train, len(data.train))
+    for warmup in ("0", "10 steps", "100%"):
+        config.optim.warmup = warmup
+        check_plan(config, data, plan)
+    config.optim.warmup = "11 steps"
+    with pytest.raises(UsageError, match=r"optim.warmup=11 steps is 11 steps, but the run has 10: .* optim.warmup=5%"):
+        check_plan(config, data, plan)

@@ -16,7 +16,15 @@ import pytest
 from distcls.config import Config
 from distcls.config_yaml import to_yaml
 from distcls.errors import DiskError, UsageError
-from distcls.run_folder import LENGTH, AlreadyFinished, choose_folder, fill_from, length_of, lock_folder
+from distcls.run_folder import (
+    LENGTH,
+    AlreadyFinished,
+    choose_folder,
+    fill_from,
+    length_of,
+    lock_folder,
+    refuse_other_cut,
+)
 from distcls.status import StatusFile, read_status
 
 
@@ -285,3 +293,11 @@ def test_no_status_or_a_torn_one_is_empty(tmp_path):
     assert read_status(tmp_path) == {}
     (tmp_path / "status.json").write_text('{"state": "fin')
     assert read_status(tmp_path) == {}
+
+
+def test_processes_that_cannot_share_its_micro_batches_are_told_how_many_can():
+    stored = make_config(train__global_batch_size=64, train__micro_batch_size=16)
+    for world_size in (1, 2, 4):
+        refuse_other_cut(make_config(), stored, world_size, Path("runs/a"))
+    with pytest.raises(UsageError, match=r"runs/a was begun with train.micro_batch_size=16.* Start 1, 2 or 4;"):
+        refuse_other_cut(make_config(), stored, 8, Path("runs/a"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -313,3 +314,19 @@ def test_the_rate_of_a_group_is_its_share_of_the_rate_of_the_step():
     train(state, train_step, 2)
     rates = {group["lr_scale"]: group["lr"] for group in state.optimizer.param_groups}
     assert rates == {0.1: pytest.approx(0.05 * 2 / 4 * 0.1), 1.0: pytest.approx(0.05 * 2 / 4)}
+
+
+def test_why_a_run_stopped_early_can_be_told_when_no_evaluation_was_a_number():
+    state, _ = evaluations("loss", [math.nan, math.nan])
+    assert state.why_stopped_early("loss").endswith("in 2 evaluations the loss was not a number")
+
+
+def test_the_average_has_the_buffers_of_the_model_when_it_is_looked_at():
+    config = make_config()
+    config.train.ema_decay = 0.9
+    state, _ = start(config)
+    for module in (state.module, state.ema):
+        assert module is not None
+        module.register_buffer("seen", torch.zeros(1))
+    state.module.seen += 3
+    assert state.eval_module is state.ema and state.ema.seen == 3

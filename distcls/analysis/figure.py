@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distcls.errors import DiskError
+from distcls.text_file import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +89,8 @@ def _fonts() -> list[str]:
 
 
 def shorten(text: str, length: int) -> str:
-    """The start and the end of a long text: class names often differ only there."""
+    """The start and the end of a long text: class names often differ only there. What cannot be drawn is a "?"."""
+    text = shown(text)
     if len(text) <= length:
         return text
     end = (length - 1) // 3

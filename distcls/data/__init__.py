@@ -149,11 +149,16 @@ def _refuse_differences(processes: Processes, seen_here: object, in_words: str) 
 def _decoding_to_crop_from(
     image_set: ImageSet, random_crop: RandomCrop, decoding: Decoding, config: DataConfig
 ) -> Decoding:
-    """What training crops are cut from: squares of data.decode_size, arrays as they are, or the whole image."""
+    """What training crops are cut from: squares of data.decode_size, square arrays as they are, or the whole image."""
     if config.decode_size is not None:
+        if config.decode_size < decoding.shape[0]:
+            raise UsageError(
+                f"data.decode_size={config.decode_size} is smaller than the {decoding.shape[0]} pixels that the model "
+                "sees, which would be enlarged: make it as large or more, set data.image_size, or leave it out"
+            )
         return dataclasses.replace(decoding, image_size=config.decode_size)
-    if isinstance(image_set, ArraySet):
-        return dataclasses.replace(decoding, image_size=max(image_set.images.shape[1:3]))
+    if isinstance(image_set, ArraySet) and image_set.images.shape[1] == image_set.images.shape[2]:
+        return dataclasses.replace(decoding, image_size=image_set.images.shape[1])
     return random_crop
 
 

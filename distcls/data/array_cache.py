@@ -6,6 +6,7 @@ checking its sums, takes a while at each start.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from distcls.data.cache_folder import explaining_disk_errors, folder_beside, rename_unless_there
+from distcls.data.cache_folder import explaining_disk_errors, folder_beside, oldest_in_use, rename_unless_there
 from distcls.data.image_set import ArraySet, ImageSet, digest
 from distcls.data.mapped_file import MappedFile
 
@@ -41,6 +42,8 @@ def open_arrays(cache: Path, title: str, read: Callable[[], Iterable[Arrays]]) -
     if not _is_complete(cache):
         with explaining_disk_errors(cache):
             _write_arrays(read(), cache)
+    with contextlib.suppress(OSError):  # somebody else's
+        os.utime(cache / "about.json")  # used: not to be removed yet
     about = json.loads((cache / "about.json").read_text())
     return {split: _mapped_set(title, split, cache, about) for split in about["shapes"]}
 
@@ -76,6 +79,14 @@ def _write_arrays(splits: Iterable[Arrays], cache: Path) -> None:
         if cache.exists() and not _is_complete(cache):
             shutil.rmtree(cache)
         rename_unless_there(building, cache)
+    _remove_unused(cache.parent)
+
+
+def _remove_unused(folder: Path) -> None:
+    for about in folder.glob("*/about.json"):
+        with contextlib.suppress(OSError):
+            if about.stat().st_mtime < oldest_in_use():
+                shutil.rmtree(about.parent)
 
 
 def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:

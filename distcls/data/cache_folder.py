@@ -5,11 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from distcls.config import DataConfig
 from distcls.errors import DiskError
+
+UNUSED_DAYS = 30
+"""Every edit of an image folder, or of an .npz, leaves what was decoded before: it goes when unused for so long."""
+
+
+def oldest_in_use() -> float:
+    """The time, in seconds as time.time() counts, before which what was used last may go."""
+    return time.time() - UNUSED_DAYS * 86_400
 
 
 def cache_folder(config: DataConfig) -> Path:

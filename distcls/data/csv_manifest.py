@@ -133,6 +133,8 @@ def _read(manifest: Manifest) -> tuple[dict[str, _Part], dict[str, int]]:
     with manifest.reader() as reader:
         while rows := list(itertools.islice(reader, CHUNK)):
             for split, paths, labels in _cut(manifest, list(filter(None, rows))):
+                if not paths:  # all of these lines were blank
+                    continue
                 parts[split].listings.append(list_files(os.path.dirname(manifest.file), paths))
                 parts[split].label_ids.append(np.fromiter(map(numbering.__getitem__, labels), np.int64, len(labels)))
     return dict(parts), dict(numbering)
@@ -197,7 +199,9 @@ def _image_sets(manifest: Manifest, parts: dict[str, _Part], numbering: dict[str
 
 
 def _sorted(names: set[str]) -> list[str]:
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))  # "1" and "01" are two classes
+    return sorted(names)
 
 
 def _unknown_class(manifest: Manifest, class_names: list[str]) -> BadDataError:

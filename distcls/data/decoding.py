@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
+import PIL
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# Part of the key of every cache of decoded images: raise it whenever `decode` gives other pixels.
 DECODER_VERSION = 3
+DECODER = (DECODER_VERSION, PIL.__version__)
+"""Part of the key of every cache of decoded images. Raise the version whenever `decode` gives other pixels."""
 
 # Pillow would also open EPS (by running Ghostscript), PDF and forty more; images of the world are these.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")

@@ -15,7 +15,10 @@ from distcls.data.image_set import ImageSet, digest
 from distcls.errors import BadDataError, MissingInputError, UsageError
 
 # Folder names, in lower case, that stand for a split.
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"},
+    **{"test": "test", "testing": "test"},
+}
 
 # What tells a layout that has an opener of its own: a path under the root, and its data.name.
 NAMED_LAYOUTS = {
@@ -78,6 +81,8 @@ def open_folder(config: DataConfig) -> dict[str, ImageSet]:
     _refuse_named_layouts(root)
     split_folders = _split_folders(root)
     names = class_folders(os.path.join(root, split_folders["train"]))
+    if split_folders == {"train": ""}:
+        _refuse_splits_as_classes(root, names)
     return {split: list_class_folders(root, folder, names, names) for split, folder in split_folders.items()}
 
 
@@ -116,6 +121,19 @@ def _split_folders(root: str) -> dict[str, str]:
     if with_classes:  # without this, test/cat/1.jpg would be an image of a class "test"
         raise MissingInputError(f"{root} has {found[with_classes[0]]}/ but no train/ with class folders. {LAYOUTS}")
     return {"train": ""}
+
+
+def _refuse_splits_as_classes(root: str, names: list[str]) -> None:
+    """seg_train/ and seg_test/, each with the same folders, are no two classes: a model would learn who is in test."""
+    if len(names) > 3 or not any("train" in name.lower() for name in names):
+        return
+    inner = [subfolders(os.path.join(root, name)) for name in names]
+    if len(inner[0]) > 1 and all(folders == inner[0] for folders in inner):
+        raise UsageError(
+            f"{root} has the folders {', '.join(names)}, each with the folders {', '.join(inner[0][:SHOWN_FOLDERS])}"
+            f"{' …' if inner[0][SHOWN_FOLDERS:] else ''}: these look like splits, not like classes. Rename them, or "
+            "make links to them, as train, val and test."
+        )
 
 
 def class_folders(folder: str) -> list[str]:

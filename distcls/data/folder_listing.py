@@ -12,7 +12,10 @@ import numpy as np
 
 from distcls.errors import MissingInputError
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
+)
 
 MISSING = -1
 """Size of a file that is not there."""

@@ -22,7 +22,8 @@ class MicroBatch:
     rows: torch.Tensor | None = None
     """Which of `pixels` the images are, (m,); None: all of them, in order."""
     went_bad: dict[int, str] = field(default_factory=dict)
-    """Place and "path: reason" of images that cannot be read any more: they are black, and weigh nothing."""
+    """Place and "path: reason" of images that cannot be read any more: they, and what they are mixed into, weigh
+    nothing."""
 
     @property
     def own_pixels(self) -> torch.Tensor:
@@ -30,10 +31,10 @@ class MicroBatch:
         return taken(self.pixels, self.rows)
 
     def weights(self) -> torch.Tensor:
-        """What each image counts in the loss: 1, or 0 for one that went bad; (m,)."""
+        """What each image counts in the loss: 1, or 0 for one that went bad or was mixed with such a one; (m,)."""
         weights = torch.ones(len(self.labels), device=self.labels.device)
         weights[list(self.went_bad)] = 0
-        return weights
+        return weights * weights[self.numbers["partner"]] if "partner" in self.numbers else weights
 
 
 def taken(pixels: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:

@@ -9,7 +9,6 @@ import math
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -19,16 +18,14 @@ import numpy as np
 
 from distcls.config import DataConfig
 from distcls.data.byte_size import parse_size
-from distcls.data.cache_folder import explaining_disk_errors
+from distcls.data.cache_folder import explaining_disk_errors, oldest_in_use
 from distcls.data.decode_journal import Chunk, Journal, checksum, open_journal
-from distcls.data.decoding import DECODER_VERSION, BadImageError, Decoding
+from distcls.data.decoding import DECODER, BadImageError, Decoding
 from distcls.data.folder import FolderSet
 from distcls.data.image_set import ArraySet, ImageSet
 from distcls.data.mapped_file import MappedFile
 from distcls.data.parallel_decode import DecodeJob, Progress, checked_image, cut_chunks, do_all
 from distcls.errors import DiskError
-
-UNUSED_DAYS = 30  # every edit of an image folder leaves a file of up to data.cache behind: it goes after this time
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ class _PixelFile:
     def _key(self) -> str:
         modified = self.image_set.modified if isinstance(self.image_set, FolderSet) else ""
         how = astuple(self.decoding) if self.keeps_pixels else self.decoding.float_range
-        return hashlib.sha256(repr((self.image_set.fingerprint(), modified, how, DECODER_VERSION)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.image_set.fingerprint(), modified, how, *DECODER)).encode()).hexdigest()
 
     def read_record(self) -> dict[str, Any]:
         return json.loads(self.record_path.read_text())
@@ -240,7 +237,7 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _remove_unused(folder: Path) -> None:
-    oldest = time.time() - UNUSED_DAYS * 86_400
+    oldest = oldest_in_use()
     for path in folder.glob("distcls-*"):
         record = path.with_suffix(".json")
         last_use = max((file.stat().st_mtime for file in (path, record) if file.exists()), default=0.0)

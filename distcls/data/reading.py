@@ -20,6 +20,7 @@ from distcls import signals
 from distcls.data import BadImageError, Split
 from distcls.data.image_transforms import ImageTransforms
 from distcls.data.resampling import crop_and_resize, resize
+from distcls.errors import OutOfMemoryError
 
 SECONDS_BEFORE_RETRY = 0.5
 """A network file system that stumbles is often back by then."""
@@ -102,7 +103,14 @@ def _resident(split: Split, device: torch.device) -> torch.Tensor:
         return torch.from_numpy(split.pixels)
     place = (id(split.pixels), device)
     if place not in _copies:
-        _copies[place] = torch.from_numpy(split.pixels).to(device)
+        try:
+            _copies[place] = torch.from_numpy(split.pixels).to(device)
+        except torch.OutOfMemoryError as error:
+            size = split.pixels.nbytes / 1e9
+            raise OutOfMemoryError(
+                f"the decoded images, {size:.1f} GB, do not fit {device}. Leave them on the disk, which "
+                "changes nothing in what is computed: data.cache=0, with data.disk_cache='200 GB' if the disk has room."
+            ) from error
     return _copies[place]
 
 

@@ -43,7 +43,7 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
         )
     try:
         return MODELS[config.name](num_classes, image_size, **config.args)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         known = list(inspect.signature(MODELS[config.name]).parameters)[2:]
         raise UsageError(
             f"model.args={config.args} do not fit model.name={config.name}: {error}. It takes {', '.join(known)}."
@@ -59,7 +59,7 @@ def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
         raise UsageError(f"model.name=torchvision/{name}: torchvision {version} has no such model.{hint}")
     try:
         return torchvision.models.get_model(name, num_classes=num_classes, **args)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).rstrip(".")
         advice = " For trained weights: model.init_from=FILE." if "weights" in args else ""
         raise UsageError(f"model.args={args} do not fit model.name=torchvision/{name}: {reason}.{advice}") from error

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distcls.errors import MissingInputError, UsageError
+from distcls.status import read_status
 
 Tensors = dict[str, torch.Tensor]
 
@@ -47,11 +48,14 @@ def init_from(model: nn.Module, source: str, class_names: list[str]) -> list[str
 
 
 def find_weights(path: Path) -> Path:
-    """The weights file of a run folder: of its model/, or else the newest best ones; a file is itself."""
+    """The weights of a run folder, in model/, or the newest best ones while the run goes on; a file is itself."""
     if path.is_dir():
+        kept = [path / "model" / "model.safetensors", path / "model.safetensors"]
         best = sorted(path.glob("checkpoints/best-*/model.safetensors"), reverse=True)
         newest = sorted(path.glob("checkpoints/step-*/model.safetensors"), reverse=True)
-        for candidate in [path / "model" / "model.safetensors", path / "model.safetensors", *best, *newest]:
+        # model/ of a finished run that was made longer is older than its best weights so far.
+        goes_on = read_status(path).get("state", "finished") != "finished"
+        for candidate in [*best, *kept, *newest] if goes_on else [*kept, *best, *newest]:
             if candidate.exists():
                 return candidate
     elif path.exists():

@@ -21,3 +21,10 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> No
     """
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), 1 - decay)
+
+
+@torch.no_grad()
+def copy_buffers(ema: nn.Module, module: nn.Module) -> None:
+    """Give the average the model's buffers as they are: they may be anything, such as counters."""
+    for mine, theirs in zip(ema.buffers(), module.buffers(), strict=True):
+        mine.copy_(theirs)

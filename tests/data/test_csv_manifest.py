@@ -156,3 +156,16 @@ def test_one_missing_image_is_a_bad_image(write: Callable[[str], Path], tmp_path
     config = DataConfig(name="csv", root=str(file), cache_dir=str(tmp_path / "cache"), max_bad_fraction=0.1)
     report = build_data(config, one_process).report
     assert report["bad_files"] == [{"path": "dog/020.png", "reason": "No such file or directory"}]
+
+
+def test_numbers_that_are_equal_and_written_otherwise_have_one_order(write: Callable[[str], Path]) -> None:
+    """A set has another order in each process."""
+    labels = ["1", "01", "2", "02", "001"]
+    lines = [f"{folder}/{i:03}.png,{label}" for i, label in enumerate(labels) for folder in ("cat", "dog")]
+    image_sets = opened(write("\n".join(["path,label", *lines])))
+    assert image_sets["train"].class_names == ["001", "01", "1", "02", "2"]
+
+
+def test_a_file_of_nothing_but_blank_lines_lists_no_images(write: Callable[[str], Path]) -> None:
+    with pytest.raises(BadDataError, match="lists no images"):
+        opened(write("path,label\n\n\n"))

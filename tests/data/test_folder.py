@@ -31,7 +31,7 @@ def test_class_folders_in_the_root(two_classes: Path) -> None:
     assert image_set.image(3, Decoding(8))[0, 0, 0] == 30
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "Validation"])
+@pytest.mark.parametrize("val", ["val", "valid", "Validation", "dev"])
 def test_split_folders_are_aligned_by_name(tmp_path: Path, make_images: Callable[..., None], val: str) -> None:
     for folder in ("train/ant", "train/bee", f"{val}/bee", "test/ant", "test/bee"):
         make_images(tmp_path / folder, 2)
@@ -46,8 +46,9 @@ def test_images_are_found_at_any_depth_and_by_any_common_name(
 ) -> None:
     make_images(two_classes / "cat" / "a" / "b", 1, suffix=".JPG")
     (two_classes / "cat" / "a" / "ä ö.webp").write_bytes(b"")
-    names = [opened(two_classes).name(i) for i in range(12)]
-    assert "cat/a/b/000.JPG" in names and "cat/a/ä ö.webp" in names
+    (two_classes / "cat" / "photo.jfif").write_bytes(b"")
+    names = [opened(two_classes).name(i) for i in range(13)]
+    assert "cat/a/b/000.JPG" in names and "cat/photo.jfif" in names and "cat/a/ä ö.webp" in names
     assert names == sorted(names)
 
 
@@ -157,3 +158,16 @@ def test_an_unreadable_folder_is_named(two_classes: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(MissingInputError, match="cannot list the folder .*dog: Permission denied"):
         opened(two_classes)
+
+
+def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path, make_images: Callable[..., None]) -> None:
+    for folder in ("Training/ant", "Training/bee", "Testing/ant", "Testing/bee"):
+        make_images(tmp_path / "known" / folder, 2)
+        make_images(tmp_path / "unknown" / folder.replace("ing/", "ing_set/"), 2)
+    image_sets = open_folder(DataConfig(name="folder", root=str(tmp_path / "known")))
+    assert {split: image_set.class_names for split, image_set in image_sets.items()} == {
+        "train": ["ant", "bee"],
+        "test": ["ant", "bee"],
+    }
+    with pytest.raises(UsageError, match=r"Testing_set, Training_set, each with the folders ant, bee: .* train, val"):
+        opened(tmp_path / "unknown")

@@ -16,7 +16,8 @@ from distcls.data.augmentation import draw_numbers
 from distcls.data.decoding import Decoding
 from distcls.data.image_set import ArraySet
 from distcls.data.loader import eval_batches, train_batches
-from distcls.errors import UsageError
+from distcls.data.micro_batch import MicroBatch
+from distcls.errors import OutOfMemoryError, UsageError
 
 CPU = torch.device("cpu")
 NUM = 23
@@ -196,6 +197,24 @@ def test_a_file_is_tried_twice_and_then_weighs_nothing(monkeypatch):
             assert torch.equal(micro.pixels, good.pixels * torch.tensor(weights).view(3, 1, 1, 1).byte())
             assert torch.equal(micro.labels, good.labels)
     assert num_bad >= 2  # 2.6 epochs
+
+
+def test_what_a_bad_image_is_mixed_into_weighs_nothing_either():
+    """It has shares of black pixels, and of a label that belongs to none of them."""
+    partner = torch.tensor([1, 2, 0, 3])
+    batch = MicroBatch(0, torch.zeros(4, 2, 2, 3), torch.zeros(4), {"partner": partner}, went_bad={2: "gone"})
+    assert batch.weights().tolist() == [1, 0, 0, 1]
+
+
+def test_images_that_do_not_fit_the_device_are_told_with_what_helps(monkeypatch):
+    """Smaller micro-batches do not."""
+
+    def no_room(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "to", no_room)
+    with pytest.raises(OutOfMemoryError, match=r"do not fit meta.*data\.cache=0"):
+        reading._resident(make_split(True), torch.device("meta"))
 
 
 # Evaluation ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from distcls.data.augmentation import draw_crops
 from distcls.data.decoding import Decoding, decode
 from distcls.data.random_crop import NUM_DRAWS, TRIES, RandomCrop, random_boxes
 from distcls.data.resampling import _resample, crop_and_resize
+from distcls.errors import UsageError
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -180,3 +181,19 @@ def test_crops_are_a_function_of_seed_and_step() -> None:
     assert first.shape == (8, NUM_DRAWS) and np.array_equal(first, draw_crops(PLAN, 1))
     assert not np.array_equal(first, draw_crops(PLAN, 2))
     assert not np.array_equal(first, draw_crops(dataclasses.replace(PLAN, seed=1), 1))
+
+
+def test_crops_of_arrays_that_are_not_square_see_their_sides(tmp_path: Path) -> None:
+    images = np.zeros((12, 8, 16, 3), np.uint8)
+    images[:, :, :3] = 255
+    np.savez(tmp_path / "wide.npz", images=images, labels=np.arange(12) % 2)
+    config = DataConfig(name="npz", root=str(tmp_path / "wide.npz"), cache_dir=str(tmp_path / "cache"))
+    config.test_fraction = config.val_fraction = 0
+    data = build_data(config, OneProcess(), crop=RandomResizedCropConfig(scale=[0.5, 1]))
+    pixels = np.array([batch for step in seen(data) for batch in step])
+    assert len(np.unique(pixels.round(6))) > 3, "the white of the left side is in some of the crops"
+
+
+def test_squares_to_crop_from_are_no_smaller_than_what_the_model_sees(build: Callable[..., Data]) -> None:
+    with pytest.raises(UsageError, match=r"data\.decode_size=20 is smaller than the 24 pixels that the model sees"):
+        build(decode_size=20)

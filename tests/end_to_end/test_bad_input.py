@@ -20,7 +20,7 @@ FAST = ["--data", "images", "train.num_steps=2", "train.num_threads=1", "run.tra
 
 
 def write_noise(folder: Path, count: int, suffix: str = "png") -> None:
-    draw = np.random.default_rng([count, *folder.name.encode()])
+    draw = np.random.default_rng([count, *os.fsencode(folder.name)])
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         Image.fromarray(draw.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / f"{i:02}.{suffix}")
@@ -79,7 +79,7 @@ def empty_split(root: Path) -> None:
 
 
 def no_train(root: Path) -> None:
-    (root / "train").rename(root / "training")
+    (root / "train").rename(root / "for-training")
 
 
 def file_instead_of_folder(root: Path) -> None:
@@ -159,3 +159,47 @@ def test_little_data_is_told_before_the_first_step(ranks):
 def test_mutated_files_crash_nothing_and_are_all_named(ranks):
     rejected, named = mutated_images.check_that_all_is_named(ranks.folder, ranks.run, count=24, seed=1)
     assert named >= rejected > 8
+
+
+def test_names_that_are_not_utf8_are_trained_on_measured_and_shown(ranks):
+    """As old archives have them; in class names too."""
+    for name in (b"caf\xe9", b"th\xe9"):
+        write_noise(ranks.folder / "images" / os.fsdecode(name), 40)
+        (ranks.folder / "images" / os.fsdecode(name) / "00.png").rename(
+            ranks.folder / "images" / os.fsdecode(name) / os.fsdecode(b"\xe9.png")
+        )
+    ranks.run("train", *FAST, "--name", "run")
+    run_dir = ranks.folder / "runs" / "run"
+    assert read_json(run_dir / "status.json")["state"] == "finished"
+    assert (run_dir / "plots" / "predictions.png").exists()
+    ranks.run("eval", "runs/run", "--json", "test.json", "--csv", "test.csv")
+    assert read_json(ranks.folder / "test.json")["class_names"] == [os.fsdecode(b"caf\xe9"), os.fsdecode(b"th\xe9")]
+    assert "?.png  " in ranks.run("predict", "runs/run", "images")
+    ranks.run("check", "images", "--json", "found.json", "--plots", "pictures")
+
+
+def test_new_images_are_measured_at_the_size_that_the_model_was_trained_at(ranks):
+    for folder, side in (("images", 24), ("new", 300)):
+        for name in ("cat", "dog"):
+            write_noise(ranks.folder / folder / name, 30)
+            for file in (ranks.folder / folder / name).iterdir():
+                Image.open(file).resize((side, side)).save(file)
+    ranks.run("train", *FAST, "--name", "run")
+    ranks.run("eval", "runs/run", "--data", "new", "--split", "all", "--csv", "all.csv")
+    told = ranks.run("predict", "runs/run", "new", "--top", "1")
+    predicted = {
+        line.split()[0].removeprefix("new/"): line.split()[1] for line in told.splitlines() if ".png  " in line
+    }
+    measured = {row["image"]: row["prediction"] for row in csv.DictReader((ranks.folder / "all.csv").open())}
+    assert len(measured) == 60 and measured == predicted
+    told = ranks.run("eval", "runs/run", "data.image_size=32", expect=2)
+    assert "data.image_size=32: a run is measured as it was trained" in told
+    told = ranks.run("eval", "runs/run", "--json", "no/such.json", expect=66)
+    assert "no/such.json cannot be written: there is no folder no" in told
+
+
+def test_folders_of_images_to_predict_are_listed_as_those_to_train_on(ranks, images):
+    ranks.run("train", *FAST, "--name", "run")
+    (images / "test" / "cat" / "._00.jpg").write_bytes(b"what macOS leaves in archives")
+    (images / "test" / "cat" / "album.jpg").mkdir()
+    assert ranks.run("predict", "runs/run", "images/test").count("images/test/") == 24

@@ -107,3 +107,16 @@ def with_another_rate_on_rank_1() -> None:
         Path("other").mkdir()
         os.chdir("other")
         Path("c.yaml").write_text("optim: {lr: 0.02}\n")
+
+
+def test_all_begin_with_the_weights_that_the_main_process_finds(ranks):
+    """model.init_from is a run folder, which only the first machine has."""
+    ranks.run("train", "--name", "old", *SETTINGS, "train.num_steps=2", setup=on_a_machine_of_its_own)
+    words = ["train", "--name", "new", *SETTINGS, "train.num_steps=5", "model.init_from=runs/old"]
+    words += ["train.micro_batch_size=8", "train.deterministic=true"]
+    ranks.run(*words, world_size=2, setup=on_a_machine_of_its_own)
+    shared = ranks.folder / "machine0/runs/new"
+    before = ledger.digest(shared, 5)
+    shared.rename(ranks.folder / "two")
+    ranks.run(*words, setup=on_a_machine_of_its_own)
+    assert ledger.digest(shared, 5) == before

@@ -72,6 +72,12 @@ def test_arguments_that_do_not_fit_are_an_error():
         build_model(ModelConfig(args={"dropuot": 0.1}), 3, 8)
 
 
+@pytest.mark.parametrize("args", [{"dropout": 2}, {"hidden": -1}])
+def test_values_that_the_layers_refuse_are_an_error(args):
+    with pytest.raises(UsageError, match=r"model.args=.*do not fit model.name=cnn2"):
+        build_model(ModelConfig(args=args), 3, 8)
+
+
 def test_an_unknown_model_names_the_nearest_and_the_known_ones():
     with pytest.raises(UsageError, match=r"model.name=resnet8.*Did you mean 'resnet9'.*torchvision/NAME"):
         build_model(ModelConfig(name="resnet8"), 3, 8)

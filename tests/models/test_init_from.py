@@ -171,3 +171,12 @@ def test_a_file_that_holds_something_else_is_a_usage_error(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "w.pt")
     with pytest.raises(UsageError):
         init_from(make_model(), str(tmp_path / "w.pt"), CLASSES)
+
+
+def test_a_finished_run_that_goes_on_is_used_by_its_best_weights_so_far(run_dir):
+    for step in (5, 9):
+        (run_dir / f"checkpoints/best-{step:08d}").mkdir(parents=True)
+        save_file(make_model(seed=step).state_dict(), run_dir / f"checkpoints/best-{step:08d}/model.safetensors")
+    for state, folder in (("finished", "model"), ("running", "best-00000009"), ("preempted", "best-00000009")):
+        (run_dir / "status.json").write_text(json.dumps({"state": state}))
+        assert find_weights(run_dir).parent.name == folder
