@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -9,6 +10,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from distcls import signals, slurm
 from distcls.arguments import Parser, override
@@ -42,8 +45,6 @@ class Evaluator:
     """Measures modules on splits, on all processes together."""
 
     def __init__(self, config: Config, num_classes: int, normalize: Normalize, processes: Processes) -> None:
-        import dataclasses
-
         from distcls.loss import build_loss
 
         self.batch_size, self.workers = config.train.eval_batch_size, config.data.workers
@@ -140,9 +141,7 @@ def evaluate_run(
     processes = Processes(kept.config.run.device)
     kept.to(processes.device)
     data: Data = build_data(kept.data_config(), processes)
-    if data.class_names != kept.class_names:
-        raise UsageError(f"the data has classes {data.class_names}, the run was trained on {kept.class_names}.")
-    split = _choose(data, split_name, run_dir)
+    split = _aligned(_choose(data, split_name, run_dir), data.class_names, kept.class_names)
     evaluate = Evaluator(kept.config, len(kept.class_names), kept.normalize, processes)
     metrics = evaluate(kept.module, split)
     if metrics is None:
@@ -158,6 +157,18 @@ def evaluate_run(
             write_predictions(csv_file, metrics, split, kept.class_names)
     processes.end()
     return metrics
+
+
+def _aligned(split: Split, names: list[str], class_names: list[str]) -> Split:
+    """The split with the class ids of the run: its folders need not have all of the run's classes."""
+    unknown = [repr(name) for name in names if name not in class_names]
+    if unknown:
+        raise UsageError(
+            f"the run was not trained on {', '.join(unknown[:10])}{' …' if unknown[10:] else ''}: rename or leave out "
+            f"what is called so. Its classes are {', '.join(class_names[:20])}{' …' if class_names[20:] else ''}."
+        )
+    ids = np.array([class_names.index(name) for name in names])
+    return dataclasses.replace(split, labels=ids[split.labels])
 
 
 def _choose(data: Data, name: str, run_dir: Path) -> Split:

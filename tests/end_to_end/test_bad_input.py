@@ -178,9 +178,10 @@ def test_names_that_are_not_utf8_are_trained_on_measured_and_shown(ranks):
     ranks.run("check", "images", "--json", "found.json", "--plots", "pictures")
 
 
-def test_new_images_are_measured_at_the_size_that_the_model_was_trained_at(ranks):
-    for folder, side in (("images", 24), ("new", 300)):
-        for name in ("cat", "dog"):
+def test_new_images_are_measured_as_the_model_was_trained(ranks):
+    """At its size and by its class ids, whatever sizes and classes the new ones have."""
+    for folder, side, names in (("images", 24, "ant cat dog"), ("new", 300, "cat dog")):
+        for name in names.split():
             write_noise(ranks.folder / folder / name, 30)
             for file in (ranks.folder / folder / name).iterdir():
                 Image.open(file).resize((side, side)).save(file)
@@ -192,6 +193,13 @@ def test_new_images_are_measured_at_the_size_that_the_model_was_trained_at(ranks
     }
     measured = {row["image"]: row["prediction"] for row in csv.DictReader((ranks.folder / "all.csv").open())}
     assert len(measured) == 60 and measured == predicted
+    assert {row["label"] for row in csv.DictReader((ranks.folder / "all.csv").open())} == {"cat", "dog"}
+    (ranks.folder / "new" / "dog").rename(ranks.folder / "new" / "wolf")
+    told = ranks.run("eval", "runs/run", "--data", "new", "--split", "all", expect=2)
+    assert (
+        "the run was not trained on 'wolf': rename or leave out what is called so. Its classes are ant, cat, dog."
+        in told
+    )
     told = ranks.run("eval", "runs/run", "data.image_size=32", expect=2)
     assert "data.image_size=32: a run is measured as it was trained" in told
     told = ranks.run("eval", "runs/run", "--json", "no/such.json", expect=66)
