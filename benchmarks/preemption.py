@@ -69,8 +69,9 @@ def save(turns: int) -> None:
         return time.perf_counter() - start
 
     with tempfile.TemporaryDirectory() as folder:
-        run = SimpleNamespace(dir=Path(folder), processes=SimpleNamespace(is_main=True), saved_in=lambda seconds: None)
-        checkpoints = Checkpoints(run, TrainConfig(keep_checkpoints=2), total_steps=99)  # type: ignore[arg-type]
+        processes = SimpleNamespace(is_main=True, moved=lambda: None)
+        run = SimpleNamespace(dir=Path(folder), processes=processes, tracker=None, saved_in=lambda seconds: None)
+        checkpoints = Checkpoints(run, TrainConfig(keep_checkpoints=2))  # type: ignore[arg-type]
         steps(20)
         checkpoints.save(state)
         checkpoints.raise_errors(wait=True)

@@ -45,8 +45,8 @@ T = TypeVar("T")
 class Checkpoints:
     """The checkpoints of one run. Only the main process writes; all of them read, or get what it has read."""
 
-    def __init__(self, run: Run, config: TrainConfig, total_steps: int) -> None:
-        self.run, self.config, self.total_steps = run, config, total_steps
+    def __init__(self, run: Run, config: TrainConfig) -> None:
+        self.run, self.config = run, config
         self.folder = run.dir / "checkpoints"
         self.writer = ThreadPoolExecutor(1, "checkpoint-writer")
         self.writes: list[tuple[str, int, Future[None]]] = []
@@ -63,9 +63,10 @@ class Checkpoints:
 
     # Writing ---------------------------------------------------------------------------------------
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, ended: bool = False) -> None:
         """Begin to write the state at its step, unless step 0 or a checkpoint of it is there; prune when it is done.
 
+        ended: whether this is the end of the run, as long as it was to be.
         Raises the DiskError of a write before this one.
         """
         step, best_step = state.step, state.position.best_step
@@ -87,7 +88,7 @@ class Checkpoints:
                 self.run.progress.warning(f"old checkpoints in {self.folder} could not be pruned: {error}")
 
         position = state.position_dict()
-        length = length_of(self.config, ended=step == self.total_steps)
+        length = length_of(self.config, ended)
         self._begin("step", step, lambda: {**state.tensors(), "optimizer": state.optimizer_state()}, write)
 
     def save_best(self, state: TrainState) -> None:
@@ -191,20 +192,29 @@ class Checkpoints:
         return tensors, optimizer, read_json(path / "state.json")
 
     def _newest(self) -> int | None:
-        """Torn checkpoints are set aside, and named in a warning."""
+        """Torn checkpoints are set aside, and named in a warning. Raises DiskError where they may not be torn."""
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        torn: dict[int, CorruptError] = {}
+        whole = None
         for step in self.steps():
             try:
                 verify_folder(self.path(step))
+                whole = step
+                break
             except CorruptError as reason:
-                aside = self.folder / f"bad-{self.path(step).name}"
-                shutil.rmtree(aside, ignore_errors=True)
-                self.path(step).rename(aside)
-                self.run.progress.warning(f"the checkpoint of step {step} cannot be used ({reason}); it is now {aside}")
-            else:
-                return step
-        return None
+                torn[step] = reason
+        if whole is None and any(reason.is_unreadable for reason in torn.values()):
+            raise DiskError(
+                f"no checkpoint in {self.folder} can be read ({next(iter(torn.values()))}). Nothing was changed: see "
+                "that the disk is there and healthy, then run again; or remove the folder to begin anew."
+            )
+        for step, reason in torn.items():
+            aside = self.folder / f"bad-{self.path(step).name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path(step).rename(aside)
+            self.run.progress.warning(f"the checkpoint of step {step} cannot be used ({reason}); it is now {aside}")
+        return whole
 
     def _is_best_whole(self, step: int) -> bool:
         """Torn best weights cost the run its best so far, not its checkpoints: the weights in those are whole."""

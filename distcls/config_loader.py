@@ -41,10 +41,13 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_s
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config that a run has saved, whatever the number of processes now. Raises UsageError."""
+    """The config that a run has saved, whatever the number of processes now. Raises UsageError.
+
+    What contradicts what may be known better since then: only what `overrides` bring in is judged by that.
+    """
     root = read_yaml(Path(path))
     _override(root, overrides)
-    return _build(root, world_size=1)
+    return _build(root, world_size=1, judged=overrides)
 
 
 _LENGTHS = (["train", "num_steps"], ["train", "num_epochs"])
@@ -98,7 +101,8 @@ def _only_normalize(augment: Given | None) -> dict[str, Given]:
     return {key: given for key, given in settings.items() if key == "normalize"}
 
 
-def _build(root: Given, world_size: int) -> Config:
+def _build(root: Given, world_size: int, judged: Sequence[str] | None = None) -> Config:
+    """The settings. judged: the overrides whose contradictions are looked for; None: everything is."""
     _choose_length(root)
     config = _section(Config, root, "")
     for path in FOLDER_SETTINGS:
@@ -108,6 +112,8 @@ def _build(root: Given, world_size: int) -> Config:
             setattr(getattr(config, section), name, os.path.expanduser(folder))
     for path, problem in contradictions(config, world_size):
         place = _find(root, path.split("."))
+        if judged is not None and (place is None or place.where not in judged):
+            continue
         raise UsageError(f"{place.where}: {problem}" if place else problem)
     return config
 

@@ -6,6 +6,7 @@ a run is true here: a fold that was stopped goes on, one that is finished is not
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -23,7 +24,7 @@ from distcls.cli import run_command
 from distcls.config import Config
 from distcls.errors import BadDataError, DiskError, Preempted, UsageError
 from distcls.metrics_table import metrics_table
-from distcls.run_folder import default_name
+from distcls.run_folder import AlreadyFinished, choose_folder, default_name
 from distcls.text_file import write_text
 
 PR_SET_PDEATHSIG = 1
@@ -50,8 +51,12 @@ def _main(argv: Sequence[str]) -> int:
         )
     stem = _folder_stem(config, options.config_path)
     folders = [stem.with_name(f"{stem.name}-fold{fold}") for fold in range(config.data.folds or 0)]
+    all_words = [[*argv, f"data.fold={fold}", override("run.dir", str(folder))] for fold, folder in enumerate(folders)]
+    for words in all_words:  # a fold that cannot go on is told before another one is trained
+        with contextlib.suppress(AlreadyFinished):
+            choose_folder(parse_train_arguments(words, "crossval")[0], "")
     for fold, folder in enumerate(folders):
-        words = ["train", *argv, f"data.fold={fold}", override("run.dir", str(folder))]
+        words = ["train", *all_words[fold]]
         if options.dry_run or options.print_config:
             return runner.run(words)
         print(f"\nfold {fold} of {len(folders)}: {folder}", flush=True)

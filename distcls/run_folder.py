@@ -91,7 +91,7 @@ def _check_may_continue(path: Path, config: Config) -> None:
             "A run is continued with its own config. Undo the change, or begin another run with --name NAME."
             + (" (A run can be made longer once it has come to its end.)" if is_longer else "")
         )
-    if is_finished(path) and not _differences(stored, config):
+    if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
         raise AlreadyFinished(
             f"{path} is finished. To go on training: the same command with a larger train.num_epochs; "
             f"to see its results: distcls eval {path}"
@@ -151,6 +151,12 @@ def _is_for_later(line: str, stored: Config, config: Config, path: Path) -> bool
 def _has_ended(path: Path) -> bool:
     """Whether the newest checkpoint is of a run that had come to its end, as long as it was to be then."""
     return is_finished(path) or bool(_length(path).get("ended"))
+
+
+def _is_as_long(path: Path, train: TrainConfig) -> bool:
+    """Whether the newest checkpoint is of a run of this length: a longer one may have been killed as it began."""
+    length = _length(path)
+    return not length or (length["num_epochs"], length["num_steps"]) == (train.num_epochs, train.num_steps)
 
 
 def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) -> bool:

@@ -76,7 +76,7 @@ def train(config: Config, name: str) -> Path:
         check_plan(config, data, plan)
         normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
-        checkpoints = Checkpoints(run, config.train, plan.total_steps)
+        checkpoints = Checkpoints(run, config.train)
         newest = checkpoints.newest()
         state = build_state(config, data.class_names, data.image_size, run, with_init_from=newest is None)
         class_weights = weigh_classes(config.loss, data.train.labels, data.class_names)
@@ -104,7 +104,7 @@ def train(config: Config, name: str) -> Path:
             finished = state.step == plan.total_steps or stopped_early
             if is_due(state.step, config.train.checkpoint_every, plan) or stopping or finished:
                 watch.catch_up("save")
-                checkpoints.save(state)
+                checkpoints.save(state, ended=finished)
             checkpoints.raise_errors(wait=stopping or finished)
             if stopping:
                 raise Preempted(f"stopped at step {state.step}: the same command goes on from there.")

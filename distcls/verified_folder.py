@@ -6,11 +6,14 @@ parent is fsynced. All bytes go through Python's files, so that a disk that fail
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,14 +31,20 @@ Writer = Callable[[Any], Any]
 
 CHUNK = 64 * 2**20
 """Bytes after which what is written is waited for."""
-DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
-"""What the system says of files that are gone, or of blocks that the disk has lost."""
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+"""What the system says of files that are not there."""
+DAMAGE = {errno.EIO, getattr(errno, "EUCLEAN", errno.EIO), errno.EBADMSG}
+"""What it says of blocks that the disk has lost."""
+SECONDS_BEFORE_RETRY = 1.0
 UNFINISHED = ".writing-"
 """How the name of a folder begins that is still being written, or was when its process was killed."""
 
 
 class CorruptError(Exception):
     """A folder that is torn or altered; the message is the reason."""
+
+    is_unreadable = False
+    """Whether that is only what the system says of it: a network that is gone says the same as a broken disk."""
 
 
 def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[], None] = lambda: None) -> None:
@@ -44,6 +53,7 @@ def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[
     on_progress is called each time that CHUNK bytes more are on the disk.
     """
     temporary = path.parent / f"{UNFINISHED}{path.name}"
+    replaced = path.parent / f"{UNFINISHED}old-{path.name}-{secrets.token_hex(4)}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -51,15 +61,16 @@ def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[
         _write_file(temporary / "manifest.json", json_writer(manifest), on_progress)
         _fsync(temporary)
         if path.exists():
-            # Out of the way at once: a network file system may keep what somebody has open.
-            replaced = path.parent / f"{UNFINISHED}old-{path.name}"
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.rename(path, replaced)
+            os.rename(path, replaced)  # at once: a network file system keeps what somebody has open
         os.rename(temporary, path)
         _fsync(path.parent)
-        shutil.rmtree(path.parent / f"{UNFINISHED}old-{path.name}", ignore_errors=True)
+        for old in path.parent.glob(f"{UNFINISHED}old-{path.name}-*"):
+            shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # torch.save has its own for what a stream refuses
         shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not path.exists():
+            with contextlib.suppress(OSError):
+                os.rename(replaced, path)
         raise DiskError(f"{path} could not be written: {error}. Older checkpoints are as they were.") from error
 
 
@@ -69,6 +80,16 @@ def verify_folder(path: Path) -> None:
     Raises DiskError where a file is there and cannot be read: rights, or a network that stumbles, damage nothing.
     """
     try:
+        _verify(path)
+    except CorruptError as error:
+        if not error.is_unreadable:
+            raise
+        time.sleep(SECONDS_BEFORE_RETRY)
+        _verify(path)
+
+
+def _verify(path: Path) -> None:
+    try:
         for name, expected in read_json(path / "manifest.json").items():
             size = (path / name).stat().st_size
             if size != expected["size"]:
@@ -77,12 +98,14 @@ def verify_folder(path: Path) -> None:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
                     raise CorruptError(f"{name} does not have the content that was written")
     except OSError as error:
-        if error.errno not in DAMAGE:
+        if error.errno not in GONE | DAMAGE:
             raise DiskError(
                 f"{error.filename or path} cannot be read: {error.strerror}. Nothing was changed: see that you may "
                 "read it and that the disk is there, then run again."
             ) from error
-        raise CorruptError(f"{type(error).__name__}: {error}") from error
+        corrupt = CorruptError(f"{type(error).__name__}: {error}")
+        corrupt.is_unreadable = error.errno in DAMAGE
+        raise corrupt from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptError(f"{type(error).__name__}: {error}") from error
 

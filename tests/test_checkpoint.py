@@ -94,7 +94,7 @@ def flip_bit(path: Path, place: float = 0.5) -> None:
 
 
 def checkpoints_of(run: FakeRun, keep: int) -> Checkpoints:
-    return Checkpoints(run, TrainConfig(keep_checkpoints=keep), total_steps=99)
+    return Checkpoints(run, TrainConfig(keep_checkpoints=keep))
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -251,9 +251,10 @@ def test_a_torn_checkpoint_leads_to_the_one_before(tmp_path, damage):
     assert restored.step == 5
 
 
-@pytest.mark.parametrize("reason", [errno.EACCES, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE])
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.EIO])
 def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, reason):
     """Rights, or a network that stumbles: no checkpoint is set aside, and the run does not begin anew."""
+    monkeypatch.setattr("distcls.verified_folder.SECONDS_BEFORE_RETRY", 0)
     checkpoints = checkpoints_of(FakeRun(tmp_path), keep=2)
     save(checkpoints, at(make_state(), 5))
 
@@ -262,17 +263,58 @@ def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, reason):
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse)
-        with pytest.raises(DiskError, match=r"cannot be read: .*Nothing was changed"):
+        with pytest.raises(DiskError, match=r"(cannot|can) be read.*Nothing was changed"):
             checkpoints.newest()
     assert names(checkpoints) == ["step-00000005"] and checkpoints.newest() == 5
 
 
+def test_a_block_that_is_lost_leads_to_the_checkpoint_before(tmp_path, monkeypatch):
+    """The system says the same of a network that is gone; but then nothing else could be read."""
+    monkeypatch.setattr("distcls.verified_folder.SECONDS_BEFORE_RETRY", 0)
+    checkpoints = checkpoints_of(FakeRun(tmp_path), keep=2)
+    for step in (5, 7):
+        save(checkpoints, at(make_state(), step))
+    whole = Path.open
+
+    def lost(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.parent.name == "step-00000007" and path.name == "optimizer.pt":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return whole(path, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lost)
+        assert checkpoints.newest() == 5
+    assert names(checkpoints) == ["bad-step-00000007", "step-00000005"]
+
+
 def test_a_folder_of_which_files_are_in_use_elsewhere_is_replaced(tmp_path, monkeypatch):
     """As on a network file system, where a folder with an open file cannot be emptied."""
-    write_folder(tmp_path / "model", {"a": lambda file: file.write(b"1")})
+    write_folder(tmp_path / "model", {"a": lambda file: file.write(b"0")})
     monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors=False: None)
-    write_folder(tmp_path / "model", {"a": lambda file: file.write(b"2")})
-    assert (tmp_path / "model" / "a").read_bytes() == b"2"
+    for content in (b"1", b"2"):
+        write_folder(tmp_path / "model", {"a": lambda file, content=content: file.write(content)})
+        assert (tmp_path / "model" / "a").read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    write_folder(tmp_path / "model", {"a": lambda file: file.write(b"1")})
+    Faults(monkeypatch, "rename", OSError(errno.EACCES, "Permission denied"), at=2)
+    with pytest.raises(DiskError, match="model could not be written"):
+        write_folder(tmp_path / "model", {"a": lambda file: file.write(b"2")})
+    assert (tmp_path / "model" / "a").read_bytes() == b"1" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_checkpoint_tells_how_long_the_run_was_to_be_and_whether_it_ended(tmp_path, ended):
+    run = FakeRun(tmp_path)
+    synced: list[bool] = []
+    run.tracker.sync = lambda: synced.append((tmp_path / "checkpoints" / "step-00000005").exists())
+    checkpoints = Checkpoints(run, TrainConfig(num_epochs=3.0))
+    checkpoints.save(at(make_state(), 5), ended)
+    checkpoints.raise_errors(wait=True)
+    told = json.loads((checkpoints.path(5) / "length.json").read_text())
+    assert told == {"num_epochs": 3.0, "num_steps": None, "ended": ended}
+    assert synced == [False], "rows of metrics.csv are on the disk before the checkpoint after them is"
 
 
 def test_a_checkpoint_that_was_set_aside_is_written_again(tmp_path):

@@ -180,3 +180,11 @@ def test_every_config_of_the_repository_loads(path: Path) -> None:
     load_config(path, [])
     first_line = path.read_text(encoding="utf-8").splitlines()[0]
     assert first_line == "# yaml-language-server: $schema=schema.json"
+
+
+def test_a_saved_config_is_not_judged_by_rules_that_came_later(write_config) -> None:
+    path = write_config("optim: {schedule: constant, min_lr: 1e-5}\n")
+    assert "optim.min_lr is for" in message(path=path)
+    assert read_config(path).optim.min_lr == 1e-5
+    with pytest.raises(UsageError, match=r"data.fold=9: data.fold=9 is one of how many"):
+        read_config(path, ["data.fold=9"])

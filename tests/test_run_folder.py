@@ -176,6 +176,12 @@ def test_a_longer_run_of_which_no_step_was_trained_can_be_taken_back():
         choose_folder(make_config(run__name="a", train__num_epochs=40.0), "digits")
 
 
+def test_a_longer_run_that_was_killed_as_it_began_is_not_called_finished():
+    path = begin(Path("runs/a"), make_config(), "finished", step=5)
+    (path / "config.yaml").write_text(to_yaml(make_config(train__num_epochs=60.0)))
+    assert choose_folder(make_config(run__name="a", train__num_epochs=60.0), "digits") == path
+
+
 def test_without_a_name_another_length_is_another_run():
     begin(Path("runs/digits"), make_config(), step=5)
     assert choose_folder(make_config(train__num_epochs=60.0), "digits") == Path("runs/digits-2")

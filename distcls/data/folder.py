@@ -15,10 +15,9 @@ from distcls.data.image_set import ImageSet, digest
 from distcls.errors import BadDataError, MissingInputError, UsageError
 
 # Folder names, in lower case, that stand for a split.
-SPLIT_FOLDERS = {
-    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"},
-    **{"test": "test", "testing": "test"},
-}
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+FURTHER_SPLIT_FOLDERS = {"training": "train", "dev": "val", "testing": "test"}
+"""Those that stand for one only where there is no better name, and class folders in them."""
 
 # What tells a layout that has an opener of its own: a path under the root, and its data.name.
 NAMED_LAYOUTS = {
@@ -115,6 +114,13 @@ def _split_folders(root: str) -> dict[str, str]:
             )
         if split:
             found[split] = folder
+    further = {
+        split: folder
+        for folder in subfolders(root)
+        if (split := FURTHER_SPLIT_FOLDERS.get(folder.lower())) and subfolders(os.path.join(root, folder))
+    }
+    if "train" in found or "train" in further:
+        found |= {split: folder for split, folder in further.items() if split not in found}
     with_classes = [split for split, folder in found.items() if subfolders(os.path.join(root, folder))]
     if "train" in with_classes:
         return found
@@ -125,7 +131,9 @@ def _split_folders(root: str) -> dict[str, str]:
 
 def _refuse_splits_as_classes(root: str, names: list[str]) -> None:
     """seg_train/ and seg_test/, each with the same folders, are no two classes: a model would learn who is in test."""
-    if len(names) > 3 or not any("train" in name.lower() for name in names):
+    trains = [name for name in names if "train" in name.lower()]
+    others = [name for name in names if any(word in name.lower() for word in ("test", "val", "dev"))]
+    if len(names) > 3 or not trains or not others:
         return
     inner = [subfolders(os.path.join(root, name)) for name in names]
     if len(inner[0]) > 1 and all(folders == inner[0] for folders in inner):

@@ -108,6 +108,10 @@ def _explaining_unreadable(folder: str) -> Iterator[None]:
         raise MissingInputError(f"cannot list the folder {folder}: {error.strerror}") from error
 
 
+def _lies_in(folder: bytes, link: bytes) -> bool:
+    return (os.path.realpath(folder) + b"/").startswith(os.path.realpath(link) + b"/")
+
+
 def _walk(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
     """Each visible file with its path, in bytes: encoding a million names takes a while."""
     with _explaining_unreadable(os.fsdecode(folder)), os.scandir(folder) as entries:
@@ -115,6 +119,8 @@ def _walk(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.DirEntry[byt
             if _is_hidden(entry.name):
                 continue
             if entry.is_dir():
+                if entry.is_symlink() and _lies_in(folder, entry.path):
+                    continue  # a link to a folder that it lies in: there is no end to it
                 yield from _walk(entry.path, prefix + entry.name + b"/")
             else:
                 yield prefix + entry.name, entry

@@ -25,6 +25,11 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> No
 
 @torch.no_grad()
 def copy_buffers(ema: nn.Module, module: nn.Module) -> None:
-    """Give the average the model's buffers as they are: they may be anything, such as counters."""
-    for mine, theirs in zip(ema.buffers(), module.buffers(), strict=True):
-        mine.copy_(theirs)
+    """Give the average the model's buffers as they are: they may be anything, such as counters.
+
+    Those that a forward pass makes, or gives another shape, are left to the average's own.
+    """
+    theirs = dict(module.named_buffers())
+    for name, mine in ema.named_buffers():
+        if name in theirs and theirs[name].shape == mine.shape:
+            mine.copy_(theirs[name])

@@ -31,7 +31,7 @@ def test_class_folders_in_the_root(two_classes: Path) -> None:
     assert image_set.image(3, Decoding(8))[0, 0, 0] == 30
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "Validation", "dev"])
+@pytest.mark.parametrize("val", ["val", "valid", "Validation", "Dev"])
 def test_split_folders_are_aligned_by_name(tmp_path: Path, make_images: Callable[..., None], val: str) -> None:
     for folder in ("train/ant", "train/bee", f"{val}/bee", "test/ant", "test/bee"):
         make_images(tmp_path / folder, 2)
@@ -169,5 +169,22 @@ def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path, make_im
         "train": ["ant", "bee"],
         "test": ["ant", "bee"],
     }
+    for folder in ("train/ant", "train/bee", "testing", "val/ant", "dev/ant"):  # better names, and one without classes
+        make_images(tmp_path / "both" / folder, 2)
+    image_sets = open_folder(DataConfig(name="folder", root=str(tmp_path / "both")))
+    assert [(split, image_set.name(0)) for split, image_set in image_sets.items()] == [
+        ("train", "train/ant/000.png"),
+        ("val", "val/ant/000.png"),
+    ]
+    for name in ("pretrained", "scratch"):  # classes
+        for folder in ("front", "side"):
+            make_images(tmp_path / "models" / name / folder, 2)
+    assert opened(tmp_path / "models").class_names == ["pretrained", "scratch"]
     with pytest.raises(UsageError, match=r"Testing_set, Training_set, each with the folders ant, bee: .* train, val"):
         opened(tmp_path / "unknown")
+
+
+def test_a_link_to_a_folder_around_it_is_not_followed_for_ever(two_classes: Path) -> None:
+    (two_classes / "cat" / "loop").symlink_to(two_classes / "cat")
+    (two_classes / "dog" / "up").symlink_to(two_classes)
+    assert len(opened(two_classes)) == 30

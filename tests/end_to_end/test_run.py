@@ -78,6 +78,19 @@ def test_the_same_name_says_that_it_is_finished_and_goes_on_when_extended(ranks)
     assert read_json(ranks.folder / "runs" / "a" / "status.json")["step"] == 12
 
 
+def test_a_run_that_was_stopped_is_not_made_longer_before_its_end(ranks):
+    """Its weights would depend on when it was stopped."""
+    words = ["train", "--name", "a", *FAST[1:], "train.checkpoint_every=4 steps"]
+    group = ranks.start(*words, "train.num_steps=4000")
+    await_step(ranks.folder / "runs" / "a", 4)
+    os.kill(group.processes[0].pid, signal.SIGTERM)
+    group.finish(expect=75)
+    told = ranks.run(*words, "train.num_steps=5000", expect=2)
+    assert "train.num_steps: 4000 -> 5000" in told and "can be made longer once it has come to its end" in told
+    told = ranks.run(*words, "train.num_steps=4000", world_size=2, expect=2)
+    assert "was begun with train.micro_batch_size=" in told and "2 processes cannot share the 1 such parts" in told
+
+
 def test_without_a_name_a_finished_run_is_left_alone(ranks):
     ranks.run("train", *FAST)
     ranks.run("train", *FAST)

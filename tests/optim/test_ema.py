@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from distcls.optim.ema import build_ema, update_ema
+from distcls.optim.ema import build_ema, copy_buffers, update_ema
 
 
 def test_the_average_starts_as_a_copy_that_is_not_trained():
@@ -56,3 +56,15 @@ def test_tied_weights_stay_tied():
     update_ema(ema, module, 0.0, 5)
     assert ema[1].weight is ema[0].weight
     assert torch.equal(ema[0].weight, module[0].weight)
+
+
+def test_buffers_that_a_forward_pass_makes_or_resizes_are_left_to_the_average():
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("count", torch.zeros(1))
+    model.register_buffer("cache", torch.zeros(2))
+    ema = build_ema(model)
+    model.count += 3
+    model.cache = torch.ones(5)
+    model.register_buffer("mask", torch.ones(4))
+    copy_buffers(ema, model)
+    assert (ema.count, ema.cache.tolist()) == (3, [0, 0]) and not hasattr(ema, "mask")
