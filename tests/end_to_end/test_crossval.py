@@ -29,11 +29,14 @@ def test_all_folds_are_run_and_a_killed_or_stopped_one_goes_on(ranks) -> None:
     group.kill()
     (runs[0] / "status.json").unlink()
     group = ranks.start("crossval", "--name", "cv", *SETTINGS)
-    await_step(runs[0], 10)
+    await_step(runs[1], 10)
     os.kill(group.processes[0].pid, signal.SIGTERM)
     assert group.wait() == [75], group.output()
-    stopped = read_json(runs[0] / "status.json")
-    assert stopped["state"] == "preempted" and stopped["reason"] == "SIGTERM" and not runs[1].exists()
+    stopped = read_json(runs[1] / "status.json")
+    assert stopped["state"] == "preempted" and stopped["reason"] == "SIGTERM"
+    told = ranks.run("crossval", "--name", "cv", *SETTINGS, "train.num_steps=200", expect=2)
+    assert "runs/cv-fold1 holds a run of another config:\n  train.num_steps: 150 -> 200" in told
+    assert read_json(runs[0] / "status.json")["step"] == 150, "no fold was made longer before that was found"
 
     output = ranks.run("crossval", "--name", "cv", *SETTINGS)
     assert [read_json(run / "status.json")["state"] for run in runs] == ["finished"] * 2
