@@ -140,7 +140,7 @@ def evaluate_run(
     kept = load_kept_model(run_dir, [*overrides, *(UNCUT if split_name == "all" else [])])
     processes = Processes(kept.config.run.device)
     kept.to(processes.device)
-    data: Data = build_data(kept.data_config(), processes)
+    data: Data = build_data(kept.data_config(), processes, least_classes=1)
     split = _aligned(_choose(data, split_name, run_dir), data.class_names, kept.class_names)
     evaluate = Evaluator(kept.config, len(kept.class_names), kept.normalize, processes)
     metrics = evaluate(kept.module, split)

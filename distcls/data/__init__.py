@@ -75,15 +75,16 @@ def build_data(
     processes: Processes,
     progress: Progress | None = None,
     crop: RandomResizedCropConfig | None = None,
+    least_classes: int = 2,
 ) -> Data:
     """Opens, decodes, checks and splits the images; all processes of a run call it together and get the same.
 
     progress(images done, images in all) is called in the one process per machine that decodes, once per
     image set and size. crop: what training cuts out of its images, which decides how they are decoded; without
-    it, all splits are as evaluation sees them.
+    it, all splits are as evaluation sees them. least_classes: 1 where nothing is learned.
     Raises UsageError, MissingInputError, BadDataError and DiskError, each saying what to do.
     """
-    image_sets = _open_once_per_machine(config, processes)
+    image_sets = _open_once_per_machine(config, processes, least_classes)
     prints = {name: image_set.fingerprint() for name, image_set in image_sets.items()}
     _refuse_differences(processes, prints, f"{sum(map(len, image_sets.values())):,} images")
     decoding = choose_decoding(config, image_sets["train"])
@@ -125,14 +126,14 @@ def build_data(
     return data
 
 
-def _open_once_per_machine(config: DataConfig, processes: Processes) -> dict[str, ImageSet]:
+def _open_once_per_machine(config: DataConfig, processes: Processes, least_classes: int) -> dict[str, ImageSet]:
     """One process of each machine goes first: it alone downloads, and unpacks what the others then map."""
     if processes.is_local_main:
-        image_sets = open_image_sets(config)
+        image_sets = open_image_sets(config, least_classes)
         processes.wait_for_everyone()
         return image_sets
     processes.wait_for_everyone()
-    return open_image_sets(dataclasses.replace(config, download=False))
+    return open_image_sets(dataclasses.replace(config, download=False), least_classes)
 
 
 def _refuse_differences(processes: Processes, seen_here: object, in_words: str) -> None:

@@ -185,8 +185,6 @@ def _image_sets(manifest: Manifest, parts: dict[str, _Part], numbering: dict[str
     names = [label.strip() for label in numbering]
     in_train = np.unique(np.concatenate(parts["train"].label_ids))
     class_names = _sorted({names[number] for number in in_train})
-    if len(class_names) < 2:
-        raise BadDataError(f"{manifest.file} has one class only, {class_names[0]!r}: it takes two classes")
     position = {name: label for label, name in enumerate(class_names)}
     labels = np.array([position.get(name, -1) for name in names], np.int64)
     image_sets: dict[str, ImageSet] = {}

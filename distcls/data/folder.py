@@ -79,8 +79,9 @@ def open_folder(config: DataConfig) -> dict[str, ImageSet]:
     root = existing_root(config)
     _refuse_named_layouts(root)
     split_folders = _split_folders(root)
-    names = class_folders(os.path.join(root, split_folders["train"]))
-    if split_folders == {"train": ""}:
+    is_whole = split_folders == {"train": ""}
+    names = class_folders(os.path.join(root, split_folders["train"]), least=1 if is_whole else 2)
+    if is_whole:
         _refuse_splits_as_classes(root, names)
     return {split: list_class_folders(root, folder, names, names) for split, folder in split_folders.items()}
 
@@ -144,12 +145,12 @@ def _refuse_splits_as_classes(root: str, names: list[str]) -> None:
         )
 
 
-def class_folders(folder: str) -> list[str]:
-    """Names of the class folders in a folder. Raises BadDataError where there are less than two."""
+def class_folders(folder: str, least: int = 2) -> list[str]:
+    """Names of the class folders in a folder. Raises BadDataError where there are less than that."""
     names = subfolders(folder)
     if not names:
         raise BadDataError(f"{folder} has no class folders in it. {LAYOUTS}")
-    if len(names) < 2:
+    if len(names) < least:
         raise BadDataError(f"{folder} has one class folder only, {names[0]}/: it takes two classes. {LAYOUTS}")
     return names
 

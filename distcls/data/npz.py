@@ -79,8 +79,6 @@ def _classes(file: Path, arrays: np.lib.npyio.NpzFile, train_labels: str) -> tup
     else:
         classes = np.unique(_flat(file, train_labels, arrays[train_labels]))
         class_names = [str(label) for label in classes.tolist()]
-    if len(class_names) < 2:
-        raise BadDataError(f"{file} has one class only, {', '.join(class_names)}: it takes two classes")
     return class_names, classes
 
 

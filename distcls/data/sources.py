@@ -9,7 +9,7 @@ import numpy as np
 from distcls.config import DataConfig
 from distcls.data.csv_manifest import open_csv
 from distcls.data.digits import open_digits
-from distcls.data.folder import open_folder
+from distcls.data.folder import LAYOUTS, open_folder
 from distcls.data.image_set import ImageSet
 from distcls.data.imagenet import open_imagenet, open_tiny_imagenet
 from distcls.data.npz import open_npz
@@ -35,8 +35,10 @@ DATASETS: dict[str, Callable[[DataConfig], dict[str, ImageSet]]] = {
 SPLITS = ("train", "val", "test")
 
 
-def open_image_sets(config: DataConfig) -> dict[str, ImageSet]:
+def open_image_sets(config: DataConfig, least_classes: int = 2) -> dict[str, ImageSet]:
     """Opens the image sets of data.name by the name of their split; train is always there.
+
+    least_classes: one is enough to measure a model on, but not to learn from.
 
     A name with a colon, my_pkg.module:factory, is imported and called with the DataConfig; it returns a
     dict like this one, or one ImageSet to cut splits from. Raises UsageError, BadDataError, and what the opener raises.
@@ -47,6 +49,11 @@ def open_image_sets(config: DataConfig) -> dict[str, ImageSet]:
         raise UsageError(f"{config.name} gave the splits {list(image_sets)}: expected train, and maybe val and test")
     for split, image_set in image_sets.items():
         _check(config.name, split, image_set, image_sets["train"])
+    class_names = image_sets["train"].class_names
+    if len(class_names) < least_classes:
+        problem = f"has one class only, {class_names[0]!r}: it takes two classes to learn."
+        layouts = f" {LAYOUTS}" if config.name == "folder" else ""
+        raise BadDataError(f"{config.root or config.name} {problem}{layouts}")
     return {split: image_sets[split] for split in SPLITS if split in image_sets}
 
 
@@ -68,8 +75,6 @@ def _check(name: str, split: str, image_set: ImageSet, train: ImageSet) -> None:
     if len(set(train.class_names)) != len(train.class_names):
         twice = next(name for name in train.class_names if train.class_names.count(name) > 1)
         raise BadDataError(f"{name} has two classes of the name {twice!r}: give each a name of its own")
-    if len(train.class_names) < 2:
-        raise BadDataError(f"{name} has one class only, {train.class_names}: it takes two classes")
     if image_set.class_names != train.class_names:
         raise BadDataError(f"the {split} split of {name} has other class names than train, or another order")
     if len(image_set) == 0:

@@ -78,7 +78,7 @@ def test_a_changed_file_is_read_again(opened: Callable[..., dict[str, ImageSet]]
         ({"images": GRAY[:, None], "labels": LABELS}, r"\(6, 1, 4, 5\); expected .*transpose\(0, 2, 3, 1\)"),
         ({"images": GRAY, "labels": LABELS[:4]}, "images has 6 images, but labels 4 labels"),
         ({"images": GRAY, "labels": np.eye(6)}, r"labels is float64 \(6, 6\); expected one whole number"),
-        ({"images": GRAY, "labels": LABELS * 0}, "one class only, 0"),
+        ({"images": GRAY, "labels": LABELS * 0}, "one class only, '0'"),
         (
             {"x_train": GRAY, "y_train": LABELS, "x_test": GRAY, "y_test": LABELS + 1},
             "y_test has the class 4, which is none of 3, 7",

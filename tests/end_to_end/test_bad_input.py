@@ -194,6 +194,9 @@ def test_new_images_are_measured_as_the_model_was_trained(ranks):
     measured = {row["image"]: row["prediction"] for row in csv.DictReader((ranks.folder / "all.csv").open())}
     assert len(measured) == 60 and measured == predicted
     assert {row["label"] for row in csv.DictReader((ranks.folder / "all.csv").open())} == {"cat", "dog"}
+    shutil.move(ranks.folder / "new" / "cat", ranks.folder / "cats" / "cat")
+    ranks.run("eval", "runs/run", "--data", "cats", "--split", "all", "--json", "cats.json")
+    assert read_json(ranks.folder / "cats.json")["count"] == 30
     (ranks.folder / "new" / "dog").rename(ranks.folder / "new" / "wolf")
     told = ranks.run("eval", "runs/run", "--data", "new", "--split", "all", expect=2)
     assert (
