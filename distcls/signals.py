@@ -8,6 +8,7 @@ that arrives while torch is being imported must not be lost, or kill the process
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -17,6 +18,9 @@ from collections.abc import Callable
 
 REPEAT = 1.0
 """Seconds in which the same signal again is the same order: a terminal and torchrun both pass Ctrl-C on."""
+
+SECONDS_BETWEEN_LOOKS = 5.0
+"""After so long without a signal, a loader worker looks whether its rank is still there."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -60,36 +64,39 @@ def first_does(reaction: Callable[[str], None] | None) -> None:
         reaction(name)
 
 
-def ignore() -> None:
-    """Loader workers live as long as their rank, which decides what a signal means."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def obey_parent_only() -> None:
     """In a loader worker: no stop signal counts but that of the process that started it, which means its end.
 
-    A rank that fails ends its workers by SIGTERM as it exits, and waits for them.
+    A rank that fails ends its workers by SIGTERM as it exits, and waits for them. One that is gone without a word
+    ends them too: torch looks for that itself, but not for one that went while the worker was still starting.
     """
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, where nobody can tell who sent it
-        ignore()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not hasattr(signal, "sigtimedwait"):  # macOS, where nobody can tell who sent it
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)  # blocked, so that only the thread takes it
-    threading.Thread(target=_await_parent, args=(os.getppid(),), daemon=True, name="distcls-signals").start()
+    threading.Thread(target=_await_parent, daemon=True, name="distcls-signals").start()
 
 
-def _await_parent(parent: int) -> None:
-    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
-        pass
-    os._exit(0)
+def _await_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while True:
+        sent = signal.sigtimedwait(STOP_SIGNALS, SECONDS_BETWEEN_LOOKS)
+        if (sent is None and not parent.is_alive()) or (sent is not None and sent.si_pid == parent.pid):
+            os._exit(0)
 
 
 def _ignore_in_child() -> None:
+    """Children live as long as their rank, which decides what a signal means.
+
+    Blocked, and not ignored: a loader worker that is ended while it still starts has to hear of it later.
+    """
     signal.set_wakeup_fd(-1)
-    ignore()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def _do_nothing(number: int, frame: object) -> None:

@@ -51,6 +51,25 @@ _, status = os.waitpid(child, 0)
 print(os.waitstatus_to_exitcode(status), signals.received(), flush=True)
 """
 
+WORKERS = """
+import multiprocessing, os, signal, sys, time
+from distcls import signals
+signals.SECONDS_BETWEEN_LOOKS = 0.2
+
+def work(seconds):
+    time.sleep(seconds)  # it still starts
+    signals.obey_parent_only()
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    signals.install()
+    worker = multiprocessing.get_context(sys.argv[1]).Process(target=work, args=(float(sys.argv[2]),), daemon=True)
+    worker.start()
+    time.sleep(0.5)
+    {end}
+"""
+
 IMPORTS = """
 import sys
 from distcls import signals
@@ -128,6 +147,21 @@ def test_the_code_tells_the_second_signal(start):
 
 def test_forked_children_ignore_the_signals_and_tell_nobody(start):
     assert line(start(FORKS)) == "7 None"
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("end", ["os._exit(3)", "worker.terminate(); worker.join(); os._exit(3)"])
+def test_a_worker_ends_with_its_rank_even_while_it_still_starts(tmp_path, method, seconds, end):
+    """Its output is a pipe that nobody else holds: it closes when the worker is gone."""
+    (tmp_path / "rank.py").write_text(WORKERS.format(end=end))
+    command = [sys.executable, str(tmp_path / "rank.py"), method, str(seconds)]
+    rank = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        rank.communicate(timeout=30)
+    finally:
+        rank.kill()
+    assert rank.returncode == 3
 
 
 def test_a_signal_that_is_not_for_stopping_is_left_alone():
