@@ -94,8 +94,15 @@ def settings_of_options(data: str | None, name: str | None) -> tuple[list[str], 
     overrides = [] if name is None else [override("run.name", name)]
     if data is None:
         return overrides, []
-    name = {".csv": "csv", ".npz": "npz"}.get(Path(data).suffix.lower(), "folder")
-    return [*overrides, override("data.root", data)], [f"data.name={name}"]
+    return [*overrides, override("data.root", data)], [f"data.name={kind_of_data(data)}"]
+
+
+KINDS_OF_DATA = ("folder", "csv", "npz")
+
+
+def kind_of_data(path: str) -> str:
+    """data.name for what --data names, by how it ends."""
+    return {".csv": "csv", ".npz": "npz"}.get(Path(path).suffix.lower(), "folder")
 
 
 def override(key: str, text: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import itertools
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,10 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distcls import signals, slurm
-from distcls.arguments import Parser, override
+from distcls.arguments import KINDS_OF_DATA, Parser, kind_of_data, override
 from distcls.cli import run_command
-from distcls.config import Config
+from distcls.config import Config, DataConfig
+from distcls.config_loader import read_config
 from distcls.errors import MissingInputError, UsageError
+from distcls.run_folder import is_run_folder
 from distcls.status import read_status
 
 if TYPE_CHECKING:
@@ -116,9 +120,15 @@ def _main(argv: Sequence[str]) -> int:
     for file in (options.json, options.csv):
         if file is not None and not file.parent.is_dir():
             raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Make it first.")
-    moved = [] if options.data is None else [override("data.root", options.data)]
+    moved = [] if options.data is None else [override("data.root", options.data), *_kind_of(options)]
     evaluate_run(Path(options.run), options.split, [*moved, *options.overrides], options.json, options.csv)
     return 0
+
+
+def _kind_of(options: argparse.Namespace) -> list[str]:
+    """data.name, where the images lie in another kind of place than those of the run did."""
+    name = read_config(Path(options.run) / "config.yaml").data.name if is_run_folder(Path(options.run)) else None
+    return [f"data.name={kind_of_data(options.data)}"] if name in KINDS_OF_DATA else []
 
 
 def evaluate_run(
@@ -138,25 +148,46 @@ def evaluate_run(
     from distcls.report import print_metrics, write_metrics, write_predictions
 
     kept = load_kept_model(run_dir, [*overrides, *(UNCUT if split_name == "all" else [])])
-    processes = Processes(kept.config.run.device)
-    kept.to(processes.device)
-    data: Data = build_data(kept.data_config(), processes, least_classes=1)
-    split = _aligned(_choose(data, split_name, run_dir), data.class_names, kept.class_names)
-    evaluate = Evaluator(kept.config, len(kept.class_names), kept.normalize, processes)
-    metrics = evaluate(kept.module, split)
-    if metrics is None:
-        raise KeyboardInterrupt
-    if processes.is_main:
-        state = read_status(run_dir).get("state")
-        if state != "finished":
-            print(f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr)
-        print_metrics(split_name, metrics, kept.class_names)
-        if json_file is not None:
-            write_metrics(json_file, metrics, kept.class_names)
-        if csv_file is not None:
-            write_predictions(csv_file, metrics, split, kept.class_names)
-    processes.end()
+    if split_name == "all" and _is_same_place(kept.config.data, run_dir):
+        raise UsageError(
+            f"--split all is for images that the run was not trained on, and {kept.config.data.root} is what it was "
+            "trained on: give other ones with --data DIR, or --split test, val or train"
+        )
+    if split_name != "all" and not is_run_folder(run_dir):
+        raise MissingInputError(
+            f"{run_dir} does not say which images are in its {split_name} split: give the run folder around it; or "
+            "other images, with --data DIR --split all"
+        )
+    with Processes(kept.config.run.device) as processes:
+        kept.to(processes.device)
+        data: Data = build_data(kept.data_config(), processes, least_classes=1)
+        split = _aligned(_choose(data, split_name, run_dir), data.class_names, kept.class_names)
+        evaluate = Evaluator(kept.config, len(kept.class_names), kept.normalize, processes)
+        metrics = evaluate(kept.module, split)
+        if metrics is None:
+            raise KeyboardInterrupt
+        if processes.is_main:
+            state = read_status(run_dir).get("state")
+            if state not in ("finished", None):
+                print(
+                    f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr
+                )
+            print_metrics(split_name, metrics, kept.class_names)
+            if json_file is not None:
+                write_metrics(json_file, metrics, kept.class_names)
+            if csv_file is not None:
+                write_predictions(csv_file, metrics, split, kept.class_names)
     return metrics
+
+
+def _is_same_place(data: DataConfig, run_dir: Path) -> bool:
+    """Whether these are the images that the run has its splits from."""
+    before = read_config(run_dir / "config.yaml").data
+    return (data.name, data.args, data.root and os.path.realpath(data.root)) == (
+        before.name,
+        before.args,
+        before.root and os.path.realpath(before.root),
+    )
 
 
 def _aligned(split: Split, names: list[str], class_names: list[str]) -> Split:

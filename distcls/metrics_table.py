@@ -75,4 +75,7 @@ def _has_top5(row: Mapping[str, Any]) -> bool:
 
 
 def _cell(column: Column, value: Any) -> str:
-    return "" if value is None else format(value, column.format)
+    if value is None:
+        return ""
+    too_wide = isinstance(value, float) and abs(value) >= 10 ** (column.width - 5)  # a loss that diverges
+    return format(value, ".3g" if too_wide else column.format)

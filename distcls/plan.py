@@ -12,6 +12,9 @@ from distcls.errors import UsageError
 from distcls.loss import weigh_classes
 from distcls.processes import Processes
 
+LARGEST_FOR_SMALL_MODELS = 96
+"""Pixels from which on the hidden layer of cnn2 and cnn3 has more weights than there is to learn."""
+
 
 def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
     """Raises UsageError where a setting needs a split that is not there, or more steps than there are."""
@@ -49,6 +52,7 @@ def describe(
         *_warn_of_batch(plan),
         ("images", _describe_images(data)),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
+        *_warn_of_model(config, data, trained),
         ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
         (
             "batch",
@@ -63,7 +67,15 @@ def _warn_of_batch(plan: BatchPlan) -> list[tuple[str, str]]:
     if plan.global_batch_size <= plan.num_images:
         return []
     text = f"a batch of {plan.global_batch_size:,} is more than the {plan.num_images:,} training images: "
-    return [("warning", f"{text}each step sees all of them, {plan.epoch(1):.3g} times")]
+    advice = "a smaller train.global_batch_size gives more steps"
+    return [("warning", f"{text}each step sees all of them, {plan.epoch(1):.3g} times; {advice}")]
+
+
+def _warn_of_model(config: Config, data: Data, trained: int) -> list[tuple[str, str]]:
+    if config.model.name not in ("cnn2", "cnn3") or data.image_size <= LARGEST_FOR_SMALL_MODELS:
+        return []
+    text = f"{config.model.name} is made for small images, and has {trained:,} weights at {data.image_size} pixels: "
+    return [("warning", f"{text}try model.name=resnet9 or torchvision/resnet18, with augment.flip=true")]
 
 
 def _describe_balance(config: Config, data: Data) -> list[tuple[str, str]]:
@@ -138,7 +150,11 @@ def describe_plan(
             "checkpoint",
             f"{describe_every(config.train.checkpoint_every)}, the last {config.train.keep_checkpoints} are kept",
         ),
-        ("memory", f"about {memory / 2**20:,.0f} MiB per process for weights, optimizer and activations"),
+        (
+            "memory",
+            f"about {memory / 2**20:,.0f} MiB per process for weights, optimizer and activations, beside "
+            "what libraries and their buffers take",
+        ),
     ]
 
 

@@ -47,7 +47,17 @@ class Processes:
             self._ballots = dist.new_group(backend="gloo", timeout=TIMEOUT)
             self.peers = Peers(self.rank, self.world_size)
             self.wait_for_everyone()
-            dist.distributed_c10d._set_pg_timeout(PATIENCE, self._ballots)
+            # Public since torch 2.14 or so, and private before.
+            set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+            set_timeout(PATIENCE, self._ballots)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Leave together where all of them do: else the others would tell that one is gone without a word."""
+        if error is None or (isinstance(error, DistclsError) and error.on_all_ranks):
+            self.end()
 
     def wait_for_everyone(self) -> None:
         """Returns when all processes have called it."""

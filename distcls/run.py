@@ -57,9 +57,7 @@ class Run:
     def __init__(self, config: Config, processes: Processes, default_name: str) -> None:
         self.processes = processes
         self.dir, stored = processes.from_main(lambda: self._open(config, default_name))
-        if stored is not None:
-            refuse_other_cut(config, stored, processes.world_size, self.dir)
-        self.config = resolve(fill_from(config, stored) if stored else config, processes)
+        self.config = resolve(config, stored, self.dir, processes)
         refuse_differences(self.config, processes)
         self.device = processes.device
         self.dtype = torch.float64 if self.config.train.precision == "float64" else torch.float32
@@ -78,6 +76,7 @@ class Run:
         self.tracker: Tracker | None = None
         self.step = 0
         self.reason: str | None = None
+        self._goes_on, self._has_begun = stored is not None, False
         status = processes.from_main(self._begin_folder)
         self.is_shared = all(processes.from_all(read_status(self.dir) == status))
         """Whether all processes see the folder: on several machines, that takes a shared file system."""
@@ -112,16 +111,26 @@ class Run:
             if self._lock is None:
                 self.progress.warning(f"{self.dir} is on a file system without locks: start nothing else in it")
             self.tracker = Tracker(self.dir, self.config.run.trackers)
-            write_text(self.dir / "config.yaml", to_yaml(self.config))
-            write_text(self.dir / "env.json", json.dumps(environment(self.processes), indent=2) + "\n")
+            if not self._goes_on:
+                self._write_about()
             self.status.write("running", 0, "start")
             return read_status(self.dir)
         except OSError as error:
             raise DiskError(f"{self.dir} cannot be written: {error}") from error
 
+    def _write_about(self) -> None:
+        write_text(self.dir / "config.yaml", to_yaml(self.config))
+        write_text(self.dir / "env.json", json.dumps(environment(self.processes), indent=2) + "\n")
+
     def begin(self) -> None:
-        """Training begins: a signal means to save from now on, and standing still is a fault."""
+        """Training begins: a signal means to save from now on, and standing still is a fault. Raises DiskError."""
         signals.first_does(None)
+        self._has_begun = True
+        if self._goes_on and self.status is not None:  # not before: a start that was refused changes nothing
+            try:
+                self._write_about()
+            except OSError as error:
+                raise DiskError(f"{self.dir} cannot be written: {error}") from error
         self.processes.expect_progress(self.config.run.hang_timeout)
 
     def _leave(self, signal_name: str) -> None:
@@ -153,7 +162,9 @@ class Run:
         ):
             status = StatusFile(self.dir)
         with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
-            if status is not None:
+            if status is not None and not self._has_begun:
+                status.write_end_of_start(state, reason)
+            elif status is not None:
                 status.write(state, self.step, "end", reason)
 
     def prepare(self, module: nn.Module, distributed: bool, compiled: bool = True) -> nn.Module:
@@ -279,8 +290,14 @@ def _ending(error: BaseException) -> tuple[str, int, str]:
     return "failed", 1, traceback.format_exception_only(error)[-1].strip()
 
 
-def resolve(config: Config, processes: Processes) -> Config:
-    """Settle what the config leaves open: once, at the first start; the run folder keeps it."""
+def resolve(config: Config, stored: Config | None, path: Path, processes: Processes) -> Config:
+    """Settle what the config leaves open: once, at the first start; the run folder, at `path`, has it `stored`.
+
+    Raises UsageError for what these processes cannot do.
+    """
+    if stored is not None:
+        refuse_other_cut(config, stored, processes.world_size, path)
+        config = fill_from(config, stored)
     train = config.train
     cuda = processes.device.type == "cuda"
     if train.precision == "auto":

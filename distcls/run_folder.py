@@ -62,6 +62,11 @@ def choose_folder(config: Config, default_name: str) -> Path:
     raise AssertionError("there is always a next number")
 
 
+def is_run_folder(path: Path) -> bool:
+    """Whether a run has been there long enough to know its data."""
+    return all((path / name).exists() for name in ("config.yaml", "classes.json", "preprocessing.json", "splits.json"))
+
+
 def stored_config(path: Path) -> Config | None:
     """The config of the run in a folder, or None where there is no run."""
     file = path / "config.yaml"

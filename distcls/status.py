@@ -21,7 +21,8 @@ class StatusFile:
         self.next_write = 0.0
         self.has_ended = False
         self.lock = threading.Lock()  # the last word may come from another thread than the main one
-        self.save_seconds: float | None = read_status(path).get("save_seconds")
+        self.before = read_status(path)
+        self.save_seconds: float | None = self.before.get("save_seconds")
         """How long the last checkpoint took to write, in this start or the one before."""
 
     def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
@@ -30,6 +31,12 @@ class StatusFile:
             if not self.has_ended:
                 self.has_ended = phase == "end"
                 self._write(state, step, phase, reason)
+
+    def write_end_of_start(self, state: str, reason: str | None) -> None:
+        """The last word of a start that trained nothing: a finished run stays one, and any other stays at its step."""
+        if self.before.get("state") == "finished":
+            state, reason = "finished", self.before.get("reason")
+        self.write(state, self.before.get("step", 0), "end", reason)
 
     def _write(self, state: str, step: int, phase: str, reason: str | None) -> None:
         start = time.monotonic()

@@ -19,7 +19,7 @@ from distcls.cli import run_command
 from distcls.config import Config
 from distcls.config_yaml import to_yaml
 from distcls.errors import Preempted
-from distcls.run_folder import choose_folder, default_name
+from distcls.run_folder import choose_folder, config_to_keep, default_name, steps_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,7 +122,7 @@ def train(config: Config, name: str) -> Path:
 
 
 def dry_run(config: Config, name: str) -> None:
-    """Print what `train` would do, as far as it can be known without a run folder and without training."""
+    """Print what `train` would do, as far as it can be known without training. It writes nothing."""
     import dataclasses
 
     from distcls.batches import plan_batches
@@ -135,18 +135,20 @@ def dry_run(config: Config, name: str) -> None:
     from distcls.progress import Progress
     from distcls.run import resolve
 
-    processes = Processes(config.run.device)
-    config = resolve(config, processes)
-    data = build_data(config.data, processes, crop=config.augment.random_resized_crop)
-    plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
-    check_plan(config, data, plan)
-    build_transforms(config.augment.transforms, config.train.seed, data.image_size)
-    module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
-    build_optimizer(config.optim, module)
-    if processes.is_main:
-        folder = choose_folder(config, name)
-        Progress().header([*describe_plan(config, data, plan, module, processes), ("folder", str(folder))])
-    processes.end()
+    with Processes(config.run.device) as processes:
+        folder = processes.from_main(lambda: choose_folder(config, name))
+        step, stored = processes.from_main(lambda: (steps_of(config, folder), config_to_keep(folder)))
+        config = resolve(config, stored, folder, processes)
+        data = build_data(config.data, processes, crop=config.augment.random_resized_crop)
+        plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
+        check_plan(config, data, plan)
+        build_transforms(config.augment.transforms, config.train.seed, data.image_size)
+        module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
+        build_optimizer(config.optim, module)
+        if processes.is_main:
+            goes_on = f", going on from step {step:,}" if step else ""
+            described = describe_plan(config, data, plan, module, processes)
+            Progress().header([*described, ("folder", f"{folder}{goes_on}")])
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def test_too_little_data_is_told():
     assert described(make_config(global_batch_size=50), val=12)["warning"] == "val has 12 images"
     assert "warning" not in described(make_config(global_batch_size=50))
     told = described(make_config(global_batch_size=100))["warning"]
-    assert told == "a batch of 100 is more than the 50 training images: each step sees all of them, 2 times"
+    assert told == "a batch of 100 is more than the 50 training images: each step sees all of them, 2 times; " + (
+        "a smaller train.global_batch_size gives more steps"
+    )
 
 
 def test_steps_and_epochs_are_told():
@@ -156,3 +158,10 @@ def test_a_warmup_that_is_longer_than_the_run_is_refused():
     config.optim.warmup = "11 steps"
     with pytest.raises(UsageError, match=r"optim.warmup=11 steps is 11 steps, but the run has 10: .* optim.warmup=5%"):
         check_plan(config, data, plan)
+
+
+def test_a_small_model_for_large_images_is_warned_of(monkeypatch):
+    assert "warning" not in described(make_config(global_batch_size=50))
+    monkeypatch.setattr(Data, "image_size", 224)
+    told = described(make_config(global_batch_size=50))["warning"]
+    assert told.startswith("cnn2 is made for small images, and has ") and "try model.name=resnet9" in told

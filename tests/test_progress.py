@@ -13,7 +13,7 @@ import time
 import pytest
 
 from distcls.errors import DiskError
-from distcls.metrics_table import metrics_table
+from distcls.metrics_table import EvaluationTable, metrics_table
 from distcls.progress import Progress
 
 ROW = {"epoch": 1.0, "step": 20, "train_loss": 0.5, "loss": 0.4, "accuracy": 0.9, "macro_f1": 0.88, "ece": 0.05}
@@ -252,3 +252,8 @@ def test_a_stream_that_knows_only_ascii():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stdout.startswith("? one ?\n")
+
+
+def test_a_loss_that_diverges_keeps_to_its_column():
+    table = EvaluationTable({**ROW, "loss": 1.0}, 200)
+    assert len(table.line({**ROW, "loss": 2.6e23, "train_loss": 12345678.9})) == len(table.head())

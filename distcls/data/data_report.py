@@ -73,12 +73,8 @@ def check_bad_fraction(config: DataConfig, image_sets: Mapping[str, ImageSet], d
     if head is None:
         return
     shown = [f"  {file['path']}: {file['reason']}" for file in bad[:SHOWN]]
-    records = [str(of_set.record) for of_set in decoded.values() if of_set.bad]
-    more = [f"  and {len(bad) - SHOWN:,} more"] if len(bad) > SHOWN else []
-    advice = (
-        f"By their position in the sorted listing, all are in {' and '.join(records)}. {how_to_go_on(len(bad), total)}"
-    )
-    raise BadDataError("\n".join([f"{head}:", *shown, *more, advice]))
+    more = [f"  and {len(bad) - SHOWN:,} more: distcls check lists them all"] if len(bad) > SHOWN else []
+    raise BadDataError("\n".join([f"{head}:", *shown, *more, how_to_go_on(len(bad), total)]))
 
 
 def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
@@ -147,6 +143,11 @@ def too_little(splits: list[Split]) -> list[str]:
         for split in splits[1:]
         if 0 < len(split) < FEW_TO_MEASURE
     ]
+    for split in splits[1:]:
+        absent = [name for name, count in _counts(split)["per_class"].items() if count == 0]
+        if absent and len(split):
+            some = ", ".join(absent[:SHOWN]) + (" …" if len(absent) > SHOWN else "")
+            found.append(f"{split.name} has no images of {len(absent)} classes ({some}): says nothing of them")
     if "val" not in {split.name for split in splits}:
         found.append("there is no val split: no best weights are chosen, the last ones are kept")
     return found

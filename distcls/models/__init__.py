@@ -32,7 +32,9 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Mo
 
 def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
     if ":" in config.name:
-        return call_by_name("model.name", config.name, num_classes, **config.args)
+        model = call_by_name("model.name", config.name, num_classes, **config.args)
+        _check_outputs(config.name, model, num_classes, image_size)
+        return model
     if config.name.startswith("torchvision/"):
         return _torchvision_model(config.name.removeprefix("torchvision/"), num_classes, config.args)
     if config.name not in MODELS:
@@ -48,6 +50,29 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
         raise UsageError(
             f"model.args={config.args} do not fit model.name={config.name}: {error}. It takes {', '.join(known)}."
         ) from error
+
+
+def _check_outputs(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
+    """Raises UsageError where two images do not give a number per class each: some losses would not notice.
+
+    What fails here for another reason, such as a model that only runs on a GPU, is told when it is trained.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model.name={name} gave a {type(model).__name__}, expected a torch.nn.Module.")
+    was_training = model.training
+    try:
+        with torch.inference_mode():
+            outputs = model.eval()(torch.zeros(2, 3, image_size, image_size))
+    except Exception:
+        return
+    finally:
+        model.train(was_training)
+    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    if shape != (2, num_classes):
+        raise UsageError(
+            f"model.name={name} gives {shape} for two images of {image_size} pixels, expected (2, {num_classes}): one "
+            "number per class, before any softmax."
+        )
 
 
 def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:

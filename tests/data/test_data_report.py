@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from distcls.data.data_report import changed_images
+import numpy as np
+
+from distcls.data.data_report import changed_images, too_little
+from distcls.data.decoding import Decoding
+from distcls.data.image_set import ArraySet
+from distcls.data.split import Split
 
 
 def test_what_came_and_went_is_told_before_what_moved_because_of_it():
@@ -26,3 +31,15 @@ def test_without_names_numbers_are_compared():
 def test_the_same_names_mean_other_files():
     lists = {"train": ["a/1"], "val": ["a/2"]}
     assert changed_images(lists, lists) == ["files changed their size or label"]
+
+
+def test_classes_that_a_split_lacks_are_told() -> None:
+    image_set = ArraySet("made", ["ant", "bee", "cat"], np.repeat([0, 1, 2], 40), np.zeros((120, 2, 2, 3), np.uint8))
+
+    def split(name: str, rows: np.ndarray) -> Split:
+        return Split(name, image_set, rows, image_set.labels[rows], None, Decoding(2))
+
+    told = too_little(
+        [split("train", np.arange(120)), split("val", np.arange(40)), split("test", np.arange(0, 120, 3))]
+    )
+    assert told == ["val has no images of 2 classes (bee, cat): says nothing of them"]

@@ -78,6 +78,37 @@ def test_the_same_name_says_that_it_is_finished_and_goes_on_when_extended(ranks)
     assert read_json(ranks.folder / "runs" / "a" / "status.json")["step"] == 12
 
 
+def test_a_start_that_is_refused_leaves_a_finished_run_as_it_was(ranks):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        for i in range(40):
+            path = ranks.folder / "images" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (6 * i, 0, 255 * (name == "cat"))).save(path)
+    words = ["train", "--data", "images", "--name", "a", *FAST[1:], "train.global_batch_size=8"]
+    ranks.run(*words, "train.num_steps=8")
+    run_dir = ranks.folder / "runs" / "a"
+    (ranks.folder / "images" / "cat" / "more.png").write_bytes((ranks.folder / "images/cat/1.png").read_bytes())
+    before = {name: (run_dir / name).read_text() for name in ("config.yaml", "env.json", "metrics.json")}
+    assert "1 image is new: cat/more.png" in ranks.run(*words, "train.num_steps=12", expect=2)
+    status = read_json(run_dir / "status.json")
+    assert (status["state"], status["step"], status["reason"]) == ("finished", 8, None)
+    assert {name: (run_dir / name).read_text() for name in before} == before
+    (ranks.folder / "images" / "cat" / "more.png").unlink()
+    assert "is finished" in ranks.run(*words, "train.num_steps=8")
+
+
+def test_a_dry_run_tells_where_a_run_would_go_on_and_is_as_strict(ranks):
+    words = ["train", "--name", "a", *FAST[1:]]
+    ranks.run(*words, "train.num_steps=8", world_size=2)
+    told = ranks.run(*words, "train.num_steps=12", "--dry-run")
+    assert "runs/a, going on from step 8" in told and "1 process × 32 images × 2 accumulation steps" in told
+    told = ranks.run(*words, "train.num_steps=12", "optim.lr=1", "--dry-run", world_size=2, expect=2)
+    assert "optim.lr: 0.002 -> 1.0" in told and "gone without a word" not in told
+    assert "is finished" in ranks.run(*words, "train.num_steps=8", "--dry-run")
+
+
 def test_a_run_that_was_stopped_is_not_made_longer_before_its_end(ranks):
     """Its weights would depend on when it was stopped."""
     words = ["train", "--name", "a", *FAST[1:], "train.checkpoint_every=4 steps"]
@@ -222,6 +253,12 @@ def test_an_evaluation_takes_no_images_that_may_have_been_trained_on(ranks):
     assert "for images that the run has never seen: --data DIR --split all" in output
     output = ranks.run("eval", "runs/a", "--data", "new", "--split", "all", "--json", "all.json")
     assert read_json(ranks.folder / "all.json")["count"] == 10
+    output = ranks.run("eval", "runs/a", "--data", "moved/../moved", "data.root=images", "--split", "all", expect=2)
+    assert "is what it was trained on: give other ones with --data DIR" in output
+    assert "give the run folder around it" in ranks.run("eval", "runs/a/model", expect=66)
+    (ranks.folder / "new.csv").write_text("path,label\n" + "".join(f"new/cat/{i}.png,cat\n" for i in range(5)))
+    ranks.run("eval", "runs/a", "--data", "new.csv", "--split", "all", "--json", "csv.json")
+    assert read_json(ranks.folder / "csv.json")["count"] == 5
     output = ranks.run("eval", "runs/a", "--data", "split", "--split", "all", expect=2)
     assert "the images have splits of their own, train, test: --split one of them" in output
 

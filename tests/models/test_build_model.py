@@ -146,3 +146,19 @@ def test_a_part_that_is_not_there_is_an_error_that_lists_the_parts():
 def test_freezing_everything_is_an_error():
     with pytest.raises(UsageError, match="freezes the whole model"):
         build_model(ModelConfig(freeze=["blocks", "hidden", "head"]), 3, 8)
+
+
+def one_too_many(num_classes: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, num_classes + 1), torch.nn.Dropout())
+
+
+def test_your_own_model_with_other_outputs_than_classes_is_told(monkeypatch):
+    import ledger
+
+    monkeypatch.setattr(ledger, "one_too_many", one_too_many, raising=False)
+    monkeypatch.setattr(ledger, "no_module", lambda num_classes: "a name", raising=False)
+    with pytest.raises(UsageError, match=r"ledger:one_too_many gives \(2, 6\) for two .* expected \(2, 5\)"):
+        build_model(ModelConfig(name="ledger:one_too_many"), 5, 8)
+    with pytest.raises(UsageError, match=r"ledger:no_module gave a str, expected a torch.nn.Module"):
+        build_model(ModelConfig(name="ledger:no_module"), 5, 8)
+    assert build_model(ModelConfig(name="ledger:one_too_many"), 5, 9).training  # a size that it cannot take: told later
