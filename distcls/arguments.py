@@ -94,15 +94,16 @@ def settings_of_options(data: str | None, name: str | None) -> tuple[list[str], 
     overrides = [] if name is None else [override("run.name", name)]
     if data is None:
         return overrides, []
-    return [*overrides, override("data.root", data)], [f"data.name={kind_of_data(data)}"]
+    return [*overrides, override("data.root", data)], [f"data.name={kind_of_data(data) or 'folder'}"]
 
 
 KINDS_OF_DATA = ("folder", "csv", "npz")
 
 
-def kind_of_data(path: str) -> str:
-    """data.name for what --data names, by how it ends."""
-    return {".csv": "csv", ".npz": "npz"}.get(Path(path).suffix.lower(), "folder")
+def kind_of_data(path: str) -> str | None:
+    """data.name for what --data names: by how it ends, or because it is a folder; None where neither tells."""
+    kind = {".csv": "csv", ".npz": "npz"}.get(Path(path).suffix.lower())
+    return kind or ("folder" if os.path.isdir(path) else None)
 
 
 def override(key: str, text: str) -> str:

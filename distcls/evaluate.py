@@ -127,8 +127,9 @@ def _main(argv: Sequence[str]) -> int:
 
 def _kind_of(options: argparse.Namespace) -> list[str]:
     """data.name, where the images lie in another kind of place than those of the run did."""
-    name = read_config(Path(options.run) / "config.yaml").data.name if is_run_folder(Path(options.run)) else None
-    return [f"data.name={kind_of_data(options.data)}"] if name in KINDS_OF_DATA else []
+    config, kind = Path(options.run) / "config.yaml", kind_of_data(options.data)
+    is_kind = config.exists() and read_config(config).data.name in KINDS_OF_DATA
+    return [f"data.name={kind}"] if is_kind and kind is not None else []
 
 
 def evaluate_run(
@@ -150,8 +151,8 @@ def evaluate_run(
     kept = load_kept_model(run_dir, [*overrides, *(UNCUT if split_name == "all" else [])])
     if split_name == "all" and _is_same_place(kept.config.data, run_dir):
         raise UsageError(
-            f"--split all is for images that the run was not trained on, and {kept.config.data.root} is what it was "
-            "trained on: give other ones with --data DIR, or --split test, val or train"
+            f"--split all is for images that the run was not trained on, and {kept.config.data.root or 'this'} is what "
+            "it was trained on: give others with --data DIR, or --split test, val or train"
         )
     if split_name != "all" and not is_run_folder(run_dir):
         raise MissingInputError(
@@ -183,11 +184,8 @@ def evaluate_run(
 def _is_same_place(data: DataConfig, run_dir: Path) -> bool:
     """Whether these are the images that the run has its splits from."""
     before = read_config(run_dir / "config.yaml").data
-    return (data.name, data.args, data.root and os.path.realpath(data.root)) == (
-        before.name,
-        before.args,
-        before.root and os.path.realpath(before.root),
-    )
+    places = [one.root and os.path.realpath(os.path.expanduser(one.root)) for one in (data, before)]
+    return (data.name, data.args, places[0]) == (before.name, before.args, places[1])
 
 
 def _aligned(split: Split, names: list[str], class_names: list[str]) -> Split:

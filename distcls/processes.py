@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 
 from distcls import signals
-from distcls.errors import DistclsError, UsageError
+from distcls.errors import DistclsError, PeerFailed, UsageError
 from distcls.peers import Departure, Peers
 
 T = TypeVar("T")
@@ -56,8 +57,11 @@ class Processes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Leave together where all of them do: else the others would tell that one is gone without a word."""
-        if error is None or (isinstance(error, DistclsError) and error.on_all_ranks):
+        if error is None:
             self.end()
+        elif isinstance(error, DistclsError) and error.on_all_ranks:
+            with contextlib.suppress(PeerFailed):  # this process has its own error to tell
+                self.end()
 
     def wait_for_everyone(self) -> None:
         """Returns when all processes have called it."""

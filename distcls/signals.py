@@ -27,6 +27,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _received: list[int] = []
 _reaction: list[Callable[[str], None]] = []
 _second_leaves = True
+_masks = threading.local()
+"""What was blocked before a fork, in the thread that forks."""
 
 
 def install(second_leaves: bool = True) -> None:
@@ -45,7 +47,7 @@ def install(second_leaves: bool = True) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, _do_nothing)
     threading.Thread(target=_listen, args=(reader, writer), daemon=True, name="distcls-signals").start()
-    os.register_at_fork(after_in_child=_ignore_in_child)
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_ignore_in_child)
 
 
 def received() -> str | None:
@@ -90,13 +92,20 @@ def _await_parent() -> None:
             os._exit(0)
 
 
+def _block() -> None:
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
 def _ignore_in_child() -> None:
-    """Children live as long as their rank, which decides what a signal means.
+    """Children live as long as their rank, which decides what a signal means: they stay blocked there.
 
     Blocked, and not ignored: a loader worker that is ended while it still starts has to hear of it later.
     """
     signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 def _do_nothing(number: int, frame: object) -> None:

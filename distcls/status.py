@@ -21,7 +21,9 @@ class StatusFile:
         self.next_write = 0.0
         self.has_ended = False
         self.lock = threading.Lock()  # the last word may come from another thread than the main one
-        self.before = read_status(path)
+        found = read_status(path)
+        self.before: dict[str, Any] = found.get("before") or found
+        """As the run was left by the start before this one, or by the last that came further than its start."""
         self.save_seconds: float | None = self.before.get("save_seconds")
         """How long the last checkpoint took to write, in this start or the one before."""
 
@@ -33,8 +35,8 @@ class StatusFile:
                 self._write(state, step, phase, reason)
 
     def write_end_of_start(self, state: str, reason: str | None) -> None:
-        """The last word of a start that trained nothing: a finished run stays one, and any other stays at its step."""
-        if self.before.get("state") == "finished":
+        """The last word of a start that trained nothing: a run stays at its step, and finished where it was refused."""
+        if state == "failed" and self.before.get("state") == "finished":
             state, reason = "finished", self.before.get("reason")
         self.write(state, self.before.get("step", 0), "end", reason)
 
@@ -42,6 +44,8 @@ class StatusFile:
         start = time.monotonic()
         status = {"state": state, "step": step, "phase": phase, "reason": reason, "time": now(), "pid": os.getpid()}
         status["save_seconds"] = self.save_seconds
+        if phase == "start":
+            status["before"] = self.before
         write_text(self.path, json.dumps(status) + "\n", durable=False)
         # A slow disk gets fewer updates: they may cost two thousandths of the time at most.
         self.next_write = time.monotonic() + max(0.05, 500 * (time.monotonic() - start))

@@ -307,3 +307,14 @@ def test_processes_that_cannot_share_its_micro_batches_are_told_how_many_can():
         refuse_other_cut(make_config(), stored, world_size, Path("runs/a"))
     with pytest.raises(UsageError, match=r"runs/a was begun with train.micro_batch_size=16.* Start 1, 2 or 4;"):
         refuse_other_cut(make_config(), stored, 8, Path("runs/a"))
+
+
+def test_a_start_that_trained_nothing_leaves_the_run_where_it_was(tmp_path):
+    for state, ended, expected in (("failed", "finished", 9), ("preempted", "preempted", 9)):
+        StatusFile(tmp_path).write("finished", 9, "end", "all done")
+        StatusFile(tmp_path).write("running", 0, "start")  # which is killed, and the next one is refused, or stopped
+        status = StatusFile(tmp_path)
+        status.write("running", 0, "start")
+        status.write_end_of_start(state, "no such data")
+        found = read_status(tmp_path)
+        assert (found["state"], found["step"]) == (ended, expected)

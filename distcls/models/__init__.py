@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from distcls.errors import UsageError
 from distcls.imports import call_by_name, nearest
 from distcls.models.cnn import cnn2, cnn3
 from distcls.models.resnet9 import resnet9
+from distcls.randomness import global_state_kept
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn2": cnn2,
@@ -59,14 +61,12 @@ def _check_outputs(name: str, model: nn.Module, num_classes: int, image_size: in
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model.name={name} gave a {type(model).__name__}, expected a torch.nn.Module.")
-    was_training = model.training
     try:
-        with torch.inference_mode():
-            outputs = model.eval()(torch.zeros(2, 3, image_size, image_size))
+        with torch.no_grad(), global_state_kept():
+            # A copy: a first forward pass may leave something in a model.
+            outputs = copy.deepcopy(model).eval()(torch.zeros(2, 3, image_size, image_size))
     except Exception:
         return
-    finally:
-        model.train(was_training)
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
     if shape != (2, num_classes):
         raise UsageError(

@@ -107,6 +107,8 @@ def test_a_dry_run_tells_where_a_run_would_go_on_and_is_as_strict(ranks):
     told = ranks.run(*words, "train.num_steps=12", "optim.lr=1", "--dry-run", world_size=2, expect=2)
     assert "optim.lr: 0.002 -> 1.0" in told and "gone without a word" not in told
     assert "is finished" in ranks.run(*words, "train.num_steps=8", "--dry-run")
+    told = ranks.run(*words[:1], "--data", "nowhere", "--dry-run", world_size=2, expect=66)
+    assert told.count("nowhere does not exist") == 1 and "gone without a word" not in told
 
 
 def test_a_run_that_was_stopped_is_not_made_longer_before_its_end(ranks):
@@ -254,7 +256,7 @@ def test_an_evaluation_takes_no_images_that_may_have_been_trained_on(ranks):
     output = ranks.run("eval", "runs/a", "--data", "new", "--split", "all", "--json", "all.json")
     assert read_json(ranks.folder / "all.json")["count"] == 10
     output = ranks.run("eval", "runs/a", "--data", "moved/../moved", "data.root=images", "--split", "all", expect=2)
-    assert "is what it was trained on: give other ones with --data DIR" in output
+    assert "give others with --data DIR" in output
     assert "give the run folder around it" in ranks.run("eval", "runs/a/model", expect=66)
     (ranks.folder / "new.csv").write_text("path,label\n" + "".join(f"new/cat/{i}.png,cat\n" for i in range(5)))
     ranks.run("eval", "runs/a", "--data", "new.csv", "--split", "all", "--json", "csv.json")

@@ -162,3 +162,30 @@ def test_your_own_model_with_other_outputs_than_classes_is_told(monkeypatch):
     with pytest.raises(UsageError, match=r"ledger:no_module gave a str, expected a torch.nn.Module"):
         build_model(ModelConfig(name="ledger:no_module"), 5, 8)
     assert build_model(ModelConfig(name="ledger:one_too_many"), 5, 9).training  # a size that it cannot take: told later
+
+
+class Caching(torch.nn.Module):
+    """Keeps something from its first forward pass, as position tables are kept."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(3, num_classes)
+        self.cache: torch.Tensor | None = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.cache is None:
+            self.cache = torch.rand(3)
+        return self.head(images.mean((2, 3)) * self.cache)
+
+
+def test_a_look_at_the_outputs_leaves_nothing_in_the_model(monkeypatch):
+    import ledger
+
+    monkeypatch.setattr(ledger, "caching", Caching, raising=False)
+    torch.manual_seed(0)
+    expected = Caching(5).head.weight, torch.rand(1)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(name="ledger:caching", channels_last=False), 5, 8)
+    assert torch.equal(model.head.weight, expected[0]) and torch.equal(torch.rand(1), expected[1])
+    assert model.cache is None
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
