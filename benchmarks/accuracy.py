@@ -1,6 +1,6 @@
 """Test accuracy of `distcls train` against a loop written by hand with the same recipe, over several seeds.
 
-The recipe is configs/cifar10_cnn.yaml. The hand-written side is plain PyTorch: no process group, no
+The recipe is configs/cifar10_cnn.yaml, for ten epochs. The hand-written side is plain PyTorch: no process group, no
 accumulation, BatchNorm as torch has it, an ordinary shuffle. It takes from distcls only the network's
 definition and the decoded arrays, already split. Both sides keep the weights of the best validation
 accuracy, which is measured after each epoch, and look at the test images once.
