@@ -97,9 +97,6 @@ def settings_of_options(data: str | None, name: str | None) -> tuple[list[str], 
     return [*overrides, override("data.root", data)], [f"data.name={kind_of_data(data) or 'folder'}"]
 
 
-KINDS_OF_DATA = ("folder", "csv", "npz")
-
-
 def kind_of_data(path: str) -> str | None:
     """data.name for what --data names: by how it ends, or because it is a folder; None where neither tells."""
     kind = {".csv": "csv", ".npz": "npz"}.get(Path(path).suffix.lower())

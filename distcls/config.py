@@ -41,6 +41,10 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+KINDS_OF_PATHS = ("folder", "csv", "npz")
+"""Values of data.name for what --data names: their data.root is a folder or a file of the user's."""
+
+
 @dataclass
 class DataConfig:
     """Which images, how they are split, and how they reach the model."""

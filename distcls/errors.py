@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 
 
 def note_exit_code(code: int) -> None:
@@ -12,6 +13,11 @@ def note_exit_code(code: int) -> None:
     if notes:
         with open(notes, "a") as file:
             file.write(f"{code}\n")
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first names for a message: "a, b", and "a, b …" where there are more."""
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 class DistclsError(Exception):

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distcls import signals, slurm
-from distcls.arguments import KINDS_OF_DATA, Parser, kind_of_data, override
+from distcls.arguments import Parser, kind_of_data, override
 from distcls.cli import run_command
-from distcls.config import Config, DataConfig
+from distcls.config import KINDS_OF_PATHS, Config, DataConfig
 from distcls.config_loader import read_config
-from distcls.errors import MissingInputError, UsageError
-from distcls.run_folder import is_run_folder
+from distcls.errors import MissingInputError, UsageError, some_of
 from distcls.status import read_status
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def _main(argv: Sequence[str]) -> int:
 def _kind_of(options: argparse.Namespace) -> list[str]:
     """data.name, where the images lie in another kind of place than those of the run did."""
     config, kind = Path(options.run) / "config.yaml", kind_of_data(options.data)
-    is_kind = config.exists() and read_config(config).data.name in KINDS_OF_DATA
+    is_kind = config.exists() and read_config(config).data.name in KINDS_OF_PATHS
     return [f"data.name={kind}"] if is_kind and kind is not None else []
 
 
@@ -154,7 +153,7 @@ def evaluate_run(
             f"--split all is for images that the run was not trained on, and {kept.config.data.root or 'this'} is what "
             "it was trained on: give others with --data DIR, or --split test, val or train"
         )
-    if split_name != "all" and not is_run_folder(run_dir):
+    if split_name != "all" and not (run_dir / "splits.json").exists():
         raise MissingInputError(
             f"{run_dir} does not say which images are in its {split_name} split: give the run folder around it; or "
             "other images, with --data DIR --split all"
@@ -193,8 +192,8 @@ def _aligned(split: Split, names: list[str], class_names: list[str]) -> Split:
     unknown = [repr(name) for name in names if name not in class_names]
     if unknown:
         raise UsageError(
-            f"the run was not trained on {', '.join(unknown[:10])}{' …' if unknown[10:] else ''}: rename or leave out "
-            f"what is called so. Its classes are {', '.join(class_names[:20])}{' …' if class_names[20:] else ''}."
+            f"the run was not trained on {some_of(unknown, 10)}: rename or leave out "
+            f"what is called so. Its classes are {some_of(class_names, 20)}."
         )
     ids = np.array([class_names.index(name) for name in names])
     return dataclasses.replace(split, labels=ids[split.labels])

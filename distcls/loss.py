@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from distcls.config import LossConfig
-from distcls.errors import UsageError
+from distcls.errors import UsageError, some_of
 from distcls.imports import import_by_name, nearest
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -79,7 +79,7 @@ def weigh_classes(config: LossConfig, labels: np.ndarray, class_names: Sequence[
 def _given_weights(given: dict[str, float], class_names: Sequence[str]) -> np.ndarray:
     for name in given:
         if name not in class_names:
-            shown = ", ".join(class_names[:20]) + (" …" if len(class_names) > 20 else "")
+            shown = some_of(class_names, 20)
             raise UsageError(
                 f"loss.class_weights: there is no class {name!r}.{nearest(name, class_names)} The classes are {shown}."
             )

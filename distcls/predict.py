@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from distcls.arguments import Parser
 from distcls.cli import run_command
 from distcls.errors import BadDataError, MissingInputError, UsageError
-from distcls.text_file import shown
+from distcls.text_file import printable
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def print_predictions(model: KeptModel, paths: Sequence[Path], top: int) -> list
     if images:
         for path, line in zip(good, predict(model, images).tolist(), strict=True):
             best = sorted(range(len(line)), key=lambda c: -line[c])[:top]
-            print(f"{shown(str(path))}  " + "  ".join(f"{shown(model.class_names[c])} {line[c]:.1%}" for c in best))
+            print(printable(f"{path}  " + "  ".join(f"{model.class_names[c]} {line[c]:.1%}" for c in best)))
     return bad
 
 

@@ -14,7 +14,7 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from distcls.config import Config, TrainConfig
+from distcls.config import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.config_checks import either
 from distcls.config_differences import differences
 from distcls.config_loader import read_config
@@ -36,7 +36,7 @@ class AlreadyFinished(DistclsError):
 
 def default_name(config: Config, config_path: str | Path | None) -> str:
     """What a run is called that was given no name: as its config file, else as its data."""
-    if config_path is None and config.data.root is not None and config.data.name in ("folder", "csv", "npz"):
+    if config_path is None and config.data.root is not None and config.data.name in KINDS_OF_PATHS:
         config_path = Path(config.data.root).resolve()
     return Path(config_path or config.data.name).stem or config.data.name
 
@@ -60,11 +60,6 @@ def choose_folder(config: Config, default_name: str) -> Path:
         if not is_finished(path) and not changed:
             return path
     raise AssertionError("there is always a next number")
-
-
-def is_run_folder(path: Path) -> bool:
-    """Whether a run has been there long enough to know its data."""
-    return all((path / name).exists() for name in ("config.yaml", "classes.json", "preprocessing.json", "splits.json"))
 
 
 def stored_config(path: Path) -> Config | None:

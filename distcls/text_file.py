@@ -1,4 +1,4 @@
-"""Small text files that are replaced whole."""
+"""Small text files that are replaced whole, and what is on the disk for good."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
     temporary.replace(path)
 
 
+def fsync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def json_text(value: Any) -> str:
     """JSON that people can read. In names of files that are not UTF-8, each odd byte is escaped, and reads back."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A name as it can be printed and drawn: a file's may hold bytes that are not UTF-8."""
     return name.encode("utf-8", "replace").decode()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distcls.errors import DiskError, MissingInputError, UsageError
+from distcls.text_file import fsync
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -112,7 +113,7 @@ class MetricsFile:
     def sync(self) -> None:
         """See that all rows are on the disk. Raises DiskError."""
         try:
-            _fsync(self._path)
+            fsync(self._path)
         except OSError as error:
             raise _cannot_write(self._path, error) from error
 
@@ -267,15 +268,7 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(path.parent)
 
 
 def _cannot_write(path: Path, error: OSError) -> DiskError:

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors import torch as safetensors_torch
 
 from distcls.errors import DiskError
-from distcls.text_file import json_text
+from distcls.text_file import fsync, json_text
 
 Tensors = dict[str, torch.Tensor]
 Writer = Callable[[Any], Any]
@@ -59,11 +59,11 @@ def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[
         temporary.mkdir(parents=True)
         manifest = {name: _write_file(temporary / name, write, on_progress) for name, write in writers.items()}
         _write_file(temporary / "manifest.json", json_writer(manifest), on_progress)
-        _fsync(temporary)
+        fsync(temporary)
         if path.exists():
             os.rename(path, replaced)  # at once: a network file system keeps what somebody has open
         os.rename(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
         for old in path.parent.glob(f"{UNFINISHED}old-{path.name}-*"):
             shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # torch.save has its own for what a stream refuses
@@ -188,11 +188,3 @@ def _write_file(path: Path, write: Writer, on_progress: Callable[[], None]) -> d
         file.flush()
         os.fsync(file.fileno())
     return {"size": summed.size, "sha256": summed.sha256.hexdigest()}
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from distcls.text_file import json_text, shown, write_text
+from distcls.text_file import json_text, printable, write_text
 
 NAME = os.fsdecode(b"caf\xe9.jpg")
 
@@ -29,4 +29,4 @@ def test_json_holds_any_name_and_leaves_others_readable() -> None:
 
 
 def test_what_is_shown_can_be_printed() -> None:
-    assert shown(NAME) == "caf?.jpg" and shown("猫") == "猫"
+    assert printable(NAME) == "caf?.jpg" and printable("猫") == "猫"

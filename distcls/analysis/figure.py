@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distcls.errors import DiskError
-from distcls.text_file import shown
+from distcls.text_file import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ def _fonts() -> list[str]:
 
 def shorten(text: str, length: int) -> str:
     """The start and the end of a long text: class names often differ only there. What cannot be drawn is a "?"."""
-    text = shown(text)
+    text = printable(text)
     if len(text) <= length:
         return text
     end = (length - 1) // 3

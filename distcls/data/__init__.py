@@ -22,7 +22,7 @@ from distcls.data.random_crop import RandomCrop
 from distcls.data.sources import DATASETS, open_image_sets
 from distcls.data.split import Data, Split, split_without_bad
 from distcls.data.splits import cut_splits
-from distcls.errors import UsageError
+from distcls.errors import UsageError, some_of
 
 __all__ = [
     "DATASETS",
@@ -119,7 +119,7 @@ def build_data(
         report=build_report(config, decoding, list(splits.values()), image_sets, found),
     )
     bad = [file["path"] for file in data.report["bad_files"]]
-    some = f" (unreadable: {', '.join(bad[:3])}{' …' if len(bad) > 3 else ''})" if bad else ""
+    some = f" (unreadable: {some_of(bad, 3)})" if bad else ""
     _refuse_differences(
         processes, (data.fingerprint, decoding, bad), f"{sum(map(len, data.splits())):,} readable images{some}"
     )

@@ -14,7 +14,7 @@ from distcls.data.image_set import ImageSet
 from distcls.data.inspection import Inspected
 from distcls.data.pixel_cache import Decoded
 from distcls.data.split import Split
-from distcls.errors import BadDataError
+from distcls.errors import BadDataError, some_of
 
 SHOWN = 10  # bad images in an error message
 SHOWN_NAMES = 3  # of images that changed
@@ -88,7 +88,7 @@ def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
     lines = []
     for what, images in kinds:
         if images:
-            some = ", ".join(sorted(images)[:SHOWN_NAMES]) + (" …" if len(images) > SHOWN_NAMES else "")
+            some = some_of(sorted(images), SHOWN_NAMES)
             lines.append(f"{len(images):,} {'image is' if len(images) == 1 else 'images are'} {what}: {some}")
     if len(lines) > 1 and moved:
         lines[-1] += " (splits that distcls cuts are cut anew for other images)"
@@ -146,8 +146,8 @@ def too_little(splits: list[Split]) -> list[str]:
     for split in splits[1:]:
         absent = [name for name, count in _counts(split)["per_class"].items() if count == 0]
         if absent and len(split):
-            some = ", ".join(absent[:SHOWN]) + (" …" if len(absent) > SHOWN else "")
-            found.append(f"{split.name} has no images of {len(absent)} classes ({some}): says nothing of them")
+            classes = f"{len(absent)} classes ({some_of(absent, SHOWN)})"
+            found.append(f"{split.name} has no images of {classes}: says nothing of them")
     if "val" not in {split.name for split in splits}:
         found.append("there is no val split: no best weights are chosen, the last ones are kept")
     return found

@@ -12,7 +12,7 @@ from distcls.config import DataConfig
 from distcls.data.decoding import Decoding, decode
 from distcls.data.folder_listing import IMAGE_EXTENSIONS, Listing, list_images, num_files, subfolders
 from distcls.data.image_set import ImageSet, digest
-from distcls.errors import BadDataError, MissingInputError, UsageError
+from distcls.errors import BadDataError, MissingInputError, UsageError, some_of
 
 # Folder names, in lower case, that stand for a split.
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -139,8 +139,8 @@ def _refuse_splits_as_classes(root: str, names: list[str]) -> None:
     inner = [subfolders(os.path.join(root, name)) for name in names]
     if len(inner[0]) > 1 and all(folders == inner[0] for folders in inner):
         raise UsageError(
-            f"{root} has the folders {', '.join(names)}, each with the folders {', '.join(inner[0][:SHOWN_FOLDERS])}"
-            f"{' …' if inner[0][SHOWN_FOLDERS:] else ''}: these look like splits, not like classes. Rename them, or "
+            f"{root} has the folders {', '.join(names)}, each with the folders {some_of(inner[0], SHOWN_FOLDERS)}"
+            ": these look like splits, not like classes. Rename them, or "
             "make links to them, as train, val and test."
         )
 

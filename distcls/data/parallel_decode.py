@@ -22,6 +22,7 @@ from distcls.data.decode_journal import Chunk
 from distcls.data.decoding import BadImageError, Decoding, is_animation
 from distcls.data.folder import FolderSet
 from distcls.data.image_set import ArraySet, ImageSet
+from distcls.signals import STOP_SIGNALS
 
 Progress = Callable[[int, int], None]
 """progress(images done, images in all)."""
@@ -188,8 +189,7 @@ def _start() -> tuple[Connection, subprocess.Popen[bytes]]:
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Processes started inside never see these signals: a preemption is the main process's business."""
-    blocked = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

@@ -26,6 +26,7 @@ from distcls.data.image_set import ArraySet, ImageSet
 from distcls.data.mapped_file import MappedFile
 from distcls.data.parallel_decode import DecodeJob, Progress, checked_image, cut_chunks, do_all
 from distcls.errors import DiskError
+from distcls.text_file import fsync
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,6 @@ class Decoded:
     """Whether they are few enough to stay in memory."""
     bad: dict[int, str]
     """Index and reason of each bad image; its pixels are 0."""
-    record: Path | None
-    """JSON file that lists the bad images; None where nothing had to be decoded."""
     num_animations: int = 0
     """Images that are the first frame of several."""
 
@@ -80,7 +79,7 @@ def open_pixels(
     in_memory, keeps_pixels = math.prod(shape) <= limits.memory, limits.keep(math.prod(shape))
     if isinstance(image_set, ArraySet) and (not keeps_pixels or image_set.images.shape == shape):
         # Nothing to decode. Batches are taken from them as from a table of pixels, so they must lie in order.
-        return Decoded(np.require(image_set.images, requirements="C") if keeps_pixels else None, in_memory, {}, None)
+        return Decoded(np.require(image_set.images, requirements="C") if keeps_pixels else None, in_memory, {})
     cache = _PixelFile(image_set, decoding, cache_dir / "decoded", keeps_pixels)
     if is_builder and not cache.is_current():
         with explaining_disk_errors(cache.folder):
@@ -89,7 +88,7 @@ def open_pixels(
     record = cache.read_record()
     bad = {int(i): reason for i, reason in record["bad"].items()}
     pixels = MappedFile(str(cache.path), shape).open() if keeps_pixels else None
-    return Decoded(pixels, in_memory, bad, cache.record_path, record["num_animations"])
+    return Decoded(pixels, in_memory, bad, record["num_animations"])
 
 
 def keep_findings(
@@ -177,7 +176,7 @@ class _PixelFile:
             if not self.keeps_pixels:
                 self._write_record(findings)
                 return
-            _flush_to_disk(journal.pixels)
+            fsync(journal.pixels)
             if self.is_current():  # another run was faster and may have it mapped already: leave it in its place
                 return
             stat = journal.pixels.stat()
@@ -216,7 +215,7 @@ class _PixelFile:
     def _write_record(self, record: dict[str, Any]) -> None:
         with _file_beside(self.record_path) as building:
             building.write_text(json.dumps(record, indent=1))
-            _flush_to_disk(building)
+            fsync(building)
             os.replace(building, self.record_path)
 
 
@@ -229,11 +228,6 @@ def _file_beside(final: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _flush_to_disk(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _remove_unused(folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from distcls.errors import MissingInputError, UsageError
+from distcls.errors import MissingInputError, UsageError, some_of
 from distcls.status import read_status
 
 Tensors = dict[str, torch.Tensor]
@@ -41,9 +41,7 @@ def init_from(model: nn.Module, source: str, class_names: list[str]) -> list[str
             f"new head for {len(class_names)} classes, since they differ from those of {source}: {', '.join(head)}"
         )
     if missing:
-        lines.append(
-            f"fresh weights for what {source} does not have: {', '.join(missing[:5])}{' …' if missing[5:] else ''}"
-        )
+        lines.append(f"fresh weights for what {source} does not have: {some_of(missing, 5)}")
     return lines
 
 

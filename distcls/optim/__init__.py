@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distcls.config import OptimConfig
-from distcls.errors import UsageError
+from distcls.errors import UsageError, some_of
 from distcls.imports import call_by_name, nearest
 
 
@@ -98,5 +98,5 @@ def _check_patterns(config: OptimConfig, model: nn.Module) -> None:
         if not any(re.search(group.match, name) for name in names):
             raise UsageError(
                 f"optim.groups: no parameter's name matches {group.match!r}. "
-                f"The model's parameters are {', '.join(names[:6])}{' …' if len(names) > 6 else ''}."
+                f"The model's parameters are {some_of(names, 6)}."
             )

@@ -6,9 +6,11 @@ import csv
 import json
 import os
 import signal
+from pathlib import Path
 
 import ledger
 import pytest
+from PIL import Image
 from ranks import await_step, read_json
 
 FAST = ["train.num_steps=8", "train.num_threads=1", "run.trackers=[]"]
@@ -33,6 +35,14 @@ RUN_FOLDER = [
     "plots/predictions.png",
     "plots/worst_mistakes.png",
 ]
+
+
+def write_colors(folder: Path, count: int) -> None:
+    """So many images of each of two classes, all of them different."""
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), (6 * i, 0, 255 * (name == "cat"))).save(folder / name / f"{i}.png")
 
 
 def test_a_run_folder_explains_itself(ranks):
@@ -79,13 +89,7 @@ def test_the_same_name_says_that_it_is_finished_and_goes_on_when_extended(ranks)
 
 
 def test_a_start_that_is_refused_leaves_a_finished_run_as_it_was(ranks):
-    from PIL import Image
-
-    for name in ("cat", "dog"):
-        for i in range(40):
-            path = ranks.folder / "images" / name / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (6 * i, 0, 255 * (name == "cat"))).save(path)
+    write_colors(ranks.folder / "images", 40)
     words = ["train", "--data", "images", "--name", "a", *FAST[1:], "train.global_batch_size=8"]
     ranks.run(*words, "train.num_steps=8")
     run_dir = ranks.folder / "runs" / "a"
@@ -222,13 +226,7 @@ def test_early_stopping_ends_the_run_and_keeps_the_best(ranks):
 
 
 def test_changed_data_is_refused_and_named(ranks):
-    from PIL import Image
-
-    for name in ("cat", "dog"):
-        for i in range(20):
-            path = ranks.folder / "images" / name / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (10 * i, 0, 255 * (name == "cat"))).save(path)
+    write_colors(ranks.folder / "images", 20)
     ranks.run("train", "--name", "a", "--data", "images", *FAST, "train.global_batch_size=8")
     (ranks.folder / "images" / "cat" / "3.png").unlink()
     longer = [*FAST[1:], "train.num_steps=9", "train.global_batch_size=8"]
@@ -237,14 +235,8 @@ def test_changed_data_is_refused_and_named(ranks):
 
 
 def test_an_evaluation_takes_no_images_that_may_have_been_trained_on(ranks):
-    from PIL import Image
-
     for folder, count in (("images", 40), ("new", 5), ("split/train", 5), ("split/test", 5)):
-        for name in ("cat", "dog"):
-            for i in range(count):
-                path = ranks.folder / folder / name / f"{i}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (8, 8), (6 * i, 0, 255 * (name == "cat"))).save(path)
+        write_colors(ranks.folder / folder, count)
     ranks.run("train", "--name", "a", "--data", "images", *FAST, "train.global_batch_size=8")
     ranks.run("eval", "runs/a")
     (ranks.folder / "images").rename(ranks.folder / "moved")
