@@ -117,8 +117,8 @@ def measure(net: nn.Module, split: Arrays) -> float:
 
 def decoded_splits(data: Path) -> dict[str, Arrays]:
     """The arrays that distcls decoded, cut as distcls cuts them."""
-    from distcls.config import DataConfig
-    from distcls.data import OneProcess, build_data
+    from distcls.config.settings import DataConfig
+    from distcls.data.build import OneProcess, build_data
 
     built = build_data(DataConfig(name="folder", root=str(data)), OneProcess())
     return {

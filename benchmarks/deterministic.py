@@ -82,7 +82,7 @@ def wait_for(processes: list[subprocess.Popen]) -> int:
 
 def measure(options: argparse.Namespace) -> None:
     """Time both modes in each case; the main process prints."""
-    from distcls.processes import Processes
+    from distcls.cluster.processes import Processes
 
     processes = Processes(options.device)
     assert processes.world_size == options.processes
@@ -142,16 +142,16 @@ def training_steps(
     """The steps of one run. Its batches are made beforehand, because both modes take the same."""
     import torch
 
-    from distcls.batches import plan_batches
-    from distcls.config_loader import load_config
-    from distcls.data import build_data
-    from distcls.data.augmentation import Augmentation
-    from distcls.data.loader import train_batches
-    from distcls.data.preprocessing import Normalize
-    from distcls.environment import set_determinism
-    from distcls.run import Run
-    from distcls.state import build_state
-    from distcls.step import TrainStep
+    from distcls.config.loading import load_config
+    from distcls.data.augmentation.batchwise import Augmentation
+    from distcls.data.augmentation.preprocessing import Normalize
+    from distcls.data.build import build_data
+    from distcls.data.loading.loader import train_batches
+    from distcls.plan.batches import plan_batches
+    from distcls.runs.environment import set_determinism
+    from distcls.training.run import Run
+    from distcls.training.state import build_state
+    from distcls.training.step import TrainStep
 
     config = load_config(
         ROOT / "configs" / "cifar10_cnn.yaml",

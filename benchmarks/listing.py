@@ -60,8 +60,8 @@ def measure(name: str, root: Path) -> dict[str, float]:
 
 def open_and_measure(name: str, root: str) -> dict[str, float]:
     """What `measure` runs."""
-    from distcls.config import DataConfig
-    from distcls.data.sources import open_image_sets
+    from distcls.config.settings import DataConfig
+    from distcls.data.sources.datasets import open_image_sets
 
     before, start, cpu_start = _peak_memory(), time.perf_counter(), time.process_time()
     image_sets = open_image_sets(DataConfig(name=name, root=root))

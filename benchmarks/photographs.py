@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from side_by_side import alternate, conditions, ratio
 
-from distcls.batches import BatchPlan
-from distcls.config import AugmentConfig, DataConfig, NormalizeConfig, RandomResizedCropConfig
-from distcls.data import OneProcess, Split, build_data
-from distcls.data.augmentation import Augmentation
-from distcls.data.loader import train_batches
-from distcls.data.preprocessing import Normalize
+from distcls.config.settings import AugmentConfig, DataConfig, NormalizeConfig, RandomResizedCropConfig
+from distcls.data.augmentation.batchwise import Augmentation
+from distcls.data.augmentation.preprocessing import Normalize
+from distcls.data.build import OneProcess, build_data
+from distcls.data.loading.loader import train_batches
+from distcls.data.split import Split
+from distcls.plan.batches import BatchPlan
 
 CPU = torch.device("cpu")
 MANY_STEPS = 10**6

@@ -26,14 +26,15 @@ import torch
 from side_by_side import alternate, cifar_folder, conditions, ratio
 from train_loop import InMemory
 
-from distcls.batches import plan_batches
-from distcls.config import AugmentConfig, Config, NormalizeConfig
-from distcls.config_loader import load_config
-from distcls.data import Data, build_data
-from distcls.data.augmentation import Augmentation
-from distcls.data.loader import train_batches
-from distcls.data.preprocessing import Normalize
-from distcls.processes import Processes
+from distcls.cluster.processes import Processes
+from distcls.config.loading import load_config
+from distcls.config.settings import AugmentConfig, Config, NormalizeConfig
+from distcls.data.augmentation.batchwise import Augmentation
+from distcls.data.augmentation.preprocessing import Normalize
+from distcls.data.build import build_data
+from distcls.data.loading.loader import train_batches
+from distcls.data.split import Data
+from distcls.plan.batches import plan_batches
 
 PAD = 4
 NORMALIZE = NormalizeConfig([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])

@@ -45,10 +45,10 @@ def main() -> None:
 def save(turns: int) -> None:
     import torch
 
-    from distcls.checkpoint import Checkpoints
-    from distcls.config import TrainConfig
-    from distcls.gradients import BatchNormStatistics
-    from distcls.state import TrainState
+    from distcls.config.settings import TrainConfig
+    from distcls.training.checkpoint import Checkpoints
+    from distcls.training.gradients import BatchNormStatistics
+    from distcls.training.state import TrainState
 
     torch.set_num_threads(1)
     module = torch.nn.Linear(2048, 2048)
@@ -113,7 +113,7 @@ def votes() -> None:
 
 
 def vote() -> None:
-    from distcls.processes import Processes
+    from distcls.cluster.processes import Processes
 
     processes = Processes("cpu")
     taken = []

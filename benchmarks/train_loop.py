@@ -34,20 +34,21 @@ from PIL import Image
 from side_by_side import Timings, alternate, cifar_folder, conditions, ratio
 from torch import nn
 
-from distcls.batches import plan_batches
-from distcls.config import Config
-from distcls.config_loader import load_config
-from distcls.data import Data, build_data
-from distcls.data.augmentation import Augmentation
-from distcls.data.loader import train_batches
-from distcls.data.preprocessing import Normalize
-from distcls.durations import is_due
+from distcls.cluster.processes import Processes
+from distcls.config.durations import is_due
+from distcls.config.loading import load_config
+from distcls.config.settings import Config
+from distcls.data.augmentation.batchwise import Augmentation
+from distcls.data.augmentation.preprocessing import Normalize
+from distcls.data.build import build_data
+from distcls.data.loading.loader import train_batches
+from distcls.data.split import Data
 from distcls.models import MODELS
-from distcls.processes import Processes
-from distcls.run import Run
-from distcls.state import build_state
-from distcls.step import TrainStep
-from distcls.watch import Watch
+from distcls.plan.batches import plan_batches
+from distcls.training.run import Run
+from distcls.training.state import build_state
+from distcls.training.step import TrainStep
+from distcls.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN_PROCESS = "hand-written, its own process"

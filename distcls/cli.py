@@ -16,13 +16,16 @@ Main = Callable[[Sequence[str]], int | None]
 
 COMMANDS = {
     "train": ("distcls.train", "train a model, or go on with a run that was stopped"),
-    "crossval": ("distcls.crossval", "train once for each of data.folds parts of the data, and report mean ± std"),
-    "submit": ("distcls.submit", "train on a Slurm cluster: queued, requeued and resumed"),
-    "eval": ("distcls.evaluate", "measure a trained model on a split of its data"),
-    "predict": ("distcls.predict", "name what is on images, with a trained model"),
-    "check": ("distcls.check", "look for what is wrong with a folder of images, before training"),
-    "doctor": ("distcls.doctor", "say what this machine has, what will go wrong on it, and how to mend it"),
-    "config": ("distcls.config_command", "config schema: print the JSON schema of configs, for editors"),
+    "crossval": (
+        "distcls.commands.crossval",
+        "train once for each of data.folds parts of the data, and report mean ± std",
+    ),
+    "submit": ("distcls.commands.submit", "train on a Slurm cluster: queued, requeued and resumed"),
+    "eval": ("distcls.commands.evaluate", "measure a trained model on a split of its data"),
+    "predict": ("distcls.commands.predict", "name what is on images, with a trained model"),
+    "check": ("distcls.commands.check", "look for what is wrong with a folder of images, before training"),
+    "doctor": ("distcls.commands.doctor", "say what this machine has, what will go wrong on it, and how to mend it"),
+    "config": ("distcls.commands.config", "config schema: print the JSON schema of configs, for editors"),
 }
 """The module whose `main` takes a command's words, imported only then, and a line of help."""
 

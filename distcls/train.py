@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distcls import signals, slurm
-from distcls.arguments import parse_train_arguments
 from distcls.cli import run_command
-from distcls.config import Config
-from distcls.config_yaml import to_yaml
+from distcls.cluster import signals, slurm
+from distcls.commands.arguments import parse_train_arguments
+from distcls.config.settings import Config
+from distcls.config.yaml_text import to_yaml
 from distcls.errors import Preempted
-from distcls.run_folder import choose_folder, config_to_keep, default_name, steps_of
+from distcls.runs.folder import choose_folder, config_to_keep, default_name, steps_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,22 +49,22 @@ def train(config: Config, name: str) -> Path:
     imports are here because torch takes seconds, and a mistake in the config is found before. name: of the
     run, if the config gives none.
     """
-    from distcls.batches import plan_batches
-    from distcls.checkpoint import Checkpoints
-    from distcls.data import build_data
-    from distcls.data.augmentation import Augmentation
-    from distcls.data.loader import train_batches
-    from distcls.data.preprocessing import Normalize
-    from distcls.durations import is_due
-    from distcls.evaluate import Evaluator
-    from distcls.loss import weigh_classes
+    from distcls.cluster.processes import Processes
+    from distcls.commands.evaluate import Evaluator
+    from distcls.config.durations import is_due
+    from distcls.data.augmentation.batchwise import Augmentation
+    from distcls.data.augmentation.preprocessing import Normalize
+    from distcls.data.build import build_data
+    from distcls.data.loading.loader import train_batches
     from distcls.optim import momenta_per_weight
-    from distcls.plan import check_plan, describe
-    from distcls.processes import Processes
-    from distcls.run import Run
-    from distcls.state import build_state
-    from distcls.step import TrainStep
-    from distcls.watch import Watch
+    from distcls.optim.losses import weigh_classes
+    from distcls.plan.batches import plan_batches
+    from distcls.training.checkpoint import Checkpoints
+    from distcls.training.header import check_plan, describe
+    from distcls.training.run import Run
+    from distcls.training.state import build_state
+    from distcls.training.step import TrainStep
+    from distcls.training.watch import Watch
 
     processes = Processes(config.run.device, config.run.hang_timeout)
     with Run(config, processes, name) as run:
@@ -115,7 +115,7 @@ def train(config: Config, name: str) -> Path:
             micro_batches = watch.wait_for(batches)
             watch.saw(train_step(micro_batches))
 
-        from distcls.report import finish
+        from distcls.report.finish import finish
 
         finish(state, data, plan, augment, evaluate, checkpoints, run)
         return run.dir
@@ -125,15 +125,15 @@ def dry_run(config: Config, name: str) -> None:
     """Print what `train` would do, as far as it can be known without training. It writes nothing."""
     import dataclasses
 
-    from distcls.batches import plan_batches
-    from distcls.data import build_data
-    from distcls.data.image_transforms import build_transforms
+    from distcls.cluster.processes import Processes
+    from distcls.data.augmentation.image_transforms import build_transforms
+    from distcls.data.build import build_data
     from distcls.models import build_model
     from distcls.optim import build_optimizer
-    from distcls.plan import check_plan, describe_plan
-    from distcls.processes import Processes
-    from distcls.progress import Progress
-    from distcls.run import resolve
+    from distcls.plan.batches import plan_batches
+    from distcls.terminal.progress import Progress
+    from distcls.training.header import check_plan, describe_plan
+    from distcls.training.run import resolve
 
     with Processes(config.run.device) as processes:
         folder = processes.from_main(lambda: choose_folder(config, name))

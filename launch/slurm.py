@@ -5,7 +5,7 @@ python launch/slurm.py -c configs/digits.yaml --nodes 2 --gpus-per-node 8 --part
 
 import sys
 
-from distcls.submit import main
+from distcls.commands.submit import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distcls.config_loader import load_config
+from distcls.config.loading import load_config
 from distcls.errors import UsageError
 
 

@@ -13,7 +13,7 @@ NUM_VAL = 1003
 
 def make_images(config):
     """A data set of noise that depends on the class: train, val of 1,003 images, and test."""
-    from distcls.data.image_set import ArraySet
+    from distcls.data.sources.image_set import ArraySet
 
     draw = np.random.default_rng(0)
     names = [f"c{i}" for i in range(7)]

@@ -11,7 +11,7 @@ WHITE = 0
 
 def make(config):
     """Dark images of two classes, and a third class of a single image."""
-    from distcls.data.image_set import ArraySet
+    from distcls.data.sources.image_set import ArraySet
 
     draw = np.random.default_rng(0)
 

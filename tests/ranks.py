@@ -23,9 +23,9 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "distcls.train",
-        "distcls.report",
-        "distcls.evaluate",
-        "distcls.step",
+        "distcls.report.finish",
+        "distcls.commands.evaluate",
+        "distcls.training.step",
         "torchmetrics",
         "torchvision.transforms.v2",
         "torch._dynamo",

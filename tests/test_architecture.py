@@ -210,13 +210,14 @@ def test_every_file_says_why_it_exists() -> None:
 
 MADE_UP = """
 import torch.nn
-from distcls import signals, __version__
+from distcls.cluster import signals
+from distcls import __version__
 from distcls.models.cnn import cnn2
 class A:
     import matplotlib
 def f():
     import torchvision
-    from distcls.run import Run
+    from distcls.training.run import Run
 if TYPE_CHECKING:
     from torch import Tensor
 try:
@@ -227,23 +228,29 @@ except ImportError:
 
 
 def test_imports_are_found_wherever_they_stand() -> None:
-    found = {(one.module, one.at_top) for one in imports_of(MADE_UP, {"distcls.signals"})}
+    found = {(one.module, one.at_top) for one in imports_of(MADE_UP, {"distcls.cluster.signals"})}
     assert found == {
-        *{("torch.nn", True), ("distcls.signals", True), ("distcls", True), ("distcls.models.cnn", True)},
-        *{("matplotlib", True), ("torchvision", False), ("distcls.run", False), ("torch", False), ("sklearn", True)},
+        *{("torch.nn", True), ("distcls.cluster.signals", True), ("distcls", True), ("distcls.models.cnn", True)},
+        *{
+            ("matplotlib", True),
+            ("torchvision", False),
+            ("distcls.training.run", False),
+            ("torch", False),
+            ("sklearn", True),
+        },
     }
     with pytest.raises(ValueError, match="relative imports"):
         imports_of("from . import config", set())
 
 
 def test_what_is_not_allowed_is_found() -> None:
-    imports = imports_of(MADE_UP, {"distcls.signals"})
+    imports = imports_of(MADE_UP, {"distcls.cluster.signals"})
     lines = {file: [line.split(";")[0] for line in forbidden_imports(file, imports)] for file in ("data/x", "models/x")}
     assert lines["data/x"] == [
         "distcls/data/x.py:4 imports distcls.models.cnn",
-        "distcls/data/x.py:9 imports distcls.run",
+        "distcls/data/x.py:9 imports distcls.training.run",
     ]
-    assert lines["models/x"] == ["distcls/models/x.py:9 imports distcls.run"]
+    assert lines["models/x"] == ["distcls/models/x.py:9 imports distcls.training.run"]
     assert len(forbidden_imports("config", imports)) == 3
     assert forbidden_imports("train", imports) == []
     assert [line.split()[2] for line in heavy_imports("x", imports)] == ["torch.nn", "matplotlib", "sklearn"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from distcls.data.decoding import Decoding
-from distcls.data.image_set import ImageSet
-from distcls.data.mapped_file import received, to_send
-from distcls.data.parallel_decode import checked_image
-from distcls.data.random_crop import RandomCrop
+from distcls.data.cache.mapped_file import received, to_send
+from distcls.data.decoding.decode import Decoding
+from distcls.data.decoding.parallel import checked_image
+from distcls.data.decoding.random_crop import RandomCrop
+from distcls.data.sources.image_set import ImageSet
 
 LISTED_BY_NAME = 200_000  # images; splits.json of a larger data set holds positions instead of paths
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from distcls.config import ModelConfig
+from distcls.config.imports import call_by_name, nearest
+from distcls.config.settings import ModelConfig
 from distcls.errors import UsageError
-from distcls.imports import call_by_name, nearest
 from distcls.models.cnn import cnn2, cnn3
 from distcls.models.resnet9 import resnet9
-from distcls.randomness import global_state_kept
+from distcls.plan.randomness import global_state_kept
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn2": cnn2,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distcls.errors import MissingInputError, UsageError, some_of
-from distcls.status import read_status
+from distcls.runs.status import read_status
 
 Tensors = dict[str, torch.Tensor]
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from distcls.config import OptimConfig
+from distcls.config.imports import call_by_name, nearest
+from distcls.config.settings import OptimConfig
 from distcls.errors import UsageError, some_of
-from distcls.imports import call_by_name, nearest
 
 
 def _sgd(groups: list[dict], config: OptimConfig, fused: bool) -> torch.optim.Optimizer:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from distcls.batches import BatchPlan
-from distcls.config import OptimConfig
-from distcls.durations import parse_duration, steps_at
+from distcls.config.durations import parse_duration, steps_at
+from distcls.config.settings import OptimConfig
+from distcls.plan.batches import BatchPlan
 
 
 def lr_at(step: int, config: OptimConfig, plan: BatchPlan) -> float:

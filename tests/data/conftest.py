@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcls.data import OneProcess
+from distcls.data.build import OneProcess
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), suffix: str = ".png") -> None:

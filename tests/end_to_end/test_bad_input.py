@@ -123,7 +123,7 @@ def test_a_folder_that_may_not_be_read_is_named(images: Path, monkeypatch: pytes
 def test_labels_that_do_not_match_are_refused(ranks):
     (ranks.folder / "made.py").write_text(
         "import numpy as np\n"
-        "from distcls.data.image_set import ArraySet\n"
+        "from distcls.data.sources.image_set import ArraySet\n"
         "def make(config):\n"
         "    labels = np.arange(50) % 4\n"
         "    return ArraySet('made', ['a', 'b', 'c'], labels, np.zeros((50, 8, 8, 3), np.uint8))\n"

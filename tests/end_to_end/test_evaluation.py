@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from noise_images import NUM_VAL, make_images
 
-from distcls.config import DataConfig
+from distcls.config.settings import DataConfig
 
 
 def probabilities(run_dir):
@@ -18,7 +18,7 @@ def probabilities(run_dir):
     import torch
     from safetensors.torch import load_file
 
-    from distcls.config_loader import read_config
+    from distcls.config.loading import read_config
     from distcls.models import build_model
 
     config = read_config(run_dir / "config.yaml")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distcls.config import ModelConfig
+from distcls.config.settings import ModelConfig
 from distcls.errors import UsageError
 from distcls.models import MODELS, build_model
 

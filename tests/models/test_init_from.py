@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distcls.config import ModelConfig
+from distcls.config.settings import ModelConfig
 from distcls.errors import MissingInputError, UsageError
 from distcls.models import build_model
 from distcls.models.init_from import find_weights, init_from

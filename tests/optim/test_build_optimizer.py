@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from distcls.config import OptimConfig, ParamGroupConfig
+from distcls.config.settings import OptimConfig, ParamGroupConfig
 from distcls.errors import UsageError
 from distcls.optim import build_optimizer, parameter_groups
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from distcls.batches import BatchPlan
-from distcls.config import OptimConfig
+from distcls.config.settings import OptimConfig
 from distcls.optim.schedules import lr_at
+from distcls.plan.batches import BatchPlan
 
 PLAN = BatchPlan(num_images=100, global_batch_size=10, micro_batch_size=10, total_steps=100, seed=0)
 

@@ -18,7 +18,7 @@ import ledger
 import pytest
 from ranks import Ranks, read_json
 
-from distcls.config_loader import read_config
+from distcls.config.loading import read_config
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

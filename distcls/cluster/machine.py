@@ -1,0 +1,302 @@
+"""What a machine has for training, and what will go wrong on it: a function for each thing, with its advice."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from distcls.cluster import network
+
+SELF_TEST_SECONDS = 60
+"""Longest wait for the two processes of the self-test; on a busy machine their imports alone take 20 s."""
+
+DRIVER_SECONDS = 30
+"""Longest wait for the answer of nvidia-smi."""
+
+ENGINE_SECONDS = 10
+"""Longest wait for the answer of a container engine."""
+
+NODES = Path("/sys/devices/system/node")
+"""Where Linux shows the NUMA nodes: groups of cores with memory and devices near to them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing of this machine. `status` is ok, warning or broken; `advice` says what goes wrong and what to do."""
+
+    name: str
+    found: str
+    status: str = "ok"
+    advice: str = ""
+
+
+def checks(folder: Path) -> list[Callable[[], list[Finding]]]:
+    """What is looked at, in the order in which it is told."""
+    return [
+        *[packages, gpus, cores, numa, memory, shared_memory, lambda: disk(folder), open_files, interfaces],
+        *[lost_machines, slurm, containers, self_test],
+    ]
+
+
+def packages() -> list[Finding]:
+    """Python, torch and torchvision, and whether the two fit each other."""
+    import torch
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    found = [Finding("python", platform.python_version()), Finding("torch", f"{torch.__version__}, built for {build}")]
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError) as error:
+        advice = f"It does not fit torch {torch.__version__}: install both from one index, in one pip command."
+        return [*found, Finding("torchvision", str(error).splitlines()[0], "broken", advice)]
+    return [*found, Finding("torchvision", sys.modules["torchvision"].__version__)]
+
+
+def gpus() -> list[Finding]:
+    """The devices that torch sees, and why it sees none where the driver does."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        memory = sorted({f"{device.name}, {gigabytes(device.total_memory)}" for device in names})
+        version = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[arg-type]
+        return [Finding("GPUs", f"{len(names)} × {' and '.join(memory)}"), Finding("NCCL", version)]
+    if torch.backends.mps.is_available():
+        return [Finding("GPUs", "Apple's MPS")]
+    if not shutil.which("nvidia-smi"):
+        return [Finding("GPUs", "none: training runs on the CPU")]
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=DRIVER_SECONDS)
+        answers = done.returncode == 0 and "GPU" in done.stdout
+    except subprocess.TimeoutExpired:
+        answers = False
+    if not answers:
+        advice = "The driver does not answer: does `nvidia-smi` work? In a container, add --gpus all."
+    elif os.environ.get("CUDA_VISIBLE_DEVICES", "set") in ("", "-1"):
+        advice = "CUDA_VISIBLE_DEVICES hides them: unset it."
+    elif not torch.version.cuda:
+        advice = "This torch is a CPU build: install one for CUDA (https://pytorch.org/get-started/locally)."
+    else:
+        advice = f"The driver may be too old for CUDA {torch.version.cuda}: see the first lines of `nvidia-smi`."
+    return [Finding("GPUs", "torch sees none, though nvidia-smi is here", "broken", advice)]
+
+
+def cores() -> list[Finding]:
+    """CPU cores, and whether this process may use all of them: distcls counts those of the machine."""
+    there = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit():
+        usable = min(usable, max(int(quota) // int(period), 1))
+    if usable < there:
+        advice = f"More threads than cores slow each other down: train.num_threads={usable} for one process."
+        return [Finding("cores", f"{usable} of the machine's {there} may be used", "warning", advice)]
+    return [Finding("cores", str(there))]
+
+
+def numa() -> list[Finding]:
+    """Whether processes can be bound to the cores that are near their GPU: torchrun does it by calling numactl."""
+    nodes = len(list(NODES.glob("node[0-9]*")))
+    if nodes < 2 or not shutil.which("nvidia-smi"):
+        return []
+    if shutil.which("numactl"):
+        return [Finding("NUMA", f"{nodes} nodes, and numactl")]
+    advice = "launch/node.sh --bind leaves processes unbound, so they reach their GPU more slowly: apt install numactl."
+    return [Finding("NUMA", f"{nodes} nodes, but no numactl", "warning", advice)]
+
+
+def memory() -> list[Finding]:
+    """Main memory that is free for a run."""
+    import psutil
+
+    free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
+    limit = _read("/sys/fs/cgroup/memory.max")
+    if limit.isdigit() and int(limit) < total:
+        total = int(limit)
+        free = min(free, total - int(_read("/sys/fs/cgroup/memory.current") or 0))
+    found = f"{gigabytes(free)} free of {gigabytes(total)}"
+    if free < 4e9:
+        advice = "Keep fewer decoded images in memory (data.cache='500 MB'), with fewer data.workers."
+        return [Finding("memory", found, "warning", advice)]
+    return [Finding("memory", found)]
+
+
+def shared_memory() -> list[Finding]:
+    """/dev/shm, through which loader workers hand over images and NCCL speaks within a machine."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return []
+    free = shutil.disk_usage(folder).free
+    if free < 1e9:
+        advice = "Loader workers and NCCL will die of a bus error: docker run --ipc=host (or --shm-size=8g)."
+        return [Finding("/dev/shm", f"{gigabytes(free)} free", "broken", advice)]
+    return [Finding("/dev/shm", f"{gigabytes(free)} free")]
+
+
+def disk(folder: Path) -> list[Finding]:
+    """Space and speed where runs will lie: 64 MB are written, flushed, and removed again."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            began = time.monotonic()
+            for _ in range(16):
+                file.write(os.urandom(4_000_000))
+            os.fsync(file.fileno())
+            speed = 64 / (time.monotonic() - began)
+    except OSError as error:
+        advice = "Runs need a folder that you may write to: run.dir=DIR."
+        return [Finding("disk", f"{folder.absolute()}: {error.strerror}", "broken", advice)]
+    free = shutil.disk_usage(folder).free
+    found = f"{folder.absolute()}: {gigabytes(free)} free, {speed:,.0f} MB/s written"
+    if free < 5e9:
+        return [Finding("disk", found, "warning", "A run keeps a few checkpoints, each 2 to 4 times the model's size.")]
+    if speed < 30:
+        return [Finding("disk", found, "warning", "Each checkpoint waits for it: train.checkpoint_every='5 epochs'.")]
+    return [Finding("disk", found)]
+
+
+def open_files() -> list[Finding]:
+    """How many files a process may open: loader workers pass images as files."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= limit < 1024:
+        advice = f"Loader workers will fail with 'too many open files': ulimit -n {most}."
+        return [Finding("open files", f"at most {limit}", "warning", advice)]
+    return [Finding("open files", f"at most {limit}")]
+
+
+def interfaces() -> list[Finding]:
+    """Network interfaces, and whether this machine's name leads to one of them, as gloo believes."""
+    there = {name: [ip for ip in ips if ":" not in ip] or ips for name, ips in network.addresses().items()}
+    found = ", ".join(f"{name} {' '.join(ips)}" for name, ips in there.items()) or "none"
+    name = socket.gethostname()
+    try:
+        ips = {str(entry[4][0]) for entry in socket.getaddrinfo(name, None)}
+    except OSError:
+        ips = set()
+    if there and not any(ip in known for ip in ips for known in there.values()):
+        means = f"means {' '.join(sorted(ips))}" if ips else "is not known"
+        advice = (
+            f"This machine's name, {name}, {means} here, so several machines find each other only where "
+            "the interface is named: launch/node.sh does it; else export GLOO_SOCKET_IFNAME="
+            f"{' or '.join(there)}."
+        )
+        return [Finding("network", found, "warning", advice)]
+    return [Finding("network", found)]
+
+
+def lost_machines() -> list[Finding]:
+    """How long the others wait for a machine that is gone without a word: as long as TCP sends again."""
+    retries = _read("/proc/sys/net/ipv4/tcp_retries2")
+    if not retries.isdigit():
+        return []
+    if int(retries) > 8:
+        found = "noticed after some 15 minutes; after 2 with: sudo sysctl -w net.ipv4.tcp_retries2=8"
+        return [Finding("lost machines", found)]  # most runs are on one machine, so it is nothing to mend
+    return [Finding("lost machines", f"noticed after 2 minutes or less (tcp_retries2={retries})")]
+
+
+def slurm() -> list[Finding]:
+    """Whether jobs can be submitted from here."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job:
+        return [Finding("Slurm", f"inside job {job}")]
+    return [Finding("Slurm", "sbatch is here" if shutil.which("sbatch") else "no")]
+
+
+def containers() -> list[Finding]:
+    """Container engines, whether docker's service answers, and whether containers get GPUs."""
+    inside = _is_container()
+    there = [name for name in ("docker", "podman", "apptainer", "enroot") if shutil.which(name)]
+    found = ", ".join(["inside one"] * inside + there) or "no"
+    problem = _problem_of_docker() if "docker" in there else ""
+    if problem:
+        advice = (
+            f"docker says: {problem} Start its service (sudo systemctl start docker), or join its group "
+            "(sudo usermod -aG docker $USER, then log in again)."
+        )
+        return [Finding("containers", found, "warning", advice)]
+    toolkit = any(shutil.which(name) for name in ("nvidia-ctk", "nvidia-container-runtime-hook"))
+    if {"docker", "podman"} & set(there) and shutil.which("nvidia-smi") and not toolkit and not inside:
+        advice = (
+            "Containers get no GPU without NVIDIA's container toolkit: see "
+            "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit."
+        )
+        return [Finding("containers", found, "warning", advice)]
+    return [Finding("containers", found)]
+
+
+def _is_container() -> bool:
+    return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+
+
+def _problem_of_docker() -> str:
+    """What docker says where its service does not answer; the program alone starts nothing."""
+    command = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ENGINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"nothing, for {ENGINE_SECONDS} s."
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip() or "nothing.").splitlines()[-1]
+
+
+def self_test() -> list[Finding]:
+    """Two processes add a number over each backend that a run would use here. Never waits without a limit."""
+    import torch
+
+    backends = ["gloo", "nccl"] if torch.cuda.device_count() > 1 else ["gloo"]
+    return [_all_reduce_over(backend) for backend in backends]
+
+
+def _all_reduce_over(backend: str) -> Finding:
+    name = f"{backend} self-test"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(2):
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        environment = {**os.environ, **{key: str(value) for key, value in numbers.items()}, "MASTER_ADDR": "127.0.0.1"}
+        command = [sys.executable, "-m", "distcls.cluster.all_reduce", backend, str(SELF_TEST_SECONDS // 2)]
+        output = subprocess.PIPE
+        ranks.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True))
+    end, outputs = time.monotonic() + SELF_TEST_SECONDS, []
+    for process in ranks:
+        try:
+            outputs.append(process.communicate(timeout=max(end - time.monotonic(), 0.1))[0])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            outputs.append(f"no answer in {SELF_TEST_SECONDS} s")
+            process.communicate()
+    if all(process.returncode == 0 for process in ranks):
+        return Finding(name, f"two processes: {outputs[0].strip().splitlines()[-1]}")
+    problem = (outputs[0].strip() or outputs[1].strip() or "they ended without a word").splitlines()[-1]
+    advice = (
+        "Runs of several processes will not start. Does a firewall, a VPN or a variable such as "
+        f"{backend.upper()}_SOCKET_IFNAME stand in the way?"
+    )
+    return Finding(name, problem, "broken", advice)
+
+
+def gigabytes(size: float) -> str:
+    """A size in bytes, for people."""
+    return f"{size / 1e9:,.1f} GB"
+
+
+def _read(path: str) -> str:
+    """The words of a file of the kernel; empty where there is no such file."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""The commands of `distcls`: each parses its arguments, then imports the engine."""

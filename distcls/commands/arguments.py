@@ -1,0 +1,132 @@
+"""What stands behind a command: options, settings, and for each mistake in them what was meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distcls.config.loading import load_config
+from distcls.config.messages import settings_like
+from distcls.config.settings import Config
+from distcls.errors import UsageError
+
+SETTINGS = "key=value"
+"""Stands in help for settings of the config."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit, and takes no abbreviations."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **arguments})
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def parse_intermixed_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """Options and other words, in any order. Raises UsageError."""
+        words, unknown = self.parse_known_intermixed_args(list(args), namespace)
+        if unknown:
+            options = [option for action in self._actions for option in action.option_strings]
+            takes_settings = any(action.metavar == SETTINGS for action in self._actions)
+            self.error(_unknown_option(unknown[0], options, takes_settings))
+        return words
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the words of `distcls train` say beside settings. A run without a name is named after `config_path`."""
+
+    dry_run: bool
+    print_config: bool
+    config_path: Path | None
+
+
+TRAINING = {
+    "train": "Train a model.",
+    "crossval": "Train a model once for each of data.folds=K parts of the images, which is val then, in run folders "
+    "NAME-fold0 and so on; then print mean and standard deviation, and write them to NAME-crossval.json.",
+}
+"""What the commands that take these words do."""
+
+
+def parse_train_arguments(argv: Sequence[str], command: str = "train") -> tuple[Config, TrainOptions]:
+    """The settings and options of `distcls train`, `python -m distcls.train` and `distcls crossval`.
+
+    Raises UsageError.
+    """
+    words = _train_parser(command).parse_intermixed_args(argv)
+    for word in words.settings:
+        _check_setting(word)
+    overrides, unless_set = settings_of_options(words.data, words.name)
+    config = load_config(words.config, [*overrides, *words.settings], unless_set)
+    return config, TrainOptions(words.dry_run, words.print_config, words.config)
+
+
+def _train_parser(command: str) -> Parser:
+    parser = Parser(
+        prog=f"distcls {command}",
+        description=f"{TRAINING[command]} The same command again goes on with what was stopped.",
+        epilog="Settings are given as key=value, such as optim.lr=3e-4 or train.num_epochs=10; "
+        "--print-config shows all of them, distcls/config/settings.py explains them.",
+    )
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder of images, DIR/CLASS/*.jpg: data.root=DIR data.name=folder; or a .csv or .npz file",
+    )
+    parser.add_argument("--name", help="name of the run, whose folder is runs/NAME: run.name=NAME")
+    parser.add_argument("--dry-run", action="store_true", help="say what would happen, and stop before the first step")
+    parser.add_argument("--print-config", action="store_true", help="print all settings as YAML, and stop")
+    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings, over those of the file")
+    return parser
+
+
+def settings_of_options(data: str | None, name: str | None) -> tuple[list[str], list[str]]:
+    """Overrides, and those that apply only where nothing else is said. JSON quotes words for YAML."""
+    overrides = [] if name is None else [override("run.name", name)]
+    if data is None:
+        return overrides, []
+    return [*overrides, override("data.root", data)], [f"data.name={kind_of_data(data) or 'folder'}"]
+
+
+def kind_of_data(path: str) -> str | None:
+    """data.name for what --data names: by how it ends, or because it is a folder; None where neither tells."""
+    kind = {".csv": "csv", ".npz": "npz"}.get(Path(path).suffix.lower())
+    return kind or ("folder" if os.path.isdir(path) else None)
+
+
+def override(key: str, text: str) -> str:
+    """A setting as a word of the command line, whose value is text whatever stands in it: YAML reads JSON's quotes."""
+    return f"{key}={json.dumps(text, ensure_ascii=False)}"
+
+
+def _check_setting(word: str) -> None:
+    if "=" in word:
+        return
+    if word.endswith((".yaml", ".yml")):
+        raise UsageError(f"{word!r} is not a setting: did you mean -c {word}?")
+    if os.path.isdir(word):
+        raise UsageError(f"{word!r} is not a setting: did you mean --data {word}?")
+    raise UsageError(f"{word!r} is not a setting: settings are written key=value, such as optim.lr=3e-4")
+
+
+def _unknown_option(word: str, options: Sequence[str], takes_settings: bool) -> str:
+    """What to say of --lr, --optim.lr=1 or --dryrun."""
+    name, _, value = word.partition("=")
+    without_dashes = {option.lstrip("-"): option for option in options}
+    near = difflib.get_close_matches(name.lstrip("-"), without_dashes, n=1)
+    if near:
+        return f"unknown option {word}: did you mean {without_dashes[near[0]]}?"
+    settings = settings_like(name.lstrip("-").replace("-", "_")) if takes_settings else []
+    if settings:
+        meant = " or ".join(f"{setting}={value or 'VALUE'}" for setting in settings)
+        return f"unknown option {word}: settings are written without dashes: did you mean {meant}?"
+    return f"unknown option {word}: the options are {', '.join(options)}"

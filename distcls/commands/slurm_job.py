@@ -1,0 +1,150 @@
+"""The job that Slurm gets: a batch script around `distcls train`, which may be stopped and started at will.
+
+submitit writes the script and calls sbatch. The job carries the path of a config, which is written here and
+never changes again; what its tasks know of Slurm is in slurm.py, and the rest is `distcls train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import uuid
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import FailedJobError
+
+from distcls import train
+from distcls.cluster import slurm
+from distcls.config.settings import Config
+from distcls.config.yaml_text import to_yaml
+from distcls.errors import DiskError, UsageError
+from distcls.files.atomic import write_text
+
+# submitit's imports come before the handlers of signals.py: until then, the signals that would kill are ignored.
+SHIELDED = 'sh -c \'trap "" TERM USR1 USR2; exec "$0" "$@"\''
+
+MAX_RESTARTS = 10**6
+"""submitit would give up after three, if it were ever asked."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of its own, in a folder of its own, which is written into its config."""
+
+    dir: Path
+    config: Config
+
+
+class TrainJob:
+    """What a task of the job calls: the words of `distcls train`, and no code."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def __call__(self) -> None:
+        """Train as one of the ranks; the first thing that `train.main` does is to replace submitit's handlers."""
+        sys.argv = ["distcls train", *self.words]  # env.json tells
+        code = train.main(self.words)
+        if code:
+            sys.exit(code)
+
+
+class _Executor(submitit.SlurmExecutor):
+    @classmethod
+    def affinity(cls) -> int:
+        """A script can be written without Slurm too."""
+        return 2
+
+
+def build_executor(options: argparse.Namespace, runs: list[PlannedRun]) -> _Executor:
+    """What submits these runs as one job, an array where they are several. options: those of `distcls submit`."""
+    python = "python3" if options.container else shlex.quote(sys.executable)
+    executor = _Executor(options.job_dir, max_num_timeout=MAX_RESTARTS, python=f"{SHIELDED} {python}")
+    cpus_per_task = options.cpus_per_task or runs[0].config.data.workers + 1
+    executor.update_parameters(
+        job_name=runs[0].dir.name,
+        partition=options.partition,
+        time=options.time,
+        nodes=options.nodes,
+        ntasks_per_node=options.tasks_per_node,
+        gpus_per_node=options.gpus_per_node,
+        cpus_per_task=cpus_per_task,
+        signal_delay_s=options.signal_delay,
+        stderr_to_stdout=True,
+        wckey=None,
+        additional_parameters={"requeue": True, **_sbatch_options(options.slurm)},
+        # The shell has to outlive the signals that end the tasks, or it would take them with it.
+        setup=["trap : TERM USR1 USR2", f"export {slurm.REQUEUE}={'script' if options.container else 1}"],
+        # Without the first, one dead rank leaves the others waiting to the end of the job's time.
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus_per_task}", *_container(options, runs)],
+        teardown=_requeue_from_outside(runs) if options.container else None,
+    )
+    return executor
+
+
+def script_of(executor: _Executor, runs: list[PlannedRun]) -> str:
+    """The batch script that would be submitted, to which submitit has no public way."""
+    if len(runs) > 1:
+        executor.parameters["map_count"] = len(runs)
+    return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+
+
+def submit(executor: _Executor, runs: list[PlannedRun], job_dir: Path) -> list[submitit.Job]:
+    """Write the configs, call sbatch, and keep the folders for these runs until they start."""
+    try:
+        job_dir.mkdir(parents=True, exist_ok=True)
+        with submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
+            jobs = executor.submit_array([TrainJob(["--config", _write_config(run, job_dir)]) for run in runs])
+        for run in runs:
+            run.dir.mkdir(parents=True, exist_ok=True)
+            if not (run.dir / "config.yaml").exists():
+                write_text(run.dir / "config.yaml", to_yaml(run.config))
+        return jobs
+    except FailedJobError as error:
+        raise UsageError(f"Slurm did not take the job: {error}") from error
+    except OSError as error:
+        raise DiskError(f"{error.filename}: cannot write what the job needs ({error.strerror})") from error
+
+
+def _write_config(run: PlannedRun, job_dir: Path) -> str:
+    """The path of a config that no later submission changes, however long this one waits."""
+    path = job_dir / f"{run.dir.name}-{uuid.uuid4().hex[:8]}.yaml"
+    write_text(path, to_yaml(run.config))
+    return str(path)
+
+
+def _sbatch_options(words: Sequence[str]) -> dict[str, str | bool]:
+    """`key=value`, or a flag such as `exclusive`; submitit writes its own names with underscores."""
+    parts = [word.partition("=") for word in words]
+    return {key.lstrip("-").replace("-", "_"): value if equals else True for key, equals, value in parts}
+
+
+def _container(options: argparse.Namespace, runs: list[PlannedRun]) -> list[str]:
+    """srun's options for pyxis: in the image, all that a run reads or writes lies where it lies outside."""
+    if not options.container:
+        return []
+    folders = [Path.cwd(), Path(options.job_dir), *(run.dir for run in runs)]
+    folders += [Path(run.config.data.root).absolute() for run in runs if run.config.data.root]
+    mounts = ",".join(dict.fromkeys(f"{folder}:{folder}" for folder in folders))
+    return [
+        f"--container-image={options.container}",
+        f"--container-mounts={mounts}",
+        f"--container-workdir={Path.cwd()}",
+    ]
+
+
+def _requeue_from_outside(runs: list[PlannedRun]) -> list[str]:
+    """Lines of the batch script that do what slurm.py does: images have no scontrol."""
+    return [
+        f"code=$? runs=({shlex.join(str(run.dir) for run in runs)})",
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} job=${job:-$SLURM_JOB_ID}",
+        'if [ $code = 0 ] && grep -q \'"state": "preempted"\' "${runs[${SLURM_ARRAY_TASK_ID:-0}]}/status.json" &&',
+        '    scontrol show job -o "$job" | grep -q JobState=RUNNING; then scontrol requeue "$job"; fi',
+        "exit $code",
+    ]

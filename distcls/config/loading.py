@@ -1,0 +1,251 @@
+"""From YAML files and `key=value` words to settings: every mistake is named, with its place and a way out.
+
+What was written (config_yaml.py) is changed by overrides, then checked against the type hints and ranges of
+config.py; last, config_checks.py looks for settings that contradict each other. Nothing here is slow to import.
+Every error is a UsageError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeGuard, get_args, get_origin
+
+from distcls.config.checking import contradictions
+from distcls.config.durations import parse_duration
+from distcls.config.messages import join, mismatch, unknown_setting
+from distcls.config.schema import alternatives, hints_of, is_section, split_optional
+from distcls.config.settings import AugmentConfig, Config
+from distcls.config.yaml_text import Given, read_override, read_yaml
+from distcls.errors import UsageError
+
+FOLDER_SETTINGS = ("data.root", "data.cache_dir", "model.init_from", "run.dir")
+"""Settings in which ~ stands for the home folder."""
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_set: Sequence[str] = ()) -> Config:
+    """The config of a new run: a YAML file (or the defaults), then the overrides, such as "optim.lr=1e-3".
+
+    `unless_set` holds overrides that apply only to what neither the file nor an override has set. The batch
+    sizes must fit the number of processes, WORLD_SIZE. Raises UsageError.
+    """
+    root = read_yaml(Path(path)) if path is not None else Given({}, "the defaults")
+    _override(root, overrides)
+    for keys, given in map(read_override, unless_set):
+        if _find(root, keys) is None:
+            _put(root, keys, given)
+    return _build(root, _world_size())
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config that a run has saved, whatever the number of processes now. Raises UsageError.
+
+    What contradicts what may be known better since then: only what `overrides` bring in is judged by that.
+    """
+    root = read_yaml(Path(path))
+    _override(root, overrides)
+    return _build(root, world_size=1, judged=overrides)
+
+
+_LENGTHS = (["train", "num_steps"], ["train", "num_epochs"])
+
+
+def _override(root: Given, overrides: Sequence[str]) -> None:
+    changes = [read_override(override) for override in overrides]
+    _drop_other_length(root, changes)
+    for keys, given in changes:
+        _put(root, keys, given)
+
+
+def _drop_other_length(root: Given, changes: list[tuple[list[str], Given]]) -> None:
+    """num_steps on the command line replaces num_epochs of the file, and the other way round."""
+    changed = [keys for keys, given in changes if keys in _LENGTHS and given.value is not None]
+    train = _find(root, ["train"])
+    if train is not None and isinstance(train.value, dict):
+        for keys, other in (_LENGTHS, _LENGTHS[::-1]):
+            if keys in changed and other not in changed:
+                train.value.pop(other[1], None)
+
+
+def _put(root: Given, keys: list[str], given: Given) -> None:
+    """Set what `keys` lead to, in place. Mappings on the way are made where there are none."""
+    mapping = root.value
+    for key in keys[:-1]:
+        if key not in mapping or not isinstance(mapping[key].value, dict):
+            mapping[key] = Given({}, given.where)
+        mapping = mapping[key].value
+    if keys == ["augment"] and _is_off(given):
+        given = Given(_only_normalize(mapping.get("augment")), given.where)
+    mapping[keys[-1]] = given
+
+
+def _find(root: Given, keys: list[str]) -> Given | None:
+    given = root
+    for key in keys:
+        if not isinstance(given.value, dict) or key not in given.value:
+            return None
+        given = given.value[key]
+    return given
+
+
+def _is_off(given: Given) -> bool:
+    return given.value is None or given.text == "none"
+
+
+def _only_normalize(augment: Given | None) -> dict[str, Given]:
+    """No augmentation is no reason to feed the model other pixel values."""
+    settings = augment.value if augment is not None and isinstance(augment.value, dict) else {}
+    return {key: given for key, given in settings.items() if key == "normalize"}
+
+
+def _build(root: Given, world_size: int, judged: Sequence[str] | None = None) -> Config:
+    """The settings. judged: the overrides whose contradictions are looked for; None: everything is."""
+    _choose_length(root)
+    config = _section(Config, root, "")
+    for path in FOLDER_SETTINGS:
+        section, name = path.split(".")
+        folder = getattr(getattr(config, section), name)
+        if folder is not None:
+            setattr(getattr(config, section), name, os.path.expanduser(folder))
+    for path, problem in contradictions(config, world_size):
+        place = _find(root, path.split("."))
+        if judged is not None and (place is None or place.where not in judged):
+            continue
+        raise UsageError(f"{place.where}: {problem}" if place else problem)
+    return config
+
+
+def _world_size() -> int:
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"the environment variable WORLD_SIZE must be a number of processes, but is {text!r}")
+    return int(text)
+
+
+def _choose_length(root: Given) -> None:
+    """num_steps takes the place of the default num_epochs."""
+    train = _find(root, ["train"])
+    num_steps = _find(root, ["train", "num_steps"])
+    if train is not None and num_steps is not None and num_steps.value is not None:
+        train.value.setdefault("num_epochs", Given(None, num_steps.where))
+
+
+def _section(kind: type, given: Given, path: str) -> Any:
+    """An instance of a dataclass of config.py. A section that is missing or empty keeps its defaults."""
+    if given.value is None or (kind is AugmentConfig and _is_off(given)):
+        given = Given({}, given.where)
+    if not isinstance(given.value, dict):
+        hint = ", or 'none' to turn it off" if kind is AugmentConfig else ""
+        raise UsageError(
+            f"{given.where}: {path} is a section with the settings {', '.join(hints_of(kind))}{hint}, "
+            f"but {given.shown()} was given"
+        )
+    return kind(**{key: _convert(*arguments) for key, arguments in _settings(kind, given, path)})
+
+
+def _settings(kind: type, given: Given, path: str) -> Iterator[tuple[str, tuple[Given, Any, Mapping, str]]]:
+    """What `_convert` needs for each setting that was given, and for each section, given or not."""
+    hints = hints_of(kind)
+    for key, value in given.value.items():
+        if key not in hints:
+            raise unknown_setting(key, value, kind, path)
+    for field in dataclasses.fields(kind):
+        if field.name in given.value or dataclasses.is_dataclass(hints[field.name]):
+            value = given.value.get(field.name, Given({}, given.where))
+            yield field.name, (value, hints[field.name], field.metadata, join(path, field.name))
+
+
+def _convert(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
+    """The value of a setting, checked against its type hint and range."""
+    inner, optional = split_optional(hint)
+    if given.value is None and optional:
+        return None
+    inner = _alternative(given, inner)
+    if is_section(inner):
+        return _section(inner, given, path)
+    if get_origin(inner) is list:
+        return _list(given, inner, limits, path)
+    if get_origin(inner) is dict:
+        return _dict(given, inner, limits, path)
+    return _scalar(given, hint, limits, path)
+
+
+def _alternative(given: Given, hint: Any) -> Any:
+    """Which part of a hint such as `bool | Literal["x"]` is meant, by how the value is written."""
+    kinds = {part: {dict: dict, Literal: str}.get(get_origin(part), part) for part in alternatives(hint)}
+    if len(kinds) == 1:
+        return hint
+    return next((part for part, kind in kinds.items() if isinstance(given.value, kind)), next(iter(kinds)))
+
+
+def _list(given: Given, hint: Any, limits: Mapping, path: str) -> list[Any]:
+    if not isinstance(given.value, list):
+        raise mismatch(given, hint, limits, path)
+    (item_hint,) = get_args(hint)
+    return [_convert(item, item_hint, limits, f"{path}[{index}]") for index, item in enumerate(given.value)]
+
+
+def _dict(given: Given, hint: Any, limits: Mapping, path: str) -> dict[str, Any]:
+    if given.value is not None and not isinstance(given.value, dict):
+        raise mismatch(given, dict, limits, path)
+    _, item_hint = get_args(hint)
+    if item_hint is Any:
+        return given.plain() or {}
+    return {key: _convert(item, item_hint, limits, f"{path}.{key}") for key, item in (given.value or {}).items()}
+
+
+def _scalar(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
+    try:
+        value = _read_scalar(given, _alternative(given, split_optional(hint)[0]))
+        _check_limits(value, limits)
+        return value
+    except ValueError as error:
+        raise mismatch(given, hint, limits, path) from error
+
+
+def _read_scalar(given: Given, hint: Any) -> Any:
+    """The value as bool, int, float, str or one of the choices. Raises ValueError where it is none."""
+    if get_origin(hint) is Literal:
+        return _one_of(given.text, get_args(hint))
+    if hint is str and (isinstance(given.value, str) or _is_number(given.value)):
+        return given.text
+    if hint is float and _is_number(given.value) and math.isfinite(given.value):
+        return float(given.value)
+    if hint is int and _is_number(given.value):
+        return _whole(given)
+    if hint is bool and isinstance(given.value, bool):
+        return given.value
+    raise ValueError(f"not {hint}")
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _one_of(text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise ValueError(f"not one of {choices}")
+    return text
+
+
+def _whole(given: Given) -> int:
+    """1000 and 1e3 are whole numbers; 1000.0 looks like a mistake."""
+    if isinstance(given.value, float) and not ("e" in given.text.lower() and given.value.is_integer()):
+        raise ValueError("not a whole number")
+    return int(given.value)
+
+
+def _check_limits(value: Any, limits: Mapping) -> None:
+    if limits.get("duration"):
+        parse_duration(value)
+    out_of_range = (
+        ("minimum" in limits and value < limits["minimum"])
+        or ("above" in limits and value <= limits["above"])
+        or ("maximum" in limits and value > limits["maximum"])
+        or ("below" in limits and value >= limits["below"])
+    )
+    if out_of_range:
+        raise ValueError("out of range")

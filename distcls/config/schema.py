@@ -1,0 +1,91 @@
+"""What a config may hold, read from the type hints of config.py: for the loader, and as a JSON schema for editors."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+
+from distcls.config.durations import DURATION_PATTERN
+from distcls.config.settings import AugmentConfig, Config
+
+LIMIT_KEYWORDS = {
+    "minimum": "minimum",
+    "above": "exclusiveMinimum",
+    "maximum": "maximum",
+    "below": "exclusiveMaximum",
+}
+"""JSON Schema's word for each limit of `config.setting`."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a YAML config (JSON Schema 2020-12), with which editors complete and check settings."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A config of distcls",
+        **_section_schema(Config),
+    }
+
+
+@functools.cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """The type hint of each setting and section of a dataclass of config.py."""
+    return get_type_hints(kind)
+
+
+def is_section(hint: Any) -> TypeGuard[type]:
+    """Whether a type hint is one of the dataclasses of config.py."""
+    return dataclasses.is_dataclass(hint)
+
+
+def split_optional(hint: Any) -> tuple[Any, bool]:
+    """`X | None` is (X, True), anything else (hint, False)."""
+    if NoneType in alternatives(hint):
+        (inner,) = (part for part in alternatives(hint) if part is not NoneType)
+        return inner, True
+    return hint, False
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """`X | Y` is (X, Y), anything else (hint,)."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _section_schema(kind: type) -> dict[str, Any]:
+    """A section may be empty, and augment may be 'none'."""
+    properties = {field.name: _setting_schema(field, hints_of(kind)[field.name]) for field in dataclasses.fields(kind)}
+    section = {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
+    return {"anyOf": [section, {"enum": ["none"]}]} if kind is AugmentConfig else section
+
+
+def _setting_schema(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
+    schema = {"description": field.metadata["doc"], **_value_schema(hint, field.metadata)}
+    if not is_section(hint):
+        schema["default"] = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return schema
+
+
+def _value_schema(hint: Any, limits: Mapping) -> dict[str, Any]:
+    """The JSON schema of what the loader accepts. The limits of a list are those of its items."""
+    inner, optional = split_optional(hint)
+    if len(alternatives(inner)) > 1:
+        return {"anyOf": [_value_schema(part, limits) for part in alternatives(inner)]}
+    if is_section(inner):
+        return _section_schema(inner)
+    if get_origin(inner) is Literal:
+        return {"enum": [*get_args(inner), *([None] if optional else [])]}
+    if get_origin(inner) is list:
+        return {"type": _either_type("array", optional), "items": _value_schema(get_args(inner)[0], limits)}
+    if get_origin(inner) is dict:
+        return {"type": ["object", "null"]}
+    if limits.get("duration"):
+        return {"type": _either_type(["string", "integer"], optional), "pattern": DURATION_PATTERN, "minimum": 0}
+    types = {str: ["string", "number"], bool: "boolean", int: "integer", float: "number"}
+    ranges = {keyword: limits[name] for name, keyword in LIMIT_KEYWORDS.items() if name in limits}
+    return {"type": _either_type(types[inner], optional), **ranges}
+
+
+def _either_type(types: str | list[str], optional: bool) -> str | list[str]:
+    return [*([types] if isinstance(types, str) else types), "null"] if optional else types

@@ -1,0 +1,189 @@
+"""A config as YAML, both ways. What is read remembers where it stands: at `configs/x.yaml:12`, or in an override."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distcls.config.checking import either
+from distcls.config.settings import Config
+from distcls.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as somebody gave it. Mappings and lists hold Given values; `text` is a scalar as it was typed."""
+
+    value: Any
+    where: str
+    text: str = ""
+
+    def plain(self) -> Any:
+        """The value alone, down to the last."""
+        if isinstance(self.value, dict):
+            return {key: item.plain() for key, item in self.value.items()}
+        if isinstance(self.value, list):
+            return [item.plain() for item in self.value]
+        return self.value
+
+    def shown(self) -> str:
+        """As a message quotes it."""
+        if isinstance(self.value, str):
+            return repr(self.value)
+        return self.text or shown(self.plain())
+
+
+def shown(value: Any) -> str:
+    """A plain value as a message quotes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: 1e-3 is a number; yes, on, 12:30 and 2024-01-01 are not what YAML 1.1 makes of them."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 or `_Loader` would not read back as a string."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_NUMBER_STARTS = list("-+.0123456789")
+_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), [*"~nN", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), [*"tTfF"])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+(_[0-9]+)*$"), _NUMBER_STARTS)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _NUMBER_STARTS)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _NUMBER_STARTS)
+
+_SCALARS = {
+    "tag:yaml.org,2002:null": lambda text: None,
+    "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
+    "tag:yaml.org,2002:int": int,
+    "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "tag:yaml.org,2002:str": str,
+}
+
+
+def read_yaml(path: Path) -> Given:
+    """The mapping that a file holds; an empty one where it is empty. Raises UsageError, with the line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: a config is UTF-8 text, but {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the config ({error.strerror}){_files_beside(path)}") from error
+    root = _parse(text, str(path), lines=True)
+    if root.value is None:
+        return Given({}, root.where)
+    if not isinstance(root.value, dict):
+        raise UsageError(f"{root.where}: a config is a mapping with sections such as 'optim:', not {root.shown()}")
+    return root
+
+
+def _files_beside(path: Path) -> str:
+    names = {file.name: str(file) for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)}
+    near = difflib.get_close_matches(path.name, names, n=2)
+    return f": did you mean {either(names[name] for name in near)}?" if near else ""
+
+
+def _parse(text: str, source: str, lines: bool) -> Given:
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if lines and mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        raise UsageError(f"{source}{line}: not valid YAML: {problem} (quotes around a value may help)") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    return Given(None, source) if node is None else _given_node(node, source, lines)
+
+
+def _given_node(node: yaml.Node, source: str, lines: bool) -> Given:
+    where = f"{source}:{node.start_mark.line + 1}" if lines else source
+    if isinstance(node, yaml.MappingNode):
+        return Given(_given_mapping(node, source, lines), where)
+    if isinstance(node, yaml.SequenceNode):
+        return Given([_given_node(item, source, lines) for item in node.value], where)
+    if node.tag not in _SCALARS:
+        raise UsageError(f"{where}: the YAML tag {node.tag} is not known here: write the plain value")
+    try:
+        return Given(_SCALARS[node.tag](node.value), where, node.value)
+    except ValueError as error:  # such as !!int abc
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _given_mapping(node: yaml.MappingNode, source: str, lines: bool) -> dict[str, Given]:
+    mapping: dict[str, Given] = {}
+    for key_node, value_node in node.value:
+        where = f"{source}:{key_node.start_mark.line + 1}" if lines else source
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise UsageError(f"{where}: the name of a setting must be a word, not a list or a mapping")
+        if key_node.value in mapping:
+            first = f", first at {mapping[key_node.value].where}" if lines else ""
+            raise UsageError(f"{where}: {key_node.value!r} is given twice{first}: remove one of them")
+        value = _given_node(value_node, source, lines)
+        mapping[key_node.value] = dataclasses.replace(value, where=where)
+    return mapping
+
+
+def read_override(override: str) -> tuple[list[str], Given]:
+    """`optim.lr=1e-3` as the keys that lead to the setting, and its value. Raises UsageError."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"{override}: a setting is written key=value, such as optim.lr=0.001")
+    return keys, _parse(text, override, lines=False)
+
+
+def to_yaml(config: Config) -> str:
+    """All settings, a block for each section, which `load_config` reads back as they were."""
+    sections = ({name: _blocks(section)} for name, section in _fields_of(config))
+    dump = functools.partial(
+        yaml.dump, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return "\n".join(dump(_Block(section)) for section in sections)
+
+
+def as_plain(value: Any) -> Any:
+    """A setting's value with dicts for the dataclasses in it."""
+    if isinstance(value, list):
+        return [as_plain(item) for item in value]
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+class _Block(dict):
+    """A mapping that is written over several lines."""
+
+
+_Dumper.add_representer(
+    _Block, lambda dumper, block: dumper.represent_mapping("tag:yaml.org,2002:map", block, flow_style=False)
+)
+
+
+def _fields_of(config: Any) -> Iterator[tuple[str, Any]]:
+    return ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+
+
+def _blocks(value: Any) -> Any:
+    """Sections as blocks, and everything in them, such as lists, on one line."""
+    if not dataclasses.is_dataclass(value):
+        return as_plain(value)
+    return _Block({name: _blocks(item) for name, item in _fields_of(value)})

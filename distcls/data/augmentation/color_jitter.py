@@ -1,0 +1,51 @@
+"""Random brightness, contrast, saturation and hue for a whole batch: one 3 × 3 matrix for each image.
+
+Brightness, contrast and saturation are torchvision's; hue turns the colours around the gray axis (in YIQ) and so
+keeps how bright they are, where torchvision converts to HSV and back. All four are linear, so they become one
+multiplication, and colours that leave the range are cut off once, at the end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from distcls.config.settings import AugmentConfig
+
+LUMA = np.array([0.299, 0.587, 0.114])
+YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+"""RGB to brightness and two coordinates of colour (NTSC's); gray has none, so its rows 2 and 3 sum to 0."""
+
+
+def draw_colors(config: AugmentConfig, generator: np.random.Generator, size: int) -> dict[str, np.ndarray]:
+    """Numbers for `size` images. "color": (size, 3, 3), times an RGB pixel; "gray": (size,), times the mean brightness.
+
+    Four uniform numbers are drawn for each image whatever is switched on, so that none depends on another.
+    """
+    draws = generator.uniform(-1, 1, (4, size))
+    limits = (config.brightness, config.contrast, config.saturation)
+    brightness, contrast, saturation = (
+        np.maximum(1 + limit * draw, 0) for limit, draw in zip(limits, draws[:3], strict=True)
+    )
+    angle = 2 * np.pi * config.hue * draws[3]
+    turned = np.zeros((size, 3, 3))
+    turned[:, 0, 0] = 1
+    turned[:, 1, 1] = turned[:, 2, 2] = saturation * np.cos(angle)
+    turned[:, 2, 1] = saturation * np.sin(angle)
+    turned[:, 1, 2] = -turned[:, 2, 1]
+    color = (brightness * contrast)[:, None, None] * (np.linalg.inv(YIQ) @ turned @ YIQ)
+    return {"color": color.astype(np.float32), "gray": (brightness * (1 - contrast)).astype(np.float32)}
+
+
+def jitter(pixels: torch.Tensor, color: torch.Tensor, gray: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 (m, H, W, 3) to the same pixels in other colours, of `dtype`, still from 0 to 255 but not rounded.
+
+    The mean brightness of an image comes from whole numbers, so it is the same in whatever order they are added.
+    """
+    n, height, width, channels = pixels.shape
+    flat = pixels.reshape(n, height * width, channels)
+    luma = torch.tensor(LUMA, dtype=dtype, device=pixels.device)
+    mean = (flat.sum(1, dtype=torch.int64) * luma).sum(1) / (height * width)
+    colored = flat.to(dtype) @ color.to(dtype).transpose(1, 2)
+    colored += (gray.to(dtype) * mean)[:, None, None]
+    return colored.clamp_(0, 255).view(n, height, width, channels)

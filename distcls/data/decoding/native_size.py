@@ -1,0 +1,44 @@
+"""What pixels images become: as the config says, and where it names no image size, of the size they have."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from distcls.config.settings import DataConfig
+from distcls.data.decoding.decode import BadImageError, Decoding
+from distcls.data.sources.image_set import ImageSet
+
+LARGEST_NATIVE = 256  # photos of one size, such as 640x640, are not trained on at that size by default
+DEFAULT_SIZE = 224
+ATTEMPTS = 5  # images of a class that are tried before it is left out: its first ones may be broken
+
+
+def choose_decoding(config: DataConfig, train: ImageSet) -> Decoding:
+    """How all images of a run are decoded."""
+    black_and_white = None if config.float_range is None else (config.float_range[0], config.float_range[1])
+    decoding = Decoding(config.image_size, config.resize, config.background, black_and_white)
+    return decoding if config.image_size else dataclasses.replace(decoding, image_size=_native_size(train, decoding))
+
+
+def _native_size(image_set: ImageSet, decoding: Decoding) -> int:
+    """The side in pixels of square images up to 256 that all have one size, else 224; looks at one per class."""
+    size: tuple[int, ...] | None = None
+    for label in range(len(image_set.class_names)):
+        shape = _first_shape(image_set, label, decoding)
+        if shape is None:
+            continue
+        if shape != (size or shape) or shape[0] != shape[1] or shape[0] > LARGEST_NATIVE:
+            return DEFAULT_SIZE
+        size = shape
+    return size[0] if size else DEFAULT_SIZE
+
+
+def _first_shape(image_set: ImageSet, label: int, decoding: Decoding) -> tuple[int, ...] | None:
+    for i in np.flatnonzero(image_set.labels == label)[:ATTEMPTS]:
+        try:
+            return image_set.image(int(i), decoding).shape
+        except (BadImageError, OSError):
+            continue
+    return None

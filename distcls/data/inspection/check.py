@@ -1,0 +1,257 @@
+"""Everything that can be said of a data set before it is trained on: what `distcls check` finds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from distcls.config.settings import DataConfig
+from distcls.data.cache.folder import cache_folder
+from distcls.data.cache.pixels import Limits, keep_findings
+from distcls.data.decoding.decode import Decoding
+from distcls.data.decoding.native_size import choose_decoding
+from distcls.data.decoding.parallel import Progress
+from distcls.data.inspection.duplicates import equal_rows
+from distcls.data.inspection.examine import Inspected, inspect
+from distcls.data.inspection.report import how_to_go_on, list_bad_files, nothing_to_learn, too_little, too_many_bad
+from distcls.data.sources.datasets import open_image_sets
+from distcls.data.sources.folder import FolderSet
+from distcls.data.sources.image_set import ImageSet
+from distcls.data.split import Split, split_without_bad
+from distcls.data.stratify import cut_splits
+
+LISTED_SHAPES = 100  # in JSON: a million photographs have thousands
+
+
+@dataclass(frozen=True)
+class Copies:
+    """One image that is there more than once, byte for byte."""
+
+    images: list[str]
+    """The name of each copy."""
+    splits: list[str]
+    classes: list[str]
+    """Where each copy is."""
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether it is trained on and measured on, or in two splits at least."""
+        return len(set(self.splits)) > 1
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether it is said to be of two classes."""
+        return len(set(self.classes)) > 1
+
+
+@dataclass
+class DataCheck:
+    """A data set, and what was found in it."""
+
+    config: DataConfig
+    decoding: Decoding
+    image_sets: dict[str, ImageSet]
+    splits: list[Split]
+    """As training would cut them, without the bad images; train comes first."""
+    found: dict[str, Inspected]
+    """By the name of the image set."""
+    copies: list[Copies]
+
+    @property
+    def class_names(self) -> list[str]:
+        """As in the training split."""
+        return self.splits[0].image_set.class_names
+
+    @cached_property
+    def bad_files(self) -> list[dict[str, str]]:
+        """[{"path", "reason"}] of the images that cannot be decoded."""
+        return list_bad_files(self.image_sets, self.found)
+
+    @property
+    def num_images(self) -> int:
+        """The bad ones included."""
+        return sum(map(len, self.image_sets.values()))
+
+    @property
+    def num_animations(self) -> int:
+        """Images that are the first frame of several."""
+        return sum(found.num_animations for found in self.found.values())
+
+    @cached_property
+    def num_ignored(self) -> int:
+        """Files in class folders that are no images by their names."""
+        return sum(image_set.num_ignored for image_set in self.image_sets.values() if isinstance(image_set, FolderSet))
+
+    @cached_property
+    def per_class(self) -> dict[str, np.ndarray]:
+        """int (C,) for each split, and for "unreadable": how many images of each class."""
+        count, lists = len(self.class_names), {split.name: split.labels for split in self.splits}
+        bad = [self.image_sets[name].labels[list(found.bad)] for name, found in self.found.items() if found.bad]
+        lists["unreadable"] = np.concatenate([np.empty(0, np.int64), *bad])
+        return {name: np.bincount(labels, minlength=count) for name, labels in lists.items()}
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """int32 (n, 2), width and height of each image that can be decoded."""
+        sizes = np.concatenate([found.sizes for found in self.found.values()])
+        return sizes[sizes[:, 0] > 0]
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """(width, height, images), the most frequent first."""
+        shapes, counts = np.unique(self.sizes, axis=0, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [(*shapes[i].tolist(), int(counts[i])) for i in order]
+
+    def count(self, what: str) -> dict[str, int]:
+        """Images of each format or mode, the most frequent first; what: "formats" or "modes"."""
+        return dict(sum((getattr(found, what) for found in self.found.values()), Counter()).most_common())
+
+    @cached_property
+    def histogram(self) -> np.ndarray:
+        """int64 (3, 256), how often each value of red, green and blue is in the training images."""
+        return sum((found.histogram for found in self.found.values()), np.zeros((3, 256), np.int64))
+
+    @cached_property
+    def mean_image(self) -> np.ndarray:
+        """uint8 (S, S, 3), the mean of the training images."""
+        pixels = sum((found.pixel_sum for found in self.found.values()), np.zeros(self.decoding.shape))
+        return np.rint(pixels / max(sum(found.num_measured for found in self.found.values()), 1)).astype(np.uint8)
+
+    @cached_property
+    def normalize(self) -> dict[str, list[float]]:
+        """Mean and standard deviation of the channels of the training images, from 0 to 1: for augment.normalize."""
+        values, counts = np.arange(256) / 255, self.histogram / max(self.histogram[0].sum(), 1)
+        mean = counts @ values
+        std = np.sqrt(np.maximum(counts @ values**2 - mean**2, 0))
+        return {"mean": mean.round(4).tolist(), "std": std.round(4).tolist()}
+
+    def errors(self) -> list[str]:
+        """What training would refuse."""
+        found = []
+        if head := too_many_bad(self.config, len(self.bad_files), self.num_images):
+            found.append(f"{head}. {how_to_go_on(len(self.bad_files), self.num_images)}")
+        if problem := nothing_to_learn(self.splits):
+            found.append(problem)
+        return found
+
+    def warnings(self) -> list[str]:
+        """What training would accept, and somebody should look into."""
+        leaks = sum(copies.is_leak for copies in self.copies)
+        conflicts = sum(copies.is_conflict for copies in self.copies)
+        found = []
+        if leaks:
+            found.append(
+                f"{_images(leaks)} in more than one split: what is trained on cannot be measured with. Keep one copy"
+            )
+        if conflicts:
+            found.append(
+                f"{_images(conflicts)} in more than one class: some of these labels are wrong. Keep the right one"
+            )
+        return [*found, *too_little(self.splits)]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for programs."""
+        return {
+            "name": self.config.name,
+            "root": self.config.root,
+            "num_images": self.num_images,
+            "class_names": self.class_names,
+            "splits": {
+                split.name: {"num_images": len(split), "per_class": self._by_name(split.name)} for split in self.splits
+            },
+            "formats": self.count("formats"),
+            "modes": self.count("modes"),
+            "sizes": {
+                "width": _range(self.sizes[:, 0]),
+                "height": _range(self.sizes[:, 1]),
+                "num_shapes": len(self.shapes),
+                "shapes": [
+                    {"width": w, "height": h, "num_images": count} for w, h, count in self.shapes[:LISTED_SHAPES]
+                ],
+            },
+            "num_animations": self.num_animations,
+            "num_ignored_files": self.num_ignored,
+            "image_size": self.decoding.image_size,
+            "resize": self.decoding.resize,
+            "normalize": self.normalize,
+            "bad_files": self.bad_files,
+            "duplicates": [
+                {
+                    "images": copies.images,
+                    "splits": copies.splits,
+                    "classes": copies.classes,
+                    "is_leak": copies.is_leak,
+                    "is_conflict": copies.is_conflict,
+                }
+                for copies in self.copies
+            ],
+            "errors": self.errors(),
+            "warnings": self.warnings(),
+        }
+
+    def _by_name(self, split: str) -> dict[str, int]:
+        return dict(zip(self.class_names, self.per_class[split].tolist(), strict=True))
+
+
+def check_data(config: DataConfig, progress: Progress | None = None) -> DataCheck:
+    """Decodes all images of a data set, as training would, and looks for what is wrong with them.
+
+    progress(images done, images in all). Raises UsageError, MissingInputError and BadDataError where the data
+    set cannot be opened.
+    """
+    limits = Limits.of(config)
+    image_sets = open_image_sets(config)
+    decoding = choose_decoding(config, image_sets["train"])
+    cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
+    found: dict[str, Inspected] = {}
+    for name, image_set in image_sets.items():
+        measured = np.zeros(len(image_set), bool)
+        if name == "train":
+            measured[cuts["train"][1]] = True
+        found[name] = inspect(image_set, decoding, measured, _of_all(progress, image_sets, found))
+        keep_findings(image_set, decoding, limits, cache_folder(config), found[name].bad, found[name].num_animations)
+    splits, digests = [], []
+    for name, (source, rows) in cuts.items():
+        splits.append(split_without_bad(name, image_sets[source], rows, found[source].bad, None, decoding))
+        digests.append(found[source].digests[splits[-1].rows])
+    return DataCheck(config, decoding, image_sets, splits, found, _find_copies(splits, digests))
+
+
+def _of_all(progress: Progress | None, image_sets: dict[str, ImageSet], done: dict[str, Inspected]) -> Progress | None:
+    """Counts over all image sets what is counted within one."""
+    if progress is None:
+        return None
+    before, total = sum(len(found.sizes) for found in done.values()), sum(map(len, image_sets.values()))
+    return lambda now, _: progress(before + now, total)
+
+
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count:,} images are"
+
+
+def _range(numbers: np.ndarray) -> dict[str, int]:
+    if len(numbers) == 0:
+        return {}
+    return {"min": int(numbers.min()), "median": int(np.median(numbers)), "max": int(numbers.max())}
+
+
+def _find_copies(splits: list[Split], digests: list[np.ndarray]) -> list[Copies]:
+    """Bad images are in no split, so they are no copies of each other: all empty files are equal."""
+    split_of = np.repeat(np.arange(len(splits)), list(map(len, splits)))
+    place_in = np.concatenate([np.arange(len(split)) for split in splits])
+    copies = []
+    for group in equal_rows(np.concatenate(digests)):
+        places = [(splits[split_of[row]], int(place_in[row])) for row in group]
+        copies.append(
+            Copies(
+                images=[split.image_name(i) for split, i in places],
+                splits=[split.name for split, _ in places],
+                classes=[split.image_set.class_names[split.labels[i]] for split, i in places],
+            )
+        )
+    return copies

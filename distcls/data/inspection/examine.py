@@ -1,0 +1,137 @@
+"""Looks closely at every image of a set, for `distcls check`: what the files are, and what is in them.
+
+One pass that reads each file once and decodes it as training does, by the same processes (parallel_decode.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from distcls.data.decoding.decode import BadImageError, Decoding, Original, decode_and_describe
+from distcls.data.decoding.parallel import Progress, checked_image, do_all
+from distcls.data.sources.folder import FolderSet
+from distcls.data.sources.image_set import ImageSet
+
+DIGEST_BYTES = 16
+
+
+@dataclass
+class Inspected:
+    """What was found in n images that follow each other. Rows of bad images are 0."""
+
+    start: int
+    """Position of the first one in the image set."""
+    digests: np.ndarray
+    """uint8 (n, 16): SHA-256, cut, of a file's bytes; of the pixels where an image is no file of its own."""
+    sizes: np.ndarray
+    """int32 (n, 2), width and height in pixels."""
+    formats: Counter[str]
+    modes: Counter[str]
+    """Images of each of Pillow's formats and modes."""
+    num_animations: int
+    bad: dict[int, str]
+    """Position and reason of each image that cannot be decoded."""
+    histogram: np.ndarray
+    """int64 (3, 256), how often each value of red, green and blue is in the decoded images that are measured."""
+    pixel_sum: np.ndarray
+    """float64 (S, S, 3), sum of the decoded images that are measured."""
+    num_measured: int
+
+    @staticmethod
+    def empty(start: int, count: int, shape: tuple[int, ...]) -> Inspected:
+        """Of no image yet, with room for `count`; shape: (S, S, 3), of a decoded image."""
+        return Inspected(
+            start=start,
+            digests=np.zeros((count, DIGEST_BYTES), np.uint8),
+            sizes=np.zeros((count, 2), np.int32),
+            formats=Counter(),
+            modes=Counter(),
+            num_animations=0,
+            bad={},
+            histogram=np.zeros((3, 256), np.int64),
+            pixel_sum=np.zeros(shape),
+            num_measured=0,
+        )
+
+    def add(self, part: Inspected) -> None:
+        """Take over what was found in some of these images."""
+        rows = slice(part.start - self.start, part.start - self.start + len(part.sizes))
+        self.digests[rows], self.sizes[rows] = part.digests, part.sizes
+        self.formats += part.formats
+        self.modes += part.modes
+        self.num_animations += part.num_animations
+        self.bad |= part.bad
+        self.histogram += part.histogram
+        self.pixel_sum += part.pixel_sum
+        self.num_measured += part.num_measured
+
+
+def inspect(
+    image_set: ImageSet, decoding: Decoding, measured: np.ndarray, progress: Progress | None = None
+) -> Inspected:
+    """Decodes and describes every image. measured: bool (N,), the images whose pixels are counted."""
+    found = Inspected.empty(0, len(image_set), decoding.shape)
+    for part in do_all(InspectJob(image_set, decoding, measured), progress):
+        found.add(part)
+    found.bad = dict(sorted(found.bad.items()))
+    return found
+
+
+@dataclass(frozen=True)
+class InspectJob:
+    """Everything a decoding process has to know."""
+
+    image_set: ImageSet
+    decoding: Decoding
+    measured: np.ndarray
+
+    def do_chunk(self, start: int, stop: int) -> Inspected:
+        """What is found in the images from start to stop."""
+        found = Inspected.empty(start, stop - start, self.decoding.shape)
+        measured = np.zeros((stop - start, *self.decoding.shape), np.uint8)
+        for i in range(start, stop):
+            try:
+                pixels, original, digest = _look_at(self.image_set, i, self.decoding)
+            except BadImageError as reason:
+                found.bad[i] = str(reason)
+                continue
+            found.digests[i - start] = np.frombuffer(digest, np.uint8, DIGEST_BYTES)
+            found.sizes[i - start] = original.width, original.height
+            found.formats[original.format] += 1
+            found.modes[original.mode] += 1
+            found.num_animations += original.is_animation
+            if self.measured[i]:
+                measured[found.num_measured] = pixels
+                found.num_measured += 1
+        measured = measured[: found.num_measured]
+        found.pixel_sum += measured.sum(0, dtype=np.uint64)
+        for channel in range(3):
+            found.histogram[channel] += np.bincount(measured[..., channel].ravel(), minlength=256)
+        return found
+
+
+def _look_at(image_set: ImageSet, i: int, decoding: Decoding) -> tuple[np.ndarray, Original, bytes]:
+    """Its decoded pixels, what it was before, and a digest of its content. Raises BadImageError."""
+    if isinstance(image_set, FolderSet):
+        content = _read(os.path.join(image_set.root, image_set.name(i)))
+        pixels, original = decode_and_describe(io.BytesIO(content), decoding)
+        return pixels, original, hashlib.sha256(content).digest()
+    pixels = checked_image(image_set, i, decoding)
+    whole = image_set.image(i, dataclasses.replace(decoding, image_size=None))
+    original = Original("in memory", "RGB", whole.shape[1], whole.shape[0], is_animation=False)
+    return pixels, original, hashlib.sha256(whole.tobytes()).digest()
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise BadImageError(error.strerror or str(error)) from error

@@ -1,0 +1,161 @@
+"""What is in the data, for data_report.json and for the person who has to repair it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from distcls.config.settings import DataConfig
+from distcls.data.cache.pixels import Decoded
+from distcls.data.decoding.decode import Decoding
+from distcls.data.inspection.examine import Inspected
+from distcls.data.sources.folder import FolderSet
+from distcls.data.sources.image_set import ImageSet
+from distcls.data.split import Split
+from distcls.errors import BadDataError, some_of
+
+SHOWN = 10  # bad images in an error message
+SHOWN_NAMES = 3  # of images that changed
+FEW_TO_LEARN = 5  # images of a class
+FEW_TO_MEASURE = 30  # images of a split
+
+
+def build_report(
+    config: DataConfig,
+    decoding: Decoding,
+    splits: list[Split],
+    image_sets: Mapping[str, ImageSet],
+    decoded: Mapping[str, Decoded],
+) -> dict[str, Any]:
+    """Counts per split and class, files that were ignored or bad, animations, too few images; JSON types only."""
+    folders = [image_set for image_set in image_sets.values() if isinstance(image_set, FolderSet)]
+    return {
+        "name": config.name,
+        "root": config.root,
+        "num_images": sum(map(len, image_sets.values())),
+        "image_size": decoding.image_size,
+        "resize": decoding.resize,
+        "bytes_on_disk": sum(int(folder.sizes.clip(0).sum()) for folder in folders),
+        "bytes_decoded": sum(
+            split.pixels.nbytes for split in splits if split.pixels is not None and split.name in image_sets
+        ),
+        "splits": {split.name: _counts(split) for split in splits},
+        "warnings": too_little(splits),
+        "num_ignored_files": sum(folder.num_ignored for folder in folders),
+        "num_animations": sum(of_set.num_animations for of_set in decoded.values()),
+        "bad_files": list_bad_files(image_sets, decoded),
+    }
+
+
+def _counts(split: Split) -> dict[str, Any]:
+    class_names = split.image_set.class_names
+    per_class = np.bincount(split.labels, minlength=len(class_names)).tolist()
+    return {"num_images": len(split), "per_class": dict(zip(class_names, per_class, strict=True))}
+
+
+def list_bad_files(
+    image_sets: Mapping[str, ImageSet], decoded: Mapping[str, Decoded] | Mapping[str, Inspected]
+) -> list[dict[str, str]]:
+    """[{"path", "reason"}] of the images that cannot be decoded."""
+    return [
+        {"path": image_sets[name].name(i), "reason": reason}
+        for name, of_set in decoded.items()
+        for i, reason in of_set.bad.items()
+    ]
+
+
+def check_bad_fraction(config: DataConfig, image_sets: Mapping[str, ImageSet], decoded: Mapping[str, Decoded]) -> None:
+    """Raises BadDataError where more than data.max_bad_fraction of all images cannot be decoded."""
+    bad, total = list_bad_files(image_sets, decoded), sum(map(len, image_sets.values()))
+    head = too_many_bad(config, len(bad), total)
+    if head is None:
+        return
+    shown = [f"  {file['path']}: {file['reason']}" for file in bad[:SHOWN]]
+    more = [f"  and {len(bad) - SHOWN:,} more: distcls check lists them all"] if len(bad) > SHOWN else []
+    raise BadDataError("\n".join([f"{head}:", *shown, *more, how_to_go_on(len(bad), total)]))
+
+
+def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
+    """Lines that say what came, what went and what changed its split, from two of splits.json."""
+    if any(isinstance(image, int) for images in (*old.values(), *new.values()) for image in images[:1]):  # positions
+        counts = [" ".join(f"{name} {len(images):,}" for name, images in lists.items()) for lists in (old, new)]
+        return [f"it was {counts[0]}, it is {counts[1]} images"]
+    before, after = ({image: name for name, images in lists.items() for image in images} for lists in (old, new))
+    moved = [image for image in before.keys() & after.keys() if before[image] != after[image]]
+    kinds = (("gone", before.keys() - after.keys()), ("new", after.keys() - before.keys()), ("in another split", moved))
+    lines = []
+    for what, images in kinds:
+        if images:
+            some = some_of(sorted(images), SHOWN_NAMES)
+            lines.append(f"{len(images):,} {'image is' if len(images) == 1 else 'images are'} {what}: {some}")
+    if len(lines) > 1 and moved:
+        lines[-1] += " (splits that distcls cuts are cut anew for other images)"
+    return lines or ["files changed their size or label"]
+
+
+def too_many_bad(config: DataConfig, num_bad: int, total: int) -> str | None:
+    """What is wrong where more than data.max_bad_fraction of all images are bad, else None."""
+    if num_bad <= config.max_bad_fraction * total:
+        return None
+    limit = f"data.max_bad_fraction={config.max_bad_fraction:g}"
+    return f"{num_bad:,} of {total:,} images are unreadable, more than {limit}"
+
+
+def how_to_go_on(num_bad: int, total: int) -> str:
+    """What to do about too many bad images."""
+    return f"Repair or remove them, or allow that many: data.max_bad_fraction={_rounded_up(num_bad / total)}"
+
+
+def check_classes(splits: list[Split]) -> None:
+    """Raises BadDataError where a split, or a class in train, has no image that can be decoded."""
+    if problem := nothing_to_learn(splits):
+        raise BadDataError(problem)
+
+
+def nothing_to_learn(splits: list[Split]) -> str | None:
+    """What is wrong where a split, or a class in train, has no image that can be decoded, else None."""
+    for split in splits:
+        if len(split) == 0:
+            return f"the {split.name} split has no readable image. Repair its images, or remove it"
+    counts = _counts(splits[0])["per_class"]
+    missing = [name for name, count in counts.items() if count == 0]
+    if not missing:
+        return None
+    return (
+        f"no readable training image is left of {len(missing)} classes: {', '.join(missing[:SHOWN])}. "
+        "Add images, or remove these classes"
+    )
+
+
+def too_little(splits: list[Split]) -> list[str]:
+    """What there is too little of to learn from or to measure with, a sentence each."""
+    counts = _counts(splits[0])["per_class"]
+    small = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_TO_LEARN)
+    found = []
+    if small:
+        count, name = small[0]
+        others = f", and {_more_classes(len(small) - 1)} fewer than {FEW_TO_LEARN}" if len(small) > 1 else ""
+        found.append(f"{name} has {count} training {'image' if count == 1 else 'images'}{others}: hard to learn from")
+    found += [
+        f"{split.name} has {len(split)} images, each worth {1 / len(split):.0%} of its accuracy: hard to measure with"
+        for split in splits[1:]
+        if 0 < len(split) < FEW_TO_MEASURE
+    ]
+    for split in splits[1:]:
+        absent = [name for name, count in _counts(split)["per_class"].items() if count == 0]
+        if absent and len(split):
+            classes = f"{len(absent)} classes ({some_of(absent, SHOWN)})"
+            found.append(f"{split.name} has no images of {classes}: says nothing of them")
+    if "val" not in {split.name for split in splits}:
+        found.append("there is no val split: no best weights are chosen, the last ones are kept")
+    return found
+
+
+def _more_classes(count: int) -> str:
+    return "1 more class has" if count == 1 else f"{count:,} more classes have"
+
+
+def _rounded_up(fraction: float) -> float:
+    return min(1.0, int(fraction * 1000 + 1) / 1000)

@@ -1,0 +1,1 @@
+"""From a split and a plan to batches on the device."""

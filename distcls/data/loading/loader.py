@@ -1,0 +1,99 @@
+"""From a split and a plan to batches on the device, of images in memory or read from files (reading.py).
+
+All paths give the same pixels for the same plan, whatever the number or speed of workers. On a CPU, the workers that
+read images also cut random parts out of them; a GPU does that itself, for a whole batch (resampling.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from distcls.config.settings import AugmentConfig
+from distcls.data.augmentation.batchwise import draw_crops, draw_numbers
+from distcls.data.augmentation.image_transforms import ImageTransforms, build_transforms
+from distcls.data.loading.micro_batch import MicroBatch, Numbers, taken
+from distcls.data.loading.reading import Loaded, Request, chunks, is_in_memory, load_images
+from distcls.data.split import Split
+from distcls.errors import BadDataError
+from distcls.plan.batches import BatchPlan
+
+STEPS_DRAWN_AHEAD = 8
+
+
+def train_batches(
+    split: Split, plan: BatchPlan, augment: AugmentConfig, device: torch.device, workers: int, start: int
+) -> Iterator[list[MicroBatch]]:
+    """This rank's micro-batches, step after step, from step `start` to the last.
+
+    Raises UsageError at once, not at the first batch, where augment.transforms cannot be applied.
+    """
+    transforms = build_transforms(augment.transforms, plan.seed, (split.random_crop or split.decoding).shape[0])
+    crops_on_device = _crops_on_device(split, transforms, device)
+    crops_while_reading = split.random_crop is not None and not crops_on_device
+    steps = range(start, plan.total_steps)
+    requests = (_request(plan, step, crops_while_reading) for step in steps)
+    loaded = load_images(split, requests, plan.micro_batch_size, device, workers, transforms)
+    # Drawn for some steps at a time: in between, training cools the caches, and the same takes thrice as long.
+    blocks = (steps[i : i + STEPS_DRAWN_AHEAD] for i in range(0, len(steps), STEPS_DRAWN_AHEAD))
+    drawn = (
+        numbers for block in blocks for numbers in [_draw(split, augment, plan, i, crops_on_device) for i in block]
+    )
+    return (_with_numbers(loaded, plan, numbers, device) for numbers in drawn)
+
+
+def _crops_on_device(split: Split, transforms: ImageTransforms | None, device: torch.device) -> bool:
+    """Where all images have one size, a GPU crops; a CPU has better things to do, unless it holds them all.
+
+    Transforms of single images come after the crop, in workers.
+    """
+    if split.random_crop is None or split.decoding == split.random_crop or transforms is not None:
+        return False
+    return device.type != "cpu" or is_in_memory(split, device)
+
+
+def _request(plan: BatchPlan, step: int, with_crops: bool) -> Request:
+    crops = draw_crops(plan, step)[plan.rows] if with_crops else None
+    return Request(plan.global_batch(step)[plan.rows], plan.positions(step)[plan.rows], crops)
+
+
+def _draw(split: Split, augment: AugmentConfig, plan: BatchPlan, step: int, crops_on_device: bool) -> Numbers:
+    numbers = draw_numbers(augment, plan, step)
+    if split.random_crop is not None and crops_on_device:
+        numbers["box"] = torch.from_numpy(split.random_crop.boxes(draw_crops(plan, step), split.decoding))
+    return numbers
+
+
+def _with_numbers(loaded: Iterator[Loaded], plan: BatchPlan, drawn: Numbers, device: torch.device) -> list[MicroBatch]:
+    """This rank's micro-batches of one step, from the next images that were loaded and the step's numbers."""
+    numbers = {name: table[plan.rows].to(device) for name, table in drawn.items()}
+    tables = zip(*[chunks(table, plan.micro_batch_size) for table in numbers.values()], strict=True)
+    parts = [dict(zip(numbers, rows, strict=True)) for rows in tables] or [{}] * plan.grad_accum_steps
+    images = itertools.islice(loaded, plan.grad_accum_steps)
+    return [
+        MicroBatch(index, pixels, labels, part, rows, went_bad)
+        for index, (pixels, labels, rows, went_bad), part in zip(plan.micro_batches, images, parts, strict=True)
+    ]
+
+
+def eval_batches(
+    split: Split, batch_size: int, device: torch.device, workers: int, rank: int = 0, world_size: int = 1
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Batches rank, rank + W, rank + 2W … of the split in order: (index, pixels, labels). The last is short.
+
+    Raises BadDataError where an image cannot be read: none is left out or replaced.
+    """
+    indices = range(rank, -(-len(split) // batch_size), world_size)
+    in_order = (np.arange(i * batch_size, min((i + 1) * batch_size, len(split))) for i in indices)
+    requests = (Request(batch, batch) for batch in in_order)
+    loaded = load_images(split, requests, batch_size, device, workers)
+    for index, (pixels, labels, rows, went_bad) in zip(indices, loaded, strict=True):
+        if went_bad:
+            raise BadDataError(
+                f"an image of the {split.name} split cannot be read any more: {next(iter(went_bad.values()))}.\n"
+                "An evaluation leaves none out. Repair the file, or remove it and begin another run with --name NAME."
+            )
+        yield index, taken(pixels, rows), labels

@@ -1,0 +1,210 @@
+"""Images that are asked for: taken from memory, or read by threads or by worker processes, ahead of their use.
+
+What lies decoded on disk is read by threads. Transforms of single images are always done by worker processes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from distcls.cluster import signals
+from distcls.data.augmentation.image_transforms import ImageTransforms
+from distcls.data.augmentation.resampling import crop_and_resize, resize
+from distcls.data.decoding.decode import BadImageError
+from distcls.data.split import Split
+from distcls.errors import OutOfMemoryError
+
+SECONDS_BEFORE_RETRY = 0.5
+"""A network file system that stumbles is often back by then."""
+
+
+class Request(NamedTuple):
+    """Images to load: their indices in the split, and where they stand in its endless stream."""
+
+    indices: np.ndarray
+    positions: np.ndarray
+    crops: np.ndarray | None = None
+    """The numbers that say which part of each is cut out while it is read, (n, NUM_DRAWS); None: the whole."""
+
+    def pieces(self, size: int) -> Iterator[Request]:
+        """The same in parts of `size` images; the last may be short."""
+        for i in range(0, len(self.indices), size):
+            part = slice(i, i + size)
+            crops = None if self.crops is None else self.crops[part]
+            yield Request(self.indices[part], self.positions[part], crops)
+
+
+class Loaded(NamedTuple):
+    """n images: their pixels, labels and rows, and what could not be read, as in MicroBatch."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    rows: torch.Tensor | None
+    went_bad: dict[int, str]
+
+
+def load_images(
+    split: Split,
+    requests: Iterator[Request],
+    size: int,
+    device: torch.device,
+    workers: int,
+    transforms: ImageTransforms | None = None,
+) -> Iterator[Loaded]:
+    """Pixels and labels of what is asked for, in pieces of `size` images."""
+    if is_in_memory(split, device) and transforms is None:
+        return _load_from_memory(split, requests, size, device)
+    pieces = (piece for request in requests for piece in request.pieces(size))
+    in_threads = split.pixels is not None and transforms is None and workers > 0
+    load = _load_in_threads if in_threads else _load_in_processes
+    loaded = load(_BatchReader(split, transforms), pieces, device, workers)
+    return _copied_ahead(loaded, device) if device.type == "cuda" else loaded
+
+
+def is_in_memory(split: Split, device: torch.device) -> bool:
+    """Whether all pixels of a split lie where the training happens."""
+    if split.pixels is None or not split.in_memory:
+        return False
+    # Of more than 2^31 numbers, MPS gathers zeros, silently, before torch 2.14 (pytorch/pytorch#188756).
+    return device.type != "mps" or split.pixels.size < 2**31
+
+
+def _load_from_memory(split: Split, requests: Iterator[Request], size: int, device: torch.device) -> Iterator[Loaded]:
+    pixels, all_labels = _resident(split, device), torch.from_numpy(split.labels)
+    for request in requests:
+        rows = _to(torch.from_numpy(split.rows[request.indices]), device)
+        labels = _to(all_labels[torch.from_numpy(request.indices)], device)
+        for their_labels, their_rows in zip(chunks(labels, size), chunks(rows, size), strict=True):
+            yield Loaded(pixels, their_labels, their_rows, {})
+
+
+def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Without waiting where that is safe: MPS would read from memory that is free again (pytorch/pytorch#189690)."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def chunks(table: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """Parts of `size` rows each; an empty table is one part."""
+    return table.split(size) if len(table) else (table,)
+
+
+def _resident(split: Split, device: torch.device) -> torch.Tensor:
+    """The uint8 pixels where the training happens: the shared file on a CPU, a copy on a GPU, made once."""
+    assert split.pixels is not None
+    if device.type == "cpu":
+        return torch.from_numpy(split.pixels)
+    place = (id(split.pixels), device)
+    if place not in _copies:
+        try:
+            _copies[place] = torch.from_numpy(split.pixels).to(device)
+        except torch.OutOfMemoryError as error:
+            size = split.pixels.nbytes / 1e9
+            raise OutOfMemoryError(
+                f"the decoded images, {size:.1f} GB, do not fit {device}. Leave them on the disk, which "
+                "changes nothing in what is computed: data.cache=0, with data.disk_cache='200 GB' if the disk has room."
+            ) from error
+    return _copies[place]
+
+
+_copies: dict[tuple[int, torch.device], torch.Tensor] = {}
+
+
+def _load_in_processes(
+    reader: _BatchReader, requests: Iterable[Request], device: torch.device, workers: int
+) -> Iterator[Loaded]:
+    loader = DataLoader(
+        reader,
+        sampler=requests,  # type: ignore[arg-type]  # any iterable of what the dataset takes
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else each start of the loader would draw from the global one
+    )
+    for loaded in loader:
+        yield Loaded(_to(loaded.pixels, device), _to(loaded.labels, device), None, loaded.went_bad)
+
+
+def _load_in_threads(
+    reader: _BatchReader, requests: Iterator[Request], device: torch.device, workers: int
+) -> Iterator[Loaded]:
+    """For images that lie decoded on disk: with nothing to decode, threads are enough, and nothing has to be sent."""
+    with ThreadPoolExecutor(workers) as pool:
+        coming = deque(pool.submit(reader.__getitem__, request) for request in itertools.islice(requests, 2 * workers))
+        while coming:
+            loaded = coming.popleft().result()
+            coming.extend(pool.submit(reader.__getitem__, request) for request in itertools.islice(requests, 1))
+            pixels, labels = loaded.pixels, loaded.labels
+            if device.type == "cuda":
+                pixels, labels = pixels.pin_memory(), labels.pin_memory()
+            yield Loaded(_to(pixels, device), _to(labels, device), None, loaded.went_bad)
+
+
+def _copied_ahead(loaded: Iterator[Loaded], device: torch.device) -> Iterator[Loaded]:
+    """Asks for each batch before the one ahead of it is used, so that it travels to the GPU while that computes."""
+    ahead = torch.cuda.Stream(device)
+    waiting: Loaded | None = None
+    while True:
+        with torch.cuda.stream(ahead):
+            coming = next(loaded, None)
+        if waiting is not None:
+            yield waiting
+        if coming is None:
+            return
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(ahead)
+        coming.pixels.record_stream(now)
+        coming.labels.record_stream(now)
+        waiting = coming
+
+
+class _BatchReader(Dataset):
+    """Reads, cuts and transforms the images of a micro-batch; a pure function of the request, and of the files."""
+
+    def __init__(self, split: Split, transforms: ImageTransforms | None) -> None:
+        self.split, self.transforms = split, transforms
+
+    def __getitem__(self, request: Request) -> Loaded:
+        random_crop, decoding = self.split.random_crop, self.split.decoding
+        sees = decoding if random_crop is None or request.crops is None else random_crop
+        pixels = torch.zeros(len(request.indices), *sees.shape, dtype=torch.uint8)
+        went_bad = {}
+        for place in range(len(pixels)):
+            try:
+                pixels[place] = self._read_patiently(request, place)
+            except (BadImageError, OSError) as error:
+                went_bad[place] = f"{self.split.image_name(int(request.indices[place]))}: {error}"
+        if self.transforms is not None:
+            pixels = torch.from_numpy(np.stack(self.transforms(pixels.numpy(), request.positions)))
+        return Loaded(pixels, torch.from_numpy(self.split.labels[request.indices]), None, went_bad)
+
+    def _read_patiently(self, request: Request, place: int) -> torch.Tensor:
+        try:
+            return self._read(request, place)
+        except (BadImageError, OSError):
+            time.sleep(SECONDS_BEFORE_RETRY)
+            return self._read(request, place)
+
+    def _read(self, request: Request, place: int) -> torch.Tensor:
+        """uint8 (S, S, 3)."""
+        index, split = int(request.indices[place]), self.split
+        if split.random_crop is None or request.crops is None:
+            return torch.from_numpy(split.image(index))
+        draws, size = request.crops[place], split.random_crop.shape[0]
+        if split.decoding == split.random_crop:
+            return resize(torch.from_numpy(split.random_part(index, draws))[None], size)[0]
+        box = torch.from_numpy(split.random_crop.boxes(draws[None], split.decoding))
+        return crop_and_resize(torch.from_numpy(split.image(index))[None], box, size)[0]
+
+
+def _start_worker(worker: int) -> None:
+    signals.obey_parent_only()

@@ -1,0 +1,217 @@
+"""A CSV file that lists images: one line with path, label and, if you like, split for each."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distcls.config.imports import nearest
+from distcls.config.settings import DataConfig
+from distcls.data.sources.folder import SPLIT_FOLDERS, FolderSet, pack
+from distcls.data.sources.image_set import ImageSet
+from distcls.data.sources.listing import MISSING, Listing, list_files
+from distcls.errors import BadDataError, MissingInputError, UsageError
+
+# Lines that are read at once. A million rows of Python strings would take 300 MB; and where 700 lists are alive,
+# the garbage collector looks at them again and again, which makes reading three times as slow.
+CHUNK = 500
+
+SYNONYMS = {
+    "path": ("file", "filename", "file_name", "filepath", "image", "image_path", "img", "id", "image_id"),
+    "label": ("class", "class_name", "category", "target", "y"),
+    "split": ("set", "subset", "partition"),
+}
+"""What people call the columns. Taking one for another silently would be worse than asking."""
+
+Row = list[str]
+CsvReader = Any
+""" `_csv.reader`, which has no public name."""
+
+
+@dataclass
+class Manifest:
+    """A CSV file whose header is understood; the numbers are positions of columns."""
+
+    file: str
+    header: Row
+    delimiter: str
+    path: int
+    label: int
+    split: int | None
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[CsvReader]:
+        """The fields of each line below the header; an empty line has none."""
+        with open(self.file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, delimiter=self.delimiter, skipinitialspace=True)
+            next(reader)
+            yield reader
+
+    def error(self, is_wrong: Callable[[Row], bool], message: Callable[[Row], str]) -> BadDataError:
+        """What to say of the first line that is wrong: only a file that has one is read twice."""
+        with self.reader() as reader:
+            row = next(row for row in reader if row and is_wrong(row))
+            return BadDataError(f"{self.file} line {reader.line_num}: {message(row)}")
+
+
+@dataclass
+class _Part:
+    """One split, as far as the file is read."""
+
+    listings: list[Listing] = field(default_factory=list)
+    label_ids: list[np.ndarray] = field(default_factory=list)
+
+
+def open_csv(config: DataConfig) -> dict[str, ImageSet]:
+    """The images that a CSV file lists; data.root is the file, and paths are relative to its folder.
+
+    Its header names the columns: path, label and maybe split (train, val or test); others are ignored. Without
+    a split column, splits are cut. Labels are class names; where all are whole numbers, in their order, else in
+    that of the alphabet. Raises MissingInputError and BadDataError, with the line.
+    """
+    file = _existing_file(config)
+    try:
+        manifest = _read_header(file)
+        parts, label_ids = _read(manifest)
+    except OSError as error:
+        raise MissingInputError(f"cannot read {error.filename or file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadDataError(f"{file} is not UTF-8 text ({error.reason}): save it with that encoding") from error
+    except csv.Error as error:
+        raise BadDataError(f"{file} is not a CSV file that can be read: {error}") from error
+    _check_files_exist(file, parts)
+    return _image_sets(manifest, parts, label_ids)
+
+
+def _existing_file(config: DataConfig) -> str:
+    if config.root is None:
+        raise UsageError("data.name=csv needs to know your file: data.root=FILE.csv")
+    file = os.path.abspath(os.path.expanduser(config.root))
+    if not os.path.isfile(file):
+        found = "is a folder, not a CSV file" if os.path.isdir(file) else "does not exist"
+        raise MissingInputError(f"{file} {found}. Name the file that lists your images: data.root=FILE.csv")
+    return file
+
+
+def _read_header(file: str) -> Manifest:
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        first = lines.readline()
+    delimiter = max(",;\t", key=first.count)
+    header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    position = {name.lower(): i for i, name in reversed(list(enumerate(header)))}
+    for name in ("path", "label"):
+        if name not in position:
+            raise BadDataError(
+                f"{file} line 1: the header has no column {name!r}, only {', '.join(map(repr, header)) or 'nothing'}."
+                f"{_meant(name, header)} Expected: path,label or path,label,split"
+            )
+    if "split" not in position and _meant("split", header):
+        raise BadDataError(f"{file} line 1: the header has no column 'split'.{_meant('split', header)} Or remove it")
+    return Manifest(file, header, delimiter, position["path"], position["label"], position.get("split"))
+
+
+def _meant(name: str, header: Row) -> str:
+    """ " Rename …" where a column looks like the one that is missing."""
+    synonym = next((column for column in header if column.lower() in SYNONYMS[name]), None)
+    if synonym:
+        return f" Rename {synonym!r} to {name!r}."
+    return nearest(name, header)
+
+
+def _read(manifest: Manifest) -> tuple[dict[str, _Part], dict[str, int]]:
+    """The parts, and the number of each label as it is written."""
+    parts: defaultdict[str, _Part] = defaultdict(_Part)
+    numbering: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    with manifest.reader() as reader:
+        while rows := list(itertools.islice(reader, CHUNK)):
+            for split, paths, labels in _cut(manifest, list(filter(None, rows))):
+                if not paths:  # all of these lines were blank
+                    continue
+                parts[split].listings.append(list_files(os.path.dirname(manifest.file), paths))
+                parts[split].label_ids.append(np.fromiter(map(numbering.__getitem__, labels), np.int64, len(labels)))
+    return dict(parts), dict(numbering)
+
+
+def _cut(manifest: Manifest, rows: list[Row]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Split, paths and labels of those rows, after a look at them. Raises BadDataError."""
+    width = len(manifest.header)
+    if not set(map(len, rows)) <= {width}:
+        raise manifest.error(lambda row: len(row) != width, lambda row: f"{len(row)} fields, the header has {width}")
+    columns = list(zip(*rows, strict=True)) or [()] * width
+    paths, labels = columns[manifest.path], columns[manifest.label]
+    for name, column, position in (("path", paths, manifest.path), ("label", labels, manifest.label)):
+        if not all(column):
+            raise manifest.error(lambda row, at=position: not row[at], lambda _, name=name: f"the {name} is empty")
+    if manifest.split is None:
+        yield "train", list(paths), list(labels)
+        return
+    splits = columns[manifest.split]
+    split_of = {word: SPLIT_FOLDERS.get(word.strip().lower()) for word in set(splits)}
+    if None in split_of.values():
+        at = manifest.split
+        raise manifest.error(
+            lambda row: split_of.get(row[at], "") is None,
+            lambda row: (
+                f"the split {row[at]!r} is none of {', '.join(SPLIT_FOLDERS)}.{nearest(row[at], SPLIT_FOLDERS)}"
+            ),
+        )
+    for split in sorted(set(map(str, split_of.values()))):
+        is_chosen = [split_of[word] == split for word in splits]
+        yield split, list(itertools.compress(paths, is_chosen)), list(itertools.compress(labels, is_chosen))
+
+
+def _check_files_exist(file: str, parts: dict[str, _Part]) -> None:
+    """Single files that are missing are bad images; where all are, their folder is not what the paths begin at."""
+    listings = [listing for part in parts.values() for listing in part.listings]
+    if listings and all((listing.sizes == MISSING).all() for listing in listings):
+        first = os.path.join(os.path.dirname(file), listings[0].split_paths()[0])
+        raise MissingInputError(
+            f"none of the images that {file} lists exists; the first is {first}. "
+            "Paths are relative to the folder of the CSV file: move it, or write absolute paths"
+        )
+
+
+def _image_sets(manifest: Manifest, parts: dict[str, _Part], numbering: dict[str, int]) -> dict[str, ImageSet]:
+    if "train" not in parts:
+        raise BadDataError(f"{manifest.file} lists no images{' of the split train' if parts else ''}")
+    names = [label.strip() for label in numbering]
+    in_train = np.unique(np.concatenate(parts["train"].label_ids))
+    class_names = _sorted({names[number] for number in in_train})
+    position = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([position.get(name, -1) for name in names], np.int64)
+    image_sets: dict[str, ImageSet] = {}
+    for split, part in parts.items():
+        of_split = labels[np.concatenate(part.label_ids)]
+        if of_split.min() < 0:
+            raise _unknown_class(manifest, class_names)
+        image_sets[split] = _pack(manifest, class_names, of_split, part.listings)
+    return image_sets
+
+
+def _sorted(names: set[str]) -> list[str]:
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))  # "1" and "01" are two classes
+    return sorted(names)
+
+
+def _unknown_class(manifest: Manifest, class_names: list[str]) -> BadDataError:
+    known, at = set(class_names), manifest.label
+    return manifest.error(
+        lambda row: row[at].strip() not in known,
+        lambda row: (
+            f"the class {row[at].strip()!r} has no training images.{nearest(row[at], class_names)} "
+            "Rename it, or give it lines of the split train"
+        ),
+    )
+
+
+def _pack(manifest: Manifest, class_names: list[str], labels: np.ndarray, listings: list[Listing]) -> FolderSet:
+    return pack(os.path.dirname(manifest.file), [""] * len(class_names), class_names, labels, listings)

@@ -1,0 +1,89 @@
+"""From `data.name` to labelled images: the data sets distcls knows, and the way to your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from distcls.config.imports import import_by_name, nearest
+from distcls.config.settings import DataConfig
+from distcls.data.sources.csv_manifest import open_csv
+from distcls.data.sources.digits import open_digits
+from distcls.data.sources.folder import LAYOUTS, open_folder
+from distcls.data.sources.image_set import ImageSet
+from distcls.data.sources.imagenet import open_imagenet, open_tiny_imagenet
+from distcls.data.sources.npz import open_npz
+from distcls.data.sources.synthetic import open_synthetic
+from distcls.data.sources.torchvision_sets import open_cifar10, open_fashion_mnist, open_mnist, open_stl10
+from distcls.errors import BadDataError, UsageError
+
+DATASETS: dict[str, Callable[[DataConfig], dict[str, ImageSet]]] = {
+    "digits": open_digits,
+    "folder": open_folder,
+    "csv": open_csv,
+    "npz": open_npz,
+    "imagenet": open_imagenet,
+    "tiny_imagenet": open_tiny_imagenet,
+    "cifar10": open_cifar10,
+    "mnist": open_mnist,
+    "fashion_mnist": open_fashion_mnist,
+    "stl10": open_stl10,
+    "synthetic": open_synthetic,
+}
+
+SPLITS = ("train", "val", "test")
+
+
+def open_image_sets(config: DataConfig, least_classes: int = 2) -> dict[str, ImageSet]:
+    """Opens the image sets of data.name by the name of their split; train is always there.
+
+    least_classes: one is enough to measure a model on, but not to learn from.
+
+    A name with a colon, my_pkg.module:factory, is imported and called with the DataConfig; it returns a
+    dict like this one, or one ImageSet to cut splits from. Raises UsageError, BadDataError, and what the opener raises.
+    """
+    opened = _opener(config.name)(config)
+    image_sets = dict(opened) if isinstance(opened, Mapping) else {"train": opened}
+    if "train" not in image_sets or not set(image_sets) <= set(SPLITS):
+        raise UsageError(f"{config.name} gave the splits {list(image_sets)}: expected train, and maybe val and test")
+    for split, image_set in image_sets.items():
+        _check(config.name, split, image_set, image_sets["train"])
+    class_names = image_sets["train"].class_names
+    if len(class_names) < least_classes:
+        problem = f"has one class only, {class_names[0]!r}: it takes two classes to learn."
+        layouts = f" {LAYOUTS}" if config.name == "folder" else ""
+        raise BadDataError(f"{config.root or config.name} {problem}{layouts}")
+    return {split: image_sets[split] for split in SPLITS if split in image_sets}
+
+
+def _opener(name: str) -> Callable[[DataConfig], dict[str, ImageSet]]:
+    if name in DATASETS:
+        return DATASETS[name]
+    if ":" in name:
+        return import_by_name("data.name", name)
+    known = f"Known: {', '.join(DATASETS)}, my_pkg.module:factory"
+    raise UsageError(f"data.name={name} is not known.{nearest(name, DATASETS)} {known}")
+
+
+def _check(name: str, split: str, image_set: ImageSet, train: ImageSet) -> None:
+    """Finds the mistakes of a data set written yesterday while they can still be explained."""
+    needed = ("class_names", "labels", "__len__", "image", "name", "fingerprint")
+    missing = [attribute for attribute in needed if not hasattr(image_set, attribute)]
+    if missing:
+        raise UsageError(
+            f"the {split} split of {name} lacks {', '.join(missing)}: see distcls.data.sources.image_set.ImageSet"
+        )
+    if len(set(train.class_names)) != len(train.class_names):
+        twice = next(name for name in train.class_names if train.class_names.count(name) > 1)
+        raise BadDataError(f"{name} has two classes of the name {twice!r}: give each a name of its own")
+    if image_set.class_names != train.class_names:
+        raise BadDataError(f"the {split} split of {name} has other class names than train, or another order")
+    if len(image_set) == 0:
+        raise BadDataError(f"the {split} split of {name} has no images")
+    labels, classes = np.asarray(image_set.labels), len(train.class_names)
+    if labels.shape != (len(image_set),) or labels.dtype != np.int64:
+        expected = f"int64 ({len(image_set)},)"
+        raise BadDataError(f"labels of the {split} split of {name} are {labels.dtype} {labels.shape}, not {expected}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise BadDataError(f"labels of the {split} split of {name} must lie between 0 and {classes - 1}")

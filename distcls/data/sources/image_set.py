@@ -1,0 +1,90 @@
+"""What every source of labelled images looks like to the rest of distcls, and the one for images in an array."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from distcls.data.cache.mapped_file import received, to_send
+from distcls.data.decoding.decode import Decoding, fit
+from distcls.errors import BadDataError
+
+
+class ImageSet(Protocol):
+    """Labelled images of one split. It travels to other processes, so its pickle should be small."""
+
+    class_names: list[str]
+    labels: np.ndarray
+    """int64 (N,), positions in class_names."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
+        """uint8 (H, W, 3), RGB, as decoding.fit gives it, which may be a random part; raises BadImageError."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What a person can find the image by: its path under the root, or something like digits/17."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex digest that changes when classes, labels or images do."""
+        ...
+
+
+@dataclass
+class ArraySet:
+    """Images of one size that fit an array, in memory or mapped from a file.
+
+    Raises BadDataError where labels are missing, or too many.
+    """
+
+    title: str
+    class_names: list[str]
+    labels: np.ndarray
+    images: np.ndarray
+    """uint8 (N, H, W, 3)."""
+    stored_fingerprint: str | None = None
+    """Its fingerprint where that was computed before: hashing reads all images."""
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.images):
+            raise BadDataError(f"{self.title} has {len(self.images)} images, but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
+        """uint8 (H, W, 3), see ImageSet."""
+        return np.array(fit(Image.fromarray(self.images[i]), decoding))
+
+    def name(self, i: int) -> str:
+        """Such as digits/17."""
+        return f"{self.title}/{i}"
+
+    def fingerprint(self) -> str:
+        """Digest of every pixel and label."""
+        if self.stored_fingerprint is None:
+            self.stored_fingerprint = digest(self.class_names, self.labels, self.images)
+        return self.stored_fingerprint
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "images": to_send(self.images)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, images=received(state["images"]))
+
+
+def digest(class_names: list[str], *contents: np.ndarray | bytes) -> str:
+    """SHA-256, in hex, of class names and of what the images are."""
+    sha256 = hashlib.sha256(json.dumps(class_names).encode())
+    for content in contents:
+        data = np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content
+        sha256.update(f"|{len(data)}|".encode())
+        sha256.update(data)
+    return sha256.hexdigest()

@@ -1,0 +1,116 @@
+"""A numpy .npz of images and labels, under the names that Keras, MedMNIST and people give them."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distcls.config.settings import DataConfig
+from distcls.data.cache.arrays import Arrays, open_arrays
+from distcls.data.cache.folder import cache_folder
+from distcls.data.sources.image_set import ImageSet, digest
+from distcls.errors import BadDataError, MissingInputError, UsageError
+
+# Names of the arrays of images and labels, for each split.
+NAMES = {
+    "train": [("images", "labels"), ("x", "y"), ("x_train", "y_train"), ("train_images", "train_labels")],
+    "val": [("x_val", "y_val"), ("x_valid", "y_valid"), ("val_images", "val_labels"), ("valid_images", "valid_labels")],
+    "test": [("x_test", "y_test"), ("test_images", "test_labels")],
+}
+
+EXPECTED = (
+    "Expected images and labels; or x_train and y_train, with x_val, y_val, x_test and y_test if you like; or "
+    "train_images and train_labels and so on. class_names is a list of names, if you like"
+)
+
+
+def open_npz(config: DataConfig) -> dict[str, ImageSet]:
+    """The splits of an .npz file; data.root is the file. Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3).
+
+    Labels are (N,) or (N, 1), whole numbers or words: positions in class_names where the file has it, else the
+    classes themselves. Raises MissingInputError and BadDataError.
+    """
+    if config.root is None:
+        raise UsageError("data.name=npz needs to know your file: data.root=FILE.npz")
+    file = Path(config.root).expanduser().absolute()
+    if not file.is_file():
+        found = "is not a file" if file.exists() else "does not exist"
+        raise MissingInputError(f"{file} {found}. Name the file that holds your images: data.root=FILE.npz")
+    stat = file.stat()
+    key = digest([], repr((str(file), stat.st_size, stat.st_mtime_ns)).encode())[:16]
+    return open_arrays(cache_folder(config) / "arrays" / f"{file.stem}-{key}", file.stem, lambda: _read(file))
+
+
+def _read(file: Path) -> Iterator[Arrays]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise BadDataError(f"{file} holds one array without a name. {EXPECTED}")
+            yield from _read_splits(file, arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadDataError(f"{file} is not an .npz of plain arrays that can be read: {error}") from error
+
+
+def _read_splits(file: Path, arrays: np.lib.npyio.NpzFile) -> Iterator[Arrays]:
+    names = {split: pair for split, pairs in NAMES.items() for pair in pairs if pair[0] in arrays}
+    if "train" not in names:
+        raise BadDataError(f"{file} has the arrays {', '.join(arrays) or 'none'}. {EXPECTED}")
+    for _, labels in names.values():
+        if labels not in arrays:
+            raise BadDataError(f"{file} has no array {labels}, only {', '.join(arrays)}. {EXPECTED}")
+    class_names, classes = _classes(file, arrays, names["train"][1])
+    for split, (images, labels) in names.items():
+        of_images = _positions(file, labels, _flat(file, labels, arrays[labels]), classes)
+        pixels = _rgb(file, images, arrays[images])
+        if len(pixels) != len(of_images):
+            raise BadDataError(f"{file}: {images} has {len(pixels)} images, but {labels} {len(of_images)} labels")
+        yield Arrays(split, class_names, of_images, pixels)
+
+
+def _classes(file: Path, arrays: np.lib.npyio.NpzFile, train_labels: str) -> tuple[list[str], np.ndarray]:
+    """The names of the classes, and what stands for each in the labels, in ascending order."""
+    if "class_names" in arrays:
+        class_names = [str(name) for name in arrays["class_names"].tolist()]
+        classes = np.arange(len(class_names))
+    else:
+        classes = np.unique(_flat(file, train_labels, arrays[train_labels]))
+        class_names = [str(label) for label in classes.tolist()]
+    return class_names, classes
+
+
+def _flat(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if flat.ndim != 1 or flat.dtype.kind not in "iuUb":
+        raise BadDataError(
+            f"{file}: {name} is {labels.dtype} {labels.shape}; expected one whole number or one word for each image"
+        )
+    return flat
+
+
+def _positions(file: Path, name: str, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    unknown = np.setdiff1d(labels, classes)
+    if len(unknown):
+        raise BadDataError(
+            f"{file}: {name} has the class {unknown[0]}, which is none of {', '.join(map(str, classes[:10]))}"
+            f"{', …' if len(classes) > 10 else ''}"
+        )
+    return np.searchsorted(classes, labels).astype(np.int64)
+
+
+def _rgb(file: Path, name: str, images: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, 3), in C order."""
+    if images.dtype != np.uint8:
+        raise BadDataError(
+            f"{file}: {name} is {images.dtype}; expected uint8 from 0 to 255. Scale it, round it, and save it with "
+            ".astype('uint8')"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        hint = ". Move the channels to the end: .transpose(0, 2, 3, 1)" if images.shape[1:2] in ((1,), (3,)) else ""
+        raise BadDataError(f"{file}: {name} is {images.shape}; expected (N, H, W), (N, H, W, 1) or (N, H, W, 3){hint}")
+    return np.ascontiguousarray(images if images.shape[3] == 3 else images.repeat(3, axis=3))

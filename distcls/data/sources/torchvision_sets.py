@@ -1,0 +1,145 @@
+"""CIFAR-10, MNIST, Fashion-MNIST and STL-10, read and downloaded by torchvision.
+
+torchvision holds a set as private arrays, 180 MB of CIFAR-10 in each process. So what it read once is
+kept by array_cache.py, and later starts need neither torchvision nor its checksums.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from distcls.config.settings import DataConfig
+from distcls.data.cache.arrays import Arrays, open_arrays
+from distcls.data.cache.folder import cache_folder, folder_beside, rename_unless_there
+from distcls.data.sources.image_set import ImageSet, digest
+from distcls.errors import MissingInputError
+
+DOWNLOAD_TIMEOUT = 30  # seconds without an answer
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str
+    torchvision_class: str
+    folder: str
+    """Folder that torchvision makes under the root."""
+    read: Callable[[Any, str, bool, bool], tuple[list[str], Any, np.ndarray]]
+    """(class, root, is train, download) -> class names, labels (N,), images (N, H, W, 3)."""
+
+
+def open_cifar10(config: DataConfig) -> dict[str, ImageSet]:
+    """60,000 images of 32x32 pixels: train and test."""
+    return _open(_Source("cifar10", "CIFAR10", "cifar-10-batches-py", _read_cifar10), config)
+
+
+def open_mnist(config: DataConfig) -> dict[str, ImageSet]:
+    """70,000 handwritten digits of 28x28 pixels, gray: train and test."""
+    return _open(_Source("mnist", "MNIST", "MNIST", _read_mnist), config)
+
+
+def open_fashion_mnist(config: DataConfig) -> dict[str, ImageSet]:
+    """70,000 clothes of 28x28 pixels, gray: train and test."""
+    return _open(_Source("fashion_mnist", "FashionMNIST", "FashionMNIST", _read_mnist), config)
+
+
+def open_stl10(config: DataConfig) -> dict[str, ImageSet]:
+    """13,000 images of 96x96 pixels, the labelled ones: train and test."""
+    return _open(_Source("stl10", "STL10", "stl10_binary", _read_stl10), config)
+
+
+def _read_cifar10(cls: Any, root: str, train: bool, download: bool) -> tuple[list[str], Any, np.ndarray]:
+    dataset = cls(root, train=train, download=download)
+    return dataset.classes, dataset.targets, dataset.data
+
+
+def _read_mnist(cls: Any, root: str, train: bool, download: bool) -> tuple[list[str], Any, np.ndarray]:
+    dataset = cls(root, train=train, download=download)
+    return dataset.classes, dataset.targets.numpy(), dataset.data.numpy()[..., None].repeat(3, axis=3)
+
+
+def _read_stl10(cls: Any, root: str, train: bool, download: bool) -> tuple[list[str], Any, np.ndarray]:
+    dataset = cls(root, split="train" if train else "test", download=download)
+    return dataset.classes, dataset.labels, dataset.data.transpose(0, 2, 3, 1)
+
+
+def _open(source: _Source, config: DataConfig) -> dict[str, ImageSet]:
+    root = Path(config.root).expanduser().absolute() if config.root else cache_folder(config) / "datasets"
+    if not (root / source.folder).is_dir():
+        _download(source, root, config)
+    cache = cache_folder(config) / "arrays" / f"{source.name}-{_key(root / source.folder)}"
+    return open_arrays(cache, source.name, lambda: _read_splits(source, root))
+
+
+def _key(folder: Path) -> str:
+    """Changes with the files torchvision would read: their names, sizes and times of change."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return digest([], repr((str(folder), found)).encode())[:16]
+
+
+def _torchvision_class(source: _Source) -> Any:
+    import torchvision.datasets  # takes seconds
+
+    return getattr(torchvision.datasets, source.torchvision_class)
+
+
+def _read_splits(source: _Source, root: Path) -> Iterator[Arrays]:
+    for split in ("train", "test"):
+        yield Arrays(split, *_read(source, root, split == "train"))
+
+
+def _read(source: _Source, root: Path, train: bool) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Class names, labels int64 (N,), images uint8 (N, H, W, 3) in C order."""
+    try:
+        class_names, labels, images = source.read(_torchvision_class(source), str(root), train, False)
+    except (OSError, RuntimeError) as error:
+        raise MissingInputError(
+            f"{root / source.folder} is not a whole copy of {source.name}: {error}.\n"
+            "Move that folder away, then download it again: data.download=true"
+        ) from error
+    return list(class_names), np.asarray(labels).astype(np.int64), np.ascontiguousarray(images)
+
+
+def _download(source: _Source, root: Path, config: DataConfig) -> None:
+    """Downloads into a folder beside, so that a killed download leaves nothing that looks like the data set."""
+    if not config.download:
+        raise MissingInputError(
+            f"{source.name} is not in {root} (no folder {source.folder}). "
+            "Download it: data.download=true. Or name the folder that holds it: --data DIR"
+        )
+    cls = _torchvision_class(source)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision gives none: behind a silent firewall it would wait forever
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with folder_beside(root / source.folder) as building:
+            _lend_archive(cls, root, building)
+            source.read(cls, str(building), True, True)
+            rename_unless_there(building / source.folder, root / source.folder)
+    except Exception as error:  # network, disk, archive and checksum: each library on the way has its own
+        raise MissingInputError(
+            f"cannot download {source.name} from {_hosts(cls)} to {root}: {error}.\n"
+            f"Where there is no network, copy the folder {source.folder} from elsewhere into {root}, "
+            "or name the folder that holds it: --data DIR"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _lend_archive(cls: Any, root: Path, building: Path) -> None:
+    """An archive that somebody put under the root already is not downloaded again."""
+    archive = root / getattr(cls, "filename", "")
+    if archive.is_file():
+        (building / archive.name).symlink_to(archive)
+
+
+def _hosts(cls: Any) -> str:
+    urls = [cls.url] if hasattr(cls, "url") else cls.mirrors
+    return " or ".join(str(urlsplit(url).hostname) for url in urls)

@@ -1,0 +1,84 @@
+"""Which images are for training, validation and test, where the data set itself does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from distcls.config.settings import DataConfig
+from distcls.errors import UsageError
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a stratified share of images off: (kept, held out) positions in labels, int64, sorted.
+
+    The share holds in total, rounded half up, and in every class to one image; every class keeps one.
+    Own code because scikit-learn's takes seconds to import. Drawn from PCG64's raw stream, which numpy
+    promises never to change, unlike its `permutation`.
+    """
+    by_class = _shuffled_by_class(labels, seed, purpose)
+    counts = np.bincount(labels)
+    chosen = zip(np.cumsum(counts) - counts, _held_out_counts(counts, fraction), strict=True)
+    is_held_out = np.zeros(len(labels), bool)
+    for start, count in chosen:
+        is_held_out[by_class[start : start + count]] = True
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
+
+def cut_fold(labels: np.ndarray, folds: int, fold: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stratified k-fold: (the other folds, this fold) as positions in labels, int64, sorted.
+
+    All folds are dealt from one shuffled order, class after class: each image is in one fold, and neither
+    the folds nor the shares of a class in them differ by more than one image.
+    """
+    fold_of = np.empty(len(labels), np.int64)
+    fold_of[_shuffled_by_class(labels, seed, "fold")] = np.arange(len(labels)) % folds
+    return np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+
+
+def _shuffled_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+    """Positions in labels, int64: those of class 0 in random order, then those of class 1, and so on."""
+    shuffled = np.argsort(_random_bits(len(labels), seed, purpose), kind="stable")
+    return shuffled[np.argsort(labels[shuffled], kind="stable")]
+
+
+def _random_bits(count: int, seed: int, purpose: str) -> np.ndarray:
+    return np.random.PCG64(np.random.SeedSequence([seed, *purpose.encode()])).random_raw(count)
+
+
+def _held_out_counts(counts: np.ndarray, fraction: float) -> np.ndarray:
+    """How many of each class: the largest remainders are rounded up until the total is exact."""
+    most = np.maximum(counts - 1, 0)
+    exact = counts * fraction
+    held_out = np.minimum(np.floor(exact).astype(np.int64), most)
+    total = min(int(np.floor(exact.sum() + 0.5)), int(most.sum()))
+    for _ in range(total - int(held_out.sum())):
+        held_out[np.argmax(np.where(held_out < most, exact - held_out, -np.inf))] += 1
+    return held_out
+
+
+def cut_splits(labels: Mapping[str, np.ndarray], config: DataConfig) -> dict[str, tuple[str, np.ndarray]]:
+    """Says for train, val and test which image set they come from and which of its images they are.
+
+    labels holds those of each image set, by the name of its split. A missing test split is cut from
+    train first, then a missing val split from what is left; a share of no images gives no split. With
+    data.folds, val is a fold of what is left. Raises UsageError where there is a val split already.
+    """
+    if config.folds is not None and "val" in labels:
+        raise UsageError(
+            "data.folds takes val from the training images, but this data has a val split of its own. "
+            "Add its images to train, or leave out data.folds"
+        )
+    splits = {name: (name, np.arange(len(of_set))) for name, of_set in labels.items()}
+    for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
+        if name in labels:
+            continue
+        rows = splits["train"][1]
+        if name == "val" and config.folds is not None and config.fold is not None:
+            kept, held_out = cut_fold(labels["train"][rows], config.folds, config.fold, config.split_seed)
+        else:
+            kept, held_out = hold_out(labels["train"][rows], fraction, config.split_seed, name)
+        if len(held_out):
+            splits["train"], splits[name] = ("train", rows[kept]), ("train", rows[held_out])
+    return {name: splits[name] for name in ("train", "val", "test") if name in splits}

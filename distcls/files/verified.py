@@ -1,0 +1,190 @@
+"""Folders of files that appear whole or not at all, and are read only when nothing in them was torn or altered.
+
+Every file is fsynced, a manifest of sizes and SHA-256 sums is added, then the folder gets its name and the
+parent is fsynced. All bytes go through Python's files, so that a disk that fails shows as an OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import safe_open
+from safetensors import torch as safetensors_torch
+
+from distcls.errors import DiskError
+from distcls.files.atomic import fsync, json_text
+
+Tensors = dict[str, torch.Tensor]
+Writer = Callable[[Any], Any]
+"""Writes the content of one file to a binary stream."""
+
+CHUNK = 64 * 2**20
+"""Bytes after which what is written is waited for."""
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+"""What the system says of files that are not there."""
+DAMAGE = {errno.EIO, getattr(errno, "EUCLEAN", errno.EIO), errno.EBADMSG}
+"""What it says of blocks that the disk has lost."""
+SECONDS_BEFORE_RETRY = 1.0
+UNFINISHED = ".writing-"
+"""How the name of a folder begins that is still being written, or was when its process was killed."""
+
+
+class CorruptError(Exception):
+    """A folder that is torn or altered; the message is the reason."""
+
+    is_unreadable = False
+    """Whether that is only what the system says of it: a network that is gone says the same as a broken disk."""
+
+
+def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[], None] = lambda: None) -> None:
+    """Make a folder of files appear whole, or not at all. Raises DiskError, naming it.
+
+    on_progress is called each time that CHUNK bytes more are on the disk.
+    """
+    temporary = path.parent / f"{UNFINISHED}{path.name}"
+    replaced = path.parent / f"{UNFINISHED}old-{path.name}-{secrets.token_hex(4)}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        manifest = {name: _write_file(temporary / name, write, on_progress) for name, write in writers.items()}
+        _write_file(temporary / "manifest.json", json_writer(manifest), on_progress)
+        fsync(temporary)
+        if path.exists():
+            os.rename(path, replaced)  # at once: a network file system keeps what somebody has open
+        os.rename(temporary, path)
+        fsync(path.parent)
+        for old in path.parent.glob(f"{UNFINISHED}old-{path.name}-*"):
+            shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError) as error:  # torch.save has its own for what a stream refuses
+        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not path.exists():
+            with contextlib.suppress(OSError):
+                os.rename(replaced, path)
+        raise DiskError(f"{path} could not be written: {error}. Older checkpoints are as they were.") from error
+
+
+def verify_folder(path: Path) -> None:
+    """Raise CorruptError unless every file has the size and SHA-256 sum of the manifest.
+
+    Raises DiskError where a file is there and cannot be read: rights, or a network that stumbles, damage nothing.
+    """
+    try:
+        _verify(path)
+    except CorruptError as error:
+        if not error.is_unreadable:
+            raise
+        time.sleep(SECONDS_BEFORE_RETRY)
+        _verify(path)
+
+
+def _verify(path: Path) -> None:
+    try:
+        for name, expected in read_json(path / "manifest.json").items():
+            size = (path / name).stat().st_size
+            if size != expected["size"]:
+                raise CorruptError(f"{name} has {size} bytes instead of {expected['size']}")
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                    raise CorruptError(f"{name} does not have the content that was written")
+    except OSError as error:
+        if error.errno not in GONE | DAMAGE:
+            raise DiskError(
+                f"{error.filename or path} cannot be read: {error.strerror}. Nothing was changed: see that you may "
+                "read it and that the disk is there, then run again."
+            ) from error
+        corrupt = CorruptError(f"{type(error).__name__}: {error}")
+        corrupt.is_unreadable = error.errno in DAMAGE
+        raise corrupt from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptError(f"{type(error).__name__}: {error}") from error
+
+
+def tensor_writer(tensors: Tensors) -> Writer:
+    """As safetensors. They must be contiguous there, and each memory written once: a tied tensor gets two names."""
+
+    def write(file: BinaryIO) -> None:
+        names: dict[tuple, str] = {}
+        tied = {}
+        for name, tensor in tensors.items():
+            first = names.setdefault(place(tensor), name) if tensor.numel() else name
+            if first != name:
+                tied[name] = first
+        unique = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
+        file.write(safetensors_torch.save(unique, metadata={"tied": json.dumps(tied)}))
+
+    return write
+
+
+def json_writer(value: Any) -> Writer:
+    """As JSON that people can read."""
+    return lambda file: file.write(json_text(value).encode())
+
+
+def text_writer(text: str) -> Writer:
+    """As it is."""
+    return lambda file: file.write(text.encode())
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a safetensors file, on the CPU, tied names included."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tied = json.loads((file.metadata() or {}).get("tied", "{}"))
+    return tensors | {name: tensors[first] for name, first in tied.items()}
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def place(tensor: torch.Tensor) -> tuple:
+    """Where a tensor lies and how it is read there: equal for tied tensors."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+class SummedFile:
+    """A binary stream to a file that takes size and SHA-256 sum on the way."""
+
+    def __init__(self, file: BinaryIO, on_progress: Callable[[], None]) -> None:
+        self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
+        self.on_progress, self.on_disk = on_progress, 0
+
+    def write(self, data: Any) -> int:
+        """All of it, in parts: a slow disk that takes one after the other is no disk that hangs."""
+        data = memoryview(data).cast("B")
+        for start in range(0, len(data), CHUNK):
+            part = data[start : start + CHUNK]
+            self.size += len(part)
+            self.sha256.update(part)
+            self.file.write(part)
+            if self.size - self.on_disk >= CHUNK:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                self.on_disk = self.size
+                self.on_progress()
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write_file(path: Path, write: Writer, on_progress: Callable[[], None]) -> dict[str, Any]:
+    """Write a file to the disk for good; its entry in the manifest."""
+    with path.open("wb") as file:
+        summed = SummedFile(file, on_progress)
+        write(summed)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": summed.size, "sha256": summed.sha256.hexdigest()}

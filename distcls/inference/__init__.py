@@ -1,0 +1,1 @@
+"""A trained model at work: the classifier, its evaluation and its metrics."""

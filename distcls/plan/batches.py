@@ -1,0 +1,134 @@
+"""Which images a step takes, and who takes them: the one plan that every process cuts its work from.
+
+The training set is one endless stream: the permutation of epoch 0, then of epoch 1, and so on. Step s
+takes positions [s*B, (s+1)*B) of it, across the seam between epochs. So every batch is full, each image
+comes exactly once an epoch, and nothing depends on how many processes share the work. With train.sampling an
+epoch is as many images drawn with replacement instead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from distcls.config.checking import NO_LENGTH, wrong_batches
+from distcls.config.settings import TrainConfig
+from distcls.errors import UsageError
+from distcls.plan.randomness import numpy_generator
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batches of a run, as one of `world_size` processes sees them.
+
+    `global_batch_size` (B) images make a step, cut in order into B/m micro-batches of
+    `micro_batch_size` (m); each rank takes a contiguous block of `grad_accum_steps` of them.
+    """
+
+    num_images: int
+    global_batch_size: int
+    micro_batch_size: int
+    total_steps: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    shares: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """float64 (num_images,), how often each image is drawn, as shares of 1; None: each once an epoch."""
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches in a global batch."""
+        return self.global_batch_size // self.micro_batch_size
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro-batches that this rank accumulates in a step."""
+        return self.num_micro_batches // self.world_size
+
+    @property
+    def micro_batches(self) -> range:
+        """The indices, in the global batch, of this rank's micro-batches."""
+        first = self.rank * self.grad_accum_steps
+        return range(first, first + self.grad_accum_steps)
+
+    @property
+    def rows(self) -> slice:
+        """This rank's images among the B of a global batch."""
+        share = self.grad_accum_steps * self.micro_batch_size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def epoch(self, completed_steps: int) -> float:
+        """Passes over the data after this many steps."""
+        return completed_steps * self.global_batch_size / self.num_images
+
+    def positions(self, step: int) -> np.ndarray:
+        """Where the images of one step stand in the endless stream: (B,) int64."""
+        return np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)
+
+    def global_batch(self, step: int) -> np.ndarray:
+        """The images of one step: (B,) int64 indices into the training split."""
+        start, stop = step * self.global_batch_size, (step + 1) * self.global_batch_size
+        parts = []
+        for epoch in range(start // self.num_images, (stop - 1) // self.num_images + 1):
+            offset = epoch * self.num_images
+            order = self._order(epoch)
+            parts.append(order[max(start - offset, 0) : min(stop - offset, self.num_images)])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The order of one epoch. The last two are kept, because a step may lie across their seam."""
+        shares, order = _orders.get((self.seed, self.num_images, epoch), (None, None))
+        if order is None or shares is not self.shares:
+            if len(_orders) >= 2:
+                _orders.pop(next(iter(_orders)))
+            order = self._draw_order(epoch)
+            _orders[(self.seed, self.num_images, epoch)] = self.shares, order
+        return order
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        """A permutation; or, where images have shares, as many images drawn with replacement."""
+        generator = numpy_generator(self.seed, "order", epoch)
+        if self.shares is None:
+            return generator.permutation(self.num_images)
+        return generator.choice(self.num_images, self.num_images, p=self.shares)
+
+
+_orders: dict[tuple[int, int, int], tuple[np.ndarray | None, np.ndarray]] = {}
+
+
+def plan_batches(
+    config: TrainConfig, num_images: int, rank: int = 0, world_size: int = 1, labels: np.ndarray | None = None
+) -> BatchPlan:
+    """The plan of a run. Raises UsageError where B, m and the number of processes do not fit.
+
+    labels: (num_images,) class ids, which train.sampling needs.
+    """
+    for _, problem in wrong_batches(config, world_size):
+        raise UsageError(problem)
+    micro_size = config.micro_batch_size or config.global_batch_size // world_size
+    total_steps = _total_steps(config, num_images)
+    shares = _shares(config.sampling, labels)
+    return BatchPlan(
+        num_images, config.global_batch_size, micro_size, total_steps, config.seed, rank, world_size, shares
+    )
+
+
+def _shares(sampling: str, labels: np.ndarray | None) -> np.ndarray | None:
+    """How often each image is drawn, so that classes come equally often, or by the square root of their size."""
+    if sampling == "none":
+        return None
+    if labels is None:
+        raise ValueError(f"train.sampling={sampling} needs the labels")
+    weights = np.bincount(labels)[labels] ** {"balanced": -1.0, "square_root": -0.5}[sampling]
+    return weights / weights.sum()
+
+
+def _total_steps(config: TrainConfig, num_images: int) -> int:
+    if config.num_steps is not None:
+        return config.num_steps
+    if config.num_epochs is None:
+        raise UsageError(NO_LENGTH)
+    return math.ceil(Fraction(str(config.num_epochs)) * num_images / config.global_batch_size)

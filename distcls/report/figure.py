@@ -1,0 +1,97 @@
+"""What all plots have in common: how they look, and how they get to the disk.
+
+matplotlib is imported late (it takes seconds) and used without pyplot, which keeps global state and may want a display.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distcls.errors import DiskError
+from distcls.files.atomic import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, GREY, BLUE, ORANGE, GREEN, RED = "#24292f", "#8c959f", "#0969da", "#d4661b", "#1a7f37", "#cf222e"
+
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.dpi": 120,
+    "figure.facecolor": "white",
+    "font.size": 9,
+    "grid.color": "#e6e8eb",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "lines.linewidth": 1.6,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$5 or $10"
+    "xtick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.color": GREY,
+    "ytick.labelcolor": INK,
+}
+
+FURTHER_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic"),
+    *("Malgun Gothic", "Arial Unicode MS"),
+)
+"""With Chinese, Japanese and Korean, which matplotlib's own font lacks: of Linux, macOS and Windows."""
+
+
+@contextmanager
+def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of so many inches, in our style; written beside `path` and renamed over it. Raises DiskError."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with matplotlib.rc_context({**STYLE, "font.family": _fonts()}), warnings.catch_warnings():
+        # Names in scripts that no font here has show as boxes; that is no news for the terminal.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            FigureCanvasAgg(figure).print_png(temporary)  # savefig would draw everything twice
+            temporary.replace(path)
+        except OSError as error:
+            raise DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights.") from error
+
+
+@cache
+def _fonts() -> list[str]:
+    """matplotlib's own, and those of FURTHER_FONTS that are installed: it complains of names that are not."""
+    from matplotlib.font_manager import get_font_names
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of fonts that have no bold
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in installed)]
+
+
+def shorten(text: str, length: int) -> str:
+    """The start and the end of a long text: class names often differ only there. What cannot be drawn is a "?"."""
+    text = printable(text)
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 3
+    return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"

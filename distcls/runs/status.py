@@ -1,0 +1,74 @@
+"""status.json: what a run is doing, for people, launchers and other processes of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from distcls.files.atomic import write_text
+
+
+class StatusFile:
+    """status.json: what the run is doing. Cheap enough to be called at every step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "status.json"
+        self.next_write = 0.0
+        self.has_ended = False
+        self.lock = threading.Lock()  # the last word may come from another thread than the main one
+        found = read_status(path)
+        self.before: dict[str, Any] = found.get("before") or found
+        """As the run was left by the start before this one, or by the last that came further than its start."""
+        self.save_seconds: float | None = self.before.get("save_seconds")
+        """How long the last checkpoint took to write, in this start or the one before."""
+
+    def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
+        """Replace the file at once."""
+        with self.lock:
+            if not self.has_ended:
+                self.has_ended = phase == "end"
+                self._write(state, step, phase, reason)
+
+    def write_end_of_start(self, state: str, reason: str | None) -> None:
+        """The last word of a start that trained nothing: a run stays at its step, and finished where it was refused."""
+        if state == "failed" and self.before.get("state") == "finished":
+            state, reason = "finished", self.before.get("reason")
+        self.write(state, self.before.get("step", 0), "end", reason)
+
+    def _write(self, state: str, step: int, phase: str, reason: str | None) -> None:
+        start = time.monotonic()
+        status = {"state": state, "step": step, "phase": phase, "reason": reason, "time": now(), "pid": os.getpid()}
+        status["save_seconds"] = self.save_seconds
+        if phase == "start":
+            status["before"] = self.before
+        write_text(self.path, json.dumps(status) + "\n", durable=False)
+        # A slow disk gets fewer updates: they may cost two thousandths of the time at most.
+        self.next_write = time.monotonic() + max(0.05, 500 * (time.monotonic() - start))
+
+    def write_if_due(self, state: str, step: int, phase: str) -> None:
+        """Replace the file, unless that was done a moment ago."""
+        if time.monotonic() >= self.next_write:
+            self.write(state, step, phase)
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the run in a folder has come to its end."""
+    return read_status(path).get("state") == "finished"
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """status.json, or nothing where there is none."""
+    try:
+        return json.loads((path / "status.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,235 @@
+"""What a person sees while a run goes on: what will happen, one live line, a row per evaluation, what came of it.
+
+On a terminal the live line is drawn in place, at most 8 times a second. Off a terminal (a file, a pipe, Slurm)
+it is a plain line every few seconds, without escape codes (screen.py). What is said for good also goes to log.txt.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.cells import cell_len
+
+from distcls.errors import DiskError
+from distcls.terminal.screens import (
+    SECONDS_BETWEEN_DRAWINGS,
+    Field,
+    NoScreen,
+    TerminalScreen,
+    open_screen,
+    without_codes,
+)
+from distcls.terminal.tables import EvaluationTable, metrics_table
+
+
+class Progress:
+    """The voice of the main process; the other ranks get `Progress.silent()`, which has the same methods.
+
+    stream: where to write, by default sys.stdout. interval: seconds between plain lines off a terminal.
+    """
+
+    def __init__(self, stream: TextIO | None = None, interval: float = 5.0) -> None:
+        self._screen = open_screen(stream or sys.stdout)
+        self._interval = SECONDS_BETWEEN_DRAWINGS if isinstance(self._screen, TerminalScreen) else interval
+        self._log = LogFile()
+        self._started = time.monotonic()
+        self._next_drawing = -math.inf
+        self._total_steps = 0
+        self._table: EvaluationTable | None = None
+
+    @classmethod
+    def silent(cls) -> Progress:
+        """A Progress that says nothing, for all ranks but the main one."""
+        return SilentProgress()
+
+    def attach_log(self, path: str | Path) -> None:
+        """From now on append to this log.txt, beginning with what was said before. Raises DiskError."""
+        try:
+            self._log.attach(Path(path))
+        except OSError as error:
+            raise DiskError(f"Cannot write {path}: {error.strerror}. Give another folder (run.dir=DIR).") from error
+
+    def note(self, text: str) -> None:
+        """Say something that stays."""
+        self._say(text)
+
+    def warning(self, text: str) -> None:
+        """Say something that stays and that somebody should look into."""
+        self._say(f"warning: {text}", "yellow")
+
+    def header(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Tell what will happen: (name, value) pairs, as two aligned columns."""
+        indent = max((cell_len(name) for name, _ in pairs), default=0) + 2
+        for name, value in pairs:
+            label = name + " " * (indent - cell_len(name))
+            self._say(label + value, label_width=len(label))
+        self._say("")
+
+    def working(self, what: str, done: int, total: int) -> None:
+        """Work that precedes training, such as decoding: `done` of `total` pieces lie behind."""
+        if done >= total:
+            self.close()
+        elif time.monotonic() >= self._next_drawing:
+            self._draw(_count_fields(what, done, total))
+
+    def start(self, total_steps: int, done: int) -> None:
+        """Training begins: `done` of `total_steps` optimizer steps lie behind."""
+        self._started, self._total_steps = time.monotonic(), total_steps
+        self._draw(_count_fields("step", done, total_steps))
+
+    def is_time_for(self, step: int) -> bool:
+        """Whether this step should be told of: the last one, and one now and then."""
+        return time.monotonic() >= self._next_drawing or step == self._total_steps
+
+    def update(
+        self,
+        step: int,
+        epoch: float,
+        loss: float,
+        accuracy: float | None = None,
+        lr: float | None = None,
+        images_per_second: float | None = None,
+        memory_bytes: float | None = None,
+        data_time_share: float | None = None,
+        seconds_left: float | None = None,
+    ) -> None:
+        """`step` steps are done. Plain numbers; shares from 0 to 1. Ask `is_time_for` first: drawing takes its time."""
+        fields = [
+            Field(8, "epoch", _format(epoch, ".1f")),
+            *_count_fields("step", step, self._total_steps),
+            Field(1, "loss", _format(loss, ".4f" if abs(loss) < 1000 else ".3g")),
+            Field(3, "acc", _format(accuracy, ".1%")),
+            Field(6, "lr", _format(lr, ".2e")),
+            Field(4, "", _format(images_per_second, ",.0f", " img/s")),
+            Field(7, "", _memory(memory_bytes)),
+            Field(5, "data wait", _format(data_time_share, ".0%")),
+            Field(2, "left", _clock(seconds_left)),
+        ]
+        self._draw(fields)
+
+    def evaluation_row(self, row: Mapping[str, Any]) -> None:
+        """One more row of the table of evaluations of the val split.
+
+        row: epoch, step, train_loss, loss, accuracy, top5, macro_f1, ece, accuracy_by_class, best (a bool: the best
+        so far). What is missing stays blank; other names are ignored.
+        """
+        if self._table is None:
+            self._table = EvaluationTable(row, self._screen.width)
+            self._say(self._table.head(), "bold")
+        cells = {**row, "best": "*" if row.get("best") else "", "time": _clock(time.monotonic() - self._started)}
+        self._say(self._table.line(cells), "green" if row.get("best") else "")
+
+    def finish(
+        self, metrics: Mapping[str, Mapping[str, Any]], confusions: Sequence[tuple[str, str, int]], next_command: str
+    ) -> None:
+        """Training is over: what came of it, and what to type next.
+
+        metrics: as in metrics.json, {"val": {...}, "test": {...}}. confusions: (true class, predicted class, how
+        often), worst first. next_command: one command a line.
+        """
+        self.close()
+        self._say("")
+        for line in metrics_table(metrics):
+            self._say(line)
+        if confusions:
+            self._say("\nmost often confused", "bold")
+        for true, predicted, times in confusions:
+            self._say(f"  {true} taken for {predicted}: {times} {'time' if times == 1 else 'times'}")
+        if next_command:
+            self._say("\nnext", "bold")
+        for command in next_command.splitlines():
+            self._say(f"  {command}", "cyan")
+
+    def last_word(self, text: str) -> None:
+        """How the run ended, for log.txt alone: the command line says it itself."""
+        self._log.write(text)
+
+    def close(self) -> None:
+        """Take the live line away. Call it before the process ends for any reason."""
+        self._screen.clear()
+
+    def _draw(self, fields: list[Field]) -> None:
+        self._screen.draw([field for field in fields if field.value])
+        # Counted from the end of the drawing, so that a slow terminal does not eat the run's time.
+        self._next_drawing = time.monotonic() + self._interval
+
+    def _say(self, text: str, style: str = "", label_width: int = 0) -> None:
+        self._screen.say(text, style, label_width)
+        self._keep(text)
+
+    def _keep(self, text: str) -> None:
+        if problem := self._log.write(without_codes(text)):
+            self._screen.say(problem, "yellow")
+
+
+class SilentProgress(Progress):
+    """The same methods, doing nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._screen, self._interval = NoScreen(), math.inf
+
+    def attach_log(self, path: str | Path) -> None: ...
+
+    def last_word(self, text: str) -> None: ...
+
+    def _keep(self, text: str) -> None: ...
+
+
+class LogFile:
+    """log.txt: every line that stays, with the time. Lines said before it is attached wait for it."""
+
+    def __init__(self) -> None:
+        self._waiting = ""
+        self._path: Path | None = None
+        self._broken = False
+
+    def attach(self, path: Path) -> None:
+        self._path = path
+        self._append(path, self._waiting)
+
+    def write(self, text: str) -> str | None:
+        """Append; the log is no reason to stop a run, so an error is returned, once, as a line to show."""
+        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        lines = "".join(f"{now}  {line}\n" for line in text.splitlines() if line.strip())
+        if self._path is None:
+            self._waiting += lines
+        elif not self._broken:
+            try:
+                self._append(self._path, lines)
+            except OSError as error:
+                self._broken = True
+                return f"warning: {self._path} cannot be written any more: {error.strerror}"
+        return None
+
+    def _append(self, path: Path, lines: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(lines)
+
+
+def _count_fields(what: str, done: int, total: int) -> list[Field]:
+    return [Field(0, what, f"{done}/{total}"), Field(9, "", f"{done / max(total, 1):.0%}")]
+
+
+def _format(number: float | None, form: str, unit: str = "") -> str:
+    return "" if number is None else format(number, form) + unit
+
+
+def _memory(num_bytes: float | None) -> str:
+    """Decimal gigabytes; nothing where it is not measured (None or 0)."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes else ""
+
+
+def _clock(seconds: float | None) -> str:
+    """h:mm:ss, or nothing where it is not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return ""
+    minutes, second = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"

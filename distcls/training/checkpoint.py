@@ -1,0 +1,259 @@
+"""Checkpoints: written while training goes on, so that a kill at any moment leaves a whole one behind.
+
+run_dir/checkpoints/
+    step-00001200/  model.safetensors ema.safetensors optimizer.pt state.json length.json manifest.json
+    best-00000900/  model.safetensors manifest.json     the best weights so far, as they are evaluated
+
+The loop only waits for a copy of the state in memory; a thread writes it (verified_folder.py), and prunes
+older ones when that is done.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from distcls.config.settings import TrainConfig
+from distcls.errors import DiskError
+from distcls.files.verified import (
+    UNFINISHED,
+    CorruptError,
+    Tensors,
+    json_writer,
+    place,
+    read_json,
+    read_tensors,
+    tensor_writer,
+    verify_folder,
+    write_folder,
+)
+from distcls.runs.folder import LENGTH, length_of
+from distcls.training.run import Run
+from distcls.training.state import TrainState
+
+T = TypeVar("T")
+
+
+class Checkpoints:
+    """The checkpoints of one run. Only the main process writes; all of them read, or get what it has read."""
+
+    def __init__(self, run: Run, config: TrainConfig) -> None:
+        self.run, self.config = run, config
+        self.folder = run.dir / "checkpoints"
+        self.writer = ThreadPoolExecutor(1, "checkpoint-writer")
+        self.writes: list[tuple[str, int, Future[None]]] = []
+        self.copies: dict[str, _Copy] = {}
+
+    def steps(self, kind: str = "step") -> list[int]:
+        """Steps of the folders of this kind ("step" or "best"), newest first."""
+        names = [path.name for path in self.folder.glob(f"{kind}-*")]
+        return sorted((int(n.split("-")[1]) for n in names if re.fullmatch(rf"{kind}-\d+", n)), reverse=True)
+
+    def path(self, step: int, kind: str = "step") -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.folder / f"{kind}-{step:08d}"
+
+    # Writing ---------------------------------------------------------------------------------------
+
+    def save(self, state: TrainState, ended: bool = False) -> None:
+        """Begin to write the state at its step, unless step 0 or a checkpoint of it is there; prune when it is done.
+
+        ended: whether this is the end of the run, as long as it was to be.
+        Raises the DiskError of a write before this one.
+        """
+        step, best_step = state.step, state.position.best_step
+        if step == 0 or self.path(step).exists():
+            return
+
+        def write(copied: dict[str, Any]) -> None:
+            optimizer = copied.pop("optimizer")
+            files = {f"{name}.safetensors": tensor_writer(tensors) for name, tensors in copied.items()}
+            files["optimizer.pt"] = lambda file: torch.save(optimizer, file)
+            files["state.json"] = json_writer(position)
+            files[LENGTH] = json_writer(length)
+            if self.run.tracker is not None:
+                self.run.tracker.sync()
+            write_folder(self.path(step), files, self.run.processes.moved)
+            try:
+                self._prune(best_step)
+            except (OSError, ValueError) as error:  # the new one is whole, and the next prune tries again
+                self.run.progress.warning(f"old checkpoints in {self.folder} could not be pruned: {error}")
+
+        position = state.position_dict()
+        length = length_of(self.config, ended)
+        self._begin("step", step, lambda: {**state.tensors(), "optimizer": state.optimizer_state()}, write)
+
+    def save_best(self, state: TrainState) -> None:
+        """Begin to write the weights that have just been evaluated. Raises the DiskError of a write before this one."""
+        path = self.path(state.step, "best")
+
+        def write(copied: Tensors) -> None:
+            write_folder(path, {"model.safetensors": tensor_writer(copied)}, self.run.processes.moved)
+
+        self._begin("best", state.step, lambda: dict(state.eval_module.state_dict()), write)
+
+    def _begin(self, kind: str, step: int, content: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        """Copy what is to be written, and write the copy in a thread. What is begun at an earlier step ends first."""
+        if not self.run.processes.is_main or any(begun[:2] == (kind, step) for begun in self.writes):
+            return
+        self.raise_errors(wait=any(begun < step for _, begun, _ in self.writes))
+        copied = self.copies.setdefault(kind, _Copy()).of(content())
+        before = [begun[2] for begun in self.writes]
+
+        def timed() -> None:
+            for earlier in before:
+                earlier.result()  # no checkpoint that refers to best weights which could not be written
+            start = time.monotonic()
+            write(copied)
+            if kind == "step":
+                self.run.saved_in(time.monotonic() - start)
+
+        self.writes.append((kind, step, self.writer.submit(timed)))
+
+    def raise_errors(self, wait: bool) -> None:
+        """Raises the DiskError of a write that has failed; with `wait`, first waits until all have ended."""
+        ended = [write for _, _, write in self.writes if wait or write.done()]
+        wait_for(ended)
+        self.writes = [begun for begun in self.writes if begun[2] not in ended]
+        for write in ended:
+            write.result()
+
+    def check_space(self, state: TrainState, momenta: int) -> None:
+        """Raises DiskError where the disk has no room for the checkpoints of a run, with so many momenta a weight."""
+        if not self.run.processes.is_main:
+            return
+        weights = sum(t.nbytes for t in state.module.state_dict().values())
+        trained = sum(p.nbytes for p in state.module.parameters() if p.requires_grad)
+        one = weights * (2 if state.ema is not None else 1) + trained * momenta
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Old ones go only when a new one is whole; the best weights are in checkpoints/ twice, and in model/.
+        needed = one * (self.config.keep_checkpoints + 1) + weights * 3
+        there = sum(file.stat().st_size for file in self.folder.glob("step-*/*"))
+        free = shutil.disk_usage(self.folder).free
+        if free + there < needed:
+            raise DiskError(
+                f"the checkpoints of this run will take {needed / 1e6:,.0f} MB, and {self.folder} has "
+                f"{(free + there) / 1e6:,.0f} MB left. Make room, keep fewer (train.keep_checkpoints=1), or choose "
+                "another disk with run.dir=DIR."
+            )
+
+    def _prune(self, best_step: int | None) -> None:
+        """Drop checkpoints beyond `keep`, and best weights that none of the kept ones refers to."""
+        kept, old = self.steps()[: self.config.keep_checkpoints], self.steps()[self.config.keep_checkpoints :]
+        for step in old:
+            shutil.rmtree(self.path(step))
+        needed = {best_step} | {self._best_step(step) for step in kept}
+        for step in set(self.steps("best")) - needed:
+            shutil.rmtree(self.path(step, "best"))
+
+    def _best_step(self, step: int) -> int | None:
+        return read_json(self.path(step) / "state.json")["best_step"]
+
+    # Reading ---------------------------------------------------------------------------------------
+
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is whole, the same on all processes."""
+        return self.run.processes.from_main(self._newest)
+
+    def restore(self, step: int | None, state: TrainState) -> None:
+        """Go on from the checkpoint of a step, or begin. All processes call it."""
+        if step is not None:
+            device = next(state.module.parameters()).device if self.run.is_shared else torch.device("cpu")
+            state.restore(*self._read(lambda: self._parts(self.path(step), list(state.tensors()), device)))
+            self.run.progress.note(f"going on from step {step:,}")
+            best_step = state.position.best_step
+            if best_step is not None and not self.run.processes.from_main(lambda: self._is_best_whole(best_step)):
+                state.position.forget_best()
+        if self.run.tracker is not None:
+            self.run.tracker.truncate(step or 0, state.position.evaluated_step)
+
+    def read_best(self, step: int) -> Tensors:
+        """The best weights. All processes call it."""
+        return self._read(lambda: read_tensors(self.path(step, "best") / "model.safetensors"))
+
+    def _read(self, function: Callable[[], T]) -> T:
+        """What each process reads in the folder, or the main one for all where only that sees it."""
+        return function() if self.run.is_shared else self.run.processes.from_main(function)
+
+    def _parts(
+        self, path: Path, names: list[str], device: torch.device
+    ) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
+        """What TrainState.restore takes: the weights on the CPU, what the optimizer keeps on the device."""
+        tensors = {name: read_tensors(path / f"{name}.safetensors") for name in names}
+        optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+        return tensors, optimizer, read_json(path / "state.json")
+
+    def _newest(self) -> int | None:
+        """Torn checkpoints are set aside, and named in a warning. Raises DiskError where they may not be torn."""
+        for leftover in self.folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        torn: dict[int, CorruptError] = {}
+        whole = None
+        for step in self.steps():
+            try:
+                verify_folder(self.path(step))
+                whole = step
+                break
+            except CorruptError as reason:
+                torn[step] = reason
+        if whole is None and any(reason.is_unreadable for reason in torn.values()):
+            raise DiskError(
+                f"no checkpoint in {self.folder} can be read ({next(iter(torn.values()))}). Nothing was changed: see "
+                "that the disk is there and healthy, then run again; or remove the folder to begin anew."
+            )
+        for step, reason in torn.items():
+            aside = self.folder / f"bad-{self.path(step).name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path(step).rename(aside)
+            self.run.progress.warning(f"the checkpoint of step {step} cannot be used ({reason}); it is now {aside}")
+        return whole
+
+    def _is_best_whole(self, step: int) -> bool:
+        """Torn best weights cost the run its best so far, not its checkpoints: the weights in those are whole."""
+        try:
+            verify_folder(self.path(step, "best"))
+        except CorruptError as reason:
+            self.run.progress.warning(
+                f"the best weights, of step {step}, cannot be used ({reason}): the best is chosen anew from here on, "
+                "so the run may keep other weights than one whose files were never damaged"
+            )
+            return False
+        return True
+
+
+class _Copy:
+    """A copy on the CPU of nested dicts and lists of tensors, in the memory of the last copy: new pages cost time."""
+
+    def __init__(self) -> None:
+        self.memory: dict[tuple, torch.Tensor] = {}
+
+    def of(self, content: Any) -> Any:
+        """The copy. Strides stay, and tied tensors stay tied."""
+        self.seen: dict[tuple, torch.Tensor] = {}
+        return self._of(content, ())
+
+    def _of(self, value: Any, path: tuple) -> Any:
+        if isinstance(value, torch.Tensor):
+            key = place(value) if value.numel() else path
+            if key not in self.seen:
+                self.seen[key] = self._tensor(value.detach(), path)
+            return self.seen[key]
+        if isinstance(value, dict):
+            return {name: self._of(item, (*path, name)) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._of(item, (*path, index)) for index, item in enumerate(value))
+        return value
+
+    def _tensor(self, tensor: torch.Tensor, path: tuple) -> torch.Tensor:
+        old = self.memory.get(path)
+        if old is None or (old.shape, old.stride(), old.dtype) != (tensor.shape, tensor.stride(), tensor.dtype):
+            old = self.memory[path] = torch.empty_like(tensor, device="cpu")
+        return old.copy_(tensor)

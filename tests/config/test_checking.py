@@ -1,0 +1,119 @@
+"""Settings that contradict each other are refused before anything is computed, with a way out that works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from distcls.config.checking import wrong_batches
+from distcls.config.loading import load_config
+from distcls.config.settings import Config, TrainConfig
+from distcls.errors import UsageError
+from distcls.plan.batches import plan_batches
+
+
+def load(world_size: int, overrides: Sequence[str]) -> Config:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WORLD_SIZE", str(world_size))
+        return load_config(None, overrides)
+
+
+def message(world_size: int, overrides: Sequence[str]) -> str:
+    """What a user reads when this fails on so many processes."""
+    with pytest.raises(UsageError) as caught:
+        load(world_size, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["train.global_batch_size=64", "train.micro_batch_size=24"],
+            "train.global_batch_size=64 cannot be cut into micro-batches of train.micro_batch_size=24: "
+            "try train.micro_batch_size=16 or 32; train.global_batch_size=48 or 72",
+        ),
+        (["train.deterministic=true", "train.sync_batchnorm=true"], "which train.deterministic rules out"),
+        (["optim.schedule=step"], "needs milestones, such as optim.milestones=['50%', '75%']"),
+        (["optim.milestones=['50%']"], "belongs to optim.schedule=step, but the schedule is cosine"),
+        (["optim.nesterov=true"], "optim.nesterov is for optim.name=sgd, but the optimizer is adamw"),
+        (["optim.nesterov=true", "optim.name=sgd", "optim.momentum=0"], "needs optim.momentum above 0"),
+        (["optim.betas=[0.9]"], "optim.betas must be two numbers"),
+        (["augment.mixup=0.2", "train.micro_batch_size=1"], "a micro-batch is one image here"),
+        (["augment.cutmix=1", "train.micro_batch_size=1"], "or set augment.cutmix=0"),
+        (["loss.class_weights=balanced", "loss.name=my.own:loss"], "but the loss is my.own:loss: set one of them"),
+        (["loss.class_weights=effective", "train.sampling=balanced"], "make up for rare classes twice"),
+        (["loss.class_weights={cat: 1, dog: 0}"], "loss.class_weights.dog must be above 0, but 0 was given"),
+        (["augment.normalize.mean=[0.5]"], "augment.normalize.mean must be 3 numbers (red, green, blue), but [0.5]"),
+        (["augment.normalize.std=[1, 1, 0]"], "augment.normalize.std must be above 0"),
+        (["data.args={size: 8}"], "data.args is for data.name=synthetic and for a factory of yours"),
+        (["data.root=photos"], "data.root=photos is not read by data.name=digits: add data.name=folder"),
+        (["data.folds=5"], "add data.fold=0 (up to 4) for one of them, or run all of them: distcls crossval"),
+        (["data.fold=1"], "Add data.folds, such as data.folds=5"),
+        (["data.folds=5", "data.fold=5"], "data.fold=5 must be from 0 to 4"),
+        (["data.background=snowhite"], "data.background=snowhite is not a colour: give its name in CSS"),
+        (["data.background='#ff000080'"], 'such as black, or "#rrggbb" in quotes'),
+        (["data.float_range=[1]"], "data.float_range must be two numbers, those of black and white, but [1.0]"),
+        (["data.float_range=[1, 1]"], "must be two numbers"),
+        (["train.eval_every=0"], "train.eval_every must be longer than zero"),
+        (["optim.lr=0.1", "optim.min_lr=1"], "is above optim.lr=0.1, its peak: make it smaller"),
+        (["optim.schedule=constant", "optim.min_lr=1e-4"], "optim.min_lr is for optim.schedule=cosine and one_cycle"),
+        (["loss.label_smoothing=0.1", "loss.name=my.own:loss"], "or smooth the targets in your own loss"),
+        (["augment.random_resized_crop={scale: [1, 0.5]}"], "scale must be two numbers, the smaller first"),
+        (["augment.random_resized_crop.ratio=[1]"], "augment.random_resized_crop.ratio must be two numbers"),
+        (
+            ["augment.random_resized_crop={}", "data.image_size=224", "data.decode_size=192"],
+            "data.decode_size=192 is smaller than data.image_size=224",
+        ),
+    ],
+)
+def test_contradictions(overrides: list[str], expected: str) -> None:
+    assert expected in message(1, overrides)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "overrides", "expected"),
+    [
+        (
+            3,
+            [],
+            "train.global_batch_size=64 cannot be cut into equal parts for 3 processes (WORLD_SIZE): "
+            "try train.global_batch_size=63 or 66; 2 or 4 processes",
+        ),
+        (
+            4,
+            ["train.micro_batch_size=32"],
+            "micro-batches of train.micro_batch_size=32 for 4 processes (WORLD_SIZE): "
+            "try train.micro_batch_size=16; train.global_batch_size=128; 2 processes",
+        ),
+        (
+            3,
+            ["train.global_batch_size=72", "train.deterministic=true"],
+            "WORLD_SIZE is 3: start 1, 2, 4 or 8, or set",
+        ),
+        (64, ["augment.mixup=0.2"], "a micro-batch is one image here"),
+    ],
+)
+def test_contradictions_with_the_number_of_processes(world_size: int, overrides: list[str], expected: str) -> None:
+    assert expected in message(world_size, overrides)
+
+
+def test_what_is_suggested_works() -> None:
+    load(4, ["train.micro_batch_size=16"])
+    load(4, ["train.micro_batch_size=32", "train.global_batch_size=128"])
+    load(2, ["train.micro_batch_size=32", "train.deterministic=true"])
+
+
+@pytest.mark.parametrize("settings", [{"micro_batch_size": 24}, {"deterministic": True, "global_batch_size": 96}])
+def test_the_batch_plan_looks_again_at_the_processes_that_were_started(settings: dict) -> None:
+    train = TrainConfig(**settings)
+    (problem,) = [problem for _, problem in wrong_batches(train, 3)]
+    with pytest.raises(UsageError) as caught:
+        plan_batches(train, num_images=100, world_size=3)
+    assert str(caught.value) == problem
+
+
+def test_a_plan_needs_a_length() -> None:
+    with pytest.raises(UsageError, match=r"neither train\.num_epochs nor train\.num_steps is set"):
+        plan_batches(TrainConfig(num_epochs=None), num_images=100)

@@ -1,0 +1,55 @@
+"""A run goes on only with the settings that made it; which those are, and how a difference is told."""
+
+from __future__ import annotations
+
+from distcls.config.differences import differences
+from distcls.config.loading import load_config
+
+
+def test_differences_are_those_that_change_the_run() -> None:
+    old = load_config(None, ["optim.lr=1e-3"])
+    new = load_config(
+        None,
+        [
+            "optim.lr=2e-3",
+            "train.deterministic=true",
+            "augment.normalize.std=[1, 1, 1]",
+            "optim.groups=[{match: head}]",
+            "model.name=cnn3",
+            "train.ema_decay=0.9",
+            *(
+                "train.log_every=1",
+                "data.workers=7",
+                "run.name=other",
+                "train.eval_every=1.0 epochs",
+                "data.cache_dir=d",
+            ),
+        ],
+    )
+    assert differences(old, new) == [
+        "augment.normalize.std: [0.229, 0.224, 0.225] -> [1.0, 1.0, 1.0]",
+        "model.name: cnn2 -> cnn3",
+        "optim.lr: 0.001 -> 0.002",
+        'optim.groups: [] -> [{"match": "head", "lr_scale": 1.0, "weight_decay": null}]',
+        "train.deterministic: false -> true",
+        "train.ema_decay: null -> 0.9",
+    ]
+    assert differences(old, old) == []
+
+
+def test_a_section_that_is_switched_on_is_a_difference() -> None:
+    old, new = load_config(None), load_config(None, ["augment.random_resized_crop.scale=[0.2, 1]"])
+    shown = "augment.random_resized_crop: {} -> {}"
+    on = '{"scale": [0.2, 1.0], "ratio": [0.75, 1.3333333333333333]}'
+    assert differences(old, new) == [shown.format("null", on)]
+    assert differences(new, old) == [shown.format(on, "null")]
+    assert load_config(None, ["augment.random_resized_crop={}", "augment=none"]).augment.random_resized_crop is None
+
+
+def test_durations_are_compared_by_what_they_mean() -> None:
+    old, new, other = (
+        load_config(None, ["optim.schedule=step", f"optim.milestones={milestones}", f"train.eval_every={every}"])
+        for milestones, every in (("[5, 50%]", "5"), ("[5 steps, 50.0 %]", "5 steps"), ("[5 epochs, 50%]", "5"))
+    )
+    assert differences(old, new) == []
+    assert differences(old, other) == ['optim.milestones: ["5", "50%"] -> ["5 epochs", "50%"]']

@@ -1,0 +1,190 @@
+"""A mistake in a config must be named with its place and a way out; a right config must load as it was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mistakes import message
+
+from distcls.config.loading import load_config, read_config
+from distcls.config.settings import AugmentConfig, Config, NormalizeConfig, ParamGroupConfig, TransformConfig
+from distcls.config.yaml_text import to_yaml
+from distcls.errors import UsageError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert load_config(None, []) == Config()
+
+
+def test_yaml_and_overrides_are_read(write_config) -> None:
+    path = write_config(
+        "optim:\n  lr: 1e-3\n  name: sgd\ntrain:\n  num_epochs: 5\n  log_every: 5\nmodel:\n  args: {width: 2}\n"
+    )
+    config = load_config(path, ["optim.name=adam", "model.args.dropout=0.2", "train.max_grad_norm=1"])
+    assert (config.optim.lr, config.optim.name) == (1e-3, "adam")
+    assert config.train.num_epochs == 5.0
+    assert config.train.log_every == "5"
+    assert config.train.max_grad_norm == 1.0
+    assert config.model.args == {"width": 2, "dropout": 0.2}
+
+
+def test_sections_may_be_empty_or_missing(write_config) -> None:
+    assert load_config(write_config("optim:\ntrain: {}\nmodel:\n  args:\n"), []) == Config()
+    assert load_config(write_config("# nothing yet\n"), []) == Config()
+
+
+def test_lists_and_nested_settings() -> None:
+    config = load_config(
+        None,
+        [
+            "optim.groups=[{match: head, lr_scale: 10}]",
+            "augment.normalize.mean=[0.5, 0.5, 1]",
+            "model.freeze=[layer1, '2']",
+            "train.skip_steps=[3, 1e1]",
+        ],
+    )
+    assert config.optim.groups == [ParamGroupConfig("head", 10.0, None)]
+    assert config.augment.normalize.mean == [0.5, 0.5, 1.0]
+    assert config.model.freeze == ["layer1", "2"]
+    assert config.train.skip_steps == [3, 10]
+
+
+def test_the_last_override_wins_and_null_is_none() -> None:
+    config = load_config(None, ["train.ema_decay=0.9", "train.ema_decay=null", "optim.lr=1", "optim.lr=2"])
+    assert config.train.ema_decay is None
+    assert config.optim.lr == 2.0
+
+
+def test_unless_set_gives_way_to_the_file_and_to_overrides(write_config) -> None:
+    assert load_config(None, [], ["data.name=folder"]).data.name == "folder"
+    assert load_config(None, ["data.name=mnist"], ["data.name=folder"]).data.name == "mnist"
+    assert load_config(write_config("data: {name: cifar10}\n"), [], ["data.name=folder"]).data.name == "cifar10"
+
+
+def test_configs_share_no_lists() -> None:
+    first, second = load_config(None, []), load_config(None, [])
+    first.augment.normalize.mean.append(1.0)
+    first.optim.betas.append(1.0)
+    assert second == Config()
+
+
+def test_augment_none_turns_off_everything_but_normalisation(write_config) -> None:
+    off = {name: value for name, value in vars(AugmentConfig()).items() if name != "normalize"}
+    assert not any(off.values()), "the defaults of AugmentConfig are what `augment: none` means"
+    normalize = NormalizeConfig([0.5] * 3, [0.25] * 3)
+    for none in ("none", "null", "'none'", ""):
+        assert load_config(write_config(f"augment: {none}\n"), []).augment == AugmentConfig()
+    path = write_config("augment: {flip: true, normalize: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}}\n")
+    assert load_config(path, ["augment=none"]).augment == AugmentConfig(normalize=normalize)
+    assert load_config(path, ["augment=none", "augment.mixup=0.2"]).augment.flip is False
+    assert load_config(write_config("augment: none\n"), ["augment.flip=true"]).augment.flip is True
+
+
+def test_flip_is_yes_no_or_alternating(write_config) -> None:
+    for given, expected in (("true", True), ("false", False), ("alternating", "alternating")):
+        assert load_config(None, [f"augment.flip={given}"]).augment.flip == expected
+        config = load_config(write_config(f"augment: {{flip: {given}}}\n"), [])
+        assert config.augment.flip == expected
+        assert load_config(write_config(to_yaml(config)), []) == config
+    assert "must be true or false or alternating, but 'alternate' was given, did you mean 'alternating'?" in message(
+        "augment.flip=alternate"
+    )
+    assert "augment.flip must be true or false or alternating, but 1 was given" in message("augment.flip=1")
+
+
+def test_transforms_are_a_list_of_names_with_arguments(write_config) -> None:
+    path = write_config(
+        "augment:\n  transforms:\n    - name: RandAugment\n      args: {num_ops: 1}\n    - name: RandomInvert\n"
+    )
+    expected = [TransformConfig("RandAugment", {"num_ops": 1}), TransformConfig("RandomInvert", {})]
+    assert load_config(path, []).augment.transforms == expected
+    assert load_config(path, ["augment=none"]).augment.transforms == []
+    assert load_config(None, ["augment.transforms=[{name: RandomInvert}]"]).augment.transforms == expected[1:]
+    assert "unknown setting augment.transforms[0].num_ops" in message("augment.transforms=[{name: A, num_ops: 1}]")
+
+
+def test_class_weights_are_a_word_or_a_mapping_of_numbers(write_config) -> None:
+    for given, expected in (("balanced", "balanced"), ("{cat: 2, '7': 1e-1}", {"cat": 2.0, "7": 0.1})):
+        config = load_config(write_config(f"loss: {{class_weights: {given}}}\n"), [])
+        assert config == load_config(None, [f"loss.class_weights={given}"])
+        assert config.loss.class_weights == expected
+        assert load_config(write_config(to_yaml(config)), []) == config
+    assert load_config(None, ["loss.class_weights.cat=2"]).loss.class_weights == {"cat": 2.0}
+    expected = "loss.class_weights must be one of none, balanced, effective or a mapping, but 'balance' was given, did"
+    assert expected in message("loss.class_weights=balance")
+    assert "loss.class_weights.cat must be a number, but 'much' was given" in message("loss.class_weights={cat: much}")
+
+
+def test_home_is_expanded_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = load_config(
+        None, ["data.name=folder", "data.root=~/images", "model.init_from=../runs/$X", "run.dir=~/run"]
+    )
+    assert config.data.root == "/home/ada/images"
+    assert config.model.init_from == "../runs/$X"
+    assert config.run.dir == "/home/ada/run"
+
+
+def test_num_steps_takes_the_place_of_the_default_num_epochs(write_config) -> None:
+    assert load_config(None, ["train.num_steps=100"]).train.num_epochs is None
+    assert load_config(write_config("train: {num_steps: 100}\n"), []).train.num_epochs is None
+
+
+def test_an_override_replaces_the_other_length_of_the_file(write_config) -> None:
+    train = load_config(write_config("train: {num_epochs: 5}\n"), ["train.num_steps=100"]).train
+    assert (train.num_epochs, train.num_steps) == (None, 100)
+    train = load_config(write_config("train: {num_steps: 100}\n"), ["train.num_epochs=5"]).train
+    assert (train.num_epochs, train.num_steps) == (5.0, None)
+    train = load_config(write_config("train: {num_epochs: 5}\n"), ["train.num_steps=null"]).train
+    assert (train.num_epochs, train.num_steps) == (5.0, None)
+
+
+def test_both_lengths_at_once_are_an_error(write_config) -> None:
+    both = "train.num_steps=100 and train.num_epochs=5 are two lengths for one run: give one of them"
+    assert message("train.num_epochs=5", "train.num_steps=100") == f"train.num_steps=100: {both}"
+    assert message(path=write_config("train:\n  num_epochs: 5\n  num_steps: 100\n")) == f"x.yaml:3: {both}"
+    assert "neither train.num_epochs nor train.num_steps is set" in message("train.num_epochs=null")
+
+
+def test_contradictions_name_the_line_of_the_file(write_config) -> None:
+    path = write_config("optim:\n  lr: 1\n  nesterov: true\n")
+    assert message(path=path).startswith("x.yaml:3: optim.nesterov is for optim.name=sgd")
+
+
+@pytest.mark.parametrize("text", ["four", "0", "-1"])
+def test_world_size_must_be_a_number_of_processes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", text)
+    assert message() == f"the environment variable WORLD_SIZE must be a number of processes, but is {text!r}"
+
+
+def test_a_saved_config_is_read_on_any_number_of_processes(monkeypatch: pytest.MonkeyPatch, write_config) -> None:
+    saved = load_config(None, ["train.micro_batch_size=32"])
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    path = write_config(to_yaml(saved))
+    assert read_config(path) == saved
+    assert read_config(path, ["data.workers=5"]).data.workers == 5
+    with pytest.raises(UsageError, match="3 processes"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_of_the_repository_loads(path: Path) -> None:
+    load_config(path, [])
+    first_line = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first_line == "# yaml-language-server: $schema=schema.json"
+
+
+def test_a_saved_config_is_not_judged_by_rules_that_came_later(write_config) -> None:
+    path = write_config("optim: {schedule: constant, min_lr: 1e-5}\n")
+    assert "optim.min_lr is for" in message(path=path)
+    assert read_config(path).optim.min_lr == 1e-5
+    with pytest.raises(UsageError, match=r"data.fold=9: data.fold=9 is one of how many"):
+        read_config(path, ["data.fold=9"])

@@ -1,0 +1,89 @@
+"""Configs are read as people mean them, and what is written is read back, here and by other tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from mistakes import message
+
+from distcls.config.loading import load_config
+from distcls.config.settings import Config
+from distcls.config.yaml_text import to_yaml
+
+EVERYTHING = [
+    "data.name=folder",
+    'data.root="/images/été: 1 #2"',
+    "model.args={dropout: 0.2, text: '1e-3', tiny: 1e-30, flag: 'no', deep: [{a: null}]}",
+    "optim.groups=[{match: '^head\\.', lr_scale: 10, weight_decay: 0}]",
+    "optim.schedule=step",
+    "optim.milestones=['50%', 100]",
+    "train.num_steps=1000",
+    "run.name='null'",
+    "optim.lr=1e-5",
+]
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", "+1e-3", "1.0e-3"])
+def test_numbers_with_exponents_are_numbers(text: str, write_config) -> None:
+    assert load_config(None, [f"optim.lr={text}"]).optim.lr == 0.001
+    assert load_config(write_config(f"optim: {{lr: {text}}}\n"), []).optim.lr == 0.001
+    assert load_config(None, [f"model.args.p={text}"]).model.args == {"p": 0.001}
+
+
+def test_whole_numbers_may_be_written_1e3() -> None:
+    assert load_config(None, ["train.num_steps=1e3"]).train.num_steps == 1000
+    assert load_config(None, ["train.num_steps=10_000"]).train.num_steps == 10_000
+
+
+def test_text_that_yaml_would_take_for_something_else_stays_text() -> None:
+    for name in ("007", "1e3", "2024-01-01", "12:30", "yes", "1.10"):
+        assert load_config(None, [f"run.name={name}"]).run.name == name
+    assert load_config(None, ["data.cache=0"]).data.cache == "0"
+
+
+@pytest.mark.parametrize("override", ["lr", "=1", "optim.=1", ".lr=1", "optim..lr=1"])
+def test_malformed_overrides(override: str) -> None:
+    assert message(override) == f"{override}: a setting is written key=value, such as optim.lr=0.001"
+
+
+@pytest.mark.parametrize(
+    "override", ["run.name=@home", "model.freeze=[a", "run.name=*x", "run.name=!tag x", "optim.lr=!!int x"]
+)
+def test_overrides_that_are_not_yaml(override: str) -> None:
+    assert message(override).startswith(f"{override}: ")
+
+
+def test_duplicate_keys(write_config) -> None:
+    path = write_config("optim:\n  lr: 1\n  name: sgd\n  lr: 2\n")
+    assert message(path=path) == "x.yaml:4: 'lr' is given twice, first at x.yaml:2: remove one of them"
+    assert message("optim.groups=[{match: a, match: b}]").endswith("'match' is given twice: remove one of them")
+
+
+def test_files_that_are_no_config(write_config) -> None:
+    assert re.match(r"x\.yaml:2: not valid YAML: ", message(path=write_config("optim:\n\tlr: 1\n")))
+    assert message(path=write_config("- 1\n- 2\n")).startswith("x.yaml:1: a config is a mapping with sections")
+    assert message(path=write_config("optim: {}\n---\ntrain: {}\n")).startswith("x.yaml:2: not valid YAML: ")
+    Path("x.yaml").write_bytes(b"run: {name: \xff}\n")
+    assert "UTF-8" in message(path=Path("x.yaml"))
+    assert message(path=Path("y.yaml")).startswith("y.yaml: cannot read the config (No such file or directory)")
+    assert message(path=Path("y.yaml")).endswith("did you mean x.yaml?")
+
+
+def test_saving_loses_nothing(write_config) -> None:
+    config = load_config(None, EVERYTHING)
+    assert load_config(write_config(to_yaml(config)), []) == config
+
+
+def test_other_yaml_readers_read_the_same() -> None:
+    config = load_config(None, EVERYTHING)
+    assert yaml.safe_load(to_yaml(config)) == dataclasses.asdict(config)
+
+
+def test_yaml_is_a_block_for_each_section_and_a_line_for_each_setting() -> None:
+    lines = to_yaml(Config()).splitlines()
+    assert "optim:" in lines and "  lr: 0.002" in lines and "  betas: [0.9, 0.999]" in lines
+    assert "" in lines and "    mean: [0.485, 0.456, 0.406]" in lines

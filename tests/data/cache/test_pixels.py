@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import distcls.data.decoding.parallel as parallel_decode
+from distcls.config.settings import DataConfig
+from distcls.data.cache.mapped_file import MappedFile, received, to_send
+from distcls.data.cache.pixels import Decoded, Limits, open_pixels
+from distcls.data.decoding.decode import Decoding
+from distcls.data.sources.folder import FolderSet, open_folder
+from distcls.data.sources.image_set import ArraySet, ImageSet
+from distcls.errors import DiskError
+
+
+def opened(root: Path) -> ImageSet:
+    return open_folder(DataConfig(name="folder", root=str(root)))["train"]
+
+
+def decoded(image_set: ImageSet, cache_dir: Path, limit: int = 10**9, size: int = 8, **options: Any) -> Decoded:
+    how = {"is_builder": True, "barrier": lambda: None} | options
+    return open_pixels(image_set, Decoding(size), Limits(limit), cache_dir, **how)
+
+
+@pytest.fixture
+def count_decoded() -> tuple[list[int], Callable[[int, int], None]]:
+    calls: list[int] = []
+    return calls, lambda done, total: calls.append(done)
+
+
+def test_pixels_are_those_of_the_files(two_classes: Path, tmp_path: Path) -> None:
+    image_set = opened(two_classes)
+    pixels = decoded(image_set, tmp_path).pixels
+    assert pixels is not None and pixels.shape == (30, 8, 8, 3)
+    assert all(np.array_equal(pixels[i], image_set.image(i, Decoding(8))) for i in range(30))
+
+
+def test_a_second_run_decodes_nothing(
+    two_classes: Path, tmp_path: Path, count_decoded: tuple[list[int], Callable[[int, int], None]]
+) -> None:
+    calls, progress = count_decoded
+    decoded(opened(two_classes), tmp_path, progress=progress)
+    assert calls == [30]
+    decoded(opened(two_classes), tmp_path, progress=progress)
+    assert calls == [30]
+    decoded(opened(two_classes), tmp_path, size=4, progress=progress)
+    assert calls == [30, 30]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "overwrite", "no record", "half a record"])
+def test_a_damaged_file_is_built_again(two_classes: Path, tmp_path: Path, damage: str) -> None:
+    image_set = opened(two_classes)
+    expected = np.array(decoded(image_set, tmp_path).pixels)
+    (pixel_file,) = tmp_path.glob("decoded/*.pixels")
+    if damage == "truncate":
+        os.truncate(pixel_file, 100)
+    elif damage == "overwrite":
+        pixel_file.write_bytes(b"x" * pixel_file.stat().st_size)
+        os.utime(pixel_file, (0, 0))
+    elif damage == "no record":
+        pixel_file.with_suffix(".json").unlink()
+    else:
+        pixel_file.with_suffix(".json").write_text('{"size": 57')
+    assert np.array_equal(np.asarray(decoded(image_set, tmp_path).pixels), expected)
+
+
+def test_a_copied_file_is_believed_by_its_hash(
+    two_classes: Path, tmp_path: Path, count_decoded: tuple[list[int], Callable[[int, int], None]]
+) -> None:
+    decoded(opened(two_classes), tmp_path)
+    (pixel_file,) = tmp_path.glob("decoded/*.pixels")
+    os.utime(pixel_file, (1, 1))
+    decoded(opened(two_classes), tmp_path, progress=count_decoded[1])
+    assert count_decoded[0] == []
+
+
+def test_an_image_changed_in_place_is_decoded_again(two_classes: Path, tmp_path: Path) -> None:
+    before = opened(two_classes)
+    decoded(before, tmp_path)
+    file = two_classes / "cat" / "004.png"
+    size = file.stat().st_size
+    other = (two_classes / "cat" / "003.png").read_bytes()
+    file.write_bytes(other)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+    after = opened(two_classes)
+    assert len(other) == size and after.fingerprint() == before.fingerprint()
+    pixels = decoded(after, tmp_path).pixels
+    assert pixels is not None and pixels[4, 0, 0, 0] == 30
+
+
+def test_bad_images_are_recorded_and_black(two_classes: Path, tmp_path: Path) -> None:
+    (two_classes / "dog" / "005.png").write_bytes(b"")
+    result = decoded(opened(two_classes), tmp_path)
+    assert list(result.bad) == [15] and "an empty file" in result.bad[15]
+    assert result.pixels is not None and not result.pixels[15].any()
+    assert decoded(opened(two_classes), tmp_path).bad == result.bad
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_an_image_that_becomes_readable_again_is_taken_back(two_classes: Path, tmp_path: Path, limit: int) -> None:
+    target, link = tmp_path / "late.png", two_classes / "dog" / "005.png"
+    link.rename(target.with_suffix(".away"))
+    link.symlink_to(target)
+    image_set = opened(two_classes)
+    assert list(decoded(image_set, tmp_path, limit).bad) == [15]
+    target.with_suffix(".away").rename(target)
+    assert decoded(image_set, tmp_path, limit).bad == {}
+
+
+def test_above_the_limit_files_are_checked_once_and_not_kept(
+    two_classes: Path, tmp_path: Path, count_decoded: tuple[list[int], Callable[[int, int], None]]
+) -> None:
+    (two_classes / "dog" / "005.png").write_bytes(b"")
+    for _ in range(2):
+        result = decoded(opened(two_classes), tmp_path, limit=100, progress=count_decoded[1])
+        assert result.pixels is None and list(result.bad) == [15]
+    assert count_decoded[0] == [30]
+    assert not list(tmp_path.glob("decoded/*.pixels"))
+
+
+def test_only_the_builder_decodes_and_the_others_wait_for_it(two_classes: Path, tmp_path: Path) -> None:
+    image_set = opened(two_classes)
+    waited = []
+
+    def barrier() -> None:
+        waited.append(decoded(image_set, tmp_path))
+
+    result = decoded(image_set, tmp_path, is_builder=False, barrier=barrier)
+    assert len(waited) == 1 and np.array_equal(np.asarray(result.pixels), np.asarray(waited[0].pixels))
+
+
+def test_writing_to_the_pixels_does_not_reach_the_file(two_classes: Path, tmp_path: Path) -> None:
+    first = decoded(opened(two_classes), tmp_path).pixels
+    assert first is not None
+    first[:] = 99
+    second = decoded(opened(two_classes), tmp_path).pixels
+    assert second is not None and second[0].max() == 0
+
+
+def test_a_folder_that_cannot_be_written_says_what_to_do(two_classes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"data\.cache_dir=DIR"):
+        decoded(opened(two_classes), tmp_path / "file")
+
+
+def test_no_temporary_files_stay(two_classes: Path, tmp_path: Path) -> None:
+    decoded(opened(two_classes), tmp_path)
+    assert sorted(path.suffix for path in (tmp_path / "decoded").iterdir()) == [".json", ".pixels"]
+
+
+def test_what_nobody_used_for_a_month_is_removed(two_classes: Path, tmp_path: Path) -> None:
+    decoded(opened(two_classes), tmp_path)
+    mine = tmp_path / "decoded" / "my own file"
+    mine.touch()
+    for path in (tmp_path / "decoded").iterdir():
+        os.utime(path, (0, 0))
+    decoded(opened(two_classes), tmp_path, size=4)
+    assert len(list((tmp_path / "decoded").glob("*.pixels"))) == 1 and mine.exists()
+
+
+def test_an_array_of_the_right_size_is_used_as_it_is(tmp_path: Path) -> None:
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    array_set = ArraySet("four", ["a", "b"], np.array([0, 1, 0, 1]), images)
+    assert decoded(array_set, tmp_path).pixels is images
+    assert decoded(array_set, tmp_path, size=16).pixels is not None
+    assert decoded(array_set, tmp_path, limit=0).pixels is None
+
+
+def test_a_mapped_array_travels_by_its_path(two_classes: Path, tmp_path: Path) -> None:
+    pixels = decoded(opened(two_classes), tmp_path, size=64).pixels
+    assert pixels is not None
+    array_set = ArraySet("mapped", ["a"], np.zeros(30, np.int64), pixels)
+    message = pickle.dumps(array_set)
+    assert len(message) < 2000
+    assert np.array_equal(pickle.loads(message).images, pixels)
+
+
+def test_parts_of_a_mapped_array_arrive_as_they_were_sent(tmp_path: Path) -> None:
+    whole = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), np.uint8)
+    np.save(tmp_path / "rows.npy", whole)
+    np.save(tmp_path / "columns.npy", np.asfortranarray(whole))
+    rows, columns = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("rows", "columns"))
+    for part in (
+        rows,
+        rows[6:],
+        rows[2:][3:5],
+        rows[::2],
+        rows[:, 1:3],
+        rows.transpose(0, 3, 1, 2),
+        columns,
+        columns[4:],
+    ):
+        assert np.array_equal(received(pickle.loads(pickle.dumps(to_send(part)))), part)
+    assert isinstance(to_send(rows[6:]), MappedFile)
+
+
+def test_images_of_channels_first_are_brought_into_the_order_that_batches_are_taken_from(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 5), np.uint8).transpose(0, 2, 3, 1)
+    array_set = ArraySet("mine", ["a", "b"], np.array([0, 1]), images)
+    pixels = decoded(array_set, tmp_path, size=5).pixels
+    assert pixels is not None and pixels.flags.c_contiguous and np.array_equal(pixels, images)
+
+
+class WrongShape:
+    """A data set as its author wrote it, with a mistake."""
+
+    class_names = ("a", "b")
+    labels = np.array([0, 1])
+
+    def __len__(self) -> int:
+        return 2
+
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
+        return np.zeros((*decoding.shape[:2], 1 if i else 3), np.uint8)
+
+    def fingerprint(self) -> str:
+        return "wrong"
+
+
+def test_images_of_a_wrong_shape_are_bad_instead_of_broadcast(tmp_path: Path) -> None:
+    bad = decoded(WrongShape(), tmp_path).bad  # type: ignore[arg-type]
+    assert list(bad) == [1] and "(8, 8, 1)" in bad[1]
+
+
+@pytest.fixture(scope="module")
+def many_images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., None]) -> Path:
+    """Enough images for decoding in processes: hard links, two of them broken."""
+    root = tmp_path_factory.mktemp("many")
+    make_images(root / "source" / "a", 20, suffix=".bmp")
+    for i in range(parallel_decode.MIN_IMAGES + 100):
+        folder = root / "images" / f"class{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.link(root / "source" / "a" / f"{i % 20:03}.bmp", folder / f"{i:05}.bmp")
+    for broken in ("class0/00100.bmp", "class1/02099.bmp"):
+        (root / "images" / broken).unlink()
+        (root / "images" / broken).write_bytes(b"broken")
+    return root / "images"
+
+
+def child_processes() -> set[int]:
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists its processes under /proc")
+def test_decoding_in_processes_gives_the_same_and_survives_signals(
+    many_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_set, signalled, done, before = opened(many_images), set(), [], child_processes()
+
+    def progress(count: int, total: int) -> None:
+        done.append(count)
+        for pid in child_processes() - before:
+            signalled.add(pid)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                os.kill(pid, number)
+
+    parallel = decoded(image_set, tmp_path / "parallel", progress=progress)
+    assert signalled and not signalled & set(child_processes())
+    assert done[-1] == len(image_set) and done == sorted(done)
+    monkeypatch.setattr(parallel_decode, "MIN_IMAGES", 10**9)
+    here = decoded(image_set, tmp_path / "here")
+    assert parallel.bad == here.bad and len(parallel.bad) == 2
+    assert np.array_equal(np.asarray(parallel.pixels), np.asarray(here.pixels))
+
+
+def test_a_decoding_process_that_dies_is_an_error_not_a_hang(many_images: Path, tmp_path: Path) -> None:
+    before = child_processes()
+
+    def kill_one(done: int, total: int) -> None:
+        for pid in child_processes() - before:
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match="decoding process died"):
+        decoded(opened(many_images), tmp_path, progress=kill_one)
+    assert not list(tmp_path.glob("decoded/*.pixels"))
+
+
+# Builds that do not come to their end --------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The images that are decoded, by index."""
+    indices: list[int] = []
+    image = FolderSet.image
+
+    def noted(self: FolderSet, i: int, decoding: Decoding) -> np.ndarray:
+        indices.append(i)
+        return image(self, i, decoding)
+
+    monkeypatch.setattr(FolderSet, "image", noted)
+    return indices
+
+
+@pytest.fixture
+def killed_build(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Builds in chunks of 4 images, in a process that is killed when it has decoded 12 of 30."""
+    monkeypatch.setattr(parallel_decode, "MAX_CHUNK_IMAGES", 4)
+    (two_classes / "cat" / "005.png").write_bytes(b"")
+
+    def build(limit: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            decoded(
+                opened(two_classes), tmp_path, limit, progress=lambda done, _: done == 12 and os.kill(os.getpid(), 9)
+            )
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+    return build
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_a_build_that_was_killed_goes_on_where_it_was(
+    two_classes: Path, tmp_path: Path, killed_build: Callable[[int], None], seen: list[int], limit: int
+) -> None:
+    killed_build(limit)
+    result = decoded(opened(two_classes), tmp_path, limit)
+    assert seen == list(range(12, 30)) and list(result.bad) == [5]
+    if limit:
+        assert np.array_equal(
+            np.asarray(result.pixels), np.asarray(decoded(opened(two_classes), tmp_path / "new").pixels)
+        )
+    assert not list(tmp_path.glob("decoded/*.journal")) + list(tmp_path.glob("decoded/*.partial"))
+
+
+def test_what_did_not_come_to_the_disk_is_decoded_again(
+    two_classes: Path, tmp_path: Path, killed_build: Callable[[int], None], seen: list[int]
+) -> None:
+    """As after a power cut: the pixels of images 4 to 7 are lost, and so is the end of the journal."""
+    killed_build(10**9)
+    (partial,), (journal,) = tmp_path.glob("decoded/*.partial"), tmp_path.glob("decoded/*.journal")
+    with partial.open("r+b") as file:
+        file.seek(6 * 8 * 8 * 3)
+        file.write(b"torn")
+    journal.write_text(journal.read_text()[:-20])
+    result = decoded(opened(two_classes), tmp_path)
+    assert seen == [4, 5, 6, 7, *range(8, 30)]
+    assert np.array_equal(np.asarray(result.pixels), np.asarray(decoded(opened(two_classes), tmp_path / "new").pixels))
+
+
+def test_two_runs_that_build_at_once_do_not_disturb_each_other(two_classes: Path, tmp_path: Path) -> None:
+    others = []
+
+    def build_another(done: int, total: int) -> None:
+        if not others:
+            others.append(None)
+            others[0] = decoded(opened(two_classes), tmp_path)
+
+    result = decoded(opened(two_classes), tmp_path, progress=build_another)
+    assert np.array_equal(np.asarray(result.pixels), np.asarray(others[0].pixels))
+    assert sorted(path.suffix for path in (tmp_path / "decoded").iterdir()) == [".json", ".pixels"]
+
+
+def test_too_little_space_is_said_before_anything_is_decoded(
+    two_classes: Path, tmp_path: Path, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DiskError, match=r"take 0\.37 GB more .*data\.cache_dir=DIR"):
+        decoded(opened(two_classes), tmp_path, size=2032)
+    assert seen == []
+
+
+def test_above_the_limit_of_memory_pixels_are_kept_on_disk(two_classes: Path, tmp_path: Path) -> None:
+    image_set, whole = opened(two_classes), 30 * 8 * 8 * 3
+    how = {"is_builder": True, "barrier": lambda: None}
+    on_disk = open_pixels(image_set, Decoding(8), Limits(whole - 1, whole), tmp_path, **how)
+    in_memory = open_pixels(image_set, Decoding(8), Limits(whole), tmp_path, **how)
+    assert not on_disk.in_memory and in_memory.in_memory
+    assert on_disk.pixels is not None and on_disk.pixels.filename == in_memory.pixels.filename
+    assert open_pixels(image_set, Decoding(8), Limits(whole - 1, whole - 1), tmp_path, **how).pixels is None
+
+
+def test_a_script_without_a_main_guard_can_decode_in_processes(many_images: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from distcls.config.settings import DataConfig\n"
+        "from distcls.data.decoding.decode import Decoding\n"
+        "from distcls.data.sources.folder import open_folder\n"
+        "from distcls.data.cache.pixels import Limits, open_pixels\n"
+        f"images = open_folder(DataConfig(name='folder', root={str(many_images)!r}))['train']\n"
+        "how = {'is_builder': True, 'barrier': lambda: None}\n"
+        "result = open_pixels(images, Decoding(8), Limits(10**9), Path('cache'), **how)\n"
+        "print(len(result.bad))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.stdout == "2\n", run.stderr

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distcls.config.settings import DataConfig
+from distcls.data.decoding.decode import Decoding
+from distcls.data.sources.datasets import open_image_sets
+from distcls.data.sources.image_set import ArraySet
+from distcls.errors import BadDataError, MissingInputError, UsageError
+
+FACTORY = """
+import numpy as np
+from distcls.data.sources.image_set import ArraySet
+
+def make(config):
+    return ArraySet("mine", ["a", "b"], np.array([0, 1, 0]), np.full((3, 4, 4, 3), config.image_size, np.uint8))
+
+def splits(config):
+    return {"train": make(config), "test": make(config)}
+
+def no_train(config):
+    return {"test": make(config)}
+
+def half(config):
+    return [1, 2]
+
+def one_class(config):
+    return ArraySet("mine", ["a"], np.array([0, 0]), np.zeros((2, 4, 4, 3), np.uint8))
+
+def twins(config):
+    return ArraySet("mine", ["a", "b", "a"], np.array([0, 1]), np.zeros((2, 4, 4, 3), np.uint8))
+
+def too_few_labels(config):
+    return ArraySet("mine", ["a", "b"], np.array([0, 1]), np.zeros((3, 4, 4, 3), np.uint8))
+
+def other_classes(config):
+    return {"train": make(config), "val": ArraySet("v", ["a", "c"], np.array([0]), np.zeros((1, 4, 4, 3), np.uint8))}
+
+def arguments(config):
+    return ArraySet("mine", ["a", "b"], np.array([0, 1] * config.args["n"]), np.zeros((6, 4, 4, 3), np.uint8))
+
+def wrong_labels(config):
+    return ArraySet("mine", ["a", "b"], np.array([0, 2]), np.zeros((2, 4, 4, 3), np.uint8))
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "factories_of_test.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "factories_of_test", raising=False)
+
+
+def test_digits() -> None:
+    digits = open_image_sets(DataConfig(name="digits"))["train"]
+    assert len(digits) == 1797 and digits.class_names == list("0123456789")
+    assert isinstance(digits, ArraySet) and digits.images.shape == (1797, 8, 8, 3)
+    assert digits.images.min() == 0 and digits.images.max() == 255
+    assert digits.labels[:5].tolist() == [0, 1, 2, 3, 4] and digits.name(17) == "digits/17"
+    assert digits.image(0, Decoding(32)).shape == (32, 32, 3)
+
+
+def test_digits_without_scikit_learn_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingInputError, match="pip install scikit-learn"):
+        open_image_sets(DataConfig(name="digits"))
+
+
+def test_digits_are_pickled_with_their_fingerprint() -> None:
+    digits = open_image_sets(DataConfig(name="digits"))["train"]
+    changed = open_image_sets(DataConfig(name="digits"))["train"]
+    assert digits.fingerprint() == changed.fingerprint()
+    other = open_image_sets(DataConfig(name="digits"))["train"]
+    other.labels[0] = 9
+    assert other.fingerprint() != digits.fingerprint()
+
+
+def test_an_unknown_name_shows_the_nearest() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'cifar10'"):
+        open_image_sets(DataConfig(name="cifar-10"))
+
+
+@pytest.mark.usefixtures("factories")
+def test_your_own_factory_gets_the_config() -> None:
+    image_sets = open_image_sets(DataConfig(name="factories_of_test:make", image_size=7))
+    assert list(image_sets) == ["train"] and np.all(image_sets["train"].image(0, Decoding(4)) == 7)
+    assert list(open_image_sets(DataConfig(name="factories_of_test:splits", image_size=7))) == ["train", "test"]
+    assert len(open_image_sets(DataConfig(name="factories_of_test:arguments", args={"n": 3}))["train"]) == 6
+
+
+@pytest.mark.usefixtures("factories")
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("no_such_module:make", UsageError, "there is no module 'no_such_module'"),
+        ("factories_of_test:nothing", UsageError, "nothing"),
+        ("factories_of_test:no_train", UsageError, "expected train"),
+        ("factories_of_test:half", UsageError, "lacks class_names, labels"),
+        ("factories_of_test:wrong_labels", BadDataError, "between 0 and 1"),
+        ("factories_of_test:one_class", BadDataError, "one class only"),
+        ("factories_of_test:twins", BadDataError, "two classes of the name 'a'"),
+        ("factories_of_test:too_few_labels", BadDataError, "mine has 3 images, but 2 labels"),
+        ("factories_of_test:other_classes", BadDataError, "the val split of .* has other class names than train"),
+    ],
+)
+def test_mistakes_in_your_own_factory_are_explained(name: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        open_image_sets(DataConfig(name=name, image_size=7))
+
+
+def test_decoding_processes_start_without_torch() -> None:
+    code = "import sys, distcls.data.decoding.worker as w; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

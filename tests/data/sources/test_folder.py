@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distcls.config.settings import DataConfig
+from distcls.data.decoding.decode import BadImageError, Decoding
+from distcls.data.sources.datasets import open_image_sets
+from distcls.data.sources.folder import FolderSet, open_folder
+from distcls.errors import BadDataError, MissingInputError, UsageError
+
+
+def opened(root: Path, split: str = "train") -> FolderSet:
+    image_set = open_folder(DataConfig(name="folder", root=str(root)))[split]
+    assert isinstance(image_set, FolderSet)
+    return image_set
+
+
+def test_class_folders_in_the_root(two_classes: Path) -> None:
+    image_set = opened(two_classes)
+    assert image_set.class_names == ["cat", "dog"]
+    assert np.array_equal(image_set.labels, [0] * 10 + [1] * 20) and image_set.labels.dtype == np.int64
+    assert [image_set.name(i) for i in (0, 9, 10, 29)] == ["cat/000.png", "cat/009.png", "dog/000.png", "dog/019.png"]
+    assert image_set.image(3, Decoding(8))[0, 0, 0] == 30
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "Validation", "Dev"])
+def test_split_folders_are_aligned_by_name(tmp_path: Path, make_images: Callable[..., None], val: str) -> None:
+    for folder in ("train/ant", "train/bee", f"{val}/bee", "test/ant", "test/bee"):
+        make_images(tmp_path / folder, 2)
+    image_sets = open_folder(DataConfig(name="folder", root=str(tmp_path)))
+    assert set(image_sets) == {"train", "val", "test"}
+    assert image_sets["val"].labels.tolist() == [1, 1]
+    assert image_sets["val"].name(0) == f"{val}/bee/000.png"
+
+
+def test_images_are_found_at_any_depth_and_by_any_common_name(
+    two_classes: Path, make_images: Callable[..., None]
+) -> None:
+    make_images(two_classes / "cat" / "a" / "b", 1, suffix=".JPG")
+    (two_classes / "cat" / "a" / "ä ö.webp").write_bytes(b"")
+    (two_classes / "cat" / "photo.jfif").write_bytes(b"")
+    names = [opened(two_classes).name(i) for i in range(13)]
+    assert "cat/a/b/000.JPG" in names and "cat/photo.jfif" in names and "cat/a/ä ö.webp" in names
+    assert names == sorted(names)
+
+
+def test_hidden_files_do_not_exist_and_others_are_counted(two_classes: Path, make_images: Callable[..., None]) -> None:
+    (two_classes / "cat" / "._000.png").write_bytes(b"")
+    make_images(two_classes / ".thumbnails", 1)
+    (two_classes / "dog" / "notes.txt").write_text("good dogs")
+    image_set = opened(two_classes)
+    assert len(image_set) == 30 and image_set.num_ignored == 1
+
+
+def test_a_link_to_nowhere_is_a_bad_image_not_a_missing_one(two_classes: Path) -> None:
+    (two_classes / "cat" / "zzz.png").symlink_to("/nowhere.png")
+    with pytest.raises(BadImageError, match="No such file"):
+        opened(two_classes).image(10, Decoding(8))
+
+
+def test_the_fingerprint_is_of_the_content_not_of_the_place(two_classes: Path, tmp_path: Path) -> None:
+    before = opened(two_classes).fingerprint()
+    copy = Path(shutil.copytree(two_classes, tmp_path / "elsewhere"))
+    assert opened(copy).fingerprint() == before
+    os.rename(copy / "cat" / "000.png", copy / "cat" / "renamed.png")
+    renamed = opened(copy).fingerprint()
+    (copy / "cat" / "renamed.png").write_bytes(b"longer" * 100)
+    assert len({before, renamed, opened(copy).fingerprint()}) == 3
+
+
+def test_moving_an_image_to_another_class_changes_the_fingerprint(two_classes: Path) -> None:
+    before = opened(two_classes).fingerprint()
+    os.rename(two_classes / "cat" / "009.png", two_classes / "dog" / "zzz.png")
+    assert opened(two_classes).fingerprint() != before
+
+
+def test_a_thousand_files_take_few_bytes(two_classes: Path) -> None:
+    for i in range(1000):
+        (two_classes / "cat" / f"ILSVRC_{i:08}.jpg").touch()
+    assert len(pickle.dumps(opened(two_classes))) < 60_000
+
+
+def test_no_root_asks_for_data() -> None:
+    with pytest.raises(UsageError, match="--data DIR"):
+        open_folder(DataConfig(name="folder"))
+
+
+def test_a_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="nowhere does not exist"):
+        opened(tmp_path / "nowhere")
+
+
+def test_an_unknown_class_is_named(tmp_path: Path, make_images: Callable[..., None]) -> None:
+    for folder in ("train/ant", "train/bee", "test/wasp"):
+        make_images(tmp_path / folder, 1)
+    with pytest.raises(BadDataError, match=r"test/wasp is a class.*ant, bee"):
+        opened(tmp_path)
+
+
+def test_one_class_is_too_few(tmp_path: Path, make_images: Callable[..., None]) -> None:
+    make_images(tmp_path / "cat", 3)
+    assert opened(tmp_path).class_names == ["cat"]  # which is enough to measure a model
+    with pytest.raises(BadDataError, match=r"has one class only, 'cat': it takes two classes to learn. Expected ROOT"):
+        open_image_sets(DataConfig(name="folder", root=str(tmp_path)))
+
+
+def test_images_without_class_folders_are_explained(tmp_path: Path, make_images: Callable[..., None]) -> None:
+    make_images(tmp_path, 3)
+    with pytest.raises(BadDataError, match=r"ROOT/CLASS/image\.jpg"):
+        opened(tmp_path)
+
+
+def test_an_empty_class_folder_is_named(two_classes: Path) -> None:
+    (two_classes / "eel").mkdir()
+    (two_classes / "eel" / "1.heic").touch()
+    with pytest.raises(BadDataError, match=r"eel has no images.*1\.heic"):
+        opened(two_classes)
+    for number in range(6):
+        (two_classes / f"empty{number}").mkdir()
+    with pytest.raises(BadDataError, match=r"the 7 class folders \S*eel, \S*empty0, .*empty3, … have no images"):
+        opened(two_classes)
+
+
+def test_files_beside_the_class_folders_are_counted_as_ignored(two_classes: Path) -> None:
+    for name in ("lost.jpg", "README.txt", ".hidden"):
+        (two_classes / name).touch()
+    assert opened(two_classes).num_ignored == 2
+
+
+def test_test_without_train_is_not_taken_for_a_class(two_classes: Path, make_images: Callable[..., None]) -> None:
+    make_images(two_classes / "test" / "cat", 1)
+    with pytest.raises(MissingInputError, match="no train/"):
+        opened(two_classes)
+
+
+def test_two_names_for_one_split_are_refused(tmp_path: Path, make_images: Callable[..., None]) -> None:
+    for folder in ("train/ant", "train/bee", "val/ant", "valid/ant"):
+        make_images(tmp_path / folder, 1)
+    with pytest.raises(BadDataError, match="both for the val split"):
+        opened(tmp_path)
+
+
+def test_an_unreadable_folder_is_named(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refuse(folder: str | bytes) -> Any:  # root, who may run the tests, can read everything
+        if os.fsdecode(folder).endswith("dog"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(MissingInputError, match="cannot list the folder .*dog: Permission denied"):
+        opened(two_classes)
+
+
+def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path, make_images: Callable[..., None]) -> None:
+    for folder in ("Training/ant", "Training/bee", "Testing/ant", "Testing/bee"):
+        make_images(tmp_path / "known" / folder, 2)
+        make_images(tmp_path / "unknown" / folder.replace("ing/", "ing_set/"), 2)
+    image_sets = open_folder(DataConfig(name="folder", root=str(tmp_path / "known")))
+    assert {split: image_set.class_names for split, image_set in image_sets.items()} == {
+        "train": ["ant", "bee"],
+        "test": ["ant", "bee"],
+    }
+    for folder in ("train/ant", "train/bee", "testing", "val/ant", "dev/ant"):  # better names, and one without classes
+        make_images(tmp_path / "both" / folder, 2)
+    image_sets = open_folder(DataConfig(name="folder", root=str(tmp_path / "both")))
+    assert [(split, image_set.name(0)) for split, image_set in image_sets.items()] == [
+        ("train", "train/ant/000.png"),
+        ("val", "val/ant/000.png"),
+    ]
+    for name in ("pretrained", "scratch"):  # classes
+        for folder in ("front", "side"):
+            make_images(tmp_path / "models" / name / folder, 2)
+    assert opened(tmp_path / "models").class_names == ["pretrained", "scratch"]
+    with pytest.raises(UsageError, match=r"Testing_set, Training_set, each with the folders ant, bee: .* train, val"):
+        opened(tmp_path / "unknown")
+
+
+def test_a_link_to_a_folder_around_it_is_not_followed_for_ever(two_classes: Path) -> None:
+    (two_classes / "cat" / "loop").symlink_to(two_classes / "cat")
+    (two_classes / "dog" / "up").symlink_to(two_classes)
+    assert len(opened(two_classes)) == 30

@@ -1,0 +1,318 @@
+"""Sums over micro-batches: one mean gradient for any cut, one order of additions for any number of processes."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from distcls.training.gradients import BatchNormStatistics, OrderedSum, OverlappedSum
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+class Network(nn.Module):
+    """Convolutions in channels_last, BatchNorm, and a parameter that no image reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+        self.unused = nn.Parameter(torch.ones(5))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images):
+        return self.head(torch.relu(self.norm(self.convolution(images))).mean((2, 3)))
+
+
+def make_network(dtype=torch.float32):
+    torch.manual_seed(0)
+    return Network().to(dtype)
+
+
+def make_batches(count, dtype=torch.float32):
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randn(5, 3, 6, 6, generator=draw, dtype=dtype) for _ in range(count)]
+
+
+def forward_of(module):
+    """The sum of a loss, and the two numbers that are summed beside the gradients."""
+
+    def forward(images):
+        loss = module(images).square().sum()
+        return loss, torch.stack([loss.detach(), torch.tensor(float(len(images)), dtype=loss.dtype)])
+
+    return forward
+
+
+def ordered(module, world_size=1):
+    return OrderedSum(module, BatchNormStatistics(module), torch.Tensor.backward, world_size)
+
+
+def overlapped(module):
+    return OverlappedSum(module, BatchNormStatistics(module), torch.Tensor.backward, nullcontext, 1)
+
+
+def leaves(batches):
+    """Gradients, numbers and statistics of each micro-batch alone: what plain PyTorch gives."""
+    result = []
+    for images in batches:
+        module = make_network(images.dtype).train()
+        module.norm.momentum = 1.0
+        loss, numbers = forward_of(module)(images)
+        loss.backward()
+        result.append([p.grad for p in (module.convolution.weight, module.norm.weight, module.head.weight)])
+        result[-1] += [numbers, module.norm.running_mean, module.norm.running_var]
+    return result
+
+
+def fold(vectors):
+    """fold(lo, hi) = leaf | fold(lo, mid) + fold(mid, hi), as DESIGN writes it."""
+    if len(vectors) == 1:
+        return vectors[0]
+    middle = len(vectors) // 2
+    return [a + b for a, b in zip(fold(vectors[:middle]), fold(vectors[middle:]), strict=True)]
+
+
+def summed(module, rest):
+    gradients = [p.grad for p in (module.convolution.weight, module.norm.weight, module.head.weight)]
+    return [*gradients, rest[:2], rest[2:6], rest[6:10]]
+
+
+# OrderedSum ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 12])
+def test_the_ordered_sum_is_the_halving_recursion_to_the_bit(count):
+    batches = make_batches(count)
+    module = make_network().train()
+    rest = ordered(module)(forward_of(module), batches)
+    for got, expected in zip(summed(module, rest), fold(leaves(batches)), strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("count", [8, 12])
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_compute_subtrees_of_the_same_tree(count, world_size):
+    """Folding each rank's share and then the shares gives the bits of one process; filling up changes nothing."""
+    batches = make_batches(count)
+    module = make_network().train()
+    whole = ordered(module)._fold(forward_of(module), batches)
+    share = count // world_size
+    shares = [batches[i : i + share] for i in range(0, count, share)]
+    parts = [ordered(make, world_size)._fold(forward_of(make), s) for s in shares for make in [make_network().train()]]
+    while len(parts) > 1:
+        parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    assert len(parts[0]) % world_size == 0
+    assert torch.equal(parts[0][: len(whole)], whole)
+    assert not parts[0][len(whole) :].any()
+
+
+def test_a_sum_from_left_to_right_would_have_other_bits():
+    """Else the tests above would say nothing."""
+    vectors = leaves(make_batches(8))
+    left_to_right = vectors[0]
+    for vector in vectors[1:]:
+        left_to_right = [a + b for a, b in zip(left_to_right, vector, strict=True)]
+    assert any(not torch.equal(a, b) for a, b in zip(left_to_right, fold(vectors), strict=True))
+
+
+# Both ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_sum", [ordered, overlapped])
+def test_the_gradient_is_that_of_the_whole_batch(make_sum):
+    batches = make_batches(6, torch.float64)
+    module = make_network(torch.float64).train()
+    rest = make_sum(module)(forward_of(module), batches)
+    for got, *parts in zip(summed(module, rest), *leaves(batches), strict=True):
+        torch.testing.assert_close(got, torch.stack(parts).sum(0), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("make_sum", [ordered, overlapped])
+def test_gradients_lie_in_memory_as_their_parameters(make_sum):
+    """Fused optimizers read both with one index."""
+    module = make_network().train()
+    make_sum(module)(forward_of(module), make_batches(2))
+    assert not module.convolution.weight.is_contiguous()
+    for parameter in module.parameters():
+        assert parameter.grad.stride() == parameter.stride()
+
+
+@pytest.mark.parametrize("make_sum", [ordered, overlapped])
+def test_a_parameter_without_gradient_gets_zeros(make_sum):
+    module = make_network().train()
+    add = make_sum(module)
+    for _ in range(2):
+        add(forward_of(module), make_batches(2))
+        assert torch.equal(module.unused.grad, torch.zeros(5))
+
+
+@pytest.mark.parametrize("make_sum", [ordered, overlapped])
+def test_nothing_is_left_of_the_step_before(make_sum):
+    module = make_network().train()
+    add, batches = make_sum(module), make_batches(3)
+    first = [t.clone() for t in summed(module, add(forward_of(module), batches))]
+    second = summed(module, add(forward_of(module), batches))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("make_sum", [ordered, overlapped])
+def test_frozen_parameters_get_no_gradient(make_sum):
+    module = make_network().train()
+    module.convolution.requires_grad_(False)
+    make_sum(module)(forward_of(module), make_batches(2))
+    assert module.convolution.weight.grad is None
+    assert module.head.weight.grad is not None
+
+
+def test_only_the_last_micro_batch_is_reduced():
+    """DDP communicates once a step, not once a micro-batch."""
+    module, events = make_network().train(), []
+
+    class NoSync(nullcontext):
+        def __enter__(self):
+            events.append("no_sync")
+
+        def __exit__(self, *_):
+            events.append("end")
+
+    add = OverlappedSum(module, BatchNormStatistics(module), lambda _: events.append("backward"), NoSync, 1)
+    add(forward_of(module), make_batches(3))
+    assert events == ["no_sync", "backward", "end", "no_sync", "backward", "end", "backward"]
+
+
+# BatchNorm -----------------------------------------------------------------------------------------
+
+
+def train_norm(norm, batches, statistics=None):
+    """One step on these micro-batches."""
+    statistics = statistics or BatchNormStatistics(norm)
+    statistics.training_mode(norm)
+    total = torch.zeros(0)
+    for images in batches:
+        norm(images)
+        flat = torch.cat(statistics.read())
+        total = flat if not len(total) else total + flat
+    statistics.update(total / len(batches))
+    return statistics
+
+
+def test_a_step_of_many_micro_batches_is_one_update_with_their_mean():
+    norm = nn.BatchNorm2d(3, momentum=0.2)
+    nn.init.constant_(norm.running_mean, 0.5)
+    batches = make_batches(4)
+    statistics = train_norm(norm, batches)
+    statistics.publish(norm)
+    means = torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0)
+    variances = torch.stack([b.var((0, 2, 3), unbiased=True) for b in batches]).mean(0)
+    torch.testing.assert_close(norm.running_mean, 0.8 * 0.5 + 0.2 * means)
+    torch.testing.assert_close(norm.running_var, 0.8 * 1.0 + 0.2 * variances)
+    assert norm.num_batches_tracked == 1
+
+
+def test_one_micro_batch_a_step_is_plain_batchnorm():
+    ours, plain = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    statistics = BatchNormStatistics(ours)
+    for images in make_batches(5):
+        train_norm(ours, [images], statistics)
+        plain(images)
+    statistics.publish(ours)
+    torch.testing.assert_close(ours.running_mean, plain.running_mean)
+    torch.testing.assert_close(ours.running_var, plain.running_var)
+    assert ours.num_batches_tracked == plain.num_batches_tracked == 5
+
+
+def test_no_momentum_is_a_plain_average():
+    ours, plain = nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3, momentum=None)
+    mixed = nn.Sequential(ours, nn.BatchNorm2d(3, momentum=0.5))
+    statistics = BatchNormStatistics(mixed)
+    for images in make_batches(5):
+        train_norm(mixed, [images], statistics)
+        plain(images)
+    statistics.publish(mixed)
+    torch.testing.assert_close(ours.running_mean, plain.running_mean)
+    torch.testing.assert_close(ours.running_var, plain.running_var)
+
+
+def test_looking_at_the_statistics_changes_no_bits_of_training():
+    """A checkpoint or an evaluation between two steps, or even between two micro-batches, is not noticed."""
+    results = []
+    for publishing in (False, True):
+        norm = nn.BatchNorm2d(3)
+        statistics = BatchNormStatistics(norm)
+        for images in make_batches(6):
+            train_norm(norm, [images, images + 1], statistics)
+            if publishing:
+                statistics.publish(norm)
+        results.append(statistics.running)
+    assert torch.equal(results[0], results[1])
+
+
+def test_published_statistics_reach_the_average_too():
+    norm, average = nn.Sequential(nn.BatchNorm2d(3)), nn.Sequential(nn.BatchNorm2d(3))
+    statistics = train_norm(norm, make_batches(2))
+    statistics.publish(norm, average)
+    assert torch.equal(average[0].running_var, norm[0].running_var)
+    assert average[0].num_batches_tracked == 1
+    assert not torch.equal(average[0].running_var, torch.ones(3))
+
+
+def test_statistics_from_a_checkpoint_are_taken_over():
+    norm = nn.BatchNorm2d(3)
+    statistics = BatchNormStatistics(norm)
+    norm.load_state_dict(
+        {**norm.state_dict(), "running_mean": torch.full((3,), 7.0), "num_batches_tracked": torch.tensor(9)}
+    )
+    statistics.adopt()
+    train_norm(norm, make_batches(1), statistics).publish(norm)
+    assert norm.num_batches_tracked == 10
+    assert (norm.running_mean > 6).all()
+
+
+def test_a_frozen_batchnorm_stays_as_it_is():
+    norms = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    norms[0].requires_grad_(False)
+    before = {k: v.clone() for k, v in norms[0].state_dict().items()}
+    statistics = BatchNormStatistics(norms)
+    for images in make_batches(3):
+        train_norm(norms, [images], statistics)
+    statistics.publish(norms)
+    assert all(torch.equal(v, before[k]) for k, v in norms[0].state_dict().items())
+    assert not norms[0].training and norms[1].training
+    assert not torch.equal(norms[1].running_var, torch.ones(3))
+
+
+def test_a_frozen_batchnorm_without_weights_stays_as_it_is():
+    """Inside a frozen part of the model, such as a normalisation of the input."""
+    module = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, affine=False)), nn.Conv2d(3, 2, 1))
+    module[0].requires_grad_(False)
+    statistics = BatchNormStatistics(module)
+    statistics.training_mode(module)
+    module(make_batches(1)[0])
+    assert torch.equal(module[0][1].running_var, torch.ones(3))
+    assert statistics.read() == []
+
+
+def test_an_overflow_is_not_carried_into_the_next_step():
+    norm = nn.BatchNorm2d(3)
+    statistics = BatchNormStatistics(norm)
+    statistics.training_mode(norm)
+    norm(torch.full((2, 3, 4, 4), torch.inf))
+    assert not torch.cat(statistics.read()).isfinite().all()  # fp16 overflowed: the step is skipped, no update
+    train_norm(norm, make_batches(1), statistics).publish(norm)
+    assert norm.running_mean.isfinite().all() and norm.running_var.isfinite().all()
+
+
+def test_a_model_without_batchnorm_has_nothing_to_read():
+    module = nn.Linear(3, 2)
+    statistics = BatchNormStatistics(module)
+    assert statistics.read() == []
+    statistics.update(torch.empty(0))
+    statistics.publish(module)

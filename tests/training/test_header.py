@@ -1,0 +1,167 @@
+"""What is said before a run, which must be what the run then does."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distcls.config.settings import Config
+from distcls.data.decoding.decode import Decoding
+from distcls.data.decoding.random_crop import RandomCrop
+from distcls.data.sources.image_set import ArraySet
+from distcls.data.split import Data, Split
+from distcls.errors import UsageError
+from distcls.models import build_model
+from distcls.plan.batches import plan_batches
+from distcls.training.header import _describe_images, check_plan, describe, describe_plan, estimate_memory
+
+
+def make_data(num_classes=3, in_memory=True, val=40, ignored=0) -> Data:
+    names = [f"class{i}" for i in range(num_classes)]
+    images = np.zeros((100, 8, 8, 3), np.uint8)
+    image_set = ArraySet("made", names, np.arange(100) % num_classes, images)
+
+    def split(name, first, last):
+        rows = np.arange(first, last)
+        return Split(name, image_set, rows, image_set.labels[rows], images if in_memory else None, Decoding(8))
+
+    report = {"bad_files": [], "num_ignored_files": ignored, "warnings": [] if val >= 30 else [f"val has {val} images"]}
+    return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, Decoding(8), "f", report)
+
+
+def described(config: Config, world_size=1, describe=describe, **data) -> dict[str, str]:
+    made = make_data(**data)
+    plan = plan_batches(config.train, len(made.train), 0, world_size, made.train.labels)
+    module = build_model(config.model, len(made.class_names), 8)
+    processes = SimpleNamespace(world_size=world_size, device=torch.device("cpu"))
+    return dict(describe(config, made, plan, module, processes))
+
+
+def make_config(**train) -> Config:
+    config = Config()
+    config.train.precision = "float32"
+    for name, value in train.items():
+        setattr(config.train, name, value)
+    return config
+
+
+def test_the_batch_is_world_times_micro_times_accumulation():
+    header = described(make_config(global_batch_size=24, micro_batch_size=3), world_size=4)
+    assert header["batch"] == "24 = 4 processes × 3 images × 2 accumulation steps"
+    assert described(make_config(global_batch_size=1))["batch"] == "1 = 1 process × 1 image × 1 accumulation step"
+
+
+def test_too_little_data_is_told():
+    assert described(make_config(global_batch_size=50), val=12)["warning"] == "val has 12 images"
+    assert "warning" not in described(make_config(global_batch_size=50))
+    told = described(make_config(global_batch_size=100))["warning"]
+    assert told == "a batch of 100 is more than the 50 training images: each step sees all of them, 2 times; " + (
+        "a smaller train.global_batch_size gives more steps"
+    )
+
+
+def test_steps_and_epochs_are_told():
+    header = described(make_config(global_batch_size=20, num_epochs=3.0))
+    assert header["steps"] == "8 = 3.2 epochs of 2.5 steps"
+
+
+def test_what_is_done_about_rare_classes_is_told():
+    config = make_config(sampling="none")
+    assert "balance" not in described(config)
+    config.loss.class_weights = {"class1": 4.0}
+    assert described(config)["balance"] == "weights from 0.495 (class0) to 1.98 (class1)"
+    config.train.sampling = "balanced"
+    assert described(config)["balance"].startswith("drawn with replacement, classes equally often; weights from")
+
+
+def test_the_data_is_told():
+    header = described(make_config())
+    assert header["split"] == "train 50, val 40 images"
+    assert header["classes"] == "3: class0, class1, class2"
+    assert header["images"] == "8 × 8 pixels, in memory"
+    assert described(make_config(), in_memory=False)["images"] == "8 × 8 pixels, from disk"
+
+
+def test_what_crops_are_cut_from_is_told():
+    data = make_data()
+    data.train.random_crop = RandomCrop(8)
+    data.train.decoding = Decoding(10)
+    assert _describe_images(data) == "8 × 8 pixels, for training cut at random from 10 × 10 pixels, in memory"
+    data.train.in_memory = False
+    assert _describe_images(data).endswith("from 10 × 10 pixels, decoded, from disk")
+    data.train.decoding, data.train.pixels = data.train.random_crop, None
+    assert _describe_images(data) == "8 × 8 pixels, for training cut at random from whole images, from disk"
+
+
+def test_many_classes_are_cut_short():
+    told = described(make_config(), num_classes=30)["classes"]
+    assert told.startswith("30: class0, class1") and told.endswith(" …") and len(told) < 80
+
+
+def test_device_and_precision_are_told():
+    assert described(make_config(deterministic=True))["device"] == "1 cpu, float32, deterministic"
+
+
+def test_trained_and_frozen_parameters_are_told_apart():
+    config = make_config()
+    total = sum(p.numel() for p in build_model(config.model, 3, 8).parameters())
+    assert described(config)["model"] == f"cnn2, {total:,} parameters"
+    config.model.freeze = ["blocks"]
+    frozen = 3 * 32 * 9 + 64 + 32 * 64 * 9 + 128
+    assert described(config)["model"] == f"cnn2, {total - frozen:,} parameters, {frozen:,} frozen"
+
+
+def test_the_dry_run_tells_of_evaluation_checkpoints_and_memory():
+    told = described(make_config(eval_batch_size=16), describe=describe_plan)
+    assert told["evaluation"] == "every epoch: 3 batches of 16"
+    assert told["checkpoint"] == "every epoch, the last 2 are kept"
+    assert told["memory"].startswith("about ")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "ema", "copies", "weight_bytes", "activation_bytes"),
+    [
+        ("sgd", "float32", None, 3, 4, 4),
+        ("adamw", "float32", None, 4, 4, 4),
+        ("adamw", "float32", 0.9, 5, 4, 4),
+        ("adamw", "bf16", None, 4, 4, 2),
+        ("adamw", "float64", None, 4, 8, 8),
+    ],
+)
+def test_memory_counts_weights_gradients_optimizer_average_and_activations(
+    optimizer, precision, ema, copies, weight_bytes, activation_bytes
+):
+    config = make_config(precision=precision, ema_decay=ema, global_batch_size=10)
+    config.optim.name = optimizer
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.ReLU(), nn.Linear(10, 4))
+    parameters, outputs = 192 * 10 + 10 + 10 * 4 + 4, 192 + 10 + 10 + 4
+    estimate = estimate_memory(config, plan_batches(config.train, 50), module, 8)
+    assert estimate == parameters * weight_bytes * copies + outputs * 10 * activation_bytes
+
+
+def test_files_that_are_no_images_by_their_names_are_told():
+    assert "ignored" not in described(make_config())["split"]
+    assert described(make_config(), ignored=1)["split"].endswith("; 1 other file ignored")
+    assert described(make_config(), ignored=1200)["split"].endswith("; 1,200 other files ignored")
+
+
+def test_a_warmup_that_is_longer_than_the_run_is_refused():
+    data, config = make_data(), make_config(num_epochs=None, num_steps=10)
+    plan = plan_batches(config.train, len(data.train))
+    for warmup in ("0", "10 steps", "100%"):
+        config.optim.warmup = warmup
+        check_plan(config, data, plan)
+    config.optim.warmup = "11 steps"
+    with pytest.raises(UsageError, match=r"optim.warmup=11 steps is 11 steps, but the run has 10: .* optim.warmup=5%"):
+        check_plan(config, data, plan)
+
+
+def test_a_small_model_for_large_images_is_warned_of(monkeypatch):
+    assert "warning" not in described(make_config(global_batch_size=50))
+    monkeypatch.setattr(Data, "image_size", 224)
+    told = described(make_config(global_batch_size=50))["warning"]
+    assert told.startswith("cnn2 is made for small images, and has ") and "try model.name=resnet9" in told

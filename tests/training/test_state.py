@@ -1,0 +1,332 @@
+"""What moves in a step, what a checkpoint holds of it, and when a run has seen enough."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distcls.config.settings import Config
+from distcls.data.augmentation.batchwise import Augmentation
+from distcls.data.augmentation.preprocessing import Normalize
+from distcls.data.loading.micro_batch import MicroBatch
+from distcls.plan.batches import BatchPlan
+from distcls.training.state import TrainState, build_state
+from distcls.training.step import TrainStep
+
+CPU = torch.device("cpu")
+PLAN = BatchPlan(num_images=64, global_batch_size=8, micro_batch_size=4, total_steps=20, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def make_config() -> Config:
+    config = Config()
+    config.model.name = "cnn2"
+    config.model.args = {"hidden": 8}
+    config.optim.name, config.optim.schedule, config.optim.lr = "sgd", "constant", 0.05
+    config.train.ema_decay = 0.5
+    return config
+
+
+def fake_run(scaler=None):
+    """What TrainStep and build_state ask of a run, for one process."""
+    backward = torch.Tensor.backward if scaler is None else lambda loss: scaler.scale(loss).backward()
+    accelerator = SimpleNamespace(scaler=scaler, backward=backward, no_sync=lambda _: contextlib.nullcontext())
+    return SimpleNamespace(
+        device=CPU,
+        dtype=torch.float32,
+        accelerator=accelerator,
+        processes=SimpleNamespace(world_size=1),
+        progress=SimpleNamespace(note=lambda _: None),
+        prepare=lambda module, **_: module,
+    )
+
+
+def start(config: Config, run=None, class_weights=None) -> tuple[TrainState, TrainStep]:
+    run = run or fake_run()
+    state = build_state(config, ["a", "b", "c"], 8, run)
+    normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
+    return state, TrainStep(config, state, PLAN, Augmentation(normalize, 3), run, class_weights)
+
+
+def batch_of(step: int) -> list[MicroBatch]:
+    draw = torch.Generator().manual_seed(step)
+    return [
+        MicroBatch(
+            i, torch.randint(0, 256, (4, 8, 8, 3), generator=draw, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]), {}
+        )
+        for i in range(2)
+    ]
+
+
+def train(state: TrainState, train_step: TrainStep, until: int) -> None:
+    while state.step < until:
+        train_step(batch_of(state.step))
+
+
+def snapshot(state: TrainState) -> dict[str, torch.Tensor]:
+    """All tensors of a state, cloned."""
+    tensors = {f"{file}.{name}": t for file, of_file in state.tensors().items() for name, t in of_file.items()}
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": t for name, t in values.items() if torch.is_tensor(t)}
+    return {name: t.clone() for name, t in tensors.items()}
+
+
+def saved(state: TrainState) -> tuple:
+    """What a checkpoint holds, through bytes."""
+    file = io.BytesIO()
+    torch.save(state.optimizer_state(), file)
+    file.seek(0)
+    return copy.deepcopy(state.tensors()), torch.load(file, weights_only=True), state.position_dict()
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# The state -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("optimizer", "fused"), [("sgd", True), ("sgd", False), ("adamw", True), ("adamw", False)])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_restored_state_goes_on_with_the_same_bits(optimizer, fused, deterministic):
+    config = make_config()
+    config.optim.name, config.optim.fused, config.train.deterministic = optimizer, fused, deterministic
+    whole, whole_step = start(config)
+    train(whole, whole_step, 3)
+    tensors, optimizer_state, position = saved(whole)
+    train(whole, whole_step, 6)
+    resumed, resumed_step = start(config)
+    resumed.restore(tensors, optimizer_state, position)
+    assert resumed.step == 3
+    train(resumed, resumed_step, 6)
+    assert same_bits(snapshot(resumed), snapshot(whole))
+    assert any(name.startswith("ema.") for name in snapshot(whole))
+
+
+@pytest.mark.parametrize("ema_decay", [0.5, None])
+def test_saving_and_evaluating_change_no_bits(ema_decay):
+    """With an average, that is what is evaluated; without one, what is trained."""
+    config = make_config()
+    config.model.args, config.train.ema_decay = {"hidden": 8, "dropout": 0.5}, ema_decay
+    (plain, plain_step), (looked_at, looked_at_step) = start(config), start(config)
+    train(plain, plain_step, 4)
+    for step in range(1, 5):
+        train(looked_at, looked_at_step, step)
+        snapshot(looked_at)
+        looked_at.eval_module.eval()(torch.zeros(1, 3, 8, 8))
+    assert same_bits(snapshot(plain), snapshot(looked_at))
+
+
+def test_a_momentum_that_lies_otherwise_in_memory_is_refused():
+    """Fused optimizers would go on with wrong numbers, and say nothing."""
+    state, train_step = start(make_config())
+    train(state, train_step, 1)
+    tensors, optimizer_state, position = saved(state)
+    for values in optimizer_state["optimizer"]["state"].values():
+        values["momentum_buffer"] = values["momentum_buffer"].contiguous()
+    with pytest.raises(ValueError, match="momentum_buffer has strides"):
+        start(make_config())[0].restore(tensors, optimizer_state, position)
+
+
+def test_the_fresh_weights_are_a_function_of_the_seed():
+    config, other = make_config(), make_config()
+    other.train.seed = 1
+    first, again, another = (start(c)[0] for c in (config, config, other))
+    torch.rand(3)
+    assert same_bits(snapshot(first), snapshot(again))
+    assert not same_bits(snapshot(first), snapshot(another))
+
+
+def test_what_is_evaluated_is_the_average_with_current_statistics():
+    state, train_step = start(make_config())
+    train(state, train_step, 3)
+    assert state.eval_module is state.ema
+    ours, average = state.module.state_dict(), state.eval_module.state_dict()
+    assert torch.equal(average["blocks.0.1.running_mean"], state.statistics.running[:32])
+    assert not torch.equal(average["head.weight"], ours["head.weight"])
+    state.ema = None
+    assert state.eval_module is state.module
+
+
+# The best evaluation -------------------------------------------------------------------------------
+
+
+def evaluations(metric: str, values: list[float]) -> tuple[TrainState, list[bool]]:
+    state, _ = start(make_config())
+    best = []
+    for step, value in enumerate(values, start=1):
+        state.position.step = step
+        assert not state.is_evaluated
+        best.append(state.record({"loss": 1.0, metric: value}, metric))
+        assert state.is_evaluated
+    return state, best
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best", "best_step"),
+    [
+        ("accuracy", [0.5, 0.5, 0.6, 0.4], [True, False, True, False], 3),
+        ("loss", [0.5, 0.5, 0.4, 0.6], [True, False, True, False], 3),
+        ("ece", [0.1, 0.2], [True, False], 1),
+        ("macro_f1", [float("nan"), 0.1, float("nan")], [False, True, False], 2),
+    ],
+)
+def test_the_best_is_the_first_of_the_best(metric, values, best, best_step):
+    state, found = evaluations(metric, values)
+    assert found == best
+    assert state.position.best_step == best_step
+    assert state.position.best_value == values[best_step - 1]
+
+
+def test_patience_ends_after_so_many_evaluations_without_a_better_one():
+    state, _ = evaluations("accuracy", [0.5, 0.6, 0.6, 0.5])
+    assert not state.has_stopped_early(3)
+    assert state.has_stopped_early(2)
+    assert not state.has_stopped_early(None)
+
+
+def test_among_equals_the_lower_loss_is_better_but_gives_no_new_patience():
+    state, _ = start(make_config())
+    found = []
+    for step, loss in enumerate([0.9, 1.1, 0.2], start=1):
+        state.position.step = step
+        found.append(state.record({"accuracy": 0.5, "loss": loss}, "accuracy"))
+    assert found == [True, False, True]
+    assert state.position.best_step == 3
+    assert state.has_stopped_early(2)
+
+
+# The step ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("class_weights", [None, np.array([0.5, 1.0, 2.0])])
+def test_a_step_reports_loss_accuracy_and_norm_of_the_global_batch(class_weights):
+    """The loss is the sum over images divided by their number, weighted or not."""
+    config = make_config()
+    config.model.args = {"hidden": 8, "dropout": 0.0}
+    state, train_step = start(config, class_weights=class_weights)
+    weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+    reference = copy.deepcopy(state.module).train()
+    loss, accuracy, norm = train_step(batch_of(0)).tolist()
+    losses, right = [], []
+    for micro in batch_of(0):
+        logits = reference(train_step.augment(micro)[0])
+        losses.append(nn.functional.cross_entropy(logits, micro.labels, weight, reduction="sum") / 8)
+        right.append((logits.argmax(1) == micro.labels).sum().item())
+    torch.stack(losses).sum().backward()
+    norms = torch.stack([p.grad.norm() for p in reference.parameters()])
+    assert loss == pytest.approx(sum(losses).item(), rel=1e-5)
+    assert accuracy == sum(right) / 8
+    assert norm == pytest.approx(norms.norm().item(), rel=1e-4)
+
+
+def test_a_clipped_gradient_has_the_norm_that_was_asked_for():
+    config = make_config()
+    config.train.max_grad_norm = 0.01
+    state, train_step = start(config)
+    *_, norm = train_step(batch_of(0)).tolist()
+    assert norm > 0.01  # what is reported is what it was
+    after = torch.stack([p.grad.norm() for p in state.module.parameters()]).norm().item()
+    assert after == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_skipped_step_counts_and_moves_nothing():
+    config = make_config()
+    config.train.skip_steps = [2]
+    state, train_step = start(config)
+    train(state, train_step, 2)
+    before = snapshot(state)
+    assert train_step(batch_of(2)) is None
+    assert state.step == 3
+    assert same_bits(snapshot(state), before)
+    assert train_step(batch_of(3)) is not None
+    assert not same_bits(snapshot(state), before)
+
+
+class OverflowingScaler:
+    """A loss scale that finds an overflow in one step, as torch.amp.GradScaler does, which needs a GPU."""
+
+    def __init__(self, overflow_at: int) -> None:
+        self.value, self.calls, self.overflow_at = 4.0, 0, overflow_at
+
+    def scale(self, loss):
+        return loss * self.value
+
+    def unscale_(self, optimizer):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad /= self.value
+
+    def step(self, optimizer):
+        if self.calls != self.overflow_at:
+            optimizer.step()
+
+    def update(self):
+        self.value *= 0.5 if self.calls == self.overflow_at else 1.0
+        self.calls += 1
+
+    def get_scale(self):
+        return self.value
+
+
+def test_a_step_that_overflows_counts_and_moves_neither_weights_nor_average_nor_statistics():
+    state, train_step = start(make_config(), fake_run(OverflowingScaler(overflow_at=2)))
+    train(state, train_step, 2)
+    before = snapshot(state)
+    assert train_step(batch_of(2)) is not None
+    assert (state.step, state.position.skipped_steps) == (3, 1)
+    assert same_bits(snapshot(state), before)
+    train(state, train_step, 4)
+    assert state.position.skipped_steps == 1
+    assert not same_bits(snapshot(state), before)
+
+
+def test_a_loss_scale_does_not_change_the_step():
+    """Powers of two are exact, so unscaled gradients are those of a run without a scale."""
+    (plain, plain_step), (scaled, scaled_step) = (
+        start(make_config()),
+        start(make_config(), fake_run(OverflowingScaler(-1))),
+    )
+    train(plain, plain_step, 3)
+    train(scaled, scaled_step, 3)
+    assert same_bits(snapshot(plain), snapshot(scaled))
+
+
+def test_the_rate_of_a_group_is_its_share_of_the_rate_of_the_step():
+    from distcls.config.settings import ParamGroupConfig
+
+    config = make_config()
+    config.optim.warmup = "4 steps"
+    config.optim.groups = [ParamGroupConfig(match="^head", lr_scale=0.1)]
+    state, train_step = start(config)
+    train(state, train_step, 2)
+    rates = {group["lr_scale"]: group["lr"] for group in state.optimizer.param_groups}
+    assert rates == {0.1: pytest.approx(0.05 * 2 / 4 * 0.1), 1.0: pytest.approx(0.05 * 2 / 4)}
+
+
+def test_why_a_run_stopped_early_can_be_told_when_no_evaluation_was_a_number():
+    state, _ = evaluations("loss", [math.nan, math.nan])
+    assert state.why_stopped_early("loss").endswith("in 2 evaluations the loss was not a number")
+
+
+def test_the_average_has_the_buffers_of_the_model_when_it_is_looked_at():
+    config = make_config()
+    config.train.ema_decay = 0.9
+    state, _ = start(config)
+    for module in (state.module, state.ema):
+        assert module is not None
+        module.register_buffer("seen", torch.zeros(1))
+    state.module.seen += 3
+    assert state.eval_module is state.ema and state.ema.seen == 3
