@@ -148,8 +148,9 @@ def training_steps(
     from distcls.data.build import build_data
     from distcls.data.loading.loader import train_batches
     from distcls.plan.batches import plan_batches
-    from distcls.runs.environment import set_determinism
-    from distcls.training.run import Run
+    from distcls.runs.folder import RunFolder
+    from distcls.training.acceleration import Acceleration
+    from distcls.training.kernels import choose_kernels
     from distcls.training.state import build_state
     from distcls.training.step import TrainStep
 
@@ -162,20 +163,22 @@ def training_steps(
             f"run.dir={os.environ['BENCHMARK_FOLDER']}/{name}-{model}-{batch}",
         ],
     )  # fmt: skip
-    run = Run(config, processes, name)
+    run = RunFolder(config, processes, name)
     config = run.config
     data = build_data(config.data, processes)
     plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
-    normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
-    state = build_state(config, data.class_names, data.image_size, run)
-    train_step = TrainStep(config, state, plan, Augmentation(normalize, len(data.class_names)), run)
+    acceleration = Acceleration(config.train, processes.device)
+    device, dtype = acceleration.device, acceleration.dtype
+    normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
+    state = build_state(config, data, acceleration, run)
+    train_step = TrainStep(config, state, plan, Augmentation(normalize, len(data.class_names)), acceleration)
     eight = dataclasses.replace(plan, total_steps=8)
-    batches = list(train_batches(data.train, eight, config.augment, run.device, workers=0, start=0))
+    batches = list(train_batches(data.train, eight, config.augment, device, workers=0, start=0))
     previous = None
     for micro_batches in itertools.cycle(batches):
         # The modes differ in global settings of torch too, which belong to their price.
         torch.use_deterministic_algorithms(exact)
-        set_determinism(config, processes)
+        choose_kernels(config.train, processes)
         if previous is not None:
             previous.tolist()  # the finite-ness check, one step late
         previous = train_step(micro_batches)

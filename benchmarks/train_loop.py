@@ -43,9 +43,12 @@ from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.build import build_data
 from distcls.data.loading.loader import train_batches
 from distcls.data.split import Data
-from distcls.models import MODELS
+from distcls.models.build import MODELS
 from distcls.plan.batches import plan_batches
-from distcls.training.run import Run
+from distcls.runs.folder import RunFolder
+from distcls.training.acceleration import Acceleration
+from distcls.training.finish import write_about_data
+from distcls.training.kernels import choose_kernels
 from distcls.training.state import build_state
 from distcls.training.step import TrainStep
 from distcls.training.watch import Watch
@@ -56,16 +59,18 @@ TOTAL_STEPS = 20_000
 """Length of the schedule; the measurement ends long before."""
 
 
-def distcls_loop(config: Config, data: Data, processes: Processes, run: Run) -> Iterator[None]:
-    """The body of train.py's loop, step by step, with every check of it."""
-    run.adopt_data(data)
+def distcls_loop(config: Config, data: Data, processes: Processes, run: RunFolder) -> Iterator[None]:
+    """The body of the training loop, step by step, with every check of it."""
+    acceleration = Acceleration(config.train, processes.device)
+    device, dtype = acceleration.device, acceleration.dtype
+    write_about_data(data, config.augment.normalize, run)
     plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
-    normalize = Normalize.build(config.augment.normalize, run.device, run.dtype, config.model.channels_last)
+    normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
     augment = Augmentation(normalize, len(data.class_names))
-    state = build_state(config, data.class_names, data.image_size, run)
-    train_step = TrainStep(config, state, plan, augment, run)
+    state = build_state(config, data, acceleration, run)
+    train_step = TrainStep(config, state, plan, augment, acceleration)
     watch = Watch(config, state, plan, data.train, run)
-    batches = train_batches(data.train, plan, config.augment, run.device, config.data.workers, state.step)
+    batches = train_batches(data.train, plan, config.augment, device, config.data.workers, state.step)
     while state.step < plan.total_steps:
         processes.asked_to_stop()
         is_due(state.step, config.train.eval_every, plan)
@@ -249,7 +254,8 @@ def compare(model_name: str, options: argparse.Namespace) -> None:
             ],
         )  # fmt: skip
         data = build_data(config.data, processes)
-        run = Run(config, processes, "train_loop")
+        choose_kernels(config.train, processes)
+        run = RunFolder(config, processes, "train_loop")
         recipe = _recipe(run.config, data, options, processes.device)
         models = [MODELS[model_name](10, data.image_size) for _ in range(3)]
         sides = {

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
-import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from distcls import __version__
-from distcls.errors import DistclsError, Preempted, UsageError, explain, note_exit_code
-
-Main = Callable[[Sequence[str]], int | None]
+from distcls.commands.exit_codes import run_command
+from distcls.errors import UsageError
 
 COMMANDS = {
-    "train": ("distcls.train", "train a model, or go on with a run that was stopped"),
+    "train": ("distcls.commands.train", "train a model, or go on with a run that was stopped"),
     "crossval": (
         "distcls.commands.crossval",
         "train once for each of data.folds parts of the data, and report mean ± std",
@@ -69,51 +66,3 @@ def _run(argv: Sequence[str]) -> int | None:
         raise UsageError(f"unknown command {word!r}: {meant}")
     module, _ = COMMANDS[word]
     return importlib.import_module(module).main(rest)
-
-
-def run_command(command: Main, argv: Sequence[str] | None) -> int:
-    """Call a command with words (by default those of the process); the exit code, 0 where it returns None.
-
-    An error of distcls becomes its message and its exit code; a bug keeps its traceback.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the process was started without one
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    code = 1  # a traceback's
-    try:
-        code = _exit_code(command, argv)
-        return code
-    finally:
-        note_exit_code(code)
-
-
-def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
-    try:
-        code = command(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        return code or 0
-    except DistclsError as error:
-        if os.environ.get("RANK", "0") == "0" or not error.on_all_ranks:
-            is_good_news = error.exit_code in (0, Preempted.exit_code)
-            print(f"distcls: {error}" if is_good_news else f"distcls: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        if not _reader_is_gone():
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
-        return 141  # what a shell reports for SIGPIPE
-    except (OSError, RuntimeError) as error:
-        understood = explain(error)
-        if understood is None:
-            raise
-        print(f"distcls: error: {understood}", file=sys.stderr)
-        return understood.exit_code
-
-
-def _reader_is_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads, as in `distcls … | head`; any other broken pipe is a bug."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -84,7 +84,7 @@ fi
 
 if [ "$nodes" -eq 1 ]; then
     [ -z "$rank$head" ] || fail "--rank and --head are for several machines: give --nodes N too"
-    [ -z "$interface" ] || interface=$("$python" -m distcls.cluster.network --interface "$interface")
+    [ -z "$interface" ] || interface=$("$python" -m distcls.commands.network --interface "$interface")
     rendezvous=(--standalone --local-addr 127.0.0.1)
 else
     is_count "$rank" && [ "$rank" -lt "$nodes" ] || fail "--rank '$rank': which of the $nodes machines is this? 0 to $((nodes - 1))"
@@ -96,7 +96,7 @@ else
     case $host in localhost | localhost.* | 127.* | ::1 | 0.0.0.0 | ::)
         fail "--head $head: that is every machine itself. Give the address of machine 0, as the others reach it" ;;
     esac
-    interface=$("$python" -m distcls.cluster.network --head "$host" --rank "$rank" "${unchecked[@]}" \
+    interface=$("$python" -m distcls.commands.network --head "$host" --rank "$rank" "${unchecked[@]}" \
         ${interface:+--interface "$interface"})
     retries=$(cat /proc/sys/net/ipv4/tcp_retries2 2>/dev/null || echo 0)
     [ "$retries" -le 8 ] || echo "node.sh: a machine that is gone without a word is noticed after some 15 minutes;" \

@@ -22,14 +22,13 @@ LIMIT = 90
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "distcls.train",
-        "distcls.report.finish",
-        "distcls.commands.evaluate",
-        "distcls.training.step",
-        "torchmetrics",
+        "distcls.training.loop",
+        "distcls.training.dry_run",
+        "distcls.inference.evaluation",
+        "distcls.inference.sums",
+        "distcls.report.run_report",
         "torchvision.transforms.v2",
         "torch._dynamo",
-        "matplotlib.figure",
         "ledger",
     ]
 )

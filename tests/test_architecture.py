@@ -6,44 +6,56 @@ Everything is read from the syntax tree: nothing is imported, and imports inside
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "distcls"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "distcls"
 
-SCHEMA = {"config", "errors"}
-FOUNDATION = {
-    "batches",
-    "config_checks",
-    "config_schema",
-    "durations",
-    "imports",
-    "randomness",
-    "signals",
-    "status",
-    "text_file",
-}
-SETTINGS = {"config_differences", "config_loader", "config_messages", "config_yaml"}
-PARTS = {"analysis", "data", "loss", "metrics", "models", "optim"}
+LAYERS: list[set[str]] = [
+    {"errors"},
+    {"config"},
+    {"files"},
+    {"terminal"},
+    {"plan"},
+    {"cluster"},
+    {"runs"},
+    {"data", "models", "optim"},
+    {"inference"},
+    {"training"},
+    {"report"},
+    {"sweeps"},
+    {"commands"},
+    {"cli"},
+    {"__main__", "train"},
+]
+"""Rooms and doors, from the ground up: each imports itself, and what lies in a layer below it."""
 
-MAY_IMPORT: dict[str, set[str]] = {
-    **{name: set() for name in SCHEMA},
-    **{name: SCHEMA | FOUNDATION for name in FOUNDATION},
-    **{name: SCHEMA | FOUNDATION | {name} for name in PARTS},
-    **{name: SCHEMA | FOUNDATION | SETTINGS for name in SETTINGS},
-    "gradients": SCHEMA | FOUNDATION,
-}
-"""What a file or folder of the package may import of it. Files that are not named compose the others."""
+MOST_FILES = 15
+"""In one room, its __init__ left out."""
 
-LIGHT = {
-    *("__init__", "__main__", "arguments", "cli", "config", "config_checks", "config_command", "config_loader"),
-    *("check", "config_schema", "data/__init__", "durations", "errors", "evaluate", "predict", "signals", "slurm"),
-    *("submit", "train"),
+DOORS = {"__init__", "__main__", "api", "cli", "errors", "train"}
+"""The files that lie outside all rooms."""
+
+LATE_ROOMS = {"commands", "api", "__init__"}
+"""Where imports inside functions are the rule: they parse arguments first, and then import the engine."""
+
+DEFERRED = {
+    "torchvision": "takes seconds, and only its own models, transforms and data sets need it",
+    "torch.utils.tensorboard": "takes seconds, which the first step does not wait for",
+    "distcls.inference.sums": "imports torchmetrics, which takes three times as long as torch",
+    "scipy.io": "only the labels of ImageNet's devkit need it",
+    "submitit.helpers": "only tasks of Slurm need it, and signals are not heard while it is imported",
+    "PIL": "only colours that are not white need it, in a config that has to be checked at once",
 }
-"""Files that help, mistakes in a config and decoding processes wait for."""
+"""What the engine imports inside functions, and why."""
+
+LIGHT = {"__init__", "__main__", "cli", "train", "errors", "data/decoding/worker"}
+"""Files, with all of the commands, that help, mistakes in a config and decoding processes wait for."""
 
 HEAVY = {"accelerate", "matplotlib", "sklearn", "tensorboard", "torch", "torchmetrics", "torchvision"}
 """Packages that take a second or more to import."""
@@ -98,14 +110,32 @@ def _run_on_import(node: ast.AST) -> Iterator[ast.AST]:
 # The rules -----------------------------------------------------------------------------------------
 
 
+def level_of(top: str) -> int:
+    """The layer of a room or door."""
+    return next(level for level, names in enumerate(LAYERS) if top in names)
+
+
 def forbidden_imports(file: str, imports: list[Import]) -> list[str]:
-    """Imports of the package that a file such as "data/folder" may not make."""
-    part = file.split("/")[0]
-    inside = [(one, one.module.split(".")[1:2]) for one in imports if one.module.split(".")[0] == "distcls"]
+    """Imports of the package that a file such as "data/sources/folder" may not make, wherever they stand in it."""
+    top = file.split("/")[0]
+    lines = []
+    for one in imports:
+        package, *rest = one.module.split(".")
+        if package != "distcls" or not rest or rest[0] == top:
+            continue
+        if level_of(rest[0]) >= level_of(top):
+            lines.append(f"distcls/{file}.py:{one.line} imports {one.module}, which is not below {top}")
+    return lines
+
+
+def late_imports(file: str, imports: list[Import]) -> list[str]:
+    """Imports inside functions that DEFERRED does not explain."""
+    if file.split("/")[0] in LATE_ROOMS:
+        return []
     return [
-        f"distcls/{file}.py:{one.line} imports {one.module}; {part} may import {sorted(MAY_IMPORT[part])}"
-        for one, target in inside
-        if part in MAY_IMPORT and target and target[0] not in MAY_IMPORT[part]
+        f"distcls/{file}.py:{one.line} imports {one.module} inside a function"
+        for one in imports
+        if not one.at_top and not any(f"{one.module}.".startswith(f"{name}.") for name in DEFERRED)
     ]
 
 
@@ -156,27 +186,43 @@ def _module(file: str) -> str:
 
 MODULES = {_module(file) for file in SOURCES}
 IMPORTS = {file: imports_of(source, MODULES) for file, source in SOURCES.items()}
-GRAPH = {_module(file): {one.module for one in imports if one.at_top} & MODULES for file, imports in IMPORTS.items()}
+GRAPH = {_module(file): {one.module for one in imports} & MODULES for file, imports in IMPORTS.items()}
+"""The modules that a module imports, at its top or later."""
+AT_TOP = {_module(file): {one.module for one in imports if one.at_top} & MODULES for file, imports in IMPORTS.items()}
 """The modules that importing a module imports."""
+COMMANDS = {file for file in SOURCES if file.startswith("commands/")}
 
 
-def test_the_rules_name_what_exists() -> None:
+def test_the_layers_name_what_exists() -> None:
     tops = {file.split("/")[0] for file in SOURCES}
-    assert set(MAY_IMPORT) <= tops
+    named = [name for layer in LAYERS for name in layer]
+    assert sorted(named) == sorted(tops - {"__init__"})
     assert set(SOURCES) >= LIGHT
 
 
+def test_few_doors_and_no_crowds() -> None:
+    assert {file for file in SOURCES if "/" not in file} <= DOORS
+    rooms = Counter(file.rpartition("/")[0] for file in SOURCES if "/" in file and not file.endswith("__init__"))
+    crowds = {room: files for room, files in rooms.items() if files > MOST_FILES}
+    assert crowds == {}
+
+
 @pytest.mark.parametrize("file", sorted(SOURCES))
-def test_imports_go_one_way(file: str) -> None:
+def test_imports_go_down(file: str) -> None:
     assert forbidden_imports(file, IMPORTS[file]) == []
+    assert late_imports(file, IMPORTS[file]) == []
 
 
-@pytest.mark.parametrize("file", sorted(LIGHT))
+def test_nothing_is_imported_for_type_checkers_only() -> None:
+    assert [file for file, source in SOURCES.items() if "TYPE_CHECKING" in source] == []
+
+
+@pytest.mark.parametrize("file", sorted(LIGHT | COMMANDS))
 def test_light_files_import_nothing_slow(file: str) -> None:
     files = {_module(file): file for file in SOURCES}
     slow = [
         line
-        for module in reached(_module(file), GRAPH)
+        for module in reached(_module(file), AT_TOP)
         for line in heavy_imports(files[module], IMPORTS[files[module]])
     ]
     assert slow == []
@@ -186,14 +232,32 @@ def test_no_circle_of_imports() -> None:
     assert import_cycle(GRAPH) == []
 
 
-def test_only_run_builds_an_accelerator() -> None:
+def test_the_door_is_never_imported() -> None:
+    """As a module it would take the place of the function `distcls.train`."""
+    assert [module for module, imported in GRAPH.items() if "distcls.train" in imported] == []
+
+
+def test_only_acceleration_builds_an_accelerator() -> None:
     calls = {
         file
         for file, source in SOURCES.items()
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Accelerator"
     }
-    assert calls == {"run"}
+    assert calls == {"training/acceleration"}
+
+
+def test_tests_mirror_the_package() -> None:
+    """A test file in a room of tests/ has the name of a file of the package, or of its room."""
+    rooms = {room for room in (file.rpartition("/")[0] for file in SOURCES) if room}
+    tests = {str(path.relative_to(TESTS)) for path in TESTS.rglob("test_*.py")}
+    strays = [
+        name
+        for name in tests
+        for room, _, file in [name.rpartition("/")]
+        if room in rooms and f"{room}/{file.removeprefix('test_').removesuffix('.py')}" not in SOURCES
+    ]
+    assert sorted(strays) == []
 
 
 def test_names_say_what_is_inside() -> None:
@@ -211,13 +275,12 @@ def test_every_file_says_why_it_exists() -> None:
 MADE_UP = """
 import torch.nn
 from distcls.cluster import signals
-from distcls import __version__
 from distcls.models.cnn import cnn2
 class A:
     import matplotlib
 def f():
     import torchvision
-    from distcls.training.run import Run
+    from distcls.runs.folder import RunFolder
 if TYPE_CHECKING:
     from torch import Tensor
 try:
@@ -230,14 +293,9 @@ except ImportError:
 def test_imports_are_found_wherever_they_stand() -> None:
     found = {(one.module, one.at_top) for one in imports_of(MADE_UP, {"distcls.cluster.signals"})}
     assert found == {
-        *{("torch.nn", True), ("distcls.cluster.signals", True), ("distcls", True), ("distcls.models.cnn", True)},
-        *{
-            ("matplotlib", True),
-            ("torchvision", False),
-            ("distcls.training.run", False),
-            ("torch", False),
-            ("sklearn", True),
-        },
+        *{("torch.nn", True), ("distcls.cluster.signals", True), ("distcls.models.cnn", True)},
+        *{("matplotlib", True), ("torchvision", False), ("distcls.runs.folder", False)},
+        *{("torch", False), ("sklearn", True)},
     }
     with pytest.raises(ValueError, match="relative imports"):
         imports_of("from . import config", set())
@@ -245,15 +303,15 @@ def test_imports_are_found_wherever_they_stand() -> None:
 
 def test_what_is_not_allowed_is_found() -> None:
     imports = imports_of(MADE_UP, {"distcls.cluster.signals"})
-    lines = {file: [line.split(";")[0] for line in forbidden_imports(file, imports)] for file in ("data/x", "models/x")}
-    assert lines["data/x"] == [
-        "distcls/data/x.py:4 imports distcls.models.cnn",
-        "distcls/data/x.py:9 imports distcls.training.run",
+    assert forbidden_imports("data/x", imports) == [
+        "distcls/data/x.py:4 imports distcls.models.cnn, which is not below data"
     ]
-    assert lines["models/x"] == ["distcls/models/x.py:9 imports distcls.training.run"]
-    assert len(forbidden_imports("config", imports)) == 3
-    assert forbidden_imports("train", imports) == []
+    assert [line.split(":")[1].split()[0] for line in forbidden_imports("cluster/x", imports)] == ["4", "9"]
+    assert len(forbidden_imports("config/x", imports)) == 3
+    assert forbidden_imports("training/loop", imports) == []
     assert [line.split()[2] for line in heavy_imports("x", imports)] == ["torch.nn", "matplotlib", "sklearn"]
+    assert [line.split()[2] for line in late_imports("data/x", imports)] == ["distcls.runs.folder", "torch"]
+    assert late_imports("commands/x", imports) == []
 
 
 def test_what_an_import_brings_along_is_found() -> None:

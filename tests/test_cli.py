@@ -141,7 +141,7 @@ def test_a_command_gets_the_words_of_the_process_and_may_return_nothing(monkeypa
 def test_a_reader_that_leaves_early_is_no_error(text: str) -> None:
     code = f"""
 import sys, time
-from distcls.cli import run_command
+from distcls.commands.exit_codes import run_command
 print("begin", flush=True)
 time.sleep(0.2)
 sys.exit(run_command(lambda argv: print({text}), []))

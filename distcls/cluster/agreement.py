@@ -15,7 +15,6 @@ from distcls.cluster.processes import Processes
 from distcls.config.differences import differences
 from distcls.config.settings import Config
 from distcls.errors import UsageError
-from distcls.runs.folder import steps_of
 
 OWN_OF_A_MACHINE = {
     *("data.root", "data.download", "data.cache", "data.disk_cache", "data.cache_dir", "data.workers"),
@@ -48,9 +47,12 @@ def refuse_differences(config: Config, processes: Processes) -> None:
             )
 
 
-def refuse_to_begin_anew(config: Config, run_dir: Path, processes: Processes) -> None:
-    """Raises UsageError where another machine has more of this run than the one that has the run folder now."""
-    steps = processes.from_all(steps_of(config, run_dir))
+def refuse_to_begin_anew(step: int, run_dir: Path, processes: Processes) -> None:
+    """Raises UsageError where another machine has more of this run than the one that has the run folder now.
+
+    step: of the newest checkpoint that this process sees.
+    """
+    steps = processes.from_all(step)
     if max(steps) > steps[0]:
         rank = steps.index(max(steps))
         raise UsageError(

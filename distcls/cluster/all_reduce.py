@@ -10,14 +10,14 @@ import sys
 import time
 from datetime import timedelta
 
+import torch
+import torch.distributed as dist
+
 MEGABYTES = 16
 
 
 def main(backend: str, seconds: float) -> None:
     """Print how fast the two exchange numbers. Raises where they do not find each other in `seconds`."""
-    import torch
-    import torch.distributed as dist
-
     device = torch.device("cpu")
     if backend == "nccl":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -16,6 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+import torch
+
 from distcls.cluster import network
 
 SELF_TEST_SECONDS = 60
@@ -51,8 +54,6 @@ def checks(folder: Path) -> list[Callable[[], list[Finding]]]:
 
 def packages() -> list[Finding]:
     """Python, torch and torchvision, and whether the two fit each other."""
-    import torch
-
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     found = [Finding("python", platform.python_version()), Finding("torch", f"{torch.__version__}, built for {build}")]
     try:
@@ -65,8 +66,6 @@ def packages() -> list[Finding]:
 
 def gpus() -> list[Finding]:
     """The devices that torch sees, and why it sees none where the driver does."""
-    import torch
-
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         memory = sorted({f"{device.name}, {gigabytes(device.total_memory)}" for device in names})
@@ -118,8 +117,6 @@ def numa() -> list[Finding]:
 
 def memory() -> list[Finding]:
     """Main memory that is free for a run."""
-    import psutil
-
     free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
     limit = _read("/sys/fs/cgroup/memory.max")
     if limit.isdigit() and int(limit) < total:
@@ -253,8 +250,6 @@ def _problem_of_docker() -> str:
 
 def self_test() -> list[Finding]:
     """Two processes add a number over each backend that a run would use here. Never waits without a limit."""
-    import torch
-
     backends = ["gloo", "nccl"] if torch.cuda.device_count() > 1 else ["gloo"]
     return [_all_reduce_over(backend) for backend in backends]
 

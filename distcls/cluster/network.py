@@ -1,26 +1,21 @@
 """Which network interface leads to another machine: gloo must be told, because it would trust this machine's name.
 
-`python -m distcls.cluster.network --head HOST --rank R` prints it, for launch/node.sh. Debian writes a machine's own
-name into /etc/hosts beside 127.0.1.1: gloo then waits where no other machine can reach it. Machines whose ranks were
-mixed up are found out too: they would wait for each other in vain.
+Debian writes a machine's own name into /etc/hosts beside 127.0.1.1: gloo then waits where no other machine can reach
+it. Machines whose ranks were mixed up are found out too: they would wait for each other in vain.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-import sys
-from collections.abc import Sequence
 
-from distcls.cli import run_command
-from distcls.commands.arguments import Parser
+import psutil
+
 from distcls.errors import UsageError
 
 
 def addresses() -> dict[str, list[str]]:
     """interface -> its IP addresses; the loopback interface and those without an address are left out."""
-    import psutil
-
     families = (socket.AF_INET, socket.AF_INET6)
     found = {
         name: [entry.address.partition("%")[0] for entry in entries if entry.family in families]
@@ -96,31 +91,3 @@ def _resolve(host: str) -> list:
 
 def _not_reached(host: str, error: OSError) -> UsageError:
     return UsageError(f"--head {host}: {error.strerror}. Give the address of machine 0, as this one reaches it.")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m distcls.cluster.network`, which prints the interface."""
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> None:
-    parser = Parser(
-        prog="distcls.cluster.network", description="Print the interface that leads to the head, for node.sh."
-    )
-    parser.add_argument("--head", metavar="HOST", help="address of machine 0")
-    parser.add_argument("--rank", type=int, default=0, metavar="R", help="which machine this is")
-    parser.add_argument("--unchecked-head", action="store_true", help="do not ask whether HOST is this machine")
-    parser.add_argument("--interface", metavar="NAME", help="only look whether this one is there")
-    words = parser.parse_args(argv)
-    interface = words.interface
-    if interface:
-        check_interface(interface)
-    elif words.head:
-        interface = interface_to(words.head)
-    if words.head and not words.unchecked_head:
-        check_head(words.head, words.rank)
-    print(interface or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

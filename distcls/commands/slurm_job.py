@@ -19,8 +19,8 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import FailedJobError
 
-from distcls import train
 from distcls.cluster import slurm
+from distcls.commands import train
 from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.errors import DiskError, UsageError

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from submitit.core.utils import environment_variables
 
-from distcls.cli import run_command
 from distcls.commands.arguments import SETTINGS, Parser, parse_train_arguments
+from distcls.commands.exit_codes import run_command
 from distcls.commands.slurm_job import PlannedRun, build_executor, script_of, submit
 from distcls.errors import MissingInputError, UsageError
-from distcls.runs.folder import AlreadyFinished, choose_folder, default_name
+from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:

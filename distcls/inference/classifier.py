@@ -18,7 +18,7 @@ from distcls.data.augmentation.preprocessing import Normalize, describe_preproce
 from distcls.data.decoding.decode import Decoding
 from distcls.errors import MissingInputError
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
-from distcls.models import build_model
+from distcls.models.build import build_model
 from distcls.models.init_from import find_weights
 
 

@@ -1,9 +1,4 @@
-"""What is measured on a split, from sums that are the same however many processes added them up.
-
-Integer counts are exact in any order. Float sums (loss, confidence) are kept per batch: each batch is
-evaluated by one rank, the others hold zeros, so the reduction over ranks adds nothing but zeros, and the
-batches are then added in their order in float64. So every metric is that of a single process, to the last bit.
-"""
+"""What is measured on a split: a number for each metric, from counts and sums over its images."""
 
 from __future__ import annotations
 
@@ -11,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torchmetrics import Metric
 
 NUM_BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al., arXiv 1706.04599)."""
@@ -31,72 +24,19 @@ class SplitMetrics:
     confidence: np.ndarray  # (n,) float64, the probability of that class
 
 
-class SplitSums(Metric):
-    """Adds up one split, batch by batch, on each process; torchmetrics sums the states over processes."""
-
-    confusion: torch.Tensor
-    top5_correct: torch.Tensor
-    bin_correct: torch.Tensor
-    bin_count: torch.Tensor
-    batch_sums: torch.Tensor
-    preds: torch.Tensor
-    confidence: torch.Tensor
-
-    full_state_update = False
-
-    def __init__(self, num_classes: int, num_images: int, batch_size: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.batch_size = batch_size
-        num_batches = -(-num_images // batch_size)
-        self._add("confusion", num_classes * num_classes, torch.int64)
-        self._add("top5_correct", 1, torch.int64)
-        self._add("bin_correct", NUM_BINS, torch.int64)
-        self._add("bin_count", NUM_BINS, torch.int64)
-        self._add("batch_sums", num_batches * (1 + NUM_BINS), torch.float64)
-        self._add("preds", num_images, torch.int64)
-        self._add("confidence", num_images, torch.float64)
-
-    def _add(self, name: str, size: int, dtype: torch.dtype) -> None:
-        self.add_state(name, torch.zeros(size, dtype=dtype), dist_reduce_fx="sum")
-
-    def update(self, batch: int, logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor) -> None:
-        """logits (n, C), labels (n,) and losses (n,) of evaluation batch number `batch`."""
-        probs = logits.double().softmax(1)
-        confidence, preds = probs.max(1)
-        self.confusion += torch.bincount(labels * self.num_classes + preds, minlength=self.num_classes**2)
-        correct = preds == labels
-        top5 = logits.topk(min(5, self.num_classes), 1).indices
-        self.top5_correct += (top5 == labels[:, None]).any(1).sum()
-        bins = (confidence * NUM_BINS).ceil().long().sub(1).clamp(0, NUM_BINS - 1)
-        self.bin_count += torch.bincount(bins, minlength=NUM_BINS)
-        self.bin_correct += torch.bincount(bins[correct], minlength=NUM_BINS)
-        # One-hot and a matrix product instead of bincount with weights, which has no fixed order on a GPU.
-        one_hot = torch.nn.functional.one_hot(bins, NUM_BINS).to(confidence.dtype)
-        row = torch.cat([losses.double().sum().reshape(1), confidence @ one_hot])
-        self.batch_sums[batch * len(row) : (batch + 1) * len(row)] = row
-        images = slice(batch * self.batch_size, batch * self.batch_size + len(labels))
-        self.preds[images] = preds
-        self.confidence[images] = confidence
-
-    def compute(self) -> SplitMetrics:
-        """The metrics of the whole split. All processes must call it: it is where they meet."""
-        confusion = self.confusion.view(self.num_classes, self.num_classes).cpu().numpy()
-        sums = np.zeros(1 + NUM_BINS)
-        for row in self.batch_sums.view(-1, 1 + NUM_BINS).cpu().numpy():
-            sums += row
-        bin_correct, bin_count = self.bin_correct.cpu().numpy(), self.bin_count.cpu().numpy()
-        count = int(confusion.sum())
-        values = {
-            "loss": sums[0] / count,
-            "accuracy": int(confusion.trace()) / count,
-            "top5": int(self.top5_correct) / count,
-            **_by_class(confusion),
-            "ece": float(np.abs(bin_correct - sums[1:]).sum() / count),
-            "count": count,
-        }
-        preds, confidence = self.preds.cpu().numpy(), self.confidence.cpu().numpy()
-        return SplitMetrics(values, confusion, sums[1:], bin_correct, bin_count, preds, confidence)
+def measure(
+    confusion: np.ndarray, loss_sum: float, top5_correct: int, bin_confidence: np.ndarray, bin_correct: np.ndarray
+) -> dict[str, Any]:
+    """The metrics of a split, as `SplitMetrics.values`."""
+    count = int(confusion.sum())
+    return {
+        "loss": loss_sum / count,
+        "accuracy": int(confusion.trace()) / count,
+        "top5": top5_correct / count,
+        **_by_class(confusion),
+        "ece": float(np.abs(bin_correct - bin_confidence).sum() / count),
+        "count": count,
+    }
 
 
 def _by_class(confusion: np.ndarray) -> dict[str, Any]:
@@ -115,3 +55,12 @@ def _by_class(confusion: np.ndarray) -> dict[str, Any]:
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+
+
+def worst_confusions(confusion: np.ndarray, class_names: list[str], most: int = 3) -> list[tuple[str, str, int]]:
+    """(true class, predicted class, how often), the most frequent first."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    places = [np.unravel_index(place, wrong.shape) for place in order]
+    return [(class_names[i], class_names[j], int(wrong[i, j])) for i, j in places if wrong[i, j]]

@@ -17,7 +17,7 @@ import numpy as np
 from distcls.config.checking import NO_LENGTH, wrong_batches
 from distcls.config.settings import TrainConfig
 from distcls.errors import UsageError
-from distcls.plan.randomness import numpy_generator
+from distcls.plan.keys import numpy_generator
 
 
 @dataclass(frozen=True)

@@ -16,27 +16,14 @@ process draws, in which order, or what was drawn before; and `(seed 0, epoch 1)`
 
 from __future__ import annotations
 
-import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
+import numpy as np
+import torch
 
-
-def key(seed: int, purpose: str, *counters: int) -> int:
-    """A well-mixed 63-bit number for this purpose and position (63: what every library takes as a seed)."""
-    text = f"{seed}:{purpose}:{':'.join(map(str, counters))}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
-
-
-def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
-    """A NumPy generator for this purpose and position."""
-    import numpy as np
-
-    return np.random.Generator(np.random.PCG64(key(seed, purpose, *counters)))
+from distcls.plan.keys import key
 
 
 def seed_torch(device: torch.device, seed: int, purpose: str, *counters: int) -> None:
@@ -44,8 +31,6 @@ def seed_torch(device: torch.device, seed: int, purpose: str, *counters: int) ->
 
     `torch.manual_seed` would do, but visits every device and costs 60 µs; this costs 1 µs on a CPU.
     """
-    import torch
-
     number = key(seed, purpose, *counters)
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
@@ -56,11 +41,6 @@ def seed_torch(device: torch.device, seed: int, purpose: str, *counters: int) ->
 
 def seed_libraries(seed: int, purpose: str, *counters: int) -> None:
     """Point the CPU's global generators of torch, Python and NumPy, which transforms use, at this position: 11 µs."""
-    import random
-
-    import numpy as np
-    import torch
-
     number = key(seed, purpose, *counters)
     torch.default_generator.manual_seed(number)
     random.seed(number)
@@ -70,11 +50,6 @@ def seed_libraries(seed: int, purpose: str, *counters: int) -> None:
 @contextmanager
 def global_state_kept() -> Iterator[None]:
     """What is drawn inside from the generators of `seed_libraries` changes nothing for those who draw afterwards."""
-    import random
-
-    import numpy as np
-    import torch
-
     states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
     try:
         yield

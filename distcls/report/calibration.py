@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from distcls.report.figure import BLUE, GREY, ORANGE, figure_file
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def plot_calibration(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 
 from distcls.report.figure import INK, figure_file, shorten
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MAX_CLASSES_WITH_COUNTS = 20
 MAX_TICKS = 40
@@ -45,8 +44,6 @@ def _row_shares(confusion: np.ndarray) -> np.ndarray:
 
 def _square_root_norm() -> Any:
     """Shades by the square root, so that a confusion of a few percent can be seen at all."""
-    from matplotlib.colors import PowerNorm
-
     return PowerNorm(0.5, vmin=0, vmax=1)
 
 

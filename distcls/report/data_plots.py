@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import MaxNLocator
 
 from distcls.report.figure import BLUE, GREEN, GREY, INK, ORANGE, RED, figure_file, shorten
 from distcls.report.pictures import draw_image, page_in_inches
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
 SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 CHANNELS = {"red": RED, "green": GREEN, "blue": BLUE}
@@ -86,8 +84,6 @@ def _counts_title(total: np.ndarray) -> str:
 
 
 def _whole_numbers(axis: Axis) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axis.set_major_formatter("{x:,.0f}")
 

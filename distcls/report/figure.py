@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 
 from distcls.errors import DiskError
 from distcls.files.atomic import printable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 INK, GREY, BLUE, ORANGE, GREEN, RED = "#24292f", "#8c959f", "#0969da", "#d4661b", "#1a7f37", "#cf222e"
 
@@ -59,10 +61,6 @@ FURTHER_FONTS = (
 @contextmanager
 def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, in our style; written beside `path` and renamed over it. Raises DiskError."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with matplotlib.rc_context({**STYLE, "font.family": _fonts()}), warnings.catch_warnings():
@@ -81,8 +79,6 @@ def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figur
 @cache
 def _fonts() -> list[str]:
     """matplotlib's own, and those of FURTHER_FONTS that are installed: it complains of names that are not."""
-    from matplotlib.font_manager import get_font_names
-
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of fonts that have no bold
     installed = set(get_font_names())
     return ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in installed)]

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from distcls.report.figure import GREEN, GREY, INK, RED, figure_file, shorten
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MAX_IMAGES = 64
 
@@ -58,8 +57,6 @@ def page_in_inches(figure: Figure) -> Axes:
 
 def draw_image(page: Axes, image: np.ndarray, left: float, top: float, side: float, frame: str | None = None) -> float:
     """uint8 (H, W, 3), fitted into a square of so many inches, with a frame of this colour; its upper edge."""
-    from matplotlib.patches import Rectangle
-
     most = max(image.shape[:2])
     height, width = (side * length / most for length in image.shape[:2])
     left, top = left + (side - width) / 2, top + (side - height) / 2

@@ -1,216 +1,185 @@
-"""Which folder a run lives in, who may write to it, and with which config it may go on."""
+"""The run folder while its run is at work: who holds it, and everything that is written there on the way.
+
+Nothing here decides what is computed.
+"""
 
 from __future__ import annotations
 
-import copy
-import errno
-import fcntl
-import itertools
+import contextlib
 import json
 import math
 import os
-import re
-import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
-from distcls.config.checking import either
-from distcls.config.differences import differences
-from distcls.config.loading import read_config
-from distcls.errors import DiskError, DistclsError, UsageError
-from distcls.runs.status import is_finished, now
-
-LENGTH = "length.json"
-"""File of a checkpoint: how long the run was to be, and whether it had come to that end."""
-
-LENGTHS = ("train.num_epochs", "train.num_steps")
-
-
-class AlreadyFinished(DistclsError):
-    """Nothing is left to do."""
-
-    exit_code = 0
-    on_all_ranks = True
+from distcls.cluster import signals, slurm
+from distcls.cluster.agreement import refuse_differences, refuse_to_begin_anew
+from distcls.cluster.peers import Departure
+from distcls.cluster.processes import Processes
+from distcls.config.settings import Config
+from distcls.config.yaml_text import to_yaml
+from distcls.errors import DiskError, Preempted, note_exit_code
+from distcls.files.atomic import write_text
+from distcls.runs.environment import environment
+from distcls.runs.resolution import resolve
+from distcls.runs.resuming import choose_folder, config_to_keep, lock_folder, steps_of
+from distcls.runs.status import StatusFile, read_status
+from distcls.runs.tracking import Tracker
+from distcls.terminal.progress import Progress
 
 
-def default_name(config: Config, config_path: str | Path | None) -> str:
-    """What a run is called that was given no name: as its config file, else as its data."""
-    if config_path is None and config.data.root is not None and config.data.name in KINDS_OF_PATHS:
-        config_path = Path(config.data.root).resolve()
-    return Path(config_path or config.data.name).stem or config.data.name
+class RunFolder:
+    """A run's folder, locked. Its `config` is the whole of it: what the user's left open is settled.
 
-
-def choose_folder(config: Config, default_name: str) -> Path:
-    """run.dir; else runs/NAME; else the first of runs/default, runs/default-2 … that this config may use.
-
-    An unfinished run of the same config is continued. Raises UsageError where a folder that was asked for
-    by name holds another run, AlreadyFinished where its run is done.
+    All processes of the run make one; the main process alone writes.
     """
-    if config.run.dir or config.run.name:
-        path = Path(config.run.dir or f"runs/{config.run.name}").expanduser()
-        _check_may_continue(path, config)
-        return path
-    for number in itertools.count(1):
-        path = Path("runs") / (default_name if number == 1 else f"{default_name}-{number}")
-        stored = stored_config(path)
-        if stored is None:
-            return path
-        changed = [line for line in _differences(stored, config) if not _is_for_later(line, stored, config, path)]
-        if not is_finished(path) and not changed:
-            return path
-    raise AssertionError("there is always a next number")
 
+    def __init__(self, config: Config, processes: Processes, default_name: str) -> None:
+        """Raises UsageError, DiskError and AlreadyFinished, on all processes alike."""
+        self.processes = processes
+        self.dir, stored = processes.from_main(lambda: self._open(config, default_name))
+        self.config = resolve(config, stored, self.dir, processes)
+        refuse_differences(self.config, processes)
+        self.progress = Progress() if processes.is_main else Progress.silent()
+        self.status: StatusFile | None = None
+        self.tracker: Tracker | None = None
+        self.step = 0
+        self.reason: str | None = None
+        self._goes_on, self._has_begun = stored is not None, False
+        status = processes.from_main(self._begin_folder)
+        self.is_shared = all(processes.from_all(read_status(self.dir) == status))
+        """Whether all processes see the folder: on several machines, that takes a shared file system."""
+        if not self.is_shared:
+            refuse_to_begin_anew(steps_of(self.config, self.dir), self.dir, processes)
+        if processes.peers is not None:
+            processes.peers.on_end = self._tell_end
+        signals.first_does(self._leave)
 
-def stored_config(path: Path) -> Config | None:
-    """The config of the run in a folder, or None where there is no run."""
-    file = path / "config.yaml"
-    return read_config(file) if file.exists() else None
+    def _warn_of_short_notice(self, save_seconds: float | None) -> None:
+        """torchrun, and so accelerate launch, kills its processes some time after a SIGTERM, saved or not."""
+        notice = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
+        if "TORCHELASTIC_RUN_ID" in os.environ and save_seconds is not None and save_seconds > notice:
+            self.progress.warning(
+                f"the last checkpoint took {save_seconds:.0f} s to write, but torchrun kills its processes "
+                f"{notice:.0f} s after SIGTERM: "
+                f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={math.ceil(2 * save_seconds + 30)}"
+            )
 
+    def _open(self, config: Config, default_name: str) -> tuple[Path, Config | None]:
+        """The folder, locked, and the config of the run that is in it. On the main process only."""
+        path = choose_folder(config, default_name)
+        self._lock = lock_folder(path)
+        return path, config_to_keep(path)
 
-def config_to_keep(path: Path) -> Config | None:
-    """The config that the run in a folder is bound to: before its first checkpoint, it can still become any."""
-    return stored_config(path) if _newest_step(path) or is_finished(path) else None
+    def _begin_folder(self) -> dict[str, Any]:
+        """What the main process alone writes and keeps open; its status. Raises UsageError and DiskError."""
+        try:
+            self.progress.attach_log(self.dir / "log.txt")
+            self.status = StatusFile(self.dir)
+            self._warn_of_short_notice(self.status.save_seconds)
+            if self._lock is None:
+                self.progress.warning(f"{self.dir} is on a file system without locks: start nothing else in it")
+            self.tracker = Tracker(self.dir, self.config.run.trackers)
+            if not self._goes_on:
+                self._write_about()
+            self.status.write("running", 0, "start")
+            return read_status(self.dir)
+        except OSError as error:
+            raise DiskError(f"{self.dir} cannot be written: {error}") from error
 
+    def _write_about(self) -> None:
+        write_text(self.dir / "config.yaml", to_yaml(self.config))
+        write_text(self.dir / "env.json", json.dumps(environment(self.processes), indent=2) + "\n")
 
-def steps_of(config: Config, path: Path) -> int:
-    """The step of the newest checkpoint in a folder that holds the run of this config; 0 where it does not."""
-    stored = config_to_keep(path)
-    return _newest_step(path) if stored is not None and not _changes(path, stored, config) else 0
+    def begin(self) -> None:
+        """Training begins: a signal means to save from now on, and standing still is a fault. Raises DiskError."""
+        signals.first_does(None)
+        self._has_begun = True
+        if self._goes_on and self.status is not None:  # not before: a start that was refused changes nothing
+            try:
+                self._write_about()
+            except OSError as error:
+                raise DiskError(f"{self.dir} cannot be written: {error}") from error
+        self.processes.expect_progress(self.config.run.hang_timeout)
 
+    def _leave(self, signal_name: str) -> None:
+        """At a signal before training there is nothing to save: end this process, and the others by it."""
+        departure = Departure(self.processes.rank, Preempted.exit_code, f"{signal_name} before training began")
+        if self.processes.peers is not None:
+            self.processes.peers.leave(departure.exit_code, departure.reason)
+        os._exit(self._tell_end(departure))
 
-def _check_may_continue(path: Path, config: Config) -> None:
-    stored = config_to_keep(path)
-    if stored is None:
-        return
-    changed = _changes(path, stored, config)
-    if changed:
-        is_longer = any(line.startswith(LENGTHS) for line in changed) and not _has_ended(path)
-        raise UsageError(
-            f"{path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
-            "A run is continued with its own config. Undo the change, or begin another run with --name NAME."
-            + (" (A run can be made longer once it has come to its end.)" if is_longer else "")
-        )
-    if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
-        raise AlreadyFinished(
-            f"{path} is finished. To go on training: the same command with a larger train.num_epochs; "
-            f"to see its results: distcls eval {path}"
-        )
-    if is_finished(path) and not _newest_step(path):
-        raise UsageError(
-            f"{path} is finished, and has no checkpoints any more from which it could go on: bring them back, or "
-            "begin another run with --name NAME (with model.init_from, from the weights of this one)."
-        )
+    def _tell_end(self, departure: Departure) -> int:
+        """The last words of a process that is ended while its main thread may be anywhere, and its exit code."""
+        preempted = departure.exit_code == Preempted.exit_code
+        self.write_end("preempted" if preempted else "failed", str(departure), departure.main_is_gone)
+        if self.processes.is_main or departure.main_is_gone:
+            print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
+        code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
+        note_exit_code(code)
+        return code
 
+    def write_end(self, state: str, reason: str | None, main_is_gone: bool) -> None:
+        """The last words of log.txt and status.json; where the main process was killed, another one writes that."""
+        self.progress.close()
+        self.progress.last_word(f"{state} at step {self.step:,}{f': {reason}' if reason else ''}")
+        status = self.status
+        if (
+            main_is_gone
+            and self.processes.rank == 1
+            and self.is_shared
+            and read_status(self.dir).get("state") == "running"
+        ):
+            status = StatusFile(self.dir)
+        with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
+            if status is not None and not self._has_begun:
+                status.write_end_of_start(state, reason)
+            elif status is not None:
+                status.write(state, self.step, "end", reason)
 
-def _changes(path: Path, stored: Config, config: Config) -> list[str]:
-    """What makes it another run than the one in the folder."""
-    return [line for line in _differences(stored, config) if not _may_change(line, stored, config, path)]
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """A callback for work that precedes training: done and total."""
 
+        def show(done: int, total: int) -> None:
+            self.progress.working(what, done, total)
 
-def _differences(stored: Config, config: Config) -> list[str]:
-    """What would make it another run. Where the new config leaves a choice open, the stored one stands."""
-    return differences(stored, fill_from(config, stored))
+        return show
 
+    def at(self, step: int, phase: str) -> None:
+        """Tell status.json where the run stands: often, and for little."""
+        self.step = step
+        if self.status is None:
+            return
+        with contextlib.suppress(OSError):  # where the disk is full, the next checkpoint says so, with its exit code
+            if phase == "train":
+                self.status.write_if_due("running", step, phase)
+            else:
+                self.status.write("running", step, phase)
 
-def fill_from(config: Config, stored: Config) -> Config:
-    """The config with the choices that were resolved at the first start."""
-    filled = copy.deepcopy(config)
-    filled.train.micro_batch_size = config.train.micro_batch_size or stored.train.micro_batch_size
-    if config.train.precision == "auto":
-        filled.train.precision = stored.train.precision
-    return filled
+    def saved_in(self, seconds: float) -> None:
+        """A checkpoint took so long to write: what a notice before a kill has to allow."""
+        if self.status is not None:
+            self.status.save_seconds = seconds
 
+    def finish_because(self, reason: str) -> None:
+        """Say why the run ends before its last step; status.json will."""
+        self.reason = reason
+        self.progress.note(reason)
 
-def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path) -> None:
-    """Raises UsageError where so many processes cannot share the micro-batches that the run began with."""
-    batch, micro = stored.train.global_batch_size, stored.train.micro_batch_size or stored.train.global_batch_size
-    parts = batch // micro
-    if config.train.micro_batch_size is None and parts % world_size:
-        fitting = [str(number) for number in range(1, parts + 1) if parts % number == 0]
-        raise UsageError(
-            f"{path} was begun with train.micro_batch_size={micro}, which is part of the run: {world_size} processes "
-            f"cannot share the {parts} such parts of its batches of {batch}. Start {either(fitting)}; or begin another "
-            "run with --name NAME, and a smaller train.micro_batch_size for more processes."
-        )
+    def track(self, **row: Any) -> None:
+        """A row for metrics.csv and the trackers."""
+        if self.tracker is not None:
+            self.tracker.log(row)
 
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file of the run folder, written by the main process."""
+        if self.processes.is_main:
+            write_text(self.dir / name, json.dumps(value, indent=2) + "\n")
 
-def _may_change(line: str, stored: Config, config: Config, path: Path) -> bool:
-    """Whether a difference is about steps to come: steps to skip, or the length of a run that has come to its end."""
-    if line.startswith(LENGTHS):
-        return _has_ended(path) and _fits_what_was_trained(config.train, path, stored.train)
-    return _is_for_later(line, stored, config, path)
-
-
-def _is_for_later(line: str, stored: Config, config: Config, path: Path) -> bool:
-    """Whether a difference is that steps after the last checkpoint are to be skipped."""
-    changed = set(stored.train.skip_steps) ^ set(config.train.skip_steps)
-    return line.startswith("train.skip_steps:") and min(changed, default=math.inf) >= _newest_step(path)
-
-
-def _has_ended(path: Path) -> bool:
-    """Whether the newest checkpoint is of a run that had come to its end, as long as it was to be then."""
-    return is_finished(path) or bool(_length(path).get("ended"))
-
-
-def _is_as_long(path: Path, train: TrainConfig) -> bool:
-    """Whether the newest checkpoint is of a run of this length: a longer one may have been killed as it began."""
-    length = _length(path)
-    return not length or (length["num_epochs"], length["num_steps"]) == (train.num_epochs, train.num_steps)
-
-
-def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) -> bool:
-    """Whether it is as long as the run that ended there, or longer.
-
-    The stored config may tell of another length, of which not one step was trained.
-    """
-    trained = _length(path) or {"num_epochs": stored.num_epochs, "num_steps": stored.num_steps}
-    lengths = [(train.num_epochs, trained["num_epochs"]), (train.num_steps, trained["num_steps"])]
-    return any(new is not None and old is not None and new >= old for new, old in lengths)
-
-
-def length_of(train: TrainConfig, ended: bool) -> dict[str, Any]:
-    """What is kept in LENGTH."""
-    return {"num_epochs": train.num_epochs, "num_steps": train.num_steps, "ended": ended}
-
-
-def _length(path: Path) -> dict[str, Any]:
-    """That of the newest checkpoint; empty where it cannot be read."""
-    try:
-        return json.loads((path / f"checkpoints/step-{_newest_step(path):08d}" / LENGTH).read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _newest_step(path: Path) -> int:
-    names = (re.fullmatch(r"step-(\d+)", folder.name) for folder in path.glob("checkpoints/step-*"))
-    return max((int(name[1]) for name in names if name), default=0)
-
-
-def lock_folder(path: Path) -> IO[str] | None:
-    """Hold the folder until the process ends, however it ends. Raises UsageError, naming who has it.
-
-    None where the file system has no locks. A POSIX lock, because flock would pass to forked loader workers, which
-    outlive a killed parent. Raises DiskError where the folder cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("a+")
-    except OSError as error:
-        raise DiskError(
-            f"the run folder {path} cannot be written ({error.strerror}: {error.filename}). Give another: run.dir=DIR"
-        ) from error
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return None
-        file.seek(0)
-        raise UsageError(
-            f"{path} is in use by {file.read().strip() or 'another process'}. Wait for it, end it, or begin "
-            "another run with --name NAME."
-        ) from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
-    file.flush()
-    return file
+    def close(self) -> None:
+        """Write what the trackers still hold back."""
+        if self.tracker is not None:
+            with contextlib.suppress(OSError):
+                self.tracker.close()

@@ -14,13 +14,10 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distcls.errors import DiskError, MissingInputError, UsageError
 from distcls.files.atomic import fsync
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 COLUMNS = (
     *("time", "step", "epoch", "split"),
@@ -152,7 +149,7 @@ class TensorBoard:
 
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir / "tb"
-        self._writer: SummaryWriter | None = None
+        self._writer: Any = None
 
     def log(self, row: Row) -> None:
         self._add(row)
@@ -179,7 +176,7 @@ class TensorBoard:
                 tag = name if name in TAGS_WITHOUT_SPLIT else f"{name}/{row['split']}"
                 writer.add_scalar(tag, row[name], row["step"], walltime=seconds)
 
-    def _open(self) -> SummaryWriter:
+    def _open(self) -> Any:
         # At first use, because importing TensorBoard takes seconds.
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter

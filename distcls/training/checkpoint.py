@@ -35,8 +35,8 @@ from distcls.files.verified import (
     verify_folder,
     write_folder,
 )
-from distcls.runs.folder import LENGTH, length_of
-from distcls.training.run import Run
+from distcls.runs.folder import RunFolder
+from distcls.runs.resuming import LENGTH, length_of
 from distcls.training.state import TrainState
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ T = TypeVar("T")
 class Checkpoints:
     """The checkpoints of one run. Only the main process writes; all of them read, or get what it has read."""
 
-    def __init__(self, run: Run, config: TrainConfig) -> None:
+    def __init__(self, run: RunFolder, config: TrainConfig) -> None:
         self.run, self.config = run, config
         self.folder = run.dir / "checkpoints"
         self.writer = ThreadPoolExecutor(1, "checkpoint-writer")

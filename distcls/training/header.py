@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from distcls.cluster.processes import Processes
@@ -9,6 +10,7 @@ from distcls.config.durations import describe_every, parse_duration, steps_at
 from distcls.config.settings import Config
 from distcls.data.split import Data
 from distcls.errors import UsageError
+from distcls.optim.build import momenta_per_weight
 from distcls.optim.losses import weigh_classes
 from distcls.plan.batches import BatchPlan
 
@@ -112,10 +114,6 @@ def estimate_memory(config: Config, plan: BatchPlan, module: nn.Module, image_si
     Activations are counted by running one image through the model and adding up what its layers give
     out, which is about what the backward pass keeps.
     """
-    import torch
-
-    from distcls.optim import momenta_per_weight
-
     itemsize = 8 if config.train.precision == "float64" else 4
     activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
     copies = 2 + momenta_per_weight(config.optim) + (config.train.ema_decay is not None)

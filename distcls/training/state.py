@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from distcls.config.settings import Config
-from distcls.models import build_model
+from distcls.data.split import Data
+from distcls.models.build import build_model
 from distcls.models.init_from import init_from
-from distcls.optim import build_optimizer
+from distcls.optim.build import build_optimizer
 from distcls.optim.ema import build_ema, copy_buffers
 from distcls.plan.randomness import seed_torch
+from distcls.runs.folder import RunFolder
+from distcls.training.acceleration import Acceleration
 from distcls.training.gradients import BatchNormStatistics
-from distcls.training.run import Run
 
 MINIMIZED = ("loss", "ece")
 """Metrics that are better when they are smaller."""
@@ -140,32 +142,32 @@ class TrainState:
 
 
 def build_state(
-    config: Config, class_names: list[str], image_size: int, run: Run, with_init_from: bool = True
+    config: Config, data: Data, acceleration: Acceleration, run: RunFolder, with_init_from: bool = True
 ) -> TrainState:
     """The state before the first step, on the device. Weights are drawn on the CPU, so that devices agree.
 
     A run that goes on has its weights in its checkpoint: `with_init_from=False` needs no other source.
     """
     seed_torch(torch.device("cpu"), config.train.seed, "init")
-    module = build_model(config.model, len(class_names), image_size)
+    module = build_model(config.model, len(data.class_names), data.image_size)
     if config.model.init_from is not None and with_init_from:
-        _load_as_main(module, config.model.init_from, class_names, run)
+        _load_as_main(module, config.model.init_from, data.class_names, run)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    module.to(run.device, run.dtype)
+    module.to(acceleration.device, acceleration.dtype)
     ema = build_ema(module) if config.train.ema_decay is not None else None
     return TrainState(
         module=module,
         # Deterministic sums leave DDP out; one process needs none.
-        model=run.prepare(module, distributed=not config.train.deterministic),
+        model=acceleration.prepare(module, distributed=not config.train.deterministic),
         optimizer=build_optimizer(config.optim, module),
         statistics=BatchNormStatistics(module),
-        scaler=run.accelerator.scaler,
-        ema=run.prepare(ema, distributed=False, compiled=False) if ema is not None else None,
+        scaler=acceleration.scaler,
+        ema=acceleration.prepare(ema, distributed=False, compiled=False) if ema is not None else None,
     )
 
 
-def _load_as_main(module: nn.Module, source: str, class_names: list[str], run: Run) -> None:
+def _load_as_main(module: nn.Module, source: str, class_names: list[str], run: RunFolder) -> None:
     """What the main process finds there is what all begin with: the others may see an older copy, or none."""
 
     def load() -> tuple[list[str], dict[str, torch.Tensor]]:

@@ -15,8 +15,8 @@ from distcls.optim.losses import build_loss
 from distcls.optim.schedules import lr_at
 from distcls.plan.batches import BatchPlan
 from distcls.plan.randomness import seed_torch
+from distcls.training.acceleration import Acceleration
 from distcls.training.gradients import OrderedSum, OverlappedSum
-from distcls.training.run import Run
 from distcls.training.state import TrainState
 
 NUM_SUMS = 2
@@ -32,20 +32,22 @@ class TrainStep:
         state: TrainState,
         plan: BatchPlan,
         augment: Augmentation,
-        run: Run,
+        acceleration: Acceleration,
         class_weights: np.ndarray | None = None,
     ) -> None:
         self.config, self.state, self.plan = config, state, plan
-        self.device = run.device
+        self.device = acceleration.device
         self.augment = augment
-        weights = None if class_weights is None else torch.from_numpy(class_weights).to(run.dtype).to(run.device)
+        weights = (
+            None if class_weights is None else torch.from_numpy(class_weights).to(acceleration.dtype).to(self.device)
+        )
         self.loss = build_loss(config.loss, weights)
-        backward = run.accelerator.backward
+        backward = acceleration.backward
         if config.train.deterministic:
             self.sum_gradients = OrderedSum(state.module, state.statistics, backward, plan.world_size)
         else:
             self.sum_gradients = OverlappedSum(
-                state.module, state.statistics, backward, lambda: run.accelerator.no_sync(state.model), plan.world_size
+                state.module, state.statistics, backward, lambda: acceleration.no_sync(state.model), plan.world_size
             )
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor | None:
@@ -104,3 +106,9 @@ class TrainStep:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         return state.scaler.get_scale() >= scale
+
+
+def _as_tensor(class_weights: np.ndarray | None, acceleration: Acceleration) -> torch.Tensor | None:
+    if class_weights is None:
+        return None
+    return torch.from_numpy(class_weights).to(acceleration.dtype).to(acceleration.device)

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,13 +18,11 @@ from distcls.data.loading.micro_batch import MicroBatch
 from distcls.data.split import Split
 from distcls.errors import DivergedError
 from distcls.files.atomic import write_text
+from distcls.inference.metrics import SplitMetrics
 from distcls.optim.schedules import lr_at
 from distcls.plan.batches import BatchPlan
-from distcls.training.run import Run
+from distcls.runs.folder import RunFolder
 from distcls.training.state import TrainState
-
-if TYPE_CHECKING:
-    from distcls.inference.metrics import SplitMetrics  # it imports torchmetrics, which takes seconds
 
 WENT_BAD = "went_bad.txt"
 """File of the run folder that lists images that could not be read any more: the run is not reproducible then."""
@@ -38,7 +35,7 @@ SMALLEST_SCALE = 1e-4
 class Watch:
     """Sees each step's numbers one step late, so that no GPU has to be waited for."""
 
-    def __init__(self, config: Config, state: TrainState, plan: BatchPlan, images: Split, run: Run) -> None:
+    def __init__(self, config: Config, state: TrainState, plan: BatchPlan, images: Split, run: RunFolder) -> None:
         self.config, self.state, self.plan, self.images, self.run = config, state, plan, images, run
         self.unseen: tuple[int, torch.Tensor] | None = None
         self.last_losses: deque[float] = deque(maxlen=20)
@@ -130,7 +127,7 @@ class Watch:
             )  # fmt: skip
         if to_show:
             self.run.progress.update(
-                completed, epoch, fmean(self.last_losses), accuracy, lr, rate, _memory(self.run.device),
+                completed, epoch, fmean(self.last_losses), accuracy, lr, rate, _memory(self.run.processes.device),
                 self.data_share, (self.plan.total_steps - completed) * self.seconds_per_step,
             )  # fmt: skip
 

@@ -55,7 +55,7 @@ def test_only_a_job_that_asks_for_it_is_requeued(monkeypatch):
 def test_in_a_job_that_comes_back_a_second_signal_does_not_end_the_process(requeue, code):
     program = (
         "import os, signal, time\n"
-        "from distcls import signals, slurm\n"
+        "from distcls.cluster import signals, slurm\n"
         "signals.install(second_leaves=not slurm.comes_back())\n"
         "os.kill(os.getpid(), signal.SIGUSR2); os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.5)\n"
         "print(signals.received())"

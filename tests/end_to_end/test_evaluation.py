@@ -19,7 +19,7 @@ def probabilities(run_dir):
     from safetensors.torch import load_file
 
     from distcls.config.loading import read_config
-    from distcls.models import build_model
+    from distcls.models.build import build_model
 
     config = read_config(run_dir / "config.yaml")
     model = build_model(config.model, 7, 8)

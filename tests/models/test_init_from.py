@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from distcls.config.settings import ModelConfig
 from distcls.errors import MissingInputError, UsageError
-from distcls.models import build_model
+from distcls.models.build import build_model
 from distcls.models.init_from import find_weights, init_from
 
 CLASSES = ["cat", "dog", "emu"]

@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from distcls.plan.randomness import key, numpy_generator, seed_torch
+from distcls.plan.keys import key, numpy_generator
+from distcls.plan.randomness import seed_torch
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from distcls.report.figure import _fonts
 
 
 def test_fonts_with_more_scripts_are_used_where_they_are_installed(monkeypatch):
-    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: ["Papyrus", "Malgun Gothic", "DejaVu Sans"])
+    monkeypatch.setattr("distcls.report.figure.get_font_names", lambda: ["Papyrus", "Malgun Gothic", "DejaVu Sans"])
     _fonts.cache_clear()
     assert _fonts() == ["DejaVu Sans", "Malgun Gothic"]
     _fonts.cache_clear()

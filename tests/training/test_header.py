@@ -15,7 +15,7 @@ from distcls.data.decoding.random_crop import RandomCrop
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Data, Split
 from distcls.errors import UsageError
-from distcls.models import build_model
+from distcls.models.build import build_model
 from distcls.plan.batches import plan_batches
 from distcls.training.header import _describe_images, check_plan, describe, describe_plan, estimate_memory
 

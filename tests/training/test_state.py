@@ -7,6 +7,7 @@ import copy
 import io
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,25 +40,26 @@ def make_config() -> Config:
     return config
 
 
-def fake_run(scaler=None):
-    """What TrainStep and build_state ask of a run, for one process."""
+def fake_acceleration(scaler=None):
+    """What TrainStep and build_state ask of Accelerate, for one process."""
     backward = torch.Tensor.backward if scaler is None else lambda loss: scaler.scale(loss).backward()
-    accelerator = SimpleNamespace(scaler=scaler, backward=backward, no_sync=lambda _: contextlib.nullcontext())
     return SimpleNamespace(
         device=CPU,
         dtype=torch.float32,
-        accelerator=accelerator,
-        processes=SimpleNamespace(world_size=1),
-        progress=SimpleNamespace(note=lambda _: None),
+        scaler=scaler,
+        backward=backward,
+        no_sync=lambda _: contextlib.nullcontext(),
         prepare=lambda module, **_: module,
     )
 
 
-def start(config: Config, run=None, class_weights=None) -> tuple[TrainState, TrainStep]:
-    run = run or fake_run()
-    state = build_state(config, ["a", "b", "c"], 8, run)
+def start(config: Config, acceleration=None, class_weights=None) -> tuple[TrainState, TrainStep]:
+    acceleration = acceleration or fake_acceleration()
+    data: Any = SimpleNamespace(class_names=["a", "b", "c"], image_size=8)
+    run: Any = SimpleNamespace(processes=SimpleNamespace(world_size=1), progress=SimpleNamespace(note=lambda _: None))
+    state = build_state(config, data, acceleration, run)
     normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
-    return state, TrainStep(config, state, PLAN, Augmentation(normalize, 3), run, class_weights)
+    return state, TrainStep(config, state, PLAN, Augmentation(normalize, 3), acceleration, class_weights)
 
 
 def batch_of(step: int) -> list[MicroBatch]:
@@ -282,7 +284,7 @@ class OverflowingScaler:
 
 
 def test_a_step_that_overflows_counts_and_moves_neither_weights_nor_average_nor_statistics():
-    state, train_step = start(make_config(), fake_run(OverflowingScaler(overflow_at=2)))
+    state, train_step = start(make_config(), fake_acceleration(OverflowingScaler(overflow_at=2)))
     train(state, train_step, 2)
     before = snapshot(state)
     assert train_step(batch_of(2)) is not None
@@ -297,7 +299,7 @@ def test_a_loss_scale_does_not_change_the_step():
     """Powers of two are exact, so unscaled gradients are those of a run without a scale."""
     (plain, plain_step), (scaled, scaled_step) = (
         start(make_config()),
-        start(make_config(), fake_run(OverflowingScaler(-1))),
+        start(make_config(), fake_acceleration(OverflowingScaler(-1))),
     )
     train(plain, plain_step, 3)
     train(scaled, scaled_step, 3)

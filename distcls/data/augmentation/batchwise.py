@@ -20,7 +20,7 @@ from distcls.data.augmentation.resampling import crop_and_resize
 from distcls.data.decoding.random_crop import NUM_DRAWS
 from distcls.data.loading.micro_batch import MicroBatch, Numbers
 from distcls.plan.batches import BatchPlan
-from distcls.plan.randomness import numpy_generator
+from distcls.plan.keys import numpy_generator
 
 
 def draw_crops(plan: BatchPlan, step: int) -> np.ndarray:

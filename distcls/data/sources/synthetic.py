@@ -13,7 +13,7 @@ from distcls.config.settings import DataConfig
 from distcls.data.decoding.decode import Decoding, fit
 from distcls.data.sources.image_set import ImageSet, digest
 from distcls.errors import UsageError
-from distcls.plan import randomness
+from distcls.plan import keys
 
 PATTERN_SIZE = 4
 
@@ -48,7 +48,7 @@ class SyntheticSet:
 
     def _random_pixels(self, size: int, purpose: str, number: int) -> np.ndarray:
         """From PCG64's raw stream, which numpy promises never to change: the images must not either."""
-        generator = randomness.numpy_generator(self.seed, purpose, number).bit_generator
+        generator = keys.numpy_generator(self.seed, purpose, number).bit_generator
         count = size * size * 3
         return generator.random_raw(-(-count // 8)).astype("<u8").view(np.uint8)[:count].reshape(size, size, 3)
 

@@ -16,7 +16,7 @@ import pytest
 from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.errors import DiskError, UsageError
-from distcls.runs.folder import (
+from distcls.runs.resuming import (
     LENGTH,
     AlreadyFinished,
     choose_folder,
@@ -240,7 +240,7 @@ def test_what_the_first_start_settled_stands():
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from distcls.runs.folder import lock_folder
+from distcls.runs.resuming import lock_folder
 lock = lock_folder(Path(sys.argv[1]))
 if os.fork() == 0:  # a loader worker, which outlives its parent for a moment
     time.sleep(60)

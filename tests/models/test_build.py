@@ -7,7 +7,7 @@ import torch
 
 from distcls.config.settings import ModelConfig
 from distcls.errors import UsageError
-from distcls.models import MODELS, build_model
+from distcls.models.build import MODELS, build_model
 
 
 @pytest.fixture(autouse=True)

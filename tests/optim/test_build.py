@@ -8,7 +8,7 @@ from torch import nn
 
 from distcls.config.settings import OptimConfig, ParamGroupConfig
 from distcls.errors import UsageError
-from distcls.optim import build_optimizer, parameter_groups
+from distcls.optim.build import build_optimizer, parameter_groups
 
 
 def make_model() -> nn.Module:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from distcls.cluster.machine import Finding
-from distcls.commands.doctor import print_findings
+from distcls.report.findings import print_findings
 
 DOCTOR = [sys.executable, "-m", "distcls", "doctor"]
 

@@ -9,7 +9,8 @@ import pytest
 import sklearn.metrics as sk
 import torch
 
-from distcls.inference.metrics import NUM_BINS, SplitSums
+from distcls.inference.metrics import NUM_BINS
+from distcls.inference.sums import SplitSums
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from distcls.data.loading.loader import train_batches
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Split
 from distcls.plan.batches import BatchPlan
-from distcls.report.finish import first_images
+from distcls.training.finish import first_images
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,8 @@ def test_the_training_images_shown_are_those_of_the_first_micro_batches(settings
     config = Config(augment=AugmentConfig(**settings))
     normalize = Normalize.build(NormalizeConfig(), CPU, torch.float32, True)
     augment = Augmentation(normalize, 3)
-    data, run = SimpleNamespace(train=split, class_names=["a", "b", "c"]), SimpleNamespace(config=config, device=CPU)
+    data = SimpleNamespace(train=split, class_names=["a", "b", "c"])
+    run = SimpleNamespace(config=config, processes=SimpleNamespace(device=CPU))
     shown, titles = first_images(data, plan, augment, run)
     assert len(shown) == len(titles) == 36
     first = next(train_batches(split, plan, config.augment, CPU, 0, 0))[0]

@@ -1,0 +1,39 @@
+"""`python -m distcls.commands.network --head HOST`: for launch/node.sh, the interface that leads to the head."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from distcls.commands.arguments import Parser
+from distcls.commands.exit_codes import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m distcls.commands.network`, which prints the interface."""
+    return run_command(_main, sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    parser = Parser(
+        prog="distcls.commands.network", description="Print the interface that leads to the head, for node.sh."
+    )
+    parser.add_argument("--head", metavar="HOST", help="address of machine 0")
+    parser.add_argument("--rank", type=int, default=0, metavar="R", help="which machine this is")
+    parser.add_argument("--unchecked-head", action="store_true", help="do not ask whether HOST is this machine")
+    parser.add_argument("--interface", metavar="NAME", help="only look whether this one is there")
+    words = parser.parse_args(argv)
+    from distcls.cluster.network import check_head, check_interface, interface_to
+
+    interface = words.interface
+    if interface:
+        check_interface(interface)
+    elif words.head:
+        interface = interface_to(words.head)
+    if words.head and not words.unchecked_head:
+        check_head(words.head, words.rank)
+    print(interface or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""`distcls train`: train a model, or resume a run that was stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from distcls.cluster import signals, slurm
+from distcls.commands.arguments import parse_train_arguments
+from distcls.commands.exit_codes import run_command
+from distcls.config.yaml_text import to_yaml
+from distcls.runs.resuming import default_name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`distcls train`, `python -m distcls.train`, and what accelerate launch, torchrun and Slurm start."""
+    signals.install(second_leaves=not slurm.comes_back())
+    # DDP warns at each start that it looks for unused parameters, which is wanted (see training/acceleration.py).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return slurm.leave(run_command(_main, sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: Sequence[str]) -> int:
+    slurm.join_step()
+    config, options = parse_train_arguments(argv)
+    name = default_name(config, options.config_path)
+    if options.print_config:
+        print(to_yaml(config), end="")
+    elif options.dry_run:
+        from distcls.training.dry_run import dry_run
+
+        dry_run(config, name)
+    else:
+        from distcls.training.loop import train
+
+        finished = train(config, name)
+        if finished.is_main:
+            from distcls.report.run_report import write_report
+
+            write_report(finished.dir)
+    return 0

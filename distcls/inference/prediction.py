@@ -1,0 +1,54 @@
+"""What a run's model says of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distcls.data.decoding.decode import BadImageError, decode
+from distcls.data.sources.listing import list_images
+from distcls.errors import MissingInputError
+from distcls.files.atomic import printable
+from distcls.inference.classifier import KeptModel
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """Files as given, and the images in folders. Raises MissingInputError for what is not there."""
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            paths += [path / name for name in list_images(str(path)).split_paths()]
+        elif path.exists():
+            paths.append(path)
+        else:
+            raise MissingInputError(f"{name}: there is no such image or folder.")
+    if not paths:
+        raise MissingInputError(f"there are no images in {', '.join(names)}.")
+    return paths
+
+
+def print_predictions(model: KeptModel, paths: Sequence[Path], top: int) -> list[str]:
+    """One line per image: its path and its `top` classes with their probabilities. The unreadable are returned."""
+    images, good, bad = [], [], []
+    for path in paths:
+        try:
+            images.append(decode(path, model.decoding))
+            good.append(path)
+        except BadImageError as reason:
+            bad.append(f"{path}: {reason}")
+    if images:
+        for path, line in zip(good, predict(model, images).tolist(), strict=True):
+            best = sorted(range(len(line)), key=lambda c: -line[c])[:top]
+            print(printable(f"{path}  " + "  ".join(f"{model.class_names[c]} {line[c]:.1%}" for c in best)))
+    return bad
+
+
+def predict(model: KeptModel, images: Sequence) -> torch.Tensor:
+    """Probabilities (n, C) for uint8 images (S, S, 3) of the model's size."""
+    with torch.inference_mode():
+        logits = model.module(model.normalize(torch.from_numpy(np.stack(images))))
+    return logits.double().softmax(1)

@@ -1,0 +1,112 @@
+"""The networks: every built-in one is on this screen, any other is `my_pkg.module:make`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from distcls.config.imports import call_by_name, nearest
+from distcls.config.settings import ModelConfig
+from distcls.errors import UsageError
+from distcls.models.cnn import cnn2, cnn3
+from distcls.models.resnet9 import resnet9
+from distcls.plan.randomness import global_state_kept
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn2": cnn2,
+    "cnn3": cnn3,
+    "resnet9": resnet9,
+}
+
+
+def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
+    """The model with fresh weights, drawn from torch's global generator, in the wanted memory format."""
+    model = _make(config, num_classes, image_size)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    freeze(model, config.freeze)
+    return model
+
+
+def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
+    if ":" in config.name:
+        model = call_by_name("model.name", config.name, num_classes, **config.args)
+        _check_outputs(config.name, model, num_classes, image_size)
+        return model
+    if config.name.startswith("torchvision/"):
+        return _torchvision_model(config.name.removeprefix("torchvision/"), num_classes, config.args)
+    if config.name not in MODELS:
+        theirs = f" Did you mean 'torchvision/{config.name}'?" if config.name in _torchvision_names() else ""
+        raise UsageError(
+            f"model.name={config.name}: there is no such model.{theirs or nearest(config.name, MODELS)} Known are "
+            f"{', '.join(MODELS)}, torchvision/NAME, and my_pkg.module:make for your own."
+        )
+    try:
+        return MODELS[config.name](num_classes, image_size, **config.args)
+    except (TypeError, ValueError, RuntimeError) as error:
+        known = list(inspect.signature(MODELS[config.name]).parameters)[2:]
+        raise UsageError(
+            f"model.args={config.args} do not fit model.name={config.name}: {error}. It takes {', '.join(known)}."
+        ) from error
+
+
+def _check_outputs(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
+    """Raises UsageError where two images do not give a number per class each: some losses would not notice.
+
+    What fails here for another reason, such as a model that only runs on a GPU, is told when it is trained.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model.name={name} gave a {type(model).__name__}, expected a torch.nn.Module.")
+    try:
+        with torch.no_grad(), global_state_kept():
+            # A copy: a first forward pass may leave something in a model.
+            outputs = copy.deepcopy(model).eval()(torch.zeros(2, 3, image_size, image_size))
+    except Exception:
+        return
+    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    if shape != (2, num_classes):
+        raise UsageError(
+            f"model.name={name} gives {shape} for two images of {image_size} pixels, expected (2, {num_classes}): one "
+            "number per class, before any softmax."
+        )
+
+
+def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
+    import torchvision
+
+    known = _torchvision_names()
+    if name not in known:
+        version, hint = torchvision.__version__, nearest(name, known)
+        raise UsageError(f"model.name=torchvision/{name}: torchvision {version} has no such model.{hint}")
+    try:
+        return torchvision.models.get_model(name, num_classes=num_classes, **args)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        reason = str(error).rstrip(".")
+        advice = " For trained weights: model.init_from=FILE." if "weights" in args else ""
+        raise UsageError(f"model.args={args} do not fit model.name=torchvision/{name}: {reason}.{advice}") from error
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return torchvision.models.list_models(torchvision.models)
+
+
+def freeze(model: nn.Module, prefixes: list[str]) -> None:
+    """Stop the training of modules by name. Raises UsageError for a name that matches nothing."""
+    for prefix in prefixes:
+        matched = [p for name, p in model.named_parameters() if f"{name}.".startswith(f"{prefix}.")]
+        if not matched:
+            tops = [name for name, _ in model.named_children()]
+            raise UsageError(
+                f"model.freeze: no parameter's name begins with {prefix!r}.{nearest(prefix, tops)} "
+                f"The model's parts are {', '.join(tops)}."
+            )
+        for parameter in matched:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"model.freeze={prefixes} freezes the whole model: leave a part of it out of the list.")

@@ -1,0 +1,168 @@
+"""What `distcls check` found, on one screen and as pictures."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distcls.data.inspection.check import Copies, DataCheck
+from distcls.report.data_plots import plot_class_counts, plot_colors, plot_samples, plot_sizes
+from distcls.terminal.progress import Progress
+
+SHOWN = 10  # of each kind of problem
+MOST_CLASSES = 30  # in the table; of more, the largest and the smallest are shown
+MOST_SAMPLED = 1000  # classes, of which samples are drawn
+
+
+def print_check(check: DataCheck, progress: Progress, config_path: Path | None) -> None:
+    """Everything on one screen: what there is, the classes, each kind of problem, and what to do."""
+    progress.header(list(_describe(check)))
+    for line in _class_table(check):
+        progress.note(line)
+    for title, lines in _problems(check):
+        progress.note(f"\n{title}")
+        for line in lines[:SHOWN]:
+            progress.note(f"  {line}")
+        if len(lines) > SHOWN:
+            progress.note(f"  and {len(lines) - SHOWN:,} more: --json FILE lists them all")
+    progress.note("")
+    for warning in check.warnings():
+        progress.warning(warning)
+    if not check.errors():
+        progress.note(f"next\n  {_train_command(check, config_path)}")
+
+
+def _describe(check: DataCheck) -> Iterator[tuple[str, str]]:
+    yield "data", check.config.root or check.config.name
+    yield "split", ", ".join(f"{split.name} {len(split):,}" for split in check.splits) + " images"
+    yield "files", f"{_counts(check.count('formats'))}; {_counts(check.count('modes'))}{_also(check)}"
+    yield "sizes", _sizes(check)
+    yield "decoded", f"{check.decoding.image_size} × {check.decoding.image_size} pixels ({check.decoding.resize})"
+    if not check.histogram.any():
+        return
+    yield "mean", f"{', '.join(map(str, check.normalize['mean']))} (red, green, blue, from 0 to 1)"
+    yield "std", ", ".join(map(str, check.normalize["std"]))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+
+
+def _also(check: DataCheck) -> str:
+    animations, ignored = check.num_animations, check.num_ignored
+    return "".join(
+        [
+            f"; {animations:,} animation{'' if animations == 1 else 's'} (first frame)" if animations else "",
+            f"; {ignored:,} other file{'' if ignored == 1 else 's'} ignored" if ignored else "",
+        ]
+    )
+
+
+def _sizes(check: DataCheck) -> str:
+    shapes = check.shapes
+    if not shapes:
+        return "none"
+    width, height, count = shapes[0]
+    if len(shapes) == 1:
+        return f"all {width} × {height}"
+    spans = [
+        f"{name} {numbers.min():,} to {numbers.max():,} (median {np.median(numbers):,.0f})"
+        for name, numbers in (("width", check.sizes[:, 0]), ("height", check.sizes[:, 1]))
+    ]
+    most = f", most often {width} × {height}" if count > 1 else ""
+    return f"{', '.join(spans)}; {len(shapes):,} shapes{most}"
+
+
+def _class_table(check: DataCheck) -> Iterator[str]:
+    columns = {name: counts for name, counts in check.per_class.items() if name != "unreadable" or counts.any()}
+    widths = {name: max(len(name), len(f"{counts.sum():,}")) for name, counts in columns.items()}
+    names = [name if len(name) <= 40 else f"{name[:39]}…" for name in check.class_names]
+    indent = max(*map(len, names), len("class"))
+
+    def row(title: str, cells: dict[str, int] | None = None) -> str:
+        texts = {name: name if cells is None else f"{cells[name]:,}" for name in columns}
+        return f"{title:<{indent}}" + "".join(f"  {texts[name]:>{widths[name]}}" for name in columns)
+
+    yield row("class")
+    shown = _shown_classes(columns["train"])
+    for position, label in enumerate(shown):
+        if position and label is None:
+            yield f"… {len(names) - len(shown) + 1:,} classes between"
+        elif label is not None:
+            yield row(names[label], {name: int(counts[label]) for name, counts in columns.items()})
+    yield row("all", {name: int(counts.sum()) for name, counts in columns.items()})
+
+
+def _shown_classes(counts: np.ndarray) -> list[int | None]:
+    """All in their order; of many the largest, None for those between, and the smallest."""
+    if len(counts) <= MOST_CLASSES:
+        return list(range(len(counts)))
+    order = np.argsort(-counts, kind="stable").tolist()
+    half = MOST_CLASSES // 3
+    return [*order[:half], None, *order[-half:]]
+
+
+def _problems(check: DataCheck) -> Iterator[tuple[str, list[str]]]:
+    if check.bad_files:
+        yield f"unreadable: {len(check.bad_files):,}", [f"{file['path']}: {file['reason']}" for file in check.bad_files]
+    leaks = [copies for copies in check.copies if copies.is_leak]
+    conflicts = [copies for copies in check.copies if copies.is_conflict and not copies.is_leak]
+    others = [copies for copies in check.copies if not copies.is_conflict and not copies.is_leak]
+    for title, group in (
+        ("the same image in more than one split", leaks),
+        ("the same image in more than one class", conflicts),
+        ("the same image more than once", others),
+    ):
+        if group:
+            yield f"{title}: {len(group):,}", list(map(_copies_line, group))
+
+
+def _copies_line(copies: Copies) -> str:
+    """Three copies, of as many splits and classes as there are. Where distcls cuts them, names do not tell splits."""
+    places = list(zip(copies.images, copies.splits, copies.classes, strict=True))
+    first = [*reversed({place[1:]: place for place in reversed(places)}.values())]
+    shown = [*first, *(place for place in places if place not in first)][:3]
+    more = f" = {len(places) - 3:,} more" if len(places) > 3 else ""
+    return " = ".join(f"{image} ({split})" if copies.is_leak else image for image, split, _ in shown) + more
+
+
+def _train_command(check: DataCheck, config_path: Path | None) -> str:
+    """With the measured statistics, which are better than the default for all but pretrained models."""
+    words = ["distcls", "train"]
+    if config_path:
+        words += ["-c", str(config_path)]
+    words += [f"data.name={check.config.name}"] if check.config.name not in ("digits", "folder") else []
+    words += ["--data", check.config.root] if check.config.root else []
+    if min(check.normalize["std"]) > 0:
+        words += [f"augment.normalize.{name}={numbers}" for name, numbers in check.normalize.items()]
+    return shlex.join(words)
+
+
+def draw(check: DataCheck, folder: Path) -> None:
+    """Samples of each class, class counts, sizes and colours, as PNG."""
+    counts = {name: of_split for name, of_split in check.per_class.items() if name != "unreadable"}
+    plot_class_counts(counts, check.class_names, folder / "classes.png")
+    assert check.decoding.image_size is not None
+    plot_sizes(check.shapes, check.decoding.image_size, folder / "sizes.png")
+    plot_colors(
+        check.mean_image, check.histogram, check.normalize["mean"], check.normalize["std"], folder / "colors.png"
+    )
+    few = len(check.class_names) <= 20
+    per_page, blocks, samples = (20, 1, 10) if few else (100, 5, 2)
+    pages = range(0, min(len(check.class_names), MOST_SAMPLED), per_page)
+    for page, start in enumerate(pages, start=1):
+        labels = range(start, min(start + per_page, len(check.class_names)))
+        name = "samples.png" if len(pages) == 1 else f"samples-{page:02}.png"
+        images = [_samples(check, label, samples) for label in labels]
+        plot_samples([check.class_names[label] for label in labels], images, folder / name, blocks)
+
+
+def _samples(check: DataCheck, label: int, most: int) -> list[np.ndarray]:
+    """Some training images of a class, from its first to its last."""
+    train = check.splits[0]
+    places = np.flatnonzero(train.labels == label)
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).astype(int))
+    return [train.image(int(places[i])) for i in chosen]

@@ -1,0 +1,1 @@
+"""The run folder: where a run lives, what it is doing, and its numbers."""

@@ -1,0 +1,1 @@
+"""Several runs as one piece of work: cross-validation, and later searches."""

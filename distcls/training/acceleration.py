@@ -1,0 +1,56 @@
+"""What Accelerate does for a run: autocast, the loss scale, DDP and `no_sync`. Only this file builds an Accelerator."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+
+from distcls.config.settings import TrainConfig
+
+AUTOCAST = {"float32": "no", "float64": "no", "bf16": "bf16", "fp16": "fp16"}
+"""Accelerate's name of each precision; bf16 and fp16 compute over float32 weights."""
+
+
+class Acceleration:
+    """The device and precision of a run, and how a plain module becomes what training calls."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.device = device
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.compile = config.compile
+        self.accelerator = Accelerator(
+            mixed_precision=AUTOCAST[config.precision],
+            cpu=device.type == "cpu",
+            # DDP rearranges its buckets after its first step unless it looks for unused parameters: a
+            # resumed process would then sum in another order than the one that was never killed.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+        )
+
+    @property
+    def scaler(self) -> Any:
+        """The loss scale of fp16; None in other precisions."""
+        return self.accelerator.scaler
+
+    def prepare(self, module: nn.Module, distributed: bool, compiled: bool = True) -> nn.Module:
+        """The module on its device, under autocast, behind DDP if `distributed`, and compiled if asked and `compiled`.
+
+        What is saved must not be compiled: that changes the names of its weights.
+        """
+        module.to(self.device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+            model = self.accelerator.prepare_model(module, evaluation_mode=not distributed)
+        return torch.compile(model) if self.compile and compiled else model  # type: ignore[return-value]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """The backward pass of a loss, which fp16 scales."""
+        self.accelerator.backward(loss)
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager:
+        """Backward passes inside only accumulate gradients: DDP sums none over processes."""
+        return self.accelerator.no_sync(model)

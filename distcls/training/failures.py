@@ -1,0 +1,76 @@
+"""However a run ends, its folder, the other processes and the person at the terminal learn why."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+
+import torch
+
+from distcls.cluster import signals
+from distcls.config.settings import TrainConfig
+from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, explain
+from distcls.runs.folder import RunFolder
+
+
+@contextlib.contextmanager
+def ending_told(run: RunFolder) -> Iterator[None]:
+    """Around training: status.json and log.txt tell how it ended; the other processes end too, or all leave together.
+
+    An error that is no bug of distcls leaves as what it means: OutOfMemoryError with the micro-batch to try, PeerFailed
+    where another process was the first to fail.
+    """
+    try:
+        yield
+    except Preempted:
+        _leave_together(run, "preempted", signals.received() or "another process was asked to stop")
+        raise
+    except BaseException as raised:
+        error = _tell(run, _understand(raised, run.config.train, run.processes.device))
+        if isinstance(error, OutOfMemoryError | PeerFailed):
+            raise error from None
+        raise
+    else:
+        _leave_together(run, "finished", run.reason)
+    finally:
+        run.close()
+
+
+def _understand(error: BaseException, train: TrainConfig, device: torch.device) -> BaseException:
+    if isinstance(error, torch.OutOfMemoryError) or str(error).startswith("MPS backend out of memory"):
+        return OutOfMemoryError(_smaller_batches(train, device))
+    return explain(error) or error
+
+
+def _tell(run: RunFolder, error: BaseException) -> BaseException:
+    """Tell everybody that this process fails; the error, or that of the process that failed first."""
+    signals.first_does(None)
+    code = error.exit_code if isinstance(error, DistclsError) else 1
+    reason = str(error) if isinstance(error, DistclsError) else traceback.format_exception_only(error)[-1].strip()
+    first = run.processes.why_failed(error, code, reason)
+    if first is not None and not isinstance(error, DistclsError):
+        error, reason = first.as_error(), str(first)
+    run.write_end("failed", reason, main_is_gone=first is not None and first.main_is_gone)
+    return error
+
+
+def _leave_together(run: RunFolder, state: str, reason: str | None) -> None:
+    signals.first_does(None)
+    run.write_end(state, reason, main_is_gone=False)
+    try:
+        run.processes.end()
+    except PeerFailed as failed:
+        run.write_end("failed", str(failed), main_is_gone=not failed.on_all_ranks)
+        raise
+
+
+def _smaller_batches(train: TrainConfig, device: torch.device) -> str:
+    micro = train.micro_batch_size or train.global_batch_size
+    smaller = max((m for m in range(1, micro) if micro % m == 0), default=1)
+    return (
+        f"{micro} images at once do not fit {device}. Begin another run with --name NAME and "
+        f"train.micro_batch_size={smaller}: the global batch stays {train.global_batch_size}, and so does the "
+        "learning rate, but BatchNorm, dropout and mixup see smaller micro-batches. If it happened in an "
+        f"evaluation: train.eval_batch_size={max(train.eval_batch_size // 2, 1)}."
+    )

@@ -1,0 +1,151 @@
+"""The end of a run: its best weights measured, and everything kept that people and later commands will want.
+
+What is drawn of it is drawn afterwards, from the run folder alone (report/run_report.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shlex
+
+import numpy as np
+import torch
+
+from distcls.config.settings import NormalizeConfig
+from distcls.data.augmentation.batchwise import Augmentation
+from distcls.data.augmentation.preprocessing import describe_preprocessing
+from distcls.data.loading.loader import train_batches
+from distcls.data.split import Data, Split
+from distcls.errors import Preempted
+from distcls.inference.classifier import write_model
+from distcls.inference.evaluator import Evaluator
+from distcls.inference.metrics import SplitMetrics, worst_confusions
+from distcls.plan.batches import BatchPlan
+from distcls.runs.folder import RunFolder
+from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
+from distcls.training.checkpoint import Checkpoints
+from distcls.training.state import TrainState
+from distcls.training.watch import WENT_BAD, tracked
+
+NUM_PICTURES = 36
+
+
+def write_about_data(data: Data, normalize: NormalizeConfig, run: RunFolder) -> None:
+    """Write what the run knows of its data, as it begins."""
+    run.write_json("classes.json", data.class_names)
+    run.write_json("splits.json", data.split_lists())
+    run.write_json("data_report.json", {"fingerprint": data.fingerprint, **data.report})
+    run.write_json("preprocessing.json", describe_preprocessing(data.decoding, normalize))
+
+
+def finish(
+    state: TrainState,
+    data: Data,
+    plan: BatchPlan,
+    augment: Augmentation,
+    evaluate: Evaluator,
+    checkpoints: Checkpoints,
+    run: RunFolder,
+) -> None:
+    """Measure the best weights on val and, for the first time, on test; write what stays of the run.
+
+    It changes the weights of the state to the best ones. All processes measure, the main one writes.
+    """
+    run.at(state.step, "finish")
+    run.processes.wait_for_everyone()  # the best weights may have been on their way to the disk
+    module = state.eval_module
+    if state.position.best_step is not None:
+        module.load_state_dict(checkpoints.read_best(state.position.best_step))
+    measured = {}
+    for split in (data.val, data.test):
+        if split is not None:
+            metrics = evaluate(module, split)
+            if metrics is None:
+                raise Preempted("stopped in the last evaluation: the same command goes on with it.")
+            measured[split.name] = metrics
+    went_bad = any(run.processes.from_all((run.dir / WENT_BAD).exists()))  # on another machine, perhaps
+    run.processes.expect_progress(None)  # the others wait for what is written
+    if not run.processes.is_main:
+        return
+    for name, metrics in measured.items():
+        if name == "test":
+            run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **tracked(metrics))
+    write_model(run.dir / "model", module, run.config, data.class_names, data.decoding)
+    run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
+    for split in data.splits():
+        if split.name in measured:
+            save_predictions(run.dir, split.name, _predictions(split, measured[split.name]))
+    save_pictures(run.dir, _choose_pictures(data, measured, first_images(data, plan, augment, run)))
+    run.write_json("kept.json", {"step": state.position.best_step})
+    if went_bad:
+        run.progress.warning(
+            f"some images went bad during training ({run.dir / WENT_BAD}): another run would not give the same weights."
+        )
+    folder = shlex.quote(str(run.dir))
+    last = measured.get("test") or measured.get("val")
+    measured_on = "" if data.test else " --split val" if data.val else " --split train"
+    run.progress.finish(
+        {name: metrics.values for name, metrics in measured.items()},
+        worst_confusions(last.confusion, data.class_names) if last is not None else [],
+        f"distcls eval {folder}{measured_on}\ndistcls predict {folder} IMAGE…\ntensorboard --logdir {folder}/tb",
+    )
+
+
+def _predictions(split: Split, metrics: SplitMetrics) -> Predictions:
+    return Predictions(
+        labels=split.labels,
+        preds=metrics.preds,
+        confidence=metrics.confidence,
+        confusion=metrics.confusion,
+        bin_confidence=metrics.bin_confidence,
+        bin_correct=metrics.bin_correct,
+        bin_count=metrics.bin_count,
+    )
+
+
+def _choose_pictures(
+    data: Data, measured: dict[str, SplitMetrics], batch: tuple[np.ndarray, list[str]]
+) -> dict[str, Pictures]:
+    """Training images as the model saw them; of test (or val), some images and the most confident mistakes."""
+    pictures = {"train_batch": Pictures(batch[0], batch[1])}
+    split = data.test or data.val
+    if split is None:
+        return pictures
+    metrics = measured[split.name]
+    some = np.linspace(0, len(split) - 1, min(NUM_PICTURES, len(split))).astype(int)
+    wrong = np.flatnonzero(metrics.preds != split.labels)
+    worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_PICTURES]
+    for name, chosen in (("predictions", some), ("worst_mistakes", worst)):
+        if len(chosen):
+            names = [split.image_name(int(i)) for i in chosen]
+            pictures[name] = Pictures(np.stack([split.image(int(i)) for i in chosen]), names, chosen)
+    return pictures
+
+
+def first_images(data: Data, plan: BatchPlan, augment: Augmentation, run: RunFolder) -> tuple[np.ndarray, list[str]]:
+    """Pictures from the first micro-batches as the model saw them, uint8 (n, H, W, 3), and their classes.
+
+    A batch is a function of the plan, so it can be looked at after the run as well as before.
+    """
+    take_turns = run.config.augment.mixup and run.config.augment.cutmix
+    most = NUM_PICTURES // 3 if take_turns else NUM_PICTURES  # of one micro-batch
+    few_steps = dataclasses.replace(plan, total_steps=NUM_PICTURES)
+    batches = train_batches(data.train, few_steps, run.config.augment, run.processes.device, workers=0, start=0)
+    pixels: list[np.ndarray] = []
+    titles: list[str] = []
+    for batch in itertools.chain.from_iterable(batches):
+        images, targets = augment(batch)
+        shown = slice(min(most, NUM_PICTURES - len(pixels)))
+        pixels.extend(augment.normalize.undo(images[shown].float()).cpu().numpy())
+        shares, classes = targets[shown].topk(2, 1) if targets.ndim == 2 else (None, batch.labels[shown, None])
+        titles += [_title(data.class_names, classes[i].tolist(), shares, i) for i in range(len(classes))]
+        if len(pixels) == NUM_PICTURES:
+            break
+    return np.stack(pixels), titles
+
+
+def _title(class_names: list[str], classes: list[int], shares: torch.Tensor | None, i: int) -> str:
+    if shares is None or shares[i, 1] < 0.005:
+        return class_names[classes[0]]
+    return "\n".join(f"{share:.0%} {class_names[c]}" for c, share in zip(classes, shares[i].tolist(), strict=True))

@@ -1,0 +1,110 @@
+"""Training, from the config to the finished run: the table of contents of distcls.
+
+A run is a pure function of its config. What a step does depends on (config, step, weights, optimizer
+state) and on nothing else, so everything but those is computed from the step: the images (plan/batches.py),
+the random numbers (plan/randomness.py), the learning rate (optim/schedules.py). Sums over micro-batches and
+processes are taken in gradients.py, and a checkpoint (checkpoint.py) is all that a kill can lose.
+
+There are no hooks or callbacks: the code runs in the order you read it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from distcls.cluster.processes import Processes
+from distcls.config.durations import is_due
+from distcls.config.settings import Config
+from distcls.data.augmentation.batchwise import Augmentation
+from distcls.data.augmentation.preprocessing import Normalize
+from distcls.data.build import build_data
+from distcls.data.loading.loader import train_batches
+from distcls.errors import Preempted
+from distcls.inference.evaluator import Evaluator
+from distcls.inference.identity import refuse_other_data
+from distcls.optim.build import momenta_per_weight
+from distcls.optim.losses import weigh_classes
+from distcls.plan.batches import plan_batches
+from distcls.runs.folder import RunFolder
+from distcls.training.acceleration import Acceleration
+from distcls.training.checkpoint import Checkpoints
+from distcls.training.failures import ending_told
+from distcls.training.finish import finish, write_about_data
+from distcls.training.header import check_plan, describe
+from distcls.training.kernels import choose_kernels
+from distcls.training.state import build_state
+from distcls.training.step import TrainStep
+from distcls.training.watch import Watch
+
+
+class Finished(NamedTuple):
+    """A run that has come to its end."""
+
+    dir: Path
+    is_main: bool
+    """Whether this is the one of the run's processes that writes."""
+
+
+def train(config: Config, default_name: str) -> Finished:
+    """Train to the end, or resume from the newest checkpoint.
+
+    default_name: of the run, if the config gives none. Raises Preempted after a stop signal (everything is saved), and
+    the other errors of errors.py.
+    """
+    processes = Processes(config.run.device, config.run.hang_timeout)
+    choose_kernels(config.train, processes)
+    run = RunFolder(config, processes, default_name)
+    with ending_told(run):
+        config = run.config
+        acceleration = Acceleration(config.train, processes.device)
+        device, dtype = acceleration.device, acceleration.dtype
+        crop = config.augment.random_resized_crop
+        data = build_data(config.data, processes, run.counting("decoding images"), crop)
+        processes.from_main(lambda: refuse_other_data(data, run.dir))
+        write_about_data(data, config.augment.normalize, run)
+        plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
+        check_plan(config, data, plan)
+        normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
+        augment = Augmentation(normalize, len(data.class_names), data.image_size)
+        checkpoints = Checkpoints(run, config.train)
+        newest = checkpoints.newest()
+        state = build_state(config, data, acceleration, run, with_init_from=newest is None)
+        class_weights = weigh_classes(config.loss, data.train.labels, data.class_names)
+        train_step = TrainStep(config, state, plan, augment, acceleration, class_weights)
+        evaluate = Evaluator(config, len(data.class_names), normalize, processes)
+        run.progress.header([*describe(config, data, plan, state.module, processes), ("folder", str(run.dir))])
+        checkpoints.restore(newest, state)
+        checkpoints.check_space(state, momenta_per_weight(config.optim))
+        watch = Watch(config, state, plan, data.train, run)
+        run.begin()
+
+        batches = train_batches(data.train, plan, config.augment, device, config.data.workers, state.step)
+        while True:
+            stopping = processes.asked_to_stop()
+            due = is_due(state.step, config.train.eval_every, plan) and not state.is_evaluated
+            if data.val and due and not stopping:  # what is left out here comes first when the run goes on
+                watch.catch_up("evaluate")
+                metrics = evaluate(state.eval_module, data.val)
+                stopping = metrics is None
+                if metrics is not None:
+                    if state.record(metrics.values, config.train.best_metric):
+                        checkpoints.save_best(state)
+                    watch.tell(metrics)
+            stopped_early = state.has_stopped_early(config.train.early_stopping)
+            finished = state.step == plan.total_steps or stopped_early
+            if is_due(state.step, config.train.checkpoint_every, plan) or stopping or finished:
+                watch.catch_up("save")
+                checkpoints.save(state, ended=finished)
+            checkpoints.raise_errors(wait=stopping or finished)
+            if stopping:
+                raise Preempted(f"stopped at step {state.step}: the same command goes on from there.")
+            if stopped_early:
+                run.finish_because(state.why_stopped_early(config.train.best_metric))
+            if finished:
+                break
+            micro_batches = watch.wait_for(batches)
+            watch.saw(train_step(micro_batches))
+
+        finish(state, data, plan, augment, evaluate, checkpoints, run)
+    return Finished(run.dir, processes.is_main)
