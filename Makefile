@@ -6,14 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm check format
+.PHONY: help demo test test-slurm check format pictures
 
 help:
-	@echo "make demo        train on images of digits that come along: no GPU, no download of data"
+	@echo "make demo        train on bundled images of digits: no GPU, no download of data"
 	@echo "make test        run the tests"
 	@echo "make test-slurm  run those that need Slurm's daemons (tests/slurm/cluster install)"
-	@echo "make check       formatting, lint, types, architecture, configs, launchers and the README's commands"
+	@echo "make check       formatting, lint, types, architecture, configs, launchers, and the commands of README and docs"
 	@echo "make format      let ruff format the code"
+	@echo "make pictures    record the demo and copy its plots for the README"
 
 demo: $(VENV)/.installed
 	$(BIN)/distcls train
@@ -34,6 +35,9 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+pictures: $(VENV)/.installed
+	$(BIN)/python docs/make_pictures.py
 
 # Set-up: done once, and again when the dependencies change. uv is used where there is one, because it is fast.
 
