@@ -158,7 +158,7 @@ def disk(folder: Path) -> list[Finding]:
     if free < 5e9:
         return [Finding("disk", found, "warning", "A run keeps a few checkpoints, each 2 to 4 times the model's size.")]
     if speed < 30:
-        return [Finding("disk", found, "warning", "Checkpoints are slow here: save fewer (train.checkpoint_every).")]
+        return [Finding("disk", found, "warning", "Saving is slow: save less, train.checkpoint_every='5 epochs'.")]
     return [Finding("disk", found)]
 
 

@@ -1,4 +1,4 @@
-"""Convolutional networks as in a beginner's tutorial, with two blocks and with three."""
+"""Convolutional networks as in a beginner's tutorial, of two and of three blocks with BatchNorm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _cnn(num_classes: int, image_size: int, channels: list[int], hidden: int, dr
 
 
 def cnn2(num_classes: int, image_size: int, hidden: int = 128, dropout: float = 0.2) -> nn.Sequential:
-    """Return a network of 32 and 64 channels with BatchNorm and a hidden layer: 545,000 parameters at 32 pixels."""
+    """Return a network of 32 and 64 channels and a hidden layer of 128: 545 thousand parameters at 32 pixels."""
     return _cnn(num_classes, image_size, [32, 64], hidden, dropout)
 
 

@@ -73,7 +73,7 @@ def test_mistakes_are_told():
         "{'num_op': 3} do not fit RandAugment" in wrong and "It takes num_ops, magnitude, num_magnitude_bins" in wrong
     )
     assert "'cifar' is not a valid AutoAugmentPolicy" in message(TransformConfig("AutoAugment", {"policy": "cifar"}))
-    assert "uint8 (8, 8, 3) of an image" in message(TransformConfig("Resize", {"size": 8}))
+    assert "turn an image into uint8 (8, 8, 3)" in message(TransformConfig("Resize", {"size": 8}))
     assert "(16, 16) of an image" in message(TransformConfig("Grayscale"))
     assert "float32 (16, 16, 3) of an image" in message(TransformConfig("ToTensor"))
     assert "uint8 (16, 16, 3): leave out" not in message(TransformConfig("GaussianNoise"))
