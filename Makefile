@@ -6,15 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-extras test-slurm check format
+.PHONY: help demo test test-extras test-slurm check format pictures
 
 help:
 	@echo "make demo         train on small bundled images of digits: no GPU, no download"
 	@echo "make test         run the tests"
 	@echo "make test-extras  run the tests that are slow and seldom break, or need more than distcls itself"
 	@echo "make test-slurm   run the tests that need Slurm's daemons (tests/slurm/cluster install)"
-	@echo "make check        check formatting, lint, types, architecture, configs, launchers and the README's commands"
+	@echo "make check        check formatting, lint, types, architecture, configs, launchers, and the commands in README and docs"
 	@echo "make format       format the code with ruff"
+	@echo "make pictures     record the demo and copy its plots for the README"
 
 demo: $(VENV)/.installed
 	$(BIN)/distcls train
@@ -39,6 +40,9 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+pictures: $(VENV)/.installed
+	$(BIN)/python docs/make_pictures.py
 
 # Set-up runs once, and again when the dependencies change. It uses uv where that is installed, because uv is fast.
 
