@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable
 from typing import Any
 
+from distcls.config.wording import nearest
 from distcls.errors import UsageError
 
 
@@ -52,9 +51,3 @@ def import_by_name(setting: str, name: str) -> Any:
 def _shown(args: tuple, kwargs: dict) -> str:
     words = [repr(argument)[:40] for argument in args] + [f"{key}={value!r}"[:40] for key, value in kwargs.items()]
     return f"({', '.join(words)})"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean …?" with the known word that is most like this one, or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""

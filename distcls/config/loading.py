@@ -1,7 +1,7 @@
 """From YAML files and `key=value` words to settings: every mistake is named, with its place and a way out.
 
-What was written (config_yaml.py) is changed by overrides, then checked against the type hints and ranges of
-config.py; last, config_checks.py looks for settings that contradict each other. Nothing here is slow to import.
+What was written (yaml_text.py) is changed by overrides, then checked against the type hints and ranges of
+settings.py; last, contradictions.py looks for settings that conflict with each other. Nothing here is slow to import.
 Every error is a UsageError.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args, get_origin
 
-from distcls.config.checking import contradictions
+from distcls.config.contradictions import contradictions
 from distcls.config.durations import parse_duration
 from distcls.config.messages import join, mismatch, unknown_setting
 from distcls.config.schema import alternatives, hints_of, is_section, split_optional
@@ -105,11 +105,6 @@ def _build(root: Given, world_size: int, judged: Sequence[str] | None = None) ->
     """The settings. judged: the overrides whose contradictions are looked for; None: everything is."""
     _choose_length(root)
     config = _section(Config, root, "")
-    for path in FOLDER_SETTINGS:
-        section, name = path.split(".")
-        folder = getattr(getattr(config, section), name)
-        if folder is not None:
-            setattr(getattr(config, section), name, os.path.expanduser(folder))
     for path, problem in contradictions(config, world_size):
         place = _find(root, path.split("."))
         if judged is not None and (place is None or place.where not in judged):
@@ -201,7 +196,7 @@ def _scalar(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
     try:
         value = _read_scalar(given, _alternative(given, split_optional(hint)[0]))
         _check_limits(value, limits)
-        return value
+        return os.path.expanduser(value) if path in FOLDER_SETTINGS else value
     except ValueError as error:
         raise mismatch(given, hint, limits, path) from error
 

@@ -7,9 +7,9 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from distcls.config.checking import either
 from distcls.config.schema import alternatives, hints_of, is_section, split_optional
 from distcls.config.settings import Config
+from distcls.config.wording import either
 from distcls.config.yaml_text import Given
 from distcls.errors import UsageError
 

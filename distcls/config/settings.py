@@ -1,8 +1,8 @@
 """Every setting of a run, with its unit and its range: the schema behind YAML files and the command line.
 
 This file imports nothing of the package and nothing heavy, so that a mistake in a config is reported
-before torch is imported. `config_loader.py` fills these classes; `distcls config schema` prints them
-as a JSON schema for editors.
+before torch is imported. loading.py fills these classes, resolution.py settles what a config leaves open, and
+from then on it is only read: nothing can be assigned. `distcls config schema` prints them as a JSON schema.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS_OF_PATHS = ("folder", "csv", "npz")
 """Values of data.name for what --data names: their data.root is a folder or a file of the user's."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
     """Which images, how they are split, and how they reach the model."""
 
@@ -117,7 +117,7 @@ class DataConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class NormalizeConfig:
     """Channel statistics, of pixel values from 0 to 1."""
 
@@ -125,7 +125,7 @@ class NormalizeConfig:
     std: list[float] = setting([0.229, 0.224, 0.225], "Standard deviation of the three channels.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TransformConfig:
     """One of torchvision's transforms for single images."""
 
@@ -133,7 +133,7 @@ class TransformConfig:
     args: dict[str, Any] = setting({}, "Its arguments, such as {num_ops: 2}.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class RandomResizedCropConfig:
     """How much of an image a random crop keeps (Szegedy et al., arXiv 1409.4842), as in torchvision."""
 
@@ -141,7 +141,7 @@ class RandomResizedCropConfig:
     ratio: list[float] = setting([3 / 4, 4 / 3], "Smallest and largest width over height.", above=0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class AugmentConfig:
     """What happens to a training batch on its way to the model. `augment: none` turns all of it off."""
 
@@ -176,7 +176,7 @@ class AugmentConfig:
     normalize: NormalizeConfig = setting(NormalizeConfig(), "Channel mean and standard deviation, in evaluation too.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
     """The network, and where its weights start."""
 
@@ -189,7 +189,7 @@ class ModelConfig:
     channels_last: bool = setting(True, "Keep weights and images in the channels_last memory format.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class LossConfig:
     """What is minimised."""
 
@@ -208,7 +208,7 @@ class LossConfig:
     beta: float = setting(0.999, "Beta of class_weights=effective; 1 would be balanced.", minimum=0, below=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ParamGroupConfig:
     """Parameters whose name matches get settings of their own."""
 
@@ -217,7 +217,7 @@ class ParamGroupConfig:
     weight_decay: float | None = setting(None, "Weight decay instead of optim.weight_decay.", minimum=0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimConfig:
     """How weights follow gradients. The learning rate belongs to train.global_batch_size."""
 
@@ -244,7 +244,7 @@ class OptimConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
     """How long, how precisely, and how often what happens."""
 
@@ -253,7 +253,10 @@ class TrainConfig:
     num_steps: int | None = setting(None, "Optimizer steps, instead of num_epochs.", minimum=1)
     global_batch_size: int = setting(64, "Images per optimizer step, over all processes.", minimum=1)
     micro_batch_size: int | None = setting(
-        None, "Images per forward pass on one device; the default is global_batch_size / processes.", minimum=1
+        None,
+        "Images per forward pass on one device. The default is global_batch_size / processes, or where deterministic "
+        "global_batch_size / 8, but at least 16, on any number of processes; it is settled at the first start.",
+        minimum=1,
     )
     sampling: Literal["none", "balanced", "square_root"] = setting(
         "none",
@@ -291,7 +294,7 @@ class TrainConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunConfig:
     """Where the run lives and who hears of it. None of it changes the run."""
 
@@ -307,7 +310,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "What to train on.", changes_run=False)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from distcls.config.checking import either
 from distcls.config.settings import Config
+from distcls.config.wording import either
 from distcls.errors import UsageError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import errno
 import fcntl
 import itertools
@@ -14,10 +14,9 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
-from distcls.config.checking import either
-from distcls.config.differences import differences
+from distcls.config.differences import Difference, differences
 from distcls.config.loading import read_config
+from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.errors import DiskError, DistclsError, UsageError
 from distcls.runs.status import is_finished, now
 
@@ -56,7 +55,7 @@ def choose_folder(config: Config, default_name: str) -> Path:
         stored = stored_config(path)
         if stored is None:
             return path
-        changed = [line for line in _differences(stored, config) if not _is_for_later(line, stored, config, path)]
+        changed = [one for one in _differences(stored, config) if not _is_for_later(one, path)]
         if not is_finished(path) and not changed:
             return path
     raise AssertionError("there is always a next number")
@@ -85,9 +84,9 @@ def _check_may_continue(path: Path, config: Config) -> None:
         return
     changed = _changes(path, stored, config)
     if changed:
-        is_longer = any(line.startswith(LENGTHS) for line in changed) and not _has_ended(path)
+        is_longer = any(one.path in LENGTHS for one in changed) and not _has_ended(path)
         raise UsageError(
-            f"{path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            f"{path} holds a run of another config:\n  " + "\n  ".join(map(str, changed)) + "\n"
             "A run is continued with its own config. Undo the change, or begin another run with --name NAME."
             + (" (A run can be made longer once it has come to its end.)" if is_longer else "")
         )
@@ -103,49 +102,39 @@ def _check_may_continue(path: Path, config: Config) -> None:
         )
 
 
-def _changes(path: Path, stored: Config, config: Config) -> list[str]:
-    """What makes it another run than the one in the folder."""
-    return [line for line in _differences(stored, config) if not _may_change(line, stored, config, path)]
+def _changes(path: Path, stored: Config, config: Config) -> list[Difference]:
+    """Return what makes it another run than the one in the folder."""
+    return [one for one in _differences(stored, config) if not _may_change(one, stored, config, path)]
 
 
-def _differences(stored: Config, config: Config) -> list[str]:
-    """What would make it another run. Where the new config leaves a choice open, the stored one stands."""
+def _differences(stored: Config, config: Config) -> list[Difference]:
+    """Return what would make it another run. Where the new config leaves a choice open, the stored one stands."""
     return differences(stored, fill_from(config, stored))
 
 
 def fill_from(config: Config, stored: Config) -> Config:
-    """The config with the choices that were resolved at the first start."""
-    filled = copy.deepcopy(config)
-    filled.train.micro_batch_size = config.train.micro_batch_size or stored.train.micro_batch_size
-    if config.train.precision == "auto":
-        filled.train.precision = stored.train.precision
-    return filled
+    """Return the config with the choices that were resolved at the first start."""
+    train = dataclasses.replace(
+        config.train,
+        micro_batch_size=config.train.micro_batch_size or stored.train.micro_batch_size,
+        precision=stored.train.precision if config.train.precision == "auto" else config.train.precision,
+    )
+    return dataclasses.replace(config, train=train)
 
 
-def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path) -> None:
-    """Raises UsageError where so many processes cannot share the micro-batches that the run began with."""
-    batch, micro = stored.train.global_batch_size, stored.train.micro_batch_size or stored.train.global_batch_size
-    parts = batch // micro
-    if config.train.micro_batch_size is None and parts % world_size:
-        fitting = [str(number) for number in range(1, parts + 1) if parts % number == 0]
-        raise UsageError(
-            f"{path} was begun with train.micro_batch_size={micro}, which is part of the run: {world_size} processes "
-            f"cannot share the {parts} such parts of its batches of {batch}. Start {either(fitting)}; or begin another "
-            "run with --name NAME, and a smaller train.micro_batch_size for more processes."
-        )
-
-
-def _may_change(line: str, stored: Config, config: Config, path: Path) -> bool:
-    """Whether a difference is about steps to come: steps to skip, or the length of a run that has come to its end."""
-    if line.startswith(LENGTHS):
+def _may_change(difference: Difference, stored: Config, config: Config, path: Path) -> bool:
+    """True if it is about steps to come: steps to skip, or the length of a run that has come to its end."""
+    if difference.path in LENGTHS:
         return _has_ended(path) and _fits_what_was_trained(config.train, path, stored.train)
-    return _is_for_later(line, stored, config, path)
+    return _is_for_later(difference, path)
 
 
-def _is_for_later(line: str, stored: Config, config: Config, path: Path) -> bool:
-    """Whether a difference is that steps after the last checkpoint are to be skipped."""
-    changed = set(stored.train.skip_steps) ^ set(config.train.skip_steps)
-    return line.startswith("train.skip_steps:") and min(changed, default=math.inf) >= _newest_step(path)
+def _is_for_later(difference: Difference, path: Path) -> bool:
+    """True if it is that steps after the last checkpoint are to be skipped."""
+    if difference.path != "train.skip_steps":
+        return False
+    changed = set(difference.before) ^ set(difference.after)
+    return min(changed, default=math.inf) >= _newest_step(path)
 
 
 def _has_ended(path: Path) -> bool:

@@ -6,13 +6,11 @@ asks for those of the batch sizes again when it knows the processes that have re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from distcls.config.batch_sizes import Problem, default_micro_batch_size, wrong_batches
 from distcls.config.durations import parse_duration
 from distcls.config.settings import Config, DataConfig, NormalizeConfig, OptimConfig, TrainConfig
-
-Problem = tuple[str, str]
-"""The setting that is the first to look at, and the message."""
 
 NO_LENGTH = "neither train.num_epochs nor train.num_steps is set: give one of them"
 
@@ -30,18 +28,6 @@ def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
     yield from _wrong_mixing(config, world_size)
     yield from _wrong_weights(config)
     yield from _wrong_crop(config)
-
-
-def wrong_batches(train: TrainConfig, world_size: int) -> Iterator[Problem]:
-    """What keeps a global batch from being cut into equal parts for so many processes, and summed in one order."""
-    yield from _wrong_cut(train, world_size)
-    yield from _wrong_determinism(train, world_size)
-
-
-def either(options: Iterable[object]) -> str:
-    """ "1", "1 or 2", "1, 2 or 3"."""
-    words = [str(option) for option in options]
-    return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
 
 
 def _wrong_data(data: DataConfig) -> Iterator[Problem]:
@@ -78,56 +64,6 @@ def _wrong_length(train: TrainConfig) -> Iterator[Problem]:
         )
     if train.num_steps is None and train.num_epochs is None:
         yield "train.num_epochs", NO_LENGTH
-
-
-def _wrong_cut(train: TrainConfig, world_size: int) -> Iterator[Problem]:
-    batch, micro = train.global_batch_size, train.micro_batch_size
-    if batch % ((micro or 1) * world_size) == 0:
-        return
-    parts = f"micro-batches of train.micro_batch_size={micro}" if micro else "equal parts"
-    processes = f" for {world_size} processes (WORLD_SIZE)" if world_size > 1 else ""
-    ways = "; ".join(_ways_that_fit(batch, micro, world_size))
-    yield (
-        "train.micro_batch_size" if micro else "train.global_batch_size",
-        f"train.global_batch_size={batch} cannot be cut into {parts}{processes}: try {ways}",
-    )
-
-
-def _ways_that_fit(batch: int, micro: int | None, world_size: int) -> Iterator[str]:
-    """The nearest micro-batch sizes, batch sizes and numbers of processes that would work."""
-    if micro and batch % world_size == 0:
-        yield f"train.micro_batch_size={either(_nearest_divisors(batch // world_size, micro))}"
-    unit = (micro or 1) * world_size
-    sizes = [size for size in (batch // unit * unit, (batch // unit + 1) * unit) if size]
-    yield f"train.global_batch_size={either(sizes)}"
-    if world_size > 1 and batch % (micro or 1) == 0:
-        yield f"{either(_nearest_divisors(batch // (micro or 1), world_size))} processes"
-
-
-def _nearest_divisors(number: int, target: int) -> list[int]:
-    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-    smaller = [divisor for divisor in divisors if divisor < target]
-    larger = [divisor for divisor in divisors if divisor > target]
-    return smaller[-1:] + larger[:1]
-
-
-def _wrong_determinism(train: TrainConfig, world_size: int) -> Iterator[Problem]:
-    if not train.deterministic:
-        return
-    if train.sync_batchnorm:
-        yield (
-            "train.sync_batchnorm",
-            "train.sync_batchnorm depends on the number of processes, which train.deterministic rules out: "
-            "set one of them to false",
-        )
-    if world_size & (world_size - 1):
-        parts = train.global_batch_size // (train.micro_batch_size or 1)
-        fitting = [2**power for power in range(parts.bit_length()) if parts % 2**power == 0]
-        yield (
-            "train.deterministic",
-            f"train.deterministic needs a power of two as the number of processes, but WORLD_SIZE is {world_size}: "
-            f"start {either(fitting)}, or set train.deterministic=false",
-        )
 
 
 def _wrong_periods(train: TrainConfig) -> Iterator[Problem]:
@@ -210,7 +146,7 @@ def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[Problem]:
 
 
 def _wrong_mixing(config: Config, world_size: int) -> Iterator[Problem]:
-    micro = config.train.micro_batch_size or config.train.global_batch_size // world_size
+    micro = config.train.micro_batch_size or default_micro_batch_size(config.train, world_size)
     for name, verb in (("mixup", "mixes"), ("cutmix", "cuts and mixes")):
         if getattr(config.augment, name) and micro == 1:
             yield (

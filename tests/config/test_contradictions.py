@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from distcls.config.checking import wrong_batches
+from distcls.config.batch_sizes import wrong_batches
 from distcls.config.loading import load_config
 from distcls.config.settings import Config, TrainConfig
 from distcls.errors import UsageError
@@ -90,7 +90,7 @@ def test_contradictions(overrides: list[str], expected: str) -> None:
         (
             3,
             ["train.global_batch_size=72", "train.deterministic=true"],
-            "WORLD_SIZE is 3: start 1, 2, 4 or 8, or set",
+            "WORLD_SIZE is 3: start 1, 2 or 4, or set",
         ),
         (64, ["augment.mixup=0.2"], "a micro-batch is one image here"),
     ],
