@@ -52,6 +52,8 @@ def choose_folder(config: Config, default_name: str) -> Path:
         return path
     for number in itertools.count(1):
         path = Path("runs") / (default_name if number == 1 else f"{default_name}-{number}")
+        if _has_lost_its_config(path):
+            continue
         stored = stored_config(path)
         if stored is None:
             return path
@@ -62,9 +64,21 @@ def choose_folder(config: Config, default_name: str) -> Path:
 
 
 def stored_config(path: Path) -> Config | None:
-    """The config of the run in a folder, or None where there is no run."""
+    """Return the config of the run in a folder, or None where there is no run.
+
+    Raises UsageError where there are checkpoints without it: resuming them with any other would change the run.
+    """
+    if _has_lost_its_config(path):
+        raise UsageError(
+            f"{path} has checkpoints, but no config.yaml: with which settings they were trained is not known. Put it "
+            "back (model/config.yaml is a copy, once a run has finished), or begin another run with --name NAME."
+        )
     file = path / "config.yaml"
     return read_config(file) if file.exists() else None
+
+
+def _has_lost_its_config(path: Path) -> bool:
+    return _newest_step(path) > 0 and not (path / "config.yaml").exists()
 
 
 def config_to_keep(path: Path) -> Config | None:
@@ -145,7 +159,7 @@ def _has_ended(path: Path) -> bool:
 def _is_as_long(path: Path, train: TrainConfig) -> bool:
     """Whether the newest checkpoint is of a run of this length: a longer one may have been killed as it began."""
     length = _length(path)
-    return not length or (length["num_epochs"], length["num_steps"]) == (train.num_epochs, train.num_steps)
+    return not length or (length.get("num_epochs"), length.get("num_steps")) == (train.num_epochs, train.num_steps)
 
 
 def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) -> bool:
@@ -154,7 +168,7 @@ def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) 
     The stored config may tell of another length, of which not one step was trained.
     """
     trained = _length(path) or {"num_epochs": stored.num_epochs, "num_steps": stored.num_steps}
-    lengths = [(train.num_epochs, trained["num_epochs"]), (train.num_steps, trained["num_steps"])]
+    lengths = [(train.num_epochs, trained.get("num_epochs")), (train.num_steps, trained.get("num_steps"))]
     return any(new is not None and old is not None and new >= old for new, old in lengths)
 
 
@@ -166,9 +180,10 @@ def length_of(train: TrainConfig, ended: bool) -> dict[str, Any]:
 def _length(path: Path) -> dict[str, Any]:
     """That of the newest checkpoint; empty where it cannot be read."""
     try:
-        return json.loads((path / f"checkpoints/step-{_newest_step(path):08d}" / LENGTH).read_text())
+        found = json.loads((path / f"checkpoints/step-{_newest_step(path):08d}" / LENGTH).read_text())
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _newest_step(path: Path) -> int:

@@ -226,6 +226,23 @@ def test_what_the_first_start_settled_stands():
         choose_folder(variant(run__name="a", train__micro_batch_size=8), "digits")
 
 
+def test_checkpoints_without_their_config_are_not_resumed_with_another_one():
+    path = begin(Path("runs/a"), variant(optim__lr=0.5), step=5)
+    (path / "config.yaml").unlink()
+    with pytest.raises(UsageError, match=r"runs/a has checkpoints, but no config.yaml"):
+        choose_folder(variant(run__name="a"), "digits")
+    assert choose_folder(variant(), "a") == Path("runs/a-2"), "a run without a name takes the next number"
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"ended'])
+def test_a_damaged_length_of_a_checkpoint_is_none(text):
+    path = begin(Path("runs/a"), variant(), "finished", step=5)
+    (path / "checkpoints/step-00000005" / LENGTH).write_text(text)
+    with pytest.raises(AlreadyFinished):
+        choose_folder(variant(run__name="a"), "digits")
+    assert choose_folder(variant(run__name="a", train__num_epochs=60.0), "digits") == path
+
+
 # The lock ------------------------------------------------------------------------------------------
 
 HOLDER = """
@@ -286,10 +303,14 @@ def test_frequent_updates_are_not_all_written(tmp_path):
     assert read_status(tmp_path)["step"] == 100
 
 
-def test_no_status_or_a_torn_one_is_empty(tmp_path):
+@pytest.mark.parametrize("text", ["", '{"state": "fin', "[]", "null", "7"])
+def test_no_status_or_a_damaged_one_is_empty(tmp_path, text):
     assert read_status(tmp_path) == {}
-    (tmp_path / "status.json").write_text('{"state": "fin')
+    (tmp_path / "status.json").write_text(text)
     assert read_status(tmp_path) == {}
+    status = StatusFile(tmp_path)
+    status.write("running", 1, "train")
+    assert read_status(tmp_path)["step"] == 1
 
 
 def test_a_start_that_trained_nothing_leaves_the_run_where_it_was(tmp_path):
