@@ -6,18 +6,18 @@ refused (runs/opening.py decides which that is).
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
+from distcls.config.wording import nearest
 from distcls.errors import UsageError
 
 _allowed: ContextVar[tuple[Collection[str], str] | None] = ContextVar("_allowed", default=None)
@@ -92,9 +92,3 @@ def _is_standard_library(module: ModuleType) -> bool:
 def _shown(args: tuple, kwargs: dict) -> str:
     words = [repr(argument)[:40] for argument in args] + [f"{key}={value!r}"[:40] for key, value in kwargs.items()]
     return f"({', '.join(words)})"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean …?" with the known word that is most like this one, or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""

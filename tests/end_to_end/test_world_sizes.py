@@ -82,6 +82,17 @@ def test_deterministic_mode_gives_the_same_bits_on_1_2_and_4_processes(ranks, mi
     assert digests[4] == digests[1]
 
 
+def test_a_deterministic_run_as_typed_gives_the_same_bits_on_1_and_2_processes(ranks):
+    """Without a word about micro-batches: their default depends on the global batch alone."""
+    words = ["train", "train.deterministic=true", "train.num_steps=30", "model.args={hidden: 16}", "run.trackers=[]"]
+    started = [ranks.start(*words, "--name", f"w{size}", world_size=size) for size in (1, 2)]
+    outputs = [group.finish() for group in started]
+    assert "64 = 1 process × 16 images × 4 accumulation steps" in outputs[0]
+    assert "64 = 2 processes × 16 images × 2 accumulation steps" in outputs[1]
+    one, two = (ledger.digest(ranks.folder / "runs" / f"w{size}", 30) for size in (1, 2))
+    assert len(one) > 20 and two == one
+
+
 def test_a_run_stopped_on_4_processes_goes_on_on_2_and_then_on_1(ranks):
     """Every image of the epoch enters exactly once, and the weights are those of a run never stopped."""
     settings = [
