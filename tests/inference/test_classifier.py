@@ -13,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from distcls.config.loading import read_config
-from distcls.config.settings import Config, ModelConfig, NormalizeConfig, TrainConfig
+from distcls.config.settings import AugmentConfig, Config, ModelConfig, NormalizeConfig, TrainConfig
 from distcls.data.decoding.decode import Decoding
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Split
@@ -29,9 +29,11 @@ CLASSES = ["cat", "dog", "emu"]
 
 
 def make_config(precision: str = "float32") -> Config:
-    config = Config(model=ModelConfig(args={"hidden": 8}), train=TrainConfig(precision=precision, eval_batch_size=7))
-    config.augment.normalize = NormalizeConfig([0.1, 0.5, 0.6], [0.2, 0.3, 0.4])
-    return config
+    return Config(
+        augment=AugmentConfig(normalize=NormalizeConfig([0.1, 0.5, 0.6], [0.2, 0.3, 0.4])),
+        model=ModelConfig(args={"hidden": 8}),
+        train=TrainConfig(precision=precision, eval_batch_size=7),
+    )
 
 
 def make_classifier(config: Config, temperature: float = 1.0) -> Classifier:
