@@ -35,9 +35,9 @@ def refuse_differences(config: Config, processes: Processes) -> None:
             if version != their_versions[name]
         ]
         lines += [
-            line
-            for line in differences(main_config, their_config, everything=True)
-            if line.split(":")[0] not in OWN_OF_A_MACHINE
+            str(difference)
+            for difference in differences(main_config, their_config, everything=True)
+            if difference.path not in OWN_OF_A_MACHINE
         ]
         if lines:
             raise UsageError(

@@ -1,7 +1,7 @@
 """From YAML files and `key=value` words to settings: every mistake is named, with its place and a way out.
 
-What was written (config_yaml.py) is changed by overrides, then checked against the type hints and ranges of
-config.py; last, config_checks.py looks for settings that contradict each other. Nothing here is slow to import.
+What was written (yaml_text.py) is changed by overrides, then checked against the type hints and ranges of
+settings.py; last, contradictions.py looks for settings that conflict with each other. Nothing here is slow to import.
 Every error is a UsageError.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args, get_origin
 
-from distcls.config.checking import contradictions
+from distcls.config.contradictions import contradictions
 from distcls.config.durations import parse_duration
-from distcls.config.messages import join, mismatch, unknown_setting
+from distcls.config.messages import join, mismatch, not_a_section, unknown_setting
+from distcls.config.migrations import migrate
 from distcls.config.schema import alternatives, hints_of, is_section, split_optional
 from distcls.config.settings import AugmentConfig, Config
 from distcls.config.yaml_text import Given, read_override, read_yaml
@@ -27,34 +28,77 @@ FOLDER_SETTINGS = ("data.root", "data.cache_dir", "model.init_from", "run.dir")
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_set: Sequence[str] = ()) -> Config:
-    """The config of a new run: a YAML file (or the defaults), then the overrides, such as "optim.lr=1e-3".
+    """Return the config of a new run: a YAML file (or the defaults), then the overrides, such as "optim.lr=1e-3".
 
     `unless_set` holds overrides that apply only to what neither the file nor an override has set. The batch
-    sizes must fit the number of processes, WORLD_SIZE. Raises UsageError.
+    sizes must fit the number of processes, WORLD_SIZE. Raises UsageError, which names all mistakes.
     """
+    mistakes = Mistakes()
     root = read_yaml(Path(path)) if path is not None else Given({}, "the defaults")
-    _override(root, overrides)
+    if path is not None and _is_of_a_run(Path(path)):
+        migrate(root)
+    _override(root, overrides, mistakes)
     for keys, given in map(read_override, unless_set):
-        if _find(root, keys) is None:
+        found = _find(root, keys)
+        if found is None or found.value is None:
             _put(root, keys, given)
-    return _build(root, _world_size())
+    return _build(root, _world_size(), mistakes)
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config that a run has saved, whatever the number of processes now. Raises UsageError.
+    """Return the config that a run has saved, whatever the number of processes now. Raises UsageError.
 
-    What contradicts what may be known better since then: only what `overrides` bring in is judged by that.
+    A run of an earlier version is read as this version writes it (migrations.py). What contradicts what may be known
+    better since then: only what `overrides` bring in is judged by that.
     """
+    mistakes = Mistakes()
     root = read_yaml(Path(path))
-    _override(root, overrides)
-    return _build(root, world_size=1, judged=overrides)
+    migrate(root)
+    _override(root, overrides, mistakes)
+    return _build(root, 1, mistakes, judged=overrides)
 
+
+def _is_of_a_run(path: Path) -> bool:
+    return path.name == "config.yaml" and (path.parent / "status.json").exists()
+
+
+class Mistakes:
+    """What is wrong with a config: all of it is found before any of it is reported."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.unsure: list[str] = []
+        """Settings and sections that have no valid value, so that nothing can be said of what depends on them."""
+
+    def note(self, message: str, path: str = "") -> None:
+        """Add a mistake at the setting or section at `path`; "optim.groups[0].match" is in optim.groups."""
+        if message not in self.messages:
+            self.messages.append(message)
+        if path:
+            self.unsure.append(path.partition("[")[0])
+
+    def report(self) -> None:
+        """Raise UsageError where there are any, with a line for each."""
+        if len(self.messages) > 1:
+            lines = "\n  ".join(self.messages)
+            raise UsageError(f"the config has {len(self.messages)} mistakes:\n  {lines}")
+        if self.messages:
+            raise UsageError(self.messages[0])
+
+
+_WRONG = object()
+"""Stands for the value of a setting that has no valid one."""
 
 _LENGTHS = (["train", "num_steps"], ["train", "num_epochs"])
 
 
-def _override(root: Given, overrides: Sequence[str]) -> None:
-    changes = [read_override(override) for override in overrides]
+def _override(root: Given, overrides: Sequence[str], mistakes: Mistakes) -> None:
+    changes = []
+    for override in overrides:
+        try:
+            changes.append(read_override(override))
+        except UsageError as error:
+            mistakes.note(str(error))
     _drop_other_length(root, changes)
     for keys, given in changes:
         _put(root, keys, given)
@@ -71,15 +115,35 @@ def _drop_other_length(root: Given, changes: list[tuple[list[str], Given]]) -> N
 
 
 def _put(root: Given, keys: list[str], given: Given) -> None:
-    """Set what `keys` lead to, in place. Mappings on the way are made where there are none."""
+    """Set what `keys` lead to, in place. Mappings on the way are made where there are none.
+
+    A value that is no section where one must be stays, and is reported.
+    """
     mapping = root.value
-    for key in keys[:-1]:
-        if key not in mapping or not isinstance(mapping[key].value, dict):
+    for depth, key in enumerate(keys[:-1], 1):
+        there = mapping.get(key)
+        if there is None or not isinstance(there.value, dict):
+            if there is not None and not _gives_way(there, keys[:depth]):
+                return
             mapping[key] = Given({}, given.where)
         mapping = mapping[key].value
     if keys == ["augment"] and _is_off(given):
         given = Given(_only_normalize(mapping.get("augment")), given.where)
     mapping[keys[-1]] = given
+
+
+def _gives_way(there: Given, keys: list[str]) -> bool:
+    """True if a mapping may take the place of a value: of null, of augment's "none", of what is no section."""
+    return there.value is None or (keys == ["augment"] and _is_off(there)) or not _is_section_at(keys)
+
+
+def _is_section_at(keys: list[str]) -> bool:
+    kind: Any = Config
+    for key in keys:
+        kind, _ = split_optional(hints_of(kind).get(key))
+        if not is_section(kind):
+            return False
+    return True
 
 
 def _find(root: Given, keys: list[str]) -> Given | None:
@@ -101,20 +165,15 @@ def _only_normalize(augment: Given | None) -> dict[str, Given]:
     return {key: given for key, given in settings.items() if key == "normalize"}
 
 
-def _build(root: Given, world_size: int, judged: Sequence[str] | None = None) -> Config:
-    """The settings. judged: the overrides whose contradictions are looked for; None: everything is."""
+def _build(root: Given, world_size: int, mistakes: Mistakes, judged: Sequence[str] | None = None) -> Config:
+    """Return the settings. judged: the overrides whose contradictions are looked for; None: everything is."""
     _choose_length(root)
-    config = _section(Config, root, "")
-    for path in FOLDER_SETTINGS:
-        section, name = path.split(".")
-        folder = getattr(getattr(config, section), name)
-        if folder is not None:
-            setattr(getattr(config, section), name, os.path.expanduser(folder))
-    for path, problem in contradictions(config, world_size):
+    config = _section(Config, root, "", mistakes)
+    for path, problem in contradictions(config, world_size, mistakes.unsure):
         place = _find(root, path.split("."))
-        if judged is not None and (place is None or place.where not in judged):
-            continue
-        raise UsageError(f"{place.where}: {problem}" if place else problem)
+        if judged is None or (place is not None and place.where in judged):
+            mistakes.note(f"{place.where}: {problem}" if place else problem)
+    mistakes.report()
     return config
 
 
@@ -133,44 +192,44 @@ def _choose_length(root: Given) -> None:
         train.value.setdefault("num_epochs", Given(None, num_steps.where))
 
 
-def _section(kind: type, given: Given, path: str) -> Any:
-    """An instance of a dataclass of config.py. A section that is missing or empty keeps its defaults."""
+def _section(kind: type, given: Given, path: str, mistakes: Mistakes) -> Any:
+    """Return an instance of a dataclass of settings.py. A section that is missing or empty keeps its defaults."""
     if given.value is None or (kind is AugmentConfig and _is_off(given)):
         given = Given({}, given.where)
     if not isinstance(given.value, dict):
-        hint = ", or 'none' to turn it off" if kind is AugmentConfig else ""
-        raise UsageError(
-            f"{given.where}: {path} is a section with the settings {', '.join(hints_of(kind))}{hint}, "
-            f"but {given.shown()} was given"
-        )
-    return kind(**{key: _convert(*arguments) for key, arguments in _settings(kind, given, path)})
-
-
-def _settings(kind: type, given: Given, path: str) -> Iterator[tuple[str, tuple[Given, Any, Mapping, str]]]:
-    """What `_convert` needs for each setting that was given, and for each section, given or not."""
+        mistakes.note(not_a_section(given, kind, path), path)
+        return kind()
     hints = hints_of(kind)
     for key, value in given.value.items():
         if key not in hints:
-            raise unknown_setting(key, value, kind, path)
+            mistakes.note(unknown_setting(key, value, kind, path), path)
+    values = {}
     for field in dataclasses.fields(kind):
-        if field.name in given.value or dataclasses.is_dataclass(hints[field.name]):
+        hint = hints[field.name]
+        if field.name in given.value or dataclasses.is_dataclass(hint):
             value = given.value.get(field.name, Given({}, given.where))
-            yield field.name, (value, hints[field.name], field.metadata, join(path, field.name))
+            values[field.name] = _convert(value, hint, field.metadata, join(path, field.name), mistakes)
+    return kind(**{name: value for name, value in values.items() if value is not _WRONG})
 
 
-def _convert(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
-    """The value of a setting, checked against its type hint and range."""
+def _convert(given: Given, hint: Any, limits: Mapping, path: str, mistakes: Mistakes) -> Any:
+    """Return the value of a setting, checked against its type hint and range; _WRONG after noting a mistake."""
     inner, optional = split_optional(hint)
     if given.value is None and optional:
         return None
     inner = _alternative(given, inner)
     if is_section(inner):
-        return _section(inner, given, path)
-    if get_origin(inner) is list:
-        return _list(given, inner, limits, path)
-    if get_origin(inner) is dict:
-        return _dict(given, inner, limits, path)
-    return _scalar(given, hint, limits, path)
+        return _section(inner, given, path, mistakes)
+    try:
+        if get_origin(inner) is list:
+            return _list(given, inner, limits, path, mistakes)
+        if get_origin(inner) is dict:
+            return _dict(given, inner, limits, path, mistakes)
+        return _scalar(given, inner, limits, path)
+    except ValueError:
+        wanted = dict if get_origin(inner) is dict else hint
+        mistakes.note(mismatch(given, wanted, limits, path), path)
+        return _WRONG
 
 
 def _alternative(given: Given, hint: Any) -> Any:
@@ -181,29 +240,30 @@ def _alternative(given: Given, hint: Any) -> Any:
     return next((part for part, kind in kinds.items() if isinstance(given.value, kind)), next(iter(kinds)))
 
 
-def _list(given: Given, hint: Any, limits: Mapping, path: str) -> list[Any]:
+def _list(given: Given, hint: Any, limits: Mapping, path: str, mistakes: Mistakes) -> list[Any]:
     if not isinstance(given.value, list):
-        raise mismatch(given, hint, limits, path)
+        raise ValueError("not a list")
     (item_hint,) = get_args(hint)
-    return [_convert(item, item_hint, limits, f"{path}[{index}]") for index, item in enumerate(given.value)]
+    items = enumerate(given.value)
+    values = [_convert(item, item_hint, limits, f"{path}[{index}]", mistakes) for index, item in items]
+    return [value for value in values if value is not _WRONG]
 
 
-def _dict(given: Given, hint: Any, limits: Mapping, path: str) -> dict[str, Any]:
+def _dict(given: Given, hint: Any, limits: Mapping, path: str, mistakes: Mistakes) -> dict[str, Any]:
     if given.value is not None and not isinstance(given.value, dict):
-        raise mismatch(given, dict, limits, path)
+        raise ValueError("not a mapping")
     _, item_hint = get_args(hint)
     if item_hint is Any:
         return given.plain() or {}
-    return {key: _convert(item, item_hint, limits, f"{path}.{key}") for key, item in (given.value or {}).items()}
+    items = (given.value or {}).items()
+    values = {key: _convert(item, item_hint, limits, f"{path}.{key}", mistakes) for key, item in items}
+    return {key: value for key, value in values.items() if value is not _WRONG}
 
 
 def _scalar(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
-    try:
-        value = _read_scalar(given, _alternative(given, split_optional(hint)[0]))
-        _check_limits(value, limits)
-        return value
-    except ValueError as error:
-        raise mismatch(given, hint, limits, path) from error
+    value = _read_scalar(given, hint)
+    _check_limits(value, limits)
+    return os.path.expanduser(value) if path in FOLDER_SETTINGS else value
 
 
 def _read_scalar(given: Given, hint: Any) -> Any:

@@ -7,11 +7,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from distcls.config.checking import either
 from distcls.config.schema import alternatives, hints_of, is_section, split_optional
-from distcls.config.settings import Config
+from distcls.config.settings import AugmentConfig, Config
+from distcls.config.wording import either
 from distcls.config.yaml_text import Given
-from distcls.errors import UsageError
 
 NAMES_ELSEWHERE = {
     "learning_rate": "optim.lr",
@@ -47,9 +46,9 @@ def _all_paths(kind: type = Config, path: str = "") -> tuple[str, ...]:
     return tuple(paths)
 
 
-def unknown_setting(key: str, given: Given, kind: type, path: str) -> UsageError:
-    """The error for a key that the section `kind` at `path` does not have, with what may have been meant."""
-    return UsageError(f"{given.where}: unknown setting {join(path, key)}: {_suggest(key, path, kind)}")
+def unknown_setting(key: str, given: Given, kind: type, path: str) -> str:
+    """Return the message for a key that the section `kind` at `path` does not have, with what may have been meant."""
+    return f"{given.where}: unknown setting {join(path, key)}: {_suggest(key, path, kind)}"
 
 
 def _suggest(key: str, path: str, kind: type) -> str:
@@ -80,14 +79,21 @@ def _ending_in(names: Sequence[str]) -> list[str]:
     return [path for path in _all_paths() if path.rpartition(".")[2] in names]
 
 
-def mismatch(given: Given, hint: Any, limits: Mapping, path: str) -> UsageError:
-    """The error for a value that is not of the type or in the range of the setting at `path`."""
+def not_a_section(given: Given, kind: type, path: str) -> str:
+    """Return the message for a value where the section `kind` at `path` was expected."""
+    hint = ", or 'none' to turn it off" if kind is AugmentConfig else ""
+    settings = ", ".join(hints_of(kind))
+    return f"{given.where}: {path} is a section with the settings {settings}{hint}, but {given.shown()} was given"
+
+
+def mismatch(given: Given, hint: Any, limits: Mapping, path: str) -> str:
+    """Return the message for a value that is not of the type or in the range of the setting at `path`."""
     literals = [part for part in alternatives(hint) if get_origin(part) is Literal]
     expected, choices = _expected(hint, limits), [choice for part in literals for choice in get_args(part)]
     near = difflib.get_close_matches(given.text, choices, n=1)
     meant = f", did you mean {near[0]!r}?" if near else ""
     doc = f" ({limits['doc']})" if "doc" in limits else ""
-    return UsageError(f"{given.where}: {path} must be {expected}, but {given.shown()} was given{meant}{doc}")
+    return f"{given.where}: {path} must be {expected}, but {given.shown()} was given{meant}{doc}"
 
 
 def _expected(hint: Any, limits: Mapping) -> str:
@@ -110,5 +116,9 @@ def _expected_kind(hint: Any, limits: Mapping) -> str:
 
 def _range(limits: Mapping) -> str:
     words = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
-    parts = [f"{word} {limits[name]}" for name, word in words.items() if name in limits]
+    parts = [f"{word} {_readable(limits[name])}" for name, word in words.items() if name in limits]
     return f" {' and '.join(parts)}" if parts else ""
+
+
+def _readable(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) and limit < 10**18 else str(limit)

@@ -1,8 +1,8 @@
 """Every setting of a run, with its unit and its range: the schema behind YAML files and the command line.
 
 This file imports nothing of the package and nothing heavy, so that a mistake in a config is reported
-before torch is imported. `config_loader.py` fills these classes; `distcls config schema` prints them
-as a JSON schema for editors.
+before torch is imported. loading.py fills these classes, resolution.py settles what a config leaves open, and
+from then on it is only read: nothing can be assigned. `distcls config schema` prints them as a JSON schema.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS_OF_PATHS = ("folder", "csv", "npz")
 """Values of data.name for what --data names: their data.root is a folder or a file of the user's."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
     """Which images, how they are split, and how they reach the model."""
 
@@ -65,7 +65,10 @@ class DataConfig:
     )
     download: bool = setting(False, "Download a named data set that is not in data.root.", changes_run=False)
     image_size: int | None = setting(
-        None, "Height and width in pixels that the model sees; the default is the images' own.", minimum=1
+        None,
+        "Height and width in pixels that the model sees; the default is the images' own.",
+        minimum=1,
+        maximum=100_000,
     )
     resize: Literal["crop", "pad", "squish"] = setting(
         "crop", "How an image of another shape becomes square: cut the long side, add borders, or distort."
@@ -79,8 +82,9 @@ class DataConfig:
     decode_size: int | None = setting(
         None,
         "Side in pixels of the squares that augment.random_resized_crop cuts from; the default is the whole image, "
-        "as it is. Without that augmentation it does nothing.",
+        "as it is. It needs that augmentation.",
         minimum=1,
+        maximum=100_000,
     )
     val_fraction: float = setting(
         0.1, "Share of the training images held out, stratified, where there is no val split.", minimum=0, below=1
@@ -89,7 +93,10 @@ class DataConfig:
         0.2, "Share of all images held out, stratified, where there is no test split.", minimum=0, below=1
     )
     folds: int | None = setting(
-        None, "Cut the images that are not for test into so many stratified folds; val is one of them.", minimum=2
+        None,
+        "Cut the images that are not for test into so many stratified folds; val is one of them.",
+        minimum=2,
+        maximum=1000,
     )
     fold: int | None = setting(None, "The fold that is val, from 0; distcls crossval runs them all.", minimum=0)
     split_seed: int = setting(0, "Seed of the held-out splits, apart from train.seed.", minimum=0)
@@ -110,6 +117,7 @@ class DataConfig:
         2,
         "Processes per rank that read files and do augment.transforms, or threads that read data.disk_cache.",
         minimum=0,
+        maximum=1024,
         changes_run=False,
     )
     max_bad_fraction: float = setting(
@@ -117,7 +125,7 @@ class DataConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class NormalizeConfig:
     """Channel statistics, of pixel values from 0 to 1."""
 
@@ -125,7 +133,7 @@ class NormalizeConfig:
     std: list[float] = setting([0.229, 0.224, 0.225], "Standard deviation of the three channels.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TransformConfig:
     """One of torchvision's transforms for single images."""
 
@@ -133,7 +141,7 @@ class TransformConfig:
     args: dict[str, Any] = setting({}, "Its arguments, such as {num_ops: 2}.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class RandomResizedCropConfig:
     """How much of an image a random crop keeps (Szegedy et al., arXiv 1409.4842), as in torchvision."""
 
@@ -141,14 +149,16 @@ class RandomResizedCropConfig:
     ratio: list[float] = setting([3 / 4, 4 / 3], "Smallest and largest width over height.", above=0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class AugmentConfig:
     """What happens to a training batch on its way to the model. `augment: none` turns all of it off."""
 
     transforms: list[TransformConfig] = setting(
         [], "Transforms of single images, in loader processes and in this order, such as [{name: RandAugment}]."
     )
-    pad_crop: int = setting(0, "Pixels of reflected border from which a random crop is cut; 0 is off.", minimum=0)
+    pad_crop: int = setting(
+        0, "Pixels of reflected border from which a random crop is cut; 0 is off.", minimum=0, maximum=10_000
+    )
     random_resized_crop: RandomResizedCropConfig | None = setting(
         None, "A random part of random shape becomes the image: {} for torchvision's ranges, null for none of it."
     )
@@ -176,7 +186,7 @@ class AugmentConfig:
     normalize: NormalizeConfig = setting(NormalizeConfig(), "Channel mean and standard deviation, in evaluation too.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
     """The network, and where its weights start."""
 
@@ -189,7 +199,7 @@ class ModelConfig:
     channels_last: bool = setting(True, "Keep weights and images in the channels_last memory format.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class LossConfig:
     """What is minimised."""
 
@@ -208,7 +218,7 @@ class LossConfig:
     beta: float = setting(0.999, "Beta of class_weights=effective; 1 would be balanced.", minimum=0, below=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ParamGroupConfig:
     """Parameters whose name matches get settings of their own."""
 
@@ -217,7 +227,7 @@ class ParamGroupConfig:
     weight_decay: float | None = setting(None, "Weight decay instead of optim.weight_decay.", minimum=0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimConfig:
     """How weights follow gradients. The learning rate belongs to train.global_batch_size."""
 
@@ -244,16 +254,20 @@ class OptimConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
     """How long, how precisely, and how often what happens."""
 
     seed: int = setting(0, "Seed of everything random.", minimum=0, below=2**63)
-    num_epochs: float | None = setting(30.0, "Passes over the training set.", above=0)
-    num_steps: int | None = setting(None, "Optimizer steps, instead of num_epochs.", minimum=1)
-    global_batch_size: int = setting(64, "Images per optimizer step, over all processes.", minimum=1)
+    num_epochs: float | None = setting(30.0, "Passes over the training set.", above=0, maximum=10**9)
+    num_steps: int | None = setting(None, "Optimizer steps, instead of num_epochs.", minimum=1, maximum=10**15)
+    global_batch_size: int = setting(64, "Images per optimizer step, over all processes.", minimum=1, maximum=10**9)
     micro_batch_size: int | None = setting(
-        None, "Images per forward pass on one device; the default is global_batch_size / processes.", minimum=1
+        None,
+        "Images per forward pass on one device. The default is global_batch_size / processes, or where deterministic "
+        "global_batch_size / 8, but at least 16, on any number of processes; it is settled at the first start.",
+        minimum=1,
+        maximum=10**9,
     )
     sampling: Literal["none", "balanced", "square_root"] = setting(
         "none",
@@ -268,6 +282,7 @@ class TrainConfig:
         None,
         "CPU threads per process; the default shares the machine's cores, and is 1 where deterministic.",
         minimum=1,
+        maximum=1024,
     )
     compile: bool = setting(
         False, "Compile the model with torch.compile. It rounds otherwise; the run is the same.", changes_run=False
@@ -280,7 +295,7 @@ class TrainConfig:
     skip_steps: list[int] = setting([], "Steps that update nothing, such as one whose batch diverges.", minimum=0)
     log_every: str = setting("10 steps", "How often metrics are written.", duration=True, changes_run=False)
     eval_every: str = setting("1 epoch", "How often the val split is evaluated.", duration=True)
-    eval_batch_size: int = setting(256, "Images per forward pass in evaluation.", minimum=1)
+    eval_batch_size: int = setting(256, "Images per forward pass in evaluation.", minimum=1, maximum=10**9)
     checkpoint_every: str = setting("1 epoch", "How often a checkpoint is saved.", duration=True, changes_run=False)
     keep_checkpoints: int = setting(2, "How many checkpoints are kept.", minimum=1, changes_run=False)
     best_metric: Literal["accuracy", "top5", "macro_f1", "macro_precision", "macro_recall", "loss", "ece"] = setting(
@@ -291,7 +306,7 @@ class TrainConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunConfig:
     """Where the run lives and who hears of it. None of it changes the run."""
 
@@ -302,12 +317,13 @@ class RunConfig:
         600.0,
         "Seconds without a step in any process, after which a run of several is ended.",
         above=0,
+        maximum=31_536_000,
         changes_run=False,
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "What to train on.", changes_run=False)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from distcls.config.checking import either
 from distcls.config.settings import Config
+from distcls.config.wording import either
 from distcls.errors import UsageError
 
 
@@ -38,9 +38,8 @@ class Given:
 
     def shown(self) -> str:
         """As a message quotes it."""
-        if isinstance(self.value, str):
-            return repr(self.value)
-        return self.text or shown(self.plain())
+        text = repr(self.value) if isinstance(self.value, str) else self.text or shown(self.plain())
+        return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]} …"
 
 
 def shown(value: Any) -> str:
@@ -48,10 +47,31 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+LARGEST_FILE = 1_000_000
+"""Bytes; reading that many takes seconds."""
+
+DEEPEST, MOST_VALUES = 30, 100_000
+"""Limits of a config, beyond which it is a mistake or an attack."""
+
+LONGEST_QUOTE = 200
+"""Characters of a value that a message quotes."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's scalars: 1e-3 is a number; yes, on, 12:30 and 2024-01-01 are not what YAML 1.1 makes of them."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node. Raises YAMLError where it lies too deep: each level makes the next token slower."""
+        if self._depth > DEEPEST:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem=f"values lie more than {DEEPEST} levels deep", problem_mark=mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -81,7 +101,11 @@ _SCALARS = {
 def read_yaml(path: Path) -> Given:
     """The mapping that a file holds; an empty one where it is empty. Raises UsageError, with the line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise UsageError(f"{path}: a config has at most {LARGEST_FILE:,} bytes: is this another file?")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: a config is UTF-8 text, but {error.reason} at byte {error.start}") from error
     except OSError as error:
@@ -113,35 +137,51 @@ def _parse(text: str, source: str, lines: bool) -> Given:
     finally:
         if loader is not None:
             loader.dispose()
-    return Given(None, source) if node is None else _given_node(node, source, lines)
+    return Given(None, source) if node is None else _Reader(source, lines).read(node, 0)
 
 
-def _given_node(node: yaml.Node, source: str, lines: bool) -> Given:
-    where = f"{source}:{node.start_mark.line + 1}" if lines else source
-    if isinstance(node, yaml.MappingNode):
-        return Given(_given_mapping(node, source, lines), where)
-    if isinstance(node, yaml.SequenceNode):
-        return Given([_given_node(item, source, lines) for item in node.value], where)
+class _Reader:
+    """Makes Given values of YAML nodes, of which an alias may hold the same ones again and again, or itself."""
+
+    def __init__(self, source: str, lines: bool) -> None:
+        self.source, self.lines, self.count = source, lines, 0
+
+    def read(self, node: yaml.Node, depth: int) -> Given:
+        self.count += 1
+        where = self._where(node)
+        if depth > DEEPEST or self.count > MOST_VALUES:
+            limit = f"more than {DEEPEST} levels deep" if depth > DEEPEST else f"of more than {MOST_VALUES:,} values"
+            raise UsageError(f"{where}: a config {limit}, or that refers to itself, cannot be read: write it plainly")
+        if isinstance(node, yaml.MappingNode):
+            return Given(self._read_mapping(node, depth), where)
+        if isinstance(node, yaml.SequenceNode):
+            return Given([self.read(item, depth + 1) for item in node.value], where)
+        return _given_scalar(node, where)
+
+    def _read_mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Given]:
+        mapping: dict[str, Given] = {}
+        for key_node, value_node in node.value:
+            where = self._where(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UsageError(f"{where}: the name of a setting must be a word, not a list or a mapping")
+            if key_node.value in mapping:
+                first = f", first at {mapping[key_node.value].where}" if self.lines else ""
+                raise UsageError(f"{where}: {key_node.value!r} is given twice{first}: remove one of them")
+            value = self.read(value_node, depth + 1)
+            mapping[key_node.value] = dataclasses.replace(value, where=where)
+        return mapping
+
+    def _where(self, node: yaml.Node) -> str:
+        return f"{self.source}:{node.start_mark.line + 1}" if self.lines else self.source
+
+
+def _given_scalar(node: yaml.Node, where: str) -> Given:
     if node.tag not in _SCALARS:
         raise UsageError(f"{where}: the YAML tag {node.tag} is not known here: write the plain value")
     try:
         return Given(_SCALARS[node.tag](node.value), where, node.value)
     except ValueError as error:  # such as !!int abc
         raise UsageError(f"{where}: {error}") from error
-
-
-def _given_mapping(node: yaml.MappingNode, source: str, lines: bool) -> dict[str, Given]:
-    mapping: dict[str, Given] = {}
-    for key_node, value_node in node.value:
-        where = f"{source}:{key_node.start_mark.line + 1}" if lines else source
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise UsageError(f"{where}: the name of a setting must be a word, not a list or a mapping")
-        if key_node.value in mapping:
-            first = f", first at {mapping[key_node.value].where}" if lines else ""
-            raise UsageError(f"{where}: {key_node.value!r} is given twice{first}: remove one of them")
-        value = _given_node(value_node, source, lines)
-        mapping[key_node.value] = dataclasses.replace(value, where=where)
-    return mapping
 
 
 def read_override(override: str) -> tuple[list[str], Given]:

@@ -14,7 +14,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from distcls.config.checking import NO_LENGTH, wrong_batches
+from distcls.config.batch_sizes import default_micro_batch_size, wrong_batches
+from distcls.config.contradictions import NO_LENGTH
 from distcls.config.settings import TrainConfig
 from distcls.errors import UsageError
 from distcls.plan.keys import numpy_generator
@@ -108,7 +109,7 @@ def plan_batches(
     """
     for _, problem in wrong_batches(config, world_size):
         raise UsageError(problem)
-    micro_size = config.micro_batch_size or config.global_batch_size // world_size
+    micro_size = config.micro_batch_size or default_micro_batch_size(config, world_size)
     total_steps = _total_steps(config, num_images)
     shares = _shares(config.sampling, labels)
     return BatchPlan(

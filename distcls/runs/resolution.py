@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from distcls.cluster.processes import Processes
-from distcls.config.settings import Config
+from distcls.config.batch_sizes import default_micro_batch_size, fitting_world_sizes, wrong_default
+from distcls.config.settings import Config, TrainConfig
+from distcls.config.wording import either
 from distcls.errors import UsageError
-from distcls.runs.resuming import fill_from, refuse_other_cut
+from distcls.runs.resuming import fill_from
 
 
 def resolve(config: Config, stored: Config | None, path: Path, processes: Processes) -> Config:
-    """Settle what the config leaves open: once, at the first start; the run folder, at `path`, has it `stored`.
+    """Return the config with nothing left open: settled at the first start, and kept, `stored`, in the folder `path`.
 
     Raises UsageError for what these processes cannot do.
     """
@@ -21,16 +24,43 @@ def resolve(config: Config, stored: Config | None, path: Path, processes: Proces
         refuse_other_cut(config, stored, processes.world_size, path)
         config = fill_from(config, stored)
     train = config.train
+    precision, micro_batch_size = _precision(train, processes), train.micro_batch_size
+    if micro_batch_size is None:
+        micro_batch_size = _micro_batch_size(train, processes.world_size)
+    return replace(config, train=replace(train, precision=precision, micro_batch_size=micro_batch_size))
+
+
+def _precision(train: TrainConfig, processes: Processes) -> str:
     cuda = processes.device.type == "cuda"
-    if train.precision == "auto":
-        train.precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "float32"
-    if train.precision == "fp16" and not cuda:
+    precision = train.precision
+    if precision == "auto":
+        precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+    if precision == "fp16" and not cuda:
         raise UsageError(
             f"train.precision=fp16 needs a CUDA GPU, and this is {processes.device.type}: its loss scaling and "
             "kernels exist only there. Use train.precision=bf16 or float32."
         )
-    if train.precision == "float64" and processes.device.type == "mps":
+    if precision == "float64" and processes.device.type == "mps":
         raise UsageError("train.precision=float64: Apple's MPS has no float64. Use run.device=cpu or float32.")
-    if train.micro_batch_size is None:
-        train.micro_batch_size = train.global_batch_size // processes.world_size or None
-    return config
+    return precision
+
+
+def _micro_batch_size(train: TrainConfig, world_size: int) -> int | None:
+    problem = wrong_default(train, world_size)
+    if problem is not None:
+        raise UsageError(problem)
+    return default_micro_batch_size(train, world_size)
+
+
+def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path) -> None:
+    """Raise UsageError where so many processes cannot share the micro-batches that the run began with."""
+    batch = stored.train.global_batch_size
+    micro = stored.train.micro_batch_size or batch
+    parts = batch // micro
+    if config.train.micro_batch_size is None and parts % world_size:
+        fitting = fitting_world_sizes(stored.train, micro)
+        raise UsageError(
+            f"{path} was begun with train.micro_batch_size={micro}, which is part of the run: {world_size} processes "
+            f"cannot share the {parts} such parts of its batches of {batch}. Start {either(fitting)}; or begin another "
+            "run with --name NAME, and a smaller train.micro_batch_size for more processes."
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import errno
 import fcntl
 import itertools
@@ -14,10 +14,9 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
-from distcls.config.checking import either
-from distcls.config.differences import differences
+from distcls.config.differences import Difference, differences
 from distcls.config.loading import read_config
+from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.errors import DiskError, DistclsError, UsageError
 from distcls.runs.status import is_finished, now
 
@@ -53,19 +52,33 @@ def choose_folder(config: Config, default_name: str) -> Path:
         return path
     for number in itertools.count(1):
         path = Path("runs") / (default_name if number == 1 else f"{default_name}-{number}")
+        if _has_lost_its_config(path):
+            continue
         stored = stored_config(path)
         if stored is None:
             return path
-        changed = [line for line in _differences(stored, config) if not _is_for_later(line, stored, config, path)]
+        changed = [one for one in _differences(stored, config) if not _is_for_later(one, path)]
         if not is_finished(path) and not changed:
             return path
     raise AssertionError("there is always a next number")
 
 
 def stored_config(path: Path) -> Config | None:
-    """The config of the run in a folder, or None where there is no run."""
+    """Return the config of the run in a folder, or None where there is no run.
+
+    Raises UsageError where there are checkpoints without it: resuming them with any other would change the run.
+    """
+    if _has_lost_its_config(path):
+        raise UsageError(
+            f"{path} has checkpoints, but no config.yaml: with which settings they were trained is not known. Put it "
+            "back (model/config.yaml is a copy, once a run has finished), or begin another run with --name NAME."
+        )
     file = path / "config.yaml"
     return read_config(file) if file.exists() else None
+
+
+def _has_lost_its_config(path: Path) -> bool:
+    return _newest_step(path) > 0 and not (path / "config.yaml").exists()
 
 
 def config_to_keep(path: Path) -> Config | None:
@@ -85,9 +98,9 @@ def _check_may_continue(path: Path, config: Config) -> None:
         return
     changed = _changes(path, stored, config)
     if changed:
-        is_longer = any(line.startswith(LENGTHS) for line in changed) and not _has_ended(path)
+        is_longer = any(one.path in LENGTHS for one in changed) and not _has_ended(path)
         raise UsageError(
-            f"{path} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            f"{path} holds a run of another config:\n  " + "\n  ".join(map(str, changed)) + "\n"
             "A run is continued with its own config. Undo the change, or begin another run with --name NAME."
             + (" (A run can be made longer once it has come to its end.)" if is_longer else "")
         )
@@ -103,49 +116,39 @@ def _check_may_continue(path: Path, config: Config) -> None:
         )
 
 
-def _changes(path: Path, stored: Config, config: Config) -> list[str]:
-    """What makes it another run than the one in the folder."""
-    return [line for line in _differences(stored, config) if not _may_change(line, stored, config, path)]
+def _changes(path: Path, stored: Config, config: Config) -> list[Difference]:
+    """Return what makes it another run than the one in the folder."""
+    return [one for one in _differences(stored, config) if not _may_change(one, stored, config, path)]
 
 
-def _differences(stored: Config, config: Config) -> list[str]:
-    """What would make it another run. Where the new config leaves a choice open, the stored one stands."""
+def _differences(stored: Config, config: Config) -> list[Difference]:
+    """Return what would make it another run. Where the new config leaves a choice open, the stored one stands."""
     return differences(stored, fill_from(config, stored))
 
 
 def fill_from(config: Config, stored: Config) -> Config:
-    """The config with the choices that were resolved at the first start."""
-    filled = copy.deepcopy(config)
-    filled.train.micro_batch_size = config.train.micro_batch_size or stored.train.micro_batch_size
-    if config.train.precision == "auto":
-        filled.train.precision = stored.train.precision
-    return filled
+    """Return the config with the choices that were resolved at the first start."""
+    train = dataclasses.replace(
+        config.train,
+        micro_batch_size=config.train.micro_batch_size or stored.train.micro_batch_size,
+        precision=stored.train.precision if config.train.precision == "auto" else config.train.precision,
+    )
+    return dataclasses.replace(config, train=train)
 
 
-def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path) -> None:
-    """Raises UsageError where so many processes cannot share the micro-batches that the run began with."""
-    batch, micro = stored.train.global_batch_size, stored.train.micro_batch_size or stored.train.global_batch_size
-    parts = batch // micro
-    if config.train.micro_batch_size is None and parts % world_size:
-        fitting = [str(number) for number in range(1, parts + 1) if parts % number == 0]
-        raise UsageError(
-            f"{path} was begun with train.micro_batch_size={micro}, which is part of the run: {world_size} processes "
-            f"cannot share the {parts} such parts of its batches of {batch}. Start {either(fitting)}; or begin another "
-            "run with --name NAME, and a smaller train.micro_batch_size for more processes."
-        )
-
-
-def _may_change(line: str, stored: Config, config: Config, path: Path) -> bool:
-    """Whether a difference is about steps to come: steps to skip, or the length of a run that has come to its end."""
-    if line.startswith(LENGTHS):
+def _may_change(difference: Difference, stored: Config, config: Config, path: Path) -> bool:
+    """True if it is about steps to come: steps to skip, or the length of a run that has come to its end."""
+    if difference.path in LENGTHS:
         return _has_ended(path) and _fits_what_was_trained(config.train, path, stored.train)
-    return _is_for_later(line, stored, config, path)
+    return _is_for_later(difference, path)
 
 
-def _is_for_later(line: str, stored: Config, config: Config, path: Path) -> bool:
-    """Whether a difference is that steps after the last checkpoint are to be skipped."""
-    changed = set(stored.train.skip_steps) ^ set(config.train.skip_steps)
-    return line.startswith("train.skip_steps:") and min(changed, default=math.inf) >= _newest_step(path)
+def _is_for_later(difference: Difference, path: Path) -> bool:
+    """True if it is that steps after the last checkpoint are to be skipped."""
+    if difference.path != "train.skip_steps":
+        return False
+    changed = set(difference.before) ^ set(difference.after)
+    return min(changed, default=math.inf) >= _newest_step(path)
 
 
 def _has_ended(path: Path) -> bool:
@@ -156,7 +159,7 @@ def _has_ended(path: Path) -> bool:
 def _is_as_long(path: Path, train: TrainConfig) -> bool:
     """Whether the newest checkpoint is of a run of this length: a longer one may have been killed as it began."""
     length = _length(path)
-    return not length or (length["num_epochs"], length["num_steps"]) == (train.num_epochs, train.num_steps)
+    return not length or (length.get("num_epochs"), length.get("num_steps")) == (train.num_epochs, train.num_steps)
 
 
 def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) -> bool:
@@ -165,7 +168,7 @@ def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) 
     The stored config may tell of another length, of which not one step was trained.
     """
     trained = _length(path) or {"num_epochs": stored.num_epochs, "num_steps": stored.num_steps}
-    lengths = [(train.num_epochs, trained["num_epochs"]), (train.num_steps, trained["num_steps"])]
+    lengths = [(train.num_epochs, trained.get("num_epochs")), (train.num_steps, trained.get("num_steps"))]
     return any(new is not None and old is not None and new >= old for new, old in lengths)
 
 
@@ -177,9 +180,10 @@ def length_of(train: TrainConfig, ended: bool) -> dict[str, Any]:
 def _length(path: Path) -> dict[str, Any]:
     """That of the newest checkpoint; empty where it cannot be read."""
     try:
-        return json.loads((path / f"checkpoints/step-{_newest_step(path):08d}" / LENGTH).read_text())
+        found = json.loads((path / f"checkpoints/step-{_newest_step(path):08d}" / LENGTH).read_text())
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _newest_step(path: Path) -> int:

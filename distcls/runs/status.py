@@ -22,7 +22,8 @@ class StatusFile:
         self.has_ended = False
         self.lock = threading.Lock()  # the last word may come from another thread than the main one
         found = read_status(path)
-        self.before: dict[str, Any] = found.get("before") or found
+        before = found.get("before")
+        self.before: dict[str, Any] = before if before and isinstance(before, dict) else found
         """As the run was left by the start before this one, or by the last that came further than its start."""
         self.save_seconds: float | None = self.before.get("save_seconds")
         """How long the last checkpoint took to write, in this start or the one before."""
@@ -62,11 +63,12 @@ def is_finished(path: Path) -> bool:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """status.json, or nothing where there is none."""
+    """Return what status.json says; nothing where there is none, or none that can be read."""
     try:
-        return json.loads((path / "status.json").read_text())
+        found = json.loads((path / "status.json").read_text())
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def now() -> str:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from distcls.config.differences import differences
 from distcls.config.loading import load_config
+from distcls.config.settings import Config
+
+
+def lines(old: Config, new: Config) -> list[str]:
+    return [str(difference) for difference in differences(old, new)]
 
 
 def test_differences_are_those_that_change_the_run() -> None:
@@ -26,7 +31,7 @@ def test_differences_are_those_that_change_the_run() -> None:
             ),
         ],
     )
-    assert differences(old, new) == [
+    assert lines(old, new) == [
         "augment.normalize.std: [0.229, 0.224, 0.225] -> [1.0, 1.0, 1.0]",
         "model.name: cnn2 -> cnn3",
         "optim.lr: 0.001 -> 0.002",
@@ -41,8 +46,8 @@ def test_a_section_that_is_switched_on_is_a_difference() -> None:
     old, new = load_config(None), load_config(None, ["augment.random_resized_crop.scale=[0.2, 1]"])
     shown = "augment.random_resized_crop: {} -> {}"
     on = '{"scale": [0.2, 1.0], "ratio": [0.75, 1.3333333333333333]}'
-    assert differences(old, new) == [shown.format("null", on)]
-    assert differences(new, old) == [shown.format(on, "null")]
+    assert lines(old, new) == [shown.format("null", on)]
+    assert lines(new, old) == [shown.format(on, "null")]
     assert load_config(None, ["augment.random_resized_crop={}", "augment=none"]).augment.random_resized_crop is None
 
 
@@ -52,4 +57,4 @@ def test_durations_are_compared_by_what_they_mean() -> None:
         for milestones, every in (("[5, 50%]", "5"), ("[5 steps, 50.0 %]", "5 steps"), ("[5 epochs, 50%]", "5"))
     )
     assert differences(old, new) == []
-    assert differences(old, other) == ['optim.milestones: ["5", "50%"] -> ["5 epochs", "50%"]']
+    assert lines(old, other) == ['optim.milestones: ["5", "50%"] -> ["5 epochs", "50%"]']

@@ -87,3 +87,24 @@ def test_yaml_is_a_block_for_each_section_and_a_line_for_each_setting() -> None:
     lines = to_yaml(Config()).splitlines()
     assert "optim:" in lines and "  lr: 0.002" in lines and "  betas: [0.9, 0.999]" in lines
     assert "" in lines and "    mean: [0.485, 0.456, 0.406]" in lines
+
+
+BOMB = ["a: &a [x, x, x, x, x, x, x, x, x]"] + [
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: {args: &a {again: *a}}\n", "x.yaml:1: a config more than 30 levels deep, or that refers to itself"),
+        ("data: {args: &a {again: [*a, *a]}}\n", "or that refers to itself, cannot be read"),
+        (f"model: {{args: {{deep: {'[' * 40}{']' * 40}}}}}\n", "values lie more than 30 levels deep"),
+        (f"model: {{args: {{deep: {'[' * 5000}{']' * 5000}}}}}\n", "lie more than 30 levels deep"),
+        (f"data:\n  args: {{bomb: {{{', '.join(BOMB)}}}}}\n", "of more than 100,000 values"),
+        ("#" * 1_000_001, "a config has at most 1,000,000 bytes"),
+    ],
+    ids=["self", "self twice", "deep", "very deep", "bomb", "large"],
+)
+def test_what_would_take_forever_to_read_is_refused(text: str, expected: str, write_config) -> None:
+    assert expected in message(path=write_config(text))

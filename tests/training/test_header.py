@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from variants import variant
 
 from distcls.config.settings import Config
 from distcls.data.decoding.decode import Decoding
@@ -42,11 +43,7 @@ def described(config: Config, world_size=1, describe=describe, **data) -> dict[s
 
 
 def make_config(**train) -> Config:
-    config = Config()
-    config.train.precision = "float32"
-    for name, value in train.items():
-        setattr(config.train, name, value)
-    return config
+    return variant(**{f"train__{name}": value for name, value in {"precision": "float32", **train}.items()})
 
 
 def test_the_batch_is_world_times_micro_times_accumulation():
@@ -72,9 +69,9 @@ def test_steps_and_epochs_are_told():
 def test_what_is_done_about_rare_classes_is_told():
     config = make_config(sampling="none")
     assert "balance" not in described(config)
-    config.loss.class_weights = {"class1": 4.0}
+    config = variant(config, loss__class_weights={"class1": 4.0})
     assert described(config)["balance"] == "weights from 0.495 (class0) to 1.98 (class1)"
-    config.train.sampling = "balanced"
+    config = variant(config, train__sampling="balanced")
     assert described(config)["balance"].startswith("drawn with replacement, classes equally often; weights from")
 
 
@@ -110,7 +107,7 @@ def test_trained_and_frozen_parameters_are_told_apart():
     config = make_config()
     total = sum(p.numel() for p in build_model(config.model, 3, 8).parameters())
     assert described(config)["model"] == f"cnn2, {total:,} parameters"
-    config.model.freeze = ["blocks"]
+    config = variant(config, model__freeze=["blocks"])
     frozen = 3 * 32 * 9 + 64 + 32 * 64 * 9 + 128
     assert described(config)["model"] == f"cnn2, {total - frozen:,} parameters, {frozen:,} frozen"
 
@@ -136,7 +133,7 @@ def test_memory_counts_weights_gradients_optimizer_average_and_activations(
     optimizer, precision, ema, copies, weight_bytes, activation_bytes
 ):
     config = make_config(precision=precision, ema_decay=ema, global_batch_size=10)
-    config.optim.name = optimizer
+    config = variant(config, optim__name=optimizer)
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.ReLU(), nn.Linear(10, 4))
     parameters, outputs = 192 * 10 + 10 + 10 * 4 + 4, 192 + 10 + 10 + 4
     estimate = estimate_memory(config, plan_batches(config.train, 50), module, 8)
@@ -153,9 +150,8 @@ def test_a_warmup_that_is_longer_than_the_run_is_refused():
     data, config = make_data(), make_config(num_epochs=None, num_steps=10)
     plan = plan_batches(config.train, len(data.train))
     for warmup in ("0", "10 steps", "100%"):
-        config.optim.warmup = warmup
-        check_plan(config, data, plan)
-    config.optim.warmup = "11 steps"
+        check_plan(variant(config, optim__warmup=warmup), data, plan)
+    config = variant(config, optim__warmup="11 steps")
     with pytest.raises(UsageError, match=r"optim.warmup=11 steps is 11 steps, but the run has 10: .* optim.warmup=5%"):
         check_plan(config, data, plan)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from variants import variant
 
 from distcls.config.settings import Config
 from distcls.data.augmentation.batchwise import Augmentation
@@ -32,12 +33,14 @@ def one_thread():
 
 
 def make_config() -> Config:
-    config = Config()
-    config.model.name = "cnn2"
-    config.model.args = {"hidden": 8}
-    config.optim.name, config.optim.schedule, config.optim.lr = "sgd", "constant", 0.05
-    config.train.ema_decay = 0.5
-    return config
+    return variant(
+        model__name="cnn2",
+        model__args={"hidden": 8},
+        optim__name="sgd",
+        optim__schedule="constant",
+        optim__lr=0.05,
+        train__ema_decay=0.5,
+    )
 
 
 def fake_acceleration(scaler=None):
@@ -103,8 +106,7 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize(("optimizer", "fused"), [("sgd", True), ("sgd", False), ("adamw", True), ("adamw", False)])
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_a_restored_state_goes_on_with_the_same_bits(optimizer, fused, deterministic):
-    config = make_config()
-    config.optim.name, config.optim.fused, config.train.deterministic = optimizer, fused, deterministic
+    config = variant(make_config(), optim__name=optimizer, optim__fused=fused, train__deterministic=deterministic)
     whole, whole_step = start(config)
     train(whole, whole_step, 3)
     tensors, optimizer_state, position = saved(whole)
@@ -120,8 +122,7 @@ def test_a_restored_state_goes_on_with_the_same_bits(optimizer, fused, determini
 @pytest.mark.parametrize("ema_decay", [0.5, None])
 def test_saving_and_evaluating_change_no_bits(ema_decay):
     """With an average, that is what is evaluated; without one, what is trained."""
-    config = make_config()
-    config.model.args, config.train.ema_decay = {"hidden": 8, "dropout": 0.5}, ema_decay
+    config = variant(make_config(), model__args={"hidden": 8, "dropout": 0.5}, train__ema_decay=ema_decay)
     (plain, plain_step), (looked_at, looked_at_step) = start(config), start(config)
     train(plain, plain_step, 4)
     for step in range(1, 5):
@@ -143,8 +144,7 @@ def test_a_momentum_that_lies_otherwise_in_memory_is_refused():
 
 
 def test_the_fresh_weights_are_a_function_of_the_seed():
-    config, other = make_config(), make_config()
-    other.train.seed = 1
+    config, other = make_config(), variant(make_config(), train__seed=1)
     first, again, another = (start(c)[0] for c in (config, config, other))
     torch.rand(3)
     assert same_bits(snapshot(first), snapshot(again))
@@ -216,8 +216,7 @@ def test_among_equals_the_lower_loss_is_better_but_gives_no_new_patience():
 @pytest.mark.parametrize("class_weights", [None, np.array([0.5, 1.0, 2.0])])
 def test_a_step_reports_loss_accuracy_and_norm_of_the_global_batch(class_weights):
     """The loss is the sum over images divided by their number, weighted or not."""
-    config = make_config()
-    config.model.args = {"hidden": 8, "dropout": 0.0}
+    config = variant(make_config(), model__args={"hidden": 8, "dropout": 0.0})
     state, train_step = start(config, class_weights=class_weights)
     weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
     reference = copy.deepcopy(state.module).train()
@@ -235,8 +234,7 @@ def test_a_step_reports_loss_accuracy_and_norm_of_the_global_batch(class_weights
 
 
 def test_a_clipped_gradient_has_the_norm_that_was_asked_for():
-    config = make_config()
-    config.train.max_grad_norm = 0.01
+    config = variant(make_config(), train__max_grad_norm=0.01)
     state, train_step = start(config)
     *_, norm = train_step(batch_of(0)).tolist()
     assert norm > 0.01  # what is reported is what it was
@@ -245,8 +243,7 @@ def test_a_clipped_gradient_has_the_norm_that_was_asked_for():
 
 
 def test_a_skipped_step_counts_and_moves_nothing():
-    config = make_config()
-    config.train.skip_steps = [2]
+    config = variant(make_config(), train__skip_steps=[2])
     state, train_step = start(config)
     train(state, train_step, 2)
     before = snapshot(state)
@@ -309,9 +306,8 @@ def test_a_loss_scale_does_not_change_the_step():
 def test_the_rate_of_a_group_is_its_share_of_the_rate_of_the_step():
     from distcls.config.settings import ParamGroupConfig
 
-    config = make_config()
-    config.optim.warmup = "4 steps"
-    config.optim.groups = [ParamGroupConfig(match="^head", lr_scale=0.1)]
+    groups = [ParamGroupConfig(match="^head", lr_scale=0.1)]
+    config = variant(make_config(), optim__warmup="4 steps", optim__groups=groups)
     state, train_step = start(config)
     train(state, train_step, 2)
     rates = {group["lr_scale"]: group["lr"] for group in state.optimizer.param_groups}
@@ -324,8 +320,7 @@ def test_why_a_run_stopped_early_can_be_told_when_no_evaluation_was_a_number():
 
 
 def test_the_average_has_the_buffers_of_the_model_when_it_is_looked_at():
-    config = make_config()
-    config.train.ema_decay = 0.9
+    config = variant(make_config(), train__ema_decay=0.9)
     state, _ = start(config)
     for module in (state.module, state.ema):
         assert module is not None

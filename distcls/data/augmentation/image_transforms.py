@@ -70,7 +70,13 @@ def build_transforms(configs: list[TransformConfig], seed: int, image_size: int)
 
 def _build(config: TransformConfig) -> Callable[[Any], Any]:
     if ":" in config.name:
-        return call_by_name("augment.transforms", config.name, **config.args)
+        transform = call_by_name("augment.transforms", config.name, **config.args)
+        if not callable(transform):
+            raise UsageError(
+                f"augment.transforms: {config.name} gave {type(transform).__name__}, expected a transform, "
+                "which is called with an image and returns one. Name a class, or a function that makes such an object."
+            )
+        return transform
     import torchvision
     from torchvision.transforms import v2
 

@@ -188,8 +188,8 @@ def test_crops_of_arrays_that_are_not_square_see_their_sides(tmp_path: Path) -> 
     images = np.zeros((12, 8, 16, 3), np.uint8)
     images[:, :, :3] = 255
     np.savez(tmp_path / "wide.npz", images=images, labels=np.arange(12) % 2)
-    config = DataConfig(name="npz", root=str(tmp_path / "wide.npz"), cache_dir=str(tmp_path / "cache"))
-    config.test_fraction = config.val_fraction = 0
+    root, cache = str(tmp_path / "wide.npz"), str(tmp_path / "cache")
+    config = DataConfig(name="npz", root=root, cache_dir=cache, test_fraction=0, val_fraction=0)
     data = build_data(config, OneProcess(), crop=RandomResizedCropConfig(scale=[0.5, 1]))
     pixels = np.array([batch for step in seen(data) for batch in step])
     assert len(np.unique(pixels.round(6))) > 3, "the white of the left side is in some of the crops"

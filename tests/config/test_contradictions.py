@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from distcls.config.checking import wrong_batches
+from distcls.config.batch_sizes import wrong_batches
 from distcls.config.loading import load_config
 from distcls.config.settings import Config, TrainConfig
 from distcls.errors import UsageError
@@ -36,13 +36,16 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         ),
         (["train.deterministic=true", "train.sync_batchnorm=true"], "which train.deterministic rules out"),
         (["optim.schedule=step"], "needs milestones, such as optim.milestones=['50%', '75%']"),
-        (["optim.milestones=['50%']"], "belongs to optim.schedule=step, but the schedule is cosine"),
-        (["optim.nesterov=true"], "optim.nesterov is for optim.name=sgd, but the optimizer is adamw"),
+        (["optim.milestones=['50%']"], "does nothing: it is for optim.schedule=step, but optim.schedule is cosine"),
+        (
+            ["optim.nesterov=true"],
+            "optim.nesterov=true does nothing: it is for optim.name=sgd, but optim.name is adamw",
+        ),
         (["optim.nesterov=true", "optim.name=sgd", "optim.momentum=0"], "needs optim.momentum above 0"),
         (["optim.betas=[0.9]"], "optim.betas must be two numbers"),
         (["augment.mixup=0.2", "train.micro_batch_size=1"], "a micro-batch is one image here"),
         (["augment.cutmix=1", "train.micro_batch_size=1"], "or set augment.cutmix=0"),
-        (["loss.class_weights=balanced", "loss.name=my.own:loss"], "but the loss is my.own:loss: set one of them"),
+        (["loss.class_weights=balanced", "loss.name=my.own:loss"], "but loss.name is my.own:loss. Change one of them"),
         (["loss.class_weights=effective", "train.sampling=balanced"], "make up for rare classes twice"),
         (["loss.class_weights={cat: 1, dog: 0}"], "loss.class_weights.dog must be above 0, but 0 was given"),
         (["augment.normalize.mean=[0.5]"], "augment.normalize.mean must be 3 numbers (red, green, blue), but [0.5]"),
@@ -58,10 +61,38 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["data.float_range=[1, 1]"], "must be two numbers"),
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),
         (["optim.lr=0.1", "optim.min_lr=1"], "is above optim.lr=0.1, its peak: make it smaller"),
-        (["optim.schedule=constant", "optim.min_lr=1e-4"], "optim.min_lr is for optim.schedule=cosine and one_cycle"),
-        (["loss.label_smoothing=0.1", "loss.name=my.own:loss"], "or smooth the targets in your own loss"),
+        (
+            ["optim.schedule=constant", "optim.min_lr=1e-4"],
+            "optim.min_lr=0.0001 does nothing: it is for optim.schedule=cosine or one_cycle",
+        ),
+        (
+            ["loss.label_smoothing=0.1", "loss.name=my.own:loss"],
+            "or leave loss.label_smoothing at 0.0, or do it in your own code",
+        ),
         (["augment.random_resized_crop={scale: [1, 0.5]}"], "scale must be two numbers, the smaller first"),
         (["augment.random_resized_crop.ratio=[1]"], "augment.random_resized_crop.ratio must be two numbers"),
+        (["optim.momentum=0.5"], "optim.momentum=0.5 does nothing: it is for optim.name=sgd, but optim.name is adamw"),
+        (
+            ["optim.name=sgd", "optim.betas=[0.8, 0.9]"],
+            "optim.betas=[0.8, 0.9] does nothing: it is for optim.name=adam",
+        ),
+        (["optim.name=sgd", "optim.eps=1e-6"], "it is for optim.name=adam or adamw, but optim.name is sgd"),
+        (
+            ["optim.gamma=0.5"],
+            "it is for optim.schedule=step, but optim.schedule is cosine. Change one of them, or leave",
+        ),
+        (["loss.gamma=1"], "loss.gamma=1.0 does nothing: it is for loss.name=focal, but loss.name is cross_entropy"),
+        (["loss.beta=0.9"], "loss.beta=0.9 does nothing: it is for loss.class_weights=effective, but"),
+        (["loss.beta=0.9", "loss.class_weights={'1': 2}"], 'but loss.class_weights is {"1": 2.0}. Change one of them'),
+        (
+            ["data.decode_size=64"],
+            "data.decode_size=64 does nothing: it is for augment.random_resized_crop, which is off",
+        ),
+        (["run.name=''"], "run.name='' is no name of a folder"),
+        (["run.name=.."], "run.name='..' is no name of a folder"),
+        ([f"run.name={'n' * 300}"], "run.name has a name of 300 bytes, and 200 are allowed"),
+        ([f"run.dir=a/{'ü' * 150}/b"], "run.dir has a name of 300 bytes"),
+        (["run.dir=''"], "run.dir is empty: give a folder, or leave it out"),
         (
             ["augment.random_resized_crop={}", "data.image_size=224", "data.decode_size=192"],
             "data.decode_size=192 is smaller than data.image_size=224",
@@ -90,13 +121,38 @@ def test_contradictions(overrides: list[str], expected: str) -> None:
         (
             3,
             ["train.global_batch_size=72", "train.deterministic=true"],
-            "WORLD_SIZE is 3: start 1, 2, 4 or 8, or set",
+            "WORLD_SIZE is 3: start 1, 2 or 4, or set",
         ),
         (64, ["augment.mixup=0.2"], "a micro-batch is one image here"),
     ],
 )
 def test_contradictions_with_the_number_of_processes(world_size: int, overrides: list[str], expected: str) -> None:
     assert expected in message(world_size, overrides)
+
+
+def test_defaults_may_be_written_where_they_do_nothing() -> None:
+    load(1, ["optim.momentum=0.9", "optim.gamma=0.1", "loss.gamma=2", "data.decode_size=null", "optim.nesterov=false"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optim.name=sgd", "optim.momentum=0.5"],
+        ["optim.name=adam", "optim.betas=[0.8, 0.9]", "optim.eps=1e-6"],
+        ["optim.schedule=step", "optim.milestones=['50%']", "optim.gamma=0.5"],
+        ["loss.name=focal", "loss.gamma=1", "loss.class_weights=effective", "loss.beta=0.9"],
+        ["data.decode_size=64", "augment.random_resized_crop={}"],
+    ],
+)
+def test_settings_are_taken_where_they_belong(overrides: list[str]) -> None:
+    load(1, overrides)
+
+
+def test_what_depends_on_a_mistake_is_not_judged() -> None:
+    """A schedule that was misspelled may have been step."""
+    told = message(1, ["optim.schedule=stepp", "optim.gamma=0.5", "optim.milestones=['50%']", "loss.gamma=1"])
+    assert "optim.gamma" not in told and "optim.milestones" not in told
+    assert told.startswith("the config has 2 mistakes:\n  optim.schedule=stepp: ") and "\n  loss.gamma=1: " in told
 
 
 def test_what_is_suggested_works() -> None:

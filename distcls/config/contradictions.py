@@ -1,4 +1,4 @@
-"""Settings that are right each for themselves and wrong together: what contradicts what, and what to type instead.
+"""Settings that are valid alone but conflict with each other, or do nothing together, and what to type instead.
 
 Nothing here is slow to import: the loader looks for contradictions before torch is imported, and batches.py
 asks for those of the batch sizes again when it knows the processes that have really been started.
@@ -6,42 +6,86 @@ asks for those of the batch sizes again when it knows the processes that have re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import reduce
+from typing import Any, NamedTuple
 
+from distcls.config.batch_sizes import Problem, default_micro_batch_size, wrong_batches
 from distcls.config.durations import parse_duration
-from distcls.config.settings import Config, DataConfig, NormalizeConfig, OptimConfig, TrainConfig
+from distcls.config.settings import Config, DataConfig, NormalizeConfig, OptimConfig, RunConfig, TrainConfig
+from distcls.config.wording import either
+from distcls.config.yaml_text import as_plain, shown
 
-Problem = tuple[str, str]
-"""The setting that is the first to look at, and the message."""
+LONGEST_NAME = 200
+"""Bytes; file systems allow 255."""
 
 NO_LENGTH = "neither train.num_epochs nor train.num_steps is set: give one of them"
 
 
-def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
-    """What is wrong with a config on so many processes. Later problems may follow from the first one."""
-    yield from _wrong_data(config.data)
-    yield from _wrong_length(config.train)
-    yield from wrong_batches(config.train, world_size)
-    yield from _wrong_periods(config.train)
-    yield from _wrong_schedule(config.optim)
-    yield from _wrong_optimizer(config.optim)
-    yield from _wrong_colors(config.data)
-    yield from _wrong_normalize(config.augment.normalize)
-    yield from _wrong_mixing(config, world_size)
-    yield from _wrong_weights(config)
-    yield from _wrong_crop(config)
+class Belongs(NamedTuple):
+    """A setting that is only read where another one, `to`, has one of these values."""
+
+    setting: str
+    to: str
+    values: tuple[str, ...]
+
+    def applies(self, to: Any) -> bool:
+        """True if the setting is read where the other one has this value."""
+        return to in self.values
+
+    def place(self) -> str:
+        """Return where it is read: "optim.name=sgd"."""
+        return f"{self.to}={either(self.values)}"
 
 
-def wrong_batches(train: TrainConfig, world_size: int) -> Iterator[Problem]:
-    """What keeps a global batch from being cut into equal parts for so many processes, and summed in one order."""
-    yield from _wrong_cut(train, world_size)
-    yield from _wrong_determinism(train, world_size)
+BELONGS = (
+    Belongs("optim.momentum", "optim.name", ("sgd",)),
+    Belongs("optim.nesterov", "optim.name", ("sgd",)),
+    Belongs("optim.betas", "optim.name", ("adam", "adamw")),
+    Belongs("optim.eps", "optim.name", ("adam", "adamw")),
+    Belongs("optim.gamma", "optim.schedule", ("step",)),
+    Belongs("optim.milestones", "optim.schedule", ("step",)),
+    Belongs("optim.min_lr", "optim.schedule", ("cosine", "one_cycle")),
+    Belongs("loss.label_smoothing", "loss.name", ("cross_entropy", "focal")),
+    Belongs("loss.class_weights", "loss.name", ("cross_entropy", "focal")),
+    Belongs("loss.gamma", "loss.name", ("focal",)),
+    Belongs("loss.beta", "loss.class_weights", ("effective",)),
+)
+"""Given where they do nothing, such settings are refused: whoever sets one believes that it matters."""
 
 
-def either(options: Iterable[object]) -> str:
-    """ "1", "1 or 2", "1, 2 or 3"."""
-    words = [str(option) for option in options]
-    return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
+def contradictions(config: Config, world_size: int, unsure: Collection[str] = ()) -> Iterator[Problem]:
+    """Yield what is wrong with a config on so many processes.
+
+    unsure: settings and sections whose values are mistaken; no rule that reads one of them is applied.
+    """
+    for rule, reads in RULES:
+        if not any(_overlap(path, wrong) for path in reads.split() for wrong in unsure):
+            yield from rule(config, world_size)
+    for one in BELONGS:
+        if not any(_overlap(path, wrong) for path in (one.setting, one.to) for wrong in unsure):
+            yield from _ignored(config, one)
+
+
+def _overlap(path: str, other: str) -> bool:
+    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
+
+
+def value_at(config: Config, path: str) -> Any:
+    """Return the value of a setting by its dotted path."""
+    return reduce(getattr, path.split("."), config)
+
+
+def _ignored(config: Config, rule: Belongs) -> Iterator[Problem]:
+    value, default, now = value_at(config, rule.setting), value_at(Config(), rule.setting), value_at(config, rule.to)
+    if value == default or rule.applies(now):
+        return
+    own = ", or do it in your own code" if ":" in str(now) else ""
+    yield (
+        rule.setting,
+        f"{rule.setting}={shown(as_plain(value))} does nothing: it is for {rule.place()}, but {rule.to} is "
+        f"{shown(as_plain(now))}. Change one of them, or leave {rule.setting} at {shown(as_plain(default))}{own}",
+    )
 
 
 def _wrong_data(data: DataConfig) -> Iterator[Problem]:
@@ -80,54 +124,19 @@ def _wrong_length(train: TrainConfig) -> Iterator[Problem]:
         yield "train.num_epochs", NO_LENGTH
 
 
-def _wrong_cut(train: TrainConfig, world_size: int) -> Iterator[Problem]:
-    batch, micro = train.global_batch_size, train.micro_batch_size
-    if batch % ((micro or 1) * world_size) == 0:
-        return
-    parts = f"micro-batches of train.micro_batch_size={micro}" if micro else "equal parts"
-    processes = f" for {world_size} processes (WORLD_SIZE)" if world_size > 1 else ""
-    ways = "; ".join(_ways_that_fit(batch, micro, world_size))
-    yield (
-        "train.micro_batch_size" if micro else "train.global_batch_size",
-        f"train.global_batch_size={batch} cannot be cut into {parts}{processes}: try {ways}",
-    )
-
-
-def _ways_that_fit(batch: int, micro: int | None, world_size: int) -> Iterator[str]:
-    """The nearest micro-batch sizes, batch sizes and numbers of processes that would work."""
-    if micro and batch % world_size == 0:
-        yield f"train.micro_batch_size={either(_nearest_divisors(batch // world_size, micro))}"
-    unit = (micro or 1) * world_size
-    sizes = [size for size in (batch // unit * unit, (batch // unit + 1) * unit) if size]
-    yield f"train.global_batch_size={either(sizes)}"
-    if world_size > 1 and batch % (micro or 1) == 0:
-        yield f"{either(_nearest_divisors(batch // (micro or 1), world_size))} processes"
-
-
-def _nearest_divisors(number: int, target: int) -> list[int]:
-    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-    smaller = [divisor for divisor in divisors if divisor < target]
-    larger = [divisor for divisor in divisors if divisor > target]
-    return smaller[-1:] + larger[:1]
-
-
-def _wrong_determinism(train: TrainConfig, world_size: int) -> Iterator[Problem]:
-    if not train.deterministic:
-        return
-    if train.sync_batchnorm:
-        yield (
-            "train.sync_batchnorm",
-            "train.sync_batchnorm depends on the number of processes, which train.deterministic rules out: "
-            "set one of them to false",
-        )
-    if world_size & (world_size - 1):
-        parts = train.global_batch_size // (train.micro_batch_size or 1)
-        fitting = [2**power for power in range(parts.bit_length()) if parts % 2**power == 0]
-        yield (
-            "train.deterministic",
-            f"train.deterministic needs a power of two as the number of processes, but WORLD_SIZE is {world_size}: "
-            f"start {either(fitting)}, or set train.deterministic=false",
-        )
+def _wrong_names(run: RunConfig) -> Iterator[Problem]:
+    """A run's name is that of a folder, to which -fold0 or a number may be added."""
+    if run.name is not None and (not run.name.strip() or run.name in (".", "..") or "\0" in run.name):
+        yield "run.name", f"run.name={run.name!r} is no name of a folder: give another, or leave it out"
+    if run.dir is not None and not run.dir.strip():
+        yield "run.dir", "run.dir is empty: give a folder, or leave it out"
+    for setting, text in (("run.name", run.name), ("run.dir", run.dir)):
+        longest = max(len(part.encode()) for part in (text or "").split("/"))
+        if longest > LONGEST_NAME:
+            yield (
+                setting,
+                f"{setting} has a name of {longest} bytes, and {LONGEST_NAME} are allowed: shorten it",
+            )
 
 
 def _wrong_periods(train: TrainConfig) -> Iterator[Problem]:
@@ -139,34 +148,16 @@ def _wrong_periods(train: TrainConfig) -> Iterator[Problem]:
 def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
     if optim.schedule == "step" and not optim.milestones:
         yield "optim.schedule", "optim.schedule=step needs milestones, such as optim.milestones=['50%', '75%']"
-    if optim.schedule != "step" and optim.milestones:
-        yield (
-            "optim.milestones",
-            f"optim.milestones belongs to optim.schedule=step, but the schedule is {optim.schedule}: "
-            "change the schedule or remove the milestones",
-        )
-
     if optim.schedule in ("cosine", "one_cycle") and optim.min_lr > optim.lr:
         yield (
             "optim.min_lr",
             f"optim.min_lr={optim.min_lr:g}, where the learning rate ends, is above optim.lr={optim.lr:g}, its peak: "
             "make it smaller",
         )
-    if optim.schedule not in ("cosine", "one_cycle") and optim.min_lr:
-        yield (
-            "optim.min_lr",
-            f"optim.min_lr is for optim.schedule=cosine and one_cycle, but the schedule is {optim.schedule}: "
-            "change the schedule or remove optim.min_lr",
-        )
 
 
 def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
-    if optim.nesterov and optim.name != "sgd":
-        yield (
-            "optim.nesterov",
-            f"optim.nesterov is for optim.name=sgd, but the optimizer is {optim.name}: set one of them",
-        )
-    elif optim.nesterov and optim.momentum == 0:
+    if optim.nesterov and optim.name == "sgd" and optim.momentum == 0:
         yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"
@@ -210,7 +201,7 @@ def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[Problem]:
 
 
 def _wrong_mixing(config: Config, world_size: int) -> Iterator[Problem]:
-    micro = config.train.micro_batch_size or config.train.global_batch_size // world_size
+    micro = config.train.micro_batch_size or default_micro_batch_size(config.train, world_size)
     for name, verb in (("mixup", "mixes"), ("cutmix", "cuts and mixes")):
         if getattr(config.augment, name) and micro == 1:
             yield (
@@ -222,18 +213,6 @@ def _wrong_mixing(config: Config, world_size: int) -> Iterator[Problem]:
 
 def _wrong_weights(config: Config) -> Iterator[Problem]:
     weights, sampling = config.loss.class_weights, config.train.sampling
-    if config.loss.label_smoothing and ":" in config.loss.name:
-        yield (
-            "loss.label_smoothing",
-            f"loss.label_smoothing is for loss.name=cross_entropy and focal, but the loss is {config.loss.name}: "
-            "set one of them, or smooth the targets in your own loss",
-        )
-    if weights != "none" and ":" in config.loss.name:
-        yield (
-            "loss.class_weights",
-            f"loss.class_weights is for loss.name=cross_entropy and focal, but the loss is {config.loss.name}: "
-            "set one of them, or weigh the classes in your own loss",
-        )
     if weights in ("balanced", "effective") and sampling != "none":
         yield (
             "loss.class_weights",
@@ -248,6 +227,12 @@ def _wrong_weights(config: Config) -> Iterator[Problem]:
 def _wrong_crop(config: Config) -> Iterator[Problem]:
     crop, data = config.augment.random_resized_crop, config.data
     if crop is None:
+        if data.decode_size is not None:
+            yield (
+                "data.decode_size",
+                f"data.decode_size={data.decode_size} does nothing: it is for augment.random_resized_crop, which is "
+                "off. Add augment.random_resized_crop={} or leave data.decode_size out",
+            )
         return
     for name, numbers in (("scale", crop.scale), ("ratio", crop.ratio)):
         if len(numbers) != 2 or numbers[0] > numbers[1]:
@@ -261,3 +246,26 @@ def _wrong_crop(config: Config) -> Iterator[Problem]:
             f"data.decode_size={data.decode_size} is smaller than data.image_size={data.image_size}, so that the model "
             f"would see enlarged pixels: make it {data.image_size} or more, or leave it out",
         )
+
+
+RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
+    (lambda config, _: _wrong_data(config.data), "data.name data.args data.root data.folds data.fold"),
+    (lambda config, _: _wrong_length(config.train), "train.num_epochs train.num_steps"),
+    (
+        lambda config, world_size: wrong_batches(config.train, world_size),
+        "train.global_batch_size train.micro_batch_size train.deterministic train.sync_batchnorm",
+    ),
+    (lambda config, _: _wrong_periods(config.train), "train.log_every train.eval_every train.checkpoint_every"),
+    (lambda config, _: _wrong_schedule(config.optim), "optim.schedule optim.milestones optim.min_lr optim.lr"),
+    (lambda config, _: _wrong_optimizer(config.optim), "optim.name optim.momentum optim.nesterov optim.betas"),
+    (lambda config, _: _wrong_colors(config.data), "data.background data.float_range"),
+    (lambda config, _: _wrong_normalize(config.augment.normalize), "augment.normalize"),
+    (
+        _wrong_mixing,
+        "augment.mixup augment.cutmix train.global_batch_size train.micro_batch_size train.deterministic",
+    ),
+    (lambda config, _: _wrong_weights(config), "loss.class_weights train.sampling"),
+    (lambda config, _: _wrong_crop(config), "augment.random_resized_crop data.decode_size data.image_size"),
+    (lambda config, _: _wrong_names(config.run), "run.name run.dir"),
+)
+"""What is looked for, and the settings that it reads."""

@@ -1,0 +1,40 @@
+"""How a config.yaml of an earlier version is read: small changes of what was written, before it is checked.
+
+Settings that are missing mean their defaults, so a new setting needs nothing here. One that is renamed, or that means
+something else than it did, gets a function in MIGRATIONS; tests/end_to_end/test_old_runs.py reads an old run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distcls.config.contradictions import BELONGS
+from distcls.config.yaml_text import Given
+
+
+def migrate(root: Given) -> None:
+    """Bring the config of a run folder up to date, in place. What is up to date already stays as it is."""
+    for migration in MIGRATIONS:
+        migration(root)
+
+
+def forget_what_did_nothing(root: Given) -> None:
+    """0.1.0 took optim.momentum for adamw, and ignored it; since then that is refused, and no difference of runs."""
+    for rule in BELONGS:
+        section, to = _section(root, rule.setting), _section(root, rule.to)
+        setting, other = rule.setting.split(".")[1], rule.to.split(".")[1]
+        if other in to and not rule.applies(to[other].plain()):
+            section.pop(setting, None)
+    if _section(root, "augment.random_resized_crop").get("random_resized_crop", Given(None, "")).value is None:
+        _section(root, "data.decode_size").pop("decode_size", None)
+
+
+def _section(root: Given, setting: str) -> dict[str, Any]:
+    """Return the section of a setting, empty where there is none."""
+    section = root.value.get(setting.split(".")[0])
+    return section.value if section is not None and isinstance(section.value, dict) else {}
+
+
+MIGRATIONS: tuple[Callable[[Given], None], ...] = (forget_what_did_nothing,)
+"""In the order of the versions that made them necessary."""
