@@ -50,22 +50,24 @@ class TrainOptions:
 
 TRAINING = {
     "train": "Train a model.",
-    "crossval": "Train a model once for each of data.folds=K parts of the images, which is val then, in run folders "
+    "crossval": "Train a model once for each of data.folds parts (5) of the images, which is val then, in run folders "
     "NAME-fold0 and so on; then print mean and standard deviation, and write them to NAME-crossval.json.",
 }
 """What the commands that take these words do."""
 
 
-def parse_train_arguments(argv: Sequence[str], command: str = "train") -> tuple[Config, TrainOptions]:
-    """The settings and options of `distcls train`, `python -m distcls.train` and `distcls crossval`.
+def parse_train_arguments(
+    argv: Sequence[str], command: str = "train", defaults: Sequence[str] = ()
+) -> tuple[Config, TrainOptions]:
+    """Return the settings and options of `distcls train`, `python -m distcls.train` and `distcls crossval`.
 
-    Raises UsageError.
+    defaults: settings of the command's own, where neither the file nor the arguments give another. Raises UsageError.
     """
     words = _train_parser(command).parse_intermixed_args(argv)
     for word in words.settings:
         _check_setting(word)
     overrides, unless_set = settings_of_options(words.data, words.name)
-    config = load_config(words.config, [*overrides, *words.settings], unless_set)
+    config = load_config(words.config, [*overrides, *words.settings], [*unless_set, *defaults])
     return config, TrainOptions(words.dry_run, words.print_config, words.config)
 
 

@@ -134,7 +134,8 @@ def test_the_dry_run_tells_of_evaluation_checkpoints_and_memory():
         (
             {"global_batch_size": 24},
             1,
-            "1 process can share this run; for more, begin it with a smaller micro-batch, such as train.micro_batch_size=12",
+            "1 process can share this run; for more, begin it with a smaller micro-batch, such as "
+            "train.micro_batch_size=12",
         ),
         ({"global_batch_size": 2}, 2, "1 or 2 processes can share this run"),
     ],
