@@ -6,20 +6,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm check format
+.PHONY: help demo test test-extras test-slurm check format pictures
 
 help:
-	@echo "make demo        train on images of digits that come along: no GPU, no download of data"
-	@echo "make test        run the tests"
-	@echo "make test-slurm  run those that need Slurm's daemons (tests/slurm/cluster install)"
-	@echo "make check       formatting, lint, types, architecture, configs, launchers and the README's commands"
-	@echo "make format      let ruff format the code"
+	@echo "make demo         train on small bundled images of digits: no GPU, no download"
+	@echo "make test         run the tests"
+	@echo "make test-extras  run the tests that are slow and seldom break, or need more than distcls itself"
+	@echo "make test-slurm   run the tests that need Slurm's daemons (tests/slurm/cluster install)"
+	@echo "make check        check formatting, lint, types, architecture, configs, launchers, and the commands in README and docs"
+	@echo "make format       format the code with ruff"
+	@echo "make pictures     record the demo and copy its plots for the README"
 
 demo: $(VENV)/.installed
 	$(BIN)/distcls train
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+test-extras: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m extras
+	PYTHON="$(abspath $(BIN)/python)" tests/wheel.sh
 
 test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slurm tests/slurm
@@ -35,7 +41,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Set-up: done once, and again when the dependencies change. uv is used where there is one, because it is fast.
+pictures: $(VENV)/.installed
+	$(BIN)/python docs/make_pictures.py
+
+# Set-up runs once, and again when the dependencies change. It uses uv where that is installed, because uv is fast.
 
 $(VENV)/.installed: pyproject.toml
 	@$(call install,.)
@@ -44,7 +53,7 @@ $(VENV)/.installed-dev: pyproject.toml
 	@$(call install,.[dev])
 
 define install
-echo "Setting up $(VENV): done once, and takes a minute or a few"; \
+echo "Setting up $(VENV): this happens once and takes a few minutes"; \
 if command -v uv >/dev/null 2>&1; then \
 	{ [ -x $(BIN)/python ] || uv venv --quiet $(addprefix --python ,$(PYTHON)) $(VENV); } && \
 	uv pip install --quiet --compile-bytecode --python $(BIN)/python -e "$(1)"; \

@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": ("distcls.commands.submit", "train on a Slurm cluster: queued, requeued and resumed"),
     "eval": ("distcls.commands.evaluate", "measure a trained model on a split of its data"),
     "predict": ("distcls.commands.predict", "name what is on images, with a trained model"),
+    "report": ("distcls.commands.report", "draw the plots of a run again, from its folder alone"),
     "check": ("distcls.commands.check", "look for what is wrong with a folder of images, before training"),
     "doctor": ("distcls.commands.doctor", "say what this machine has, what will go wrong on it, and how to mend it"),
     "config": ("distcls.commands.config", "config schema: print the JSON schema of configs, for editors"),

@@ -115,6 +115,7 @@ class Ranks:
                 "PYTHONUNBUFFERED": "1",
                 "CUDA_VISIBLE_DEVICES": gpus,
                 "XDG_CACHE_HOME": str(self.folder / "cache"),
+                "XDG_CONFIG_HOME": str(self.folder / "config"),
             }
             if world_size > 1:
                 environment |= {

@@ -1,14 +1,15 @@
-"""What the README tells people to type works, and its links lead somewhere."""
+"""The commands that the README and the pages under docs/ tell people to type work, and their links lead somewhere."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from PIL import Image
 from ranks import Ranks, read_json
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [page for page in ROOT.rglob("*.md") if not re.search(r"^(\.|runs/)", str(page.relative_to(ROOT)))]
 
 
@@ -32,8 +32,26 @@ def blocks(text: str, language: str) -> dict[str, str]:
     return found
 
 
-COMMANDS = [shlex.split(line, comments=True) for line in blocks(README, "bash")["run"].splitlines()]
+def commands(text: str) -> list[list[str]]:
+    """The commands of a page's ```bash run blocks, in their order, split into words."""
+    return [shlex.split(line, comments=True) for line in blocks(text, "bash").get("run", "").splitlines()]
 
+
+RUNNABLE = {
+    page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if commands(page.read_text(encoding="utf-8"))
+}
+"""Pages with commands, and their text."""
+
+RUNS = {
+    "README.md": {"flowers"},
+    "docs/data.md": {"flowers", "cifar10_cnn"},
+    "docs/running.md": {"flowers", "two", "two-more"},
+    "docs/your-own-code.md": {"mine", "clamped", "radam", "stripes"},
+    "docs/python.md": {"flowers"},
+}
+"""The runs that somebody has who typed all commands of a page."""
 
 QUICK = ["train.num_epochs=1", "train.num_threads=1"]
 
@@ -47,29 +65,33 @@ def write_images(folder: Path, count: int, size: int, level: int) -> None:
         Image.fromarray(pixels).save(folder / f"{number}.jpg")
 
 
-@pytest.fixture
-def visitor(ranks) -> Iterator[Path]:
-    """The folder of somebody who follows the README: what it speaks of is there, but small."""
-    shutil.copytree(ROOT / "configs", ranks.folder / "configs")
-    for name, text in blocks(README, "python").items():
-        (ranks.folder / name).write_text(text, encoding="utf-8")
+def prepare(folder: Path, page: str) -> None:
+    """Make the folder of somebody who follows a page: what it speaks of is there, but small."""
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    for name, text in blocks(page, "python").items():
+        (folder / name).write_text(text, encoding="utf-8")
     for level, name in ((0, "rose"), (150, "tulip")):
-        write_images(ranks.folder / "photos" / name, 20, 24, level)
-        write_images(ranks.folder / "new-photos" / name, 5, 24, level)
+        write_images(folder / "photos" / name, 20, 24, level)
+        write_images(folder / "new-photos" / name, 5, 24, level)
         for split in ("train", "test"):
-            write_images(ranks.folder / "cifar10" / split / name, 20, 32, level)
-    yield ranks.folder
+            write_images(folder / "cifar10" / split / name, 20, 32, level)
 
 
 @pytest.mark.timeout(400)
-def test_the_commands_work(ranks, visitor: Path) -> None:
-    outputs = {shlex.join(words): follow(words, ranks, visitor) for words in COMMANDS}
-    assert "runs/flowers is finished" in outputs["distcls train --data photos --name flowers"]
-    assert re.search(r"photos/rose/1\.jpg  \w+ \d", outputs["distcls predict runs/flowers photos/rose/1.jpg"])
-    for name in ("two", "two-more"):
-        assert read_json(visitor / "runs" / name / "env.json")["world_size"] == 2
-    runs = {"flowers", "cifar10_cnn", "two", "two-more", "mine", "stripes"}
-    assert {path.name for path in (visitor / "runs").iterdir()} == runs
+@pytest.mark.parametrize("page", RUNNABLE)
+def test_the_commands_work(ranks, page: str) -> None:
+    if page == "docs/python.md" and importlib.util.find_spec("distcls.api") is None:
+        pytest.skip("this version has no Python API yet")
+    prepare(ranks.folder, RUNNABLE[page])
+    outputs = {shlex.join(words): follow(words, ranks, ranks.folder) for words in commands(RUNNABLE[page])}
+    runs = ranks.folder / "runs"
+    assert {path.name for path in runs.iterdir() if path.is_dir()} == RUNS[page] if page in RUNS else not runs.exists()
+    if page == "docs/running.md":
+        assert "runs/flowers is finished" in outputs["distcls train --data photos --name flowers"]
+        for name in ("two", "two-more"):
+            assert read_json(runs / name / "env.json")["world_size"] == 2
+    if page == "README.md":
+        assert re.search(r"photos/rose/1\.jpg  \w+ \d", outputs["distcls predict runs/flowers photos/rose/1.jpg"])
 
 
 def follow(words: list[str], ranks: Ranks, folder: Path) -> str:
@@ -83,8 +105,10 @@ def follow(words: list[str], ranks: Ranks, folder: Path) -> str:
     if words[:2] == ["torchrun", "--nproc_per_node"]:
         assert words[3:5] == ["-m", "distcls.train"]
         return ranks.run("train", *QUICK, *words[5:], world_size=int(words[2]))
-    module = words.index("distcls.train") + 1
-    return started([*words[:module], *QUICK, *words[module:]], folder)
+    if "distcls.train" in words:
+        module = words.index("distcls.train") + 1
+        words = [*words[:module], *QUICK, *words[module:]]
+    return started(words, folder)
 
 
 def started(words: list[str], folder: Path) -> str:
@@ -107,6 +131,12 @@ def test_blocks_are_found() -> None:
     text = "```bash run\na  # b\n```\n```bash\nmake demo\n```\n```bash run\nc\n```\n```python x.py\nd\n```\n"
     assert blocks(text, "bash") == {"run": "a  # b\nc\n"}
     assert blocks(text, "python") == {"x.py": "d\n"}
+    assert commands(text) == [["a"], ["c"]]
+    assert commands("no commands") == []
+
+
+def test_the_pages_with_commands_are_known() -> None:
+    assert set(RUNS) <= set(RUNNABLE)
 
 
 # Links ---------------------------------------------------------------------------------------------
@@ -123,7 +153,46 @@ def test_links_are_found() -> None:
     assert links("[a](b.md#c) ![](d.png) [w](https://x.org)\n[e]: f/g\n[h]: http://i\n") == ["b.md#c", "d.png", "f/g"]
 
 
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def leads_nowhere(page: Path, target: str) -> bool:
+    """True if a link of a page leads to a file, or a heading of a page, that is not there."""
+    name, _, heading = target.partition("#")
+    file = page.parent / name if name else page
+    if not heading or not file.exists():
+        return not file.exists()
+    return heading not in anchors(file.read_text(encoding="utf-8"))
+
+
+def test_anchors_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "a.md"
+    page.write_text("# Whose code runs?\n## Batches\n")
+    assert anchors(page.read_text()) == {"whose-code-runs", "batches"}
+    targets = ["#batches", "a.md#whose-code-runs", "a.md", "#batch", "b.md", "b.md#batches"]
+    assert [target for target in targets if leads_nowhere(page, target)] == ["#batch", "b.md", "b.md#batches"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = [target.partition("#")[0] for target in links(page.read_text(encoding="utf-8"))]
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    assert [target for target in links(page.read_text(encoding="utf-8")) if leads_nowhere(page, target)] == []
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """The tests that a page names, as `tests/FILE.py::test_name`."""
+    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+
+
+def test_the_promises_name_tests_that_exist() -> None:
+    named = named_tests((ROOT / "docs" / "promises.md").read_text(encoding="utf-8"))
+    assert len(named) > 5
+    assert [f"{file}::{name}" for file, name in named if name not in functions(ROOT / file)] == []
+
+
+def functions(file: Path) -> set[str]:
+    """The names of a file's functions; none where there is no such file."""
+    tree = ast.parse(file.read_text(encoding="utf-8") if file.exists() else "")
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

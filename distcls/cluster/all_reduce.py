@@ -1,4 +1,4 @@
-"""A process of `distcls doctor`'s self-test: joins another one and adds numbers with it, as gradients are added.
+"""One of the two processes of `distcls doctor`'s self-test: they add numbers as training adds gradients.
 
 `python -m distcls.cluster.all_reduce BACKEND SECONDS`, with torchrun's variables set.
 """
@@ -17,7 +17,7 @@ MEGABYTES = 16
 
 
 def main(backend: str, seconds: float) -> None:
-    """Print how fast the two exchange numbers. Raises where they do not find each other in `seconds`."""
+    """Print how fast the two add numbers. Raises if they do not find each other within `seconds`."""
     device = torch.device("cpu")
     if backend == "nccl":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -1,4 +1,4 @@
-"""What a machine has for training, and what will go wrong on it: a function for each thing, with its advice."""
+"""Checks of a machine for `distcls doctor`: one function for each thing a run needs, with advice on what is missing."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ import torch
 from distcls.cluster import network
 
 SELF_TEST_SECONDS = 60
-"""Longest wait for the two processes of the self-test; on a busy machine their imports alone take 20 s."""
+"""Time limit of the self-test's two processes; on a busy machine their imports alone take 20 s."""
 
 DRIVER_SECONDS = 30
-"""Longest wait for the answer of nvidia-smi."""
+"""Time limit for nvidia-smi to answer."""
 
 ENGINE_SECONDS = 10
-"""Longest wait for the answer of a container engine."""
+"""Time limit for a container engine to answer."""
 
 NODES = Path("/sys/devices/system/node")
-"""Where Linux shows the NUMA nodes: groups of cores with memory and devices near to them."""
+"""Lists the NUMA nodes on Linux: groups of cores, each with memory and devices near it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing of this machine. `status` is ok, warning or broken; `advice` says what goes wrong and what to do."""
+    """One fact about this machine. `status` is ok, warning or broken; `advice` says what goes wrong and what to do."""
 
     name: str
     found: str
@@ -45,7 +45,7 @@ class Finding:
 
 
 def checks(folder: Path) -> list[Callable[[], list[Finding]]]:
-    """What is looked at, in the order in which it is told."""
+    """Return all checks, in the order of their report. folder: where runs will be kept."""
     return [
         *[packages, gpus, cores, numa, memory, shared_memory, lambda: disk(folder), open_files, interfaces],
         *[lost_machines, slurm, containers, self_test],
@@ -53,7 +53,7 @@ def checks(folder: Path) -> list[Callable[[], list[Finding]]]:
 
 
 def packages() -> list[Finding]:
-    """Python, torch and torchvision, and whether the two fit each other."""
+    """Check that torch and torchvision fit each other; also report the version of Python."""
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     found = [Finding("python", platform.python_version()), Finding("torch", f"{torch.__version__}, built for {build}")]
     try:
@@ -65,7 +65,7 @@ def packages() -> list[Finding]:
 
 
 def gpus() -> list[Finding]:
-    """The devices that torch sees, and why it sees none where the driver does."""
+    """Report the GPUs that torch sees. If the driver is here and torch sees none, say why."""
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         memory = sorted({f"{device.name}, {gigabytes(device.total_memory)}" for device in names})
@@ -92,26 +92,26 @@ def gpus() -> list[Finding]:
 
 
 def cores() -> list[Finding]:
-    """CPU cores, and whether this process may use all of them: distcls counts those of the machine."""
+    """Check that this process may use all CPU cores: distcls counts those of the machine."""
     there = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
     if quota.isdigit():
         usable = min(usable, max(int(quota) // int(period), 1))
     if usable < there:
-        advice = f"More threads than cores slow each other down: train.num_threads={usable} for one process."
+        advice = f"More threads than cores slow each other down: set train.num_threads={usable} for one process."
         return [Finding("cores", f"{usable} of the machine's {there} may be used", "warning", advice)]
     return [Finding("cores", str(there))]
 
 
 def numa() -> list[Finding]:
-    """Whether processes can be bound to the cores that are near their GPU: torchrun does it by calling numactl."""
+    """Check that processes can be bound to the cores near their GPU, for which torchrun calls numactl."""
     nodes = len(list(NODES.glob("node[0-9]*")))
     if nodes < 2 or not shutil.which("nvidia-smi"):
         return []
     if shutil.which("numactl"):
         return [Finding("NUMA", f"{nodes} nodes, and numactl")]
-    advice = "launch/node.sh --bind leaves processes unbound, so they reach their GPU more slowly: apt install numactl."
+    advice = "launch/node.sh --bind cannot bind processes, so they reach their GPU more slowly: apt install numactl."
     return [Finding("NUMA", f"{nodes} nodes, but no numactl", "warning", advice)]
 
 
@@ -126,17 +126,17 @@ def memory_size() -> tuple[int, int]:
 
 
 def memory() -> list[Finding]:
-    """Main memory that is free for a run."""
+    """Report the main memory that is free for a run."""
     free, total = memory_size()
     found = f"{gigabytes(free)} free of {gigabytes(total)}"
     if free < 4e9:
-        advice = "Keep fewer decoded images in memory (data.cache='500 MB'), with fewer data.workers."
+        advice = "Keep fewer decoded images in memory (data.cache='500 MB'), and use fewer data.workers."
         return [Finding("memory", found, "warning", advice)]
     return [Finding("memory", found)]
 
 
 def shared_memory() -> list[Finding]:
-    """/dev/shm, through which loader workers hand over images and NCCL speaks within a machine."""
+    """Check the size of /dev/shm, where loader workers pass on images and NCCL exchanges data within a machine."""
     folder = Path("/dev/shm")
     if not folder.is_dir():
         return []
@@ -148,7 +148,7 @@ def shared_memory() -> list[Finding]:
 
 
 def disk(folder: Path) -> list[Finding]:
-    """Space and speed where runs will lie: 64 MB are written, flushed, and removed again."""
+    """Measure space and speed where runs will be kept, by writing and removing 64 MB."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             began = time.monotonic()
@@ -157,19 +157,19 @@ def disk(folder: Path) -> list[Finding]:
             os.fsync(file.fileno())
             speed = 64 / (time.monotonic() - began)
     except OSError as error:
-        advice = "Runs need a folder that you may write to: run.dir=DIR."
+        advice = "Runs need a folder that you can write to: run.dir=DIR."
         return [Finding("disk", f"{folder.absolute()}: {error.strerror}", "broken", advice)]
     free = shutil.disk_usage(folder).free
     found = f"{folder.absolute()}: {gigabytes(free)} free, {speed:,.0f} MB/s written"
     if free < 5e9:
         return [Finding("disk", found, "warning", "A run keeps a few checkpoints, each 2 to 4 times the model's size.")]
     if speed < 30:
-        return [Finding("disk", found, "warning", "Each checkpoint waits for it: train.checkpoint_every='5 epochs'.")]
+        return [Finding("disk", found, "warning", "Checkpoints are slow here: save fewer (train.checkpoint_every).")]
     return [Finding("disk", found)]
 
 
 def open_files() -> list[Finding]:
-    """How many files a process may open: loader workers pass images as files."""
+    """Check how many files a process may open: loader workers pass images as files."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= limit < 1024:
         advice = f"Loader workers will fail with 'too many open files': ulimit -n {most}."
@@ -178,7 +178,7 @@ def open_files() -> list[Finding]:
 
 
 def interfaces() -> list[Finding]:
-    """Network interfaces, and whether this machine's name leads to one of them, as gloo believes."""
+    """Check that this machine's name leads to one of its network interfaces, as gloo assumes."""
     there = {name: [ip for ip in ips if ":" not in ip] or ips for name, ips in network.addresses().items()}
     found = ", ".join(f"{name} {' '.join(ips)}" for name, ips in there.items()) or "none"
     name = socket.gethostname()
@@ -187,10 +187,10 @@ def interfaces() -> list[Finding]:
     except OSError:
         ips = set()
     if there and not any(ip in known for ip in ips for known in there.values()):
-        means = f"means {' '.join(sorted(ips))}" if ips else "is not known"
+        means = f"means {' '.join(sorted(ips))}" if ips else "is unknown"
         advice = (
-            f"This machine's name, {name}, {means} here, so several machines find each other only where "
-            "the interface is named: launch/node.sh does it; else export GLOO_SOCKET_IFNAME="
+            f"This machine's name, {name}, {means} here, so several machines only find each other if "
+            "you name the interface. launch/node.sh does; otherwise export GLOO_SOCKET_IFNAME="
             f"{' or '.join(there)}."
         )
         return [Finding("network", found, "warning", advice)]
@@ -198,18 +198,18 @@ def interfaces() -> list[Finding]:
 
 
 def lost_machines() -> list[Finding]:
-    """How long the others wait for a machine that is gone without a word: as long as TCP sends again."""
+    """Report how long a machine that vanishes goes unnoticed: as long as TCP keeps retransmitting."""
     retries = _read("/proc/sys/net/ipv4/tcp_retries2")
     if not retries.isdigit():
         return []
     if int(retries) > 8:
         found = "noticed after some 15 minutes; after 2 with: sudo sysctl -w net.ipv4.tcp_retries2=8"
-        return [Finding("lost machines", found)]  # most runs are on one machine, so it is nothing to mend
+        return [Finding("lost machines", found)]  # no warning: most runs are on one machine
     return [Finding("lost machines", f"noticed after 2 minutes or less (tcp_retries2={retries})")]
 
 
 def slurm() -> list[Finding]:
-    """Whether jobs can be submitted from here."""
+    """Report whether jobs can be submitted from here."""
     job = os.environ.get("SLURM_JOB_ID")
     if job:
         return [Finding("Slurm", f"inside job {job}")]
@@ -217,7 +217,7 @@ def slurm() -> list[Finding]:
 
 
 def containers() -> list[Finding]:
-    """Container engines, whether docker's service answers, and whether containers get GPUs."""
+    """Check the container engines: that docker's service answers, and that containers get GPUs."""
     inside = _is_container()
     there = [name for name in ("docker", "podman", "apptainer", "enroot") if shutil.which(name)]
     found = ", ".join(["inside one"] * inside + there) or "no"
@@ -243,7 +243,7 @@ def _is_container() -> bool:
 
 
 def _problem_of_docker() -> str:
-    """What docker says where its service does not answer; the program alone starts nothing."""
+    """Return docker's complaint if its service does not answer, else nothing: without the service nothing starts."""
     command = ["docker", "version", "--format", "{{.Server.Version}}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ENGINE_SECONDS)
@@ -255,7 +255,7 @@ def _problem_of_docker() -> str:
 
 
 def self_test() -> list[Finding]:
-    """Two processes add a number over each backend that a run would use here. Never waits without a limit."""
+    """Let two processes add numbers over each backend that a run would use here, within SELF_TEST_SECONDS."""
     backends = ["gloo", "nccl"] if torch.cuda.device_count() > 1 else ["gloo"]
     return [_all_reduce_over(backend) for backend in backends]
 
@@ -282,21 +282,21 @@ def _all_reduce_over(backend: str) -> Finding:
             process.communicate()
     if all(process.returncode == 0 for process in ranks):
         return Finding(name, f"two processes: {outputs[0].strip().splitlines()[-1]}")
-    problem = (outputs[0].strip() or outputs[1].strip() or "they ended without a word").splitlines()[-1]
+    problem = (outputs[0].strip() or outputs[1].strip() or "they ended without a message").splitlines()[-1]
     advice = (
-        "Runs of several processes will not start. Does a firewall, a VPN or a variable such as "
-        f"{backend.upper()}_SOCKET_IFNAME stand in the way?"
+        "Runs of several processes will not start. Is a firewall, a VPN or a variable such as "
+        f"{backend.upper()}_SOCKET_IFNAME in the way?"
     )
     return Finding(name, problem, "broken", advice)
 
 
 def gigabytes(size: float) -> str:
-    """A size in bytes, for people."""
+    """Return a size in bytes as text, such as 4.3 GB."""
     return f"{size / 1e9:,.1f} GB"
 
 
 def _read(path: str) -> str:
-    """The words of a file of the kernel; empty where there is no such file."""
+    """Return the text of a kernel file, or nothing if there is no such file."""
     try:
         return Path(path).read_text().strip()
     except OSError:

@@ -1,7 +1,7 @@
-"""Which network interface leads to another machine: gloo must be told, because it would trust this machine's name.
+"""Finds the network interface that leads to another machine: left alone, gloo picks the one of this machine's name.
 
-Debian writes a machine's own name into /etc/hosts beside 127.0.1.1: gloo then waits where no other machine can reach
-it. Machines whose ranks were mixed up are found out too: they would wait for each other in vain.
+Debian maps a machine's own name to 127.0.1.1 in /etc/hosts, and gloo then listens where no other machine can reach it.
+Mixed-up ranks are found here too: such machines would wait for each other in vain.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from distcls.errors import UsageError
 
 
 def addresses() -> dict[str, list[str]]:
-    """interface -> its IP addresses; the loopback interface and those without an address are left out."""
+    """Return the IP addresses of each interface, without the loopback interface and those that have no address."""
     families = (socket.AF_INET, socket.AF_INET6)
     found = {
         name: [entry.address.partition("%")[0] for entry in entries if entry.family in families]
@@ -25,19 +25,19 @@ def addresses() -> dict[str, list[str]]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address means this machine itself, on whichever machine it is used."""
+    """True if an address means "this machine" on every machine."""
     ip = ipaddress.ip_address(address)
     return ip.is_loopback or ip.is_unspecified
 
 
 def interface_to(host: str) -> str:
-    """The interface through which this machine reaches `host`, or the one that has its address.
+    """Return the interface through which this machine reaches `host`, or the one that has its address.
 
-    Raises UsageError, naming what could be given instead, where there is none or it is the loopback interface.
+    Raises UsageError, naming alternatives, if there is none or it is the loopback interface.
     """
     family, kind, _, _, target = _resolve(host)[0]
     try:
-        # A datagram socket sends nothing when it is connected: the kernel only chooses a route.
+        # Connecting a datagram socket sends nothing: the kernel only chooses a route.
         with socket.socket(family, kind) as probe:
             probe.connect(target)
             address = probe.getsockname()[0]
@@ -54,7 +54,7 @@ def interface_to(host: str) -> str:
 
 
 def check_interface(name: str) -> None:
-    """Raise UsageError where an interface, or one of several with commas between them, is not there."""
+    """Raise UsageError unless the interface, or each of several separated by commas, exists and has an address."""
     found = addresses()
     for one in name.split(","):
         if one not in found:
@@ -63,15 +63,15 @@ def check_interface(name: str) -> None:
 
 
 def check_head(host: str, rank: int) -> None:
-    """Raise UsageError where the head's address belongs to a machine that is not rank 0, or rank 0 does not have it."""
+    """Raise UsageError unless rank 0, and no other machine, has the head's address."""
     found = addresses()
     heads = [str(entry[4][0]).partition("%")[0] for entry in _resolve(host)]
     is_here = any(is_loopback(ip) or any(ip in ips for ips in found.values()) for ip in heads)
     means = host if host in heads else f"{host} ({heads[0]})"
     if is_here and rank > 0:
         raise UsageError(
-            f"--head {means} is this machine itself, so it is --rank 0 and not {rank}. If the address is not its alone "
-            "(two of them on one machine), add --unchecked-head."
+            f"--head {means} is this machine itself, so it is --rank 0 and not {rank}. If several ranks share that "
+            "address (two of them on one machine), add --unchecked-head."
         )
     if not is_here and rank == 0:
         has = " ".join(ip for ips in found.values() for ip in ips if ":" not in ip) or "no address"
@@ -82,7 +82,7 @@ def check_head(host: str, rank: int) -> None:
 
 
 def _resolve(host: str) -> list:
-    """What a name or an address means here, as getaddrinfo says it."""
+    """Return the answer of getaddrinfo on this machine. Raises UsageError if it has none."""
     try:
         return socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
     except OSError as error:
@@ -90,4 +90,4 @@ def _resolve(host: str) -> list:
 
 
 def _not_reached(host: str, error: OSError) -> UsageError:
-    return UsageError(f"--head {host}: {error.strerror}. Give the address of machine 0, as this one reaches it.")
+    return UsageError(f"--head {host}: {error.strerror}. Give the address at which this machine reaches machine 0.")

@@ -89,6 +89,14 @@ class Processes:
             dist.all_gather_object(values, value, group=self._ballots)
         return values
 
+    def to_main(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """What each process has given, by rank: CPU tensors of one shape. Empty on all but the main process."""
+        if self._ballots is None:
+            return [tensor]
+        tensors = [torch.empty_like(tensor) for _ in range(self.world_size)] if self.is_main else []
+        dist.gather(tensor, tensors or None, dst=0, group=self._ballots)
+        return tensors
+
     def asked_to_stop(self) -> bool:
         """Whether any process has received a stop signal: the same answer on all of them.
 

@@ -1,8 +1,8 @@
-"""What a process knows and does because Slurm started it: which rank it is, and how its job comes back.
+"""Ranks and requeueing of processes that Slurm started.
 
-`distcls submit` and launch/slurm/train.sbatch write jobs whose every task is one rank, started by srun. A job
-that Slurm is about to end comes back under the same id if it is requeued before; which of Slurm's ways to end
-a job need that, and which must not have it, is decided here.
+In jobs of `distcls submit` and launch/slurm/train.sbatch, srun starts every task as one rank. A job that Slurm is
+about to end returns to the queue under the same id if it is requeued in time. Some of the ways in which Slurm ends
+a job call for that, and some forbid it: this file decides.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import time
 from distcls.errors import Preempted
 
 REQUEUE = "DISTCLS_REQUEUE"
-"""Environment variable of a batch script whose job is to come back: 1 where rank 0 requeues it, "script" where
-the script does. Without it nothing is requeued: Ctrl-C in a shell that runs inside a job must not end that job."""
+"""Environment variable of a batch script that wants its job requeued: 1 if rank 0 shall requeue it, "script" if the
+script does so itself. Without it nothing is requeued: Ctrl-C in a shell inside a job must not end that job."""
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
-"""Is set where torchrun or accelerate launch, started by the task, has started this process."""
+"""Environment variable that is set if a task started torchrun or accelerate launch, and that started this process."""
 
 
 def join_step() -> None:
-    """Tell torch which rank this task of srun is, who the others are, and where rank 0 listens.
+    """Tell torch which rank this srun task has, how many there are, and where rank 0 listens.
 
-    Does nothing outside a step of several tasks, nor where torchrun started this process inside its task.
+    Does nothing outside a step of several tasks, or if torchrun started this process inside its task.
     """
     num_tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if num_tasks == 1 or TORCHRUN in os.environ:
         return
     os.environ.setdefault("SUBMITIT_EXECUTOR", "slurm")  # plain srun sets the same variables
-    # The port is the job's own, and below those that the system gives to outgoing connections.
+    # Each job has a port of its own, below those that the system gives to outgoing connections.
     os.environ["MASTER_PORT"] = str(20000 + int(os.environ["SLURM_JOB_ID"]) % 12000)
     from submitit.helpers import TorchDistributedEnvironment
 
@@ -42,25 +42,25 @@ def join_step() -> None:
 
 
 def comes_back() -> bool:
-    """Whether a batch script asks for its job to be requeued.
+    """True if the batch script wants its job requeued.
 
-    Slurm sends such a job up to three signals for one and the same preemption, within milliseconds, and SIGKILL when
-    it is in earnest: the second one must not end a process before all is saved.
+    Slurm sends such a job up to three signals for a single preemption, within milliseconds, and SIGKILL when its time
+    is up: the second signal must not end a process before everything is saved.
     """
     return REQUEUE in os.environ
 
 
 def cpus_per_rank() -> int | None:
-    """CPUs of this task, which may be few of the machine's; None where they are not for one rank, or not known."""
+    """Return the CPUs of this task, often fewer than the machine's; None if unknown, or if several ranks share them."""
     if TORCHRUN in os.environ or "SLURM_CPUS_PER_TASK" not in os.environ:
         return None
     return int(os.environ["SLURM_CPUS_PER_TASK"])
 
 
 def leave(code: int) -> int:
-    """The exit code of a run; raises SystemExit(0) where it was preempted in a job that comes back.
+    """Return the exit code of a run; raise SystemExit(0) if it was preempted in a job that is requeued.
 
-    The task did what was asked of it then, and submitit keeps no result of a job that comes back.
+    Such a task has done its duty, and submitit must not store a result for a job that will run again.
     """
     if requeued(code):
         sys.exit(0)
@@ -68,7 +68,7 @@ def leave(code: int) -> int:
 
 
 def requeued(code: int) -> bool:
-    """Requeue the job after a preemption, if it is to come back; whether that is so. All must have been saved."""
+    """Requeue the job if it was preempted and wants that; True if it did. Call it once everything is saved."""
     if code != Preempted.exit_code or not comes_back():
         return False
     if os.environ[REQUEUE] == "1" and os.environ.get("SLURM_PROCID") == "0":
@@ -77,9 +77,9 @@ def requeued(code: int) -> bool:
 
 
 def _requeue(job: str) -> bool:
-    """Only a running job: one that was preempted comes back by itself, and one that was cancelled must not.
+    """Requeue a job if it is running: Slurm requeues a preempted one itself, and a cancelled one must stay away.
 
-    Whether Slurm could be asked: its controller may be away for a moment, so it is asked a few times.
+    Returns False if Slurm did not answer. Its controller may be away for a moment, so it is asked three times.
     """
     error: Exception | None = None
     for pause in (0, 2, 5):
@@ -94,14 +94,14 @@ def _requeue(job: str) -> bool:
         except (OSError, subprocess.SubprocessError) as failed:
             error = failed
         else:
-            told = "comes back" if state[1] == "RUNNING" else f"is {state[1]}, and this run changes nothing about it"
-            print(f"distcls: job {job} {told}.", file=sys.stderr)
+            outcome = "is requeued" if state[1] == "RUNNING" else f"is {state[1]}, so it is not requeued from here"
+            print(f"distcls: job {job} {outcome}.", file=sys.stderr)
             return True
-    print(f"distcls: job {job} could not be requeued: {error}. Submit it again: it goes on.", file=sys.stderr)
+    print(f"distcls: job {job} could not be requeued: {error}. Submit it again to resume.", file=sys.stderr)
     return False
 
 
 def _job_id() -> str:
-    """This job, or this element of an array, whose first element's own number would stand for all of them."""
+    """Return the id of this job, or of its element in an array: a plain id may stand for the whole array."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]

@@ -19,6 +19,9 @@ from distcls.errors import UsageError
 SETTINGS = "key=value"
 """Stands in help for settings of the config."""
 
+TRUST = "import code that the run's config names (my_pkg.module:make) although you did not train the run here"
+"""Help of --trust, the same in all commands that have it."""
+
 
 class Parser(argparse.ArgumentParser):
     """Raises UsageError where argparse would print and exit, and takes no abbreviations."""

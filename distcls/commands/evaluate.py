@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.cluster import signals, slurm
-from distcls.commands.arguments import Parser, kind_of_data, override
+from distcls.commands.arguments import TRUST, Parser, kind_of_data, override
 from distcls.commands.exit_codes import run_command
 from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS
 from distcls.errors import MissingInputError, UsageError
+from distcls.runs.opening import check_run_folder, opened_run
 
 MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channels_last", "run.device")
 """How the settings begin that `distcls eval` takes: the others change nothing, or the network."""
@@ -20,6 +21,9 @@ MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channe
 
 PIXELS = ("data.image_size", "data.resize", "data.background", "data.float_range")
 """… but not these: a model sees images as it was trained on them."""
+
+UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null"]
+"""Settings with which all images of a folder are one split."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +48,7 @@ def _main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     options = parser.parse_intermixed_args(argv)
     for word in options.overrides:
         if not word.startswith(MAY_DIFFER) or word.startswith(PIXELS):
@@ -54,15 +59,19 @@ def _main(argv: Sequence[str]) -> int:
     for file in (options.json, options.csv):
         if file is not None and not file.parent.is_dir():
             raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Make it first.")
-    from distcls.inference.evaluation import evaluate_run
-
+    run_dir = Path(options.run)
+    check_run_folder(run_dir)
     moved = [] if options.data is None else [override("data.root", options.data), *_kind_of(options)]
-    evaluate_run(Path(options.run), options.split, [*moved, *options.overrides], options.json, options.csv)
+    overrides = [*moved, *options.overrides, *(UNCUT if options.split == "all" else [])]
+    with opened_run(run_dir, ["data", "model", "loss"], overrides, options.trust) as config:
+        from distcls.inference.evaluation import evaluate_run
+
+        evaluate_run(run_dir, config, options.split, options.json, options.csv)
     return 0
 
 
 def _kind_of(options: argparse.Namespace) -> list[str]:
     """data.name, where the images lie in another kind of place than those of the run did."""
-    config, kind = Path(options.run) / "config.yaml", kind_of_data(options.data)
-    is_kind = config.exists() and read_config(config).data.name in KINDS_OF_PATHS
+    kind = kind_of_data(options.data)
+    is_kind = read_config(Path(options.run) / "config.yaml").data.name in KINDS_OF_PATHS
     return [f"data.name={kind}"] if is_kind and kind is not None else []

@@ -1,84 +1,110 @@
-"""model/: the weights that a run keeps, with all that is needed to use them; written here, and read here."""
+"""One classifier, whoever asks: what evaluates a run, what it keeps in model/, and what predicts, exports or serves it.
+
+Everything between the pixels of an image and its probabilities is inside, so that no two users of a run's weights can
+disagree about preprocessing. Only decoding a file to S × S pixels stays outside (data/decoding/decode.py).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from distcls.config.loading import read_config
-from distcls.config.settings import Config, DataConfig
+from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.data.augmentation.preprocessing import Normalize, describe_preprocessing, described_decoding
 from distcls.data.decoding.decode import Decoding
-from distcls.errors import MissingInputError
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
 from distcls.models.build import build_model
 from distcls.models.init_from import find_weights
 
-
-@dataclass
-class KeptModel:
-    """A trained network and how to use it."""
-
-    module: nn.Module
-    config: Config
-    class_names: list[str]
-    decoding: Decoding
-    normalize: Normalize
-
-    def data_config(self) -> DataConfig:
-        """Where the images are, and decoded as in training: a size that training took from its images included."""
-        seen = self.decoding
-        return dataclasses.replace(self.config.data, image_size=seen.image_size, resize=seen.resize)
-
-    def to(self, device: torch.device) -> None:
-        """Move it, ready to predict with the precision that the run evaluated with, where the device has it."""
-        self.module.to(device).eval()
-        self.normalize = Normalize.build(
-            self.config.augment.normalize, device, self.normalize.scale.dtype, self.config.model.channels_last
-        )
-        precision = self.config.train.precision
-        if precision == "bf16" or (precision == "fp16" and device.type == "cuda"):
-            dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-            autocast = torch.autocast(device.type, dtype)(self.module.forward)
-            self.module.forward = lambda images: autocast(images).float()
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def write_model(path: Path, module: nn.Module, config: Config, class_names: list[str], decoding: Decoding) -> None:
+class Classifier(nn.Module):
+    """uint8 images (n, S, S, 3) to probabilities (n, C): normalisation, network and temperature.
+
+    Float images from 0 to 255 work too, and let gradients through. Results do not depend on the batch size, but for
+    rounding: in float32, probabilities agree to 1e-6.
+    """
+
+    temperature: torch.Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: Config,
+        class_names: Sequence[str],
+        decoding: Decoding,
+        temperature: float = 1.0,
+    ) -> None:
+        """config: the run's, for normalisation, memory format and precision. network: on its device already."""
+        super().__init__()
+        self.network = network
+        self.class_names = list(class_names)
+        self.decoding = decoding
+        self.precision = config.train.precision
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        device = next(network.parameters()).device
+        self.normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=dtype, device=device), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where images must lie."""
+        return self.temperature.device
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, C), float32 (float64 in such a run), over the temperature: their softmax are the probabilities."""
+        normalized = self.normalize(images)
+        with self._autocast():
+            outputs = self.network(normalized)
+        return outputs.to(self.temperature.dtype) / self.temperature
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Probabilities (n, C), of the same type as the logits."""
+        return self.logits(images).softmax(1)
+
+    def _autocast(self) -> AbstractContextManager:
+        """The precision that the run evaluated with, where the device has it: fp16 is float32 without a GPU."""
+        if self.precision == "bf16" or (self.precision == "fp16" and self.device.type == "cuda"):
+            return torch.autocast(self.device.type, AUTOCAST[self.precision])
+        return contextlib.nullcontext()
+
+
+def write_model(path: Path, classifier: Classifier, config: Config) -> None:
     """Write model/ whole: model.safetensors, config.yaml, classes.json, preprocessing.json."""
-    preprocessing = describe_preprocessing(decoding, config.augment.normalize)
+    preprocessing = describe_preprocessing(classifier.decoding, config.augment.normalize)
     write_folder(
         path,
         {
-            "model.safetensors": tensor_writer(dict(module.state_dict())),
+            "model.safetensors": tensor_writer(dict(classifier.network.state_dict())),
             "config.yaml": text_writer(to_yaml(config)),
-            "classes.json": json_writer(class_names),
-            "preprocessing.json": json_writer(preprocessing),
+            "classes.json": json_writer(classifier.class_names),
+            "preprocessing.json": json_writer({**preprocessing, "temperature": classifier.temperature.item()}),
         },
     )
 
 
-def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
-    """The best weights of a run, finished or not, on the CPU. Raises MissingInputError where there are none."""
-    for name in ("config.yaml", "classes.json", "preprocessing.json"):
-        if not (run_dir / name).exists():
-            raise MissingInputError(
-                f"{run_dir} is not a run folder: it has no {name}. Give a folder such as runs/digits."
-            )
-    config = read_config(run_dir / "config.yaml", overrides)
+def load_classifier(run_dir: Path, config: Config) -> Classifier:
+    """Return the best weights of a run, finished or not, on the CPU and ready to predict.
+
+    config: the run's (runs/opening.py). Raises MissingInputError where there are no weights.
+    """
     class_names = json.loads((run_dir / "classes.json").read_text())
-    preprocessing = json.loads((run_dir / "preprocessing.json").read_text())
+    weights = find_weights(run_dir)
+    # A temperature belongs to the weights that it was fitted for; those of a checkpoint have none.
+    beside = weights.with_name("preprocessing.json")
+    preprocessing = json.loads((beside if beside.exists() else run_dir / "preprocessing.json").read_text())
     decoding = described_decoding(preprocessing)
     assert decoding.image_size is not None
-    module = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
-    dtype = torch.float64 if config.train.precision == "float64" else torch.float32
-    module.to(dtype).load_state_dict(read_tensors(find_weights(run_dir)))
-    normalize = Normalize.build(config.augment.normalize, torch.device("cpu"), dtype, config.model.channels_last)
-    module.eval()
-    return KeptModel(module, config, class_names, decoding, normalize)
+    network = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
+    network.to(torch.float64 if config.train.precision == "float64" else torch.float32)
+    network.load_state_dict(read_tensors(weights))
+    return Classifier(network, config, class_names, decoding, preprocessing.get("temperature", 1.0)).eval()

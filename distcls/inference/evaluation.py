@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.cluster.processes import Processes
+from distcls.config.settings import Config
 from distcls.data.build import build_data
 from distcls.data.split import Split
 from distcls.errors import MissingInputError, UsageError
 from distcls.files.atomic import json_text, write_text
-from distcls.inference.classifier import load_kept_model
+from distcls.inference.classifier import load_classifier
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.identity import aligned, choose_split, is_same_place
 from distcls.inference.metrics import SplitMetrics, worst_confusions
 from distcls.runs.status import read_status
 from distcls.terminal.progress import Progress
 
-UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null"]
-"""Settings with which all images of a folder are one split."""
-
 
 def evaluate_run(
     run_dir: Path,
+    config: Config,
     split_name: str,
-    overrides: Sequence[str] = (),
     json_file: Path | None = None,
     csv_file: Path | None = None,
 ) -> SplitMetrics:
     """The metrics of a run's kept weights on one of its splits, or on all of other images, printed.
 
-    It changes nothing in the run folder. Raises UsageError where the split is not the one that the run set aside.
+    config: the run's, with what differs now (runs/opening.py). It changes nothing in the run folder. Raises UsageError
+    where the split is not the one that the run set aside.
     """
-    kept = load_kept_model(run_dir, [*overrides, *(UNCUT if split_name == "all" else [])])
-    if split_name == "all" and is_same_place(kept.config.data, run_dir):
+    if split_name == "all" and is_same_place(config.data, run_dir):
         raise UsageError(
-            f"--split all is for images that the run was not trained on, and {kept.config.data.root or 'this'} is what "
+            f"--split all is for images that the run was not trained on, and {config.data.root or 'this'} is what "
             "it was trained on: give others with --data DIR, or --split test, val or train"
         )
     if split_name != "all" and not (run_dir / "splits.json").exists():
@@ -45,12 +43,14 @@ def evaluate_run(
             f"{run_dir} does not say which images are in its {split_name} split: give the run folder around it; or "
             "other images, with --data DIR --split all"
         )
-    with Processes(kept.config.run.device) as processes:
-        kept.to(processes.device)
-        data = build_data(kept.data_config(), processes, least_classes=1)
-        split = aligned(choose_split(data, split_name, run_dir), data.class_names, kept.class_names)
-        evaluate = Evaluator(kept.config, len(kept.class_names), kept.normalize, processes)
-        metrics = evaluate(kept.module, split)
+    classifier = load_classifier(run_dir, config)
+    with Processes(config.run.device) as processes:
+        classifier.to(processes.device)
+        seen = classifier.decoding  # a size that training took from its images included
+        data_config = dataclasses.replace(config.data, image_size=seen.image_size, resize=seen.resize)
+        data = build_data(data_config, processes, least_classes=1)
+        split = aligned(choose_split(data, split_name, run_dir), data.class_names, classifier.class_names)
+        metrics = Evaluator(config, processes)(classifier, split)
         if metrics is None:
             raise KeyboardInterrupt
         if processes.is_main:
@@ -59,11 +59,11 @@ def evaluate_run(
                 print(
                     f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr
                 )
-            print_metrics(split_name, metrics, kept.class_names)
+            print_metrics(split_name, metrics, classifier.class_names)
             if json_file is not None:
-                write_metrics(json_file, metrics, kept.class_names)
+                write_metrics(json_file, metrics, classifier.class_names)
             if csv_file is not None:
-                write_predictions(csv_file, metrics, split, kept.class_names)
+                write_predictions(csv_file, metrics, split, classifier.class_names)
     return metrics
 
 

@@ -7,28 +7,29 @@ import itertools
 import warnings
 
 import torch
-from torch import nn
 
 from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
-from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.loading.loader import eval_batches
 from distcls.data.split import Split
+from distcls.inference.classifier import Classifier
 from distcls.inference.metrics import SplitMetrics
+from distcls.inference.probabilities import Probabilities
 from distcls.optim.losses import build_loss
 
 
 class Evaluator:
-    """Measures modules on splits, on all processes together."""
+    """Measures classifiers on splits, on all processes together."""
 
-    def __init__(self, config: Config, num_classes: int, normalize: Normalize, processes: Processes) -> None:
-        self.batch_size, self.workers = config.train.eval_batch_size, config.data.workers
-        self.num_classes, self.normalize, self.processes = num_classes, normalize, processes
+    def __init__(self, config: Config, processes: Processes) -> None:
+        self.batch_size, self.workers, self.processes = config.train.eval_batch_size, config.data.workers, processes
         # Smoothed targets are a means of training; what is reported is the loss of the true class.
         self.loss = build_loss(dataclasses.replace(config.loss, label_smoothing=0.0))
 
-    def __call__(self, module: nn.Module, split: Split) -> SplitMetrics | None:
-        """Metrics of the unwrapped module on a split; None where a process was asked to stop meanwhile.
+    def __call__(self, classifier: Classifier, split: Split, keep: Probabilities | None = None) -> SplitMetrics | None:
+        """Metrics of a classifier on a split; None where a process was asked to stop meanwhile.
+
+        keep: where the probabilities of all images are collected, on the main process.
 
         The split is cut once into batches, in order, the last one short; rank r takes batches r, r + W,
         r + 2W … The last round may be empty for some: all of them vote in each.
@@ -36,18 +37,22 @@ class Evaluator:
         from distcls.inference.sums import SplitSums  # it imports torchmetrics, which takes seconds
 
         device, processes = self.processes.device, self.processes
-        sums = SplitSums(self.num_classes, len(split), self.batch_size)
+        sums = SplitSums(len(classifier.class_names), len(split), self.batch_size)
         sums.to("cpu" if device.type == "mps" else device)  # MPS has no float64
         batches = eval_batches(split, self.batch_size, device, self.workers, processes.rank, processes.world_size)
-        module.eval()
+        classifier.eval()
         with torch.inference_mode():
             for _ in range(-(-len(split) // (self.batch_size * processes.world_size))):
                 if processes.asked_to_stop():
                     return None
+                probs = None
                 for index, pixels, labels in itertools.islice(batches, 1):
-                    logits = module(self.normalize(pixels))
+                    logits = classifier.logits(pixels)
                     losses = self.loss(logits, labels)
                     sums.update(index, logits.to(sums.device), labels.to(sums.device), losses.to(sums.device))
+                    probs = logits.softmax(1) if keep is not None else None
+                if keep is not None:
+                    keep.add(probs)
         with warnings.catch_warnings():  # of a process for which there was no batch
             warnings.filterwarnings("ignore", message="The ``compute`` method")
             metrics = sums.compute()

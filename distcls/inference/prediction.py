@@ -12,7 +12,7 @@ from distcls.data.decoding.decode import BadImageError, decode
 from distcls.data.sources.listing import list_images
 from distcls.errors import MissingInputError
 from distcls.files.atomic import printable
-from distcls.inference.classifier import KeptModel
+from distcls.inference.classifier import Classifier
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
@@ -31,24 +31,23 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return paths
 
 
-def print_predictions(model: KeptModel, paths: Sequence[Path], top: int) -> list[str]:
-    """One line per image: its path and its `top` classes with their probabilities. The unreadable are returned."""
+def print_predictions(classifier: Classifier, paths: Sequence[Path], top: int) -> list[str]:
+    """Print one line per image: its path and its `top` classes with their probabilities. Return the unreadable ones."""
     images, good, bad = [], [], []
     for path in paths:
         try:
-            images.append(decode(path, model.decoding))
+            images.append(decode(path, classifier.decoding))
             good.append(path)
         except BadImageError as reason:
             bad.append(f"{path}: {reason}")
     if images:
-        for path, line in zip(good, predict(model, images).tolist(), strict=True):
+        for path, line in zip(good, predict(classifier, images).tolist(), strict=True):
             best = sorted(range(len(line)), key=lambda c: -line[c])[:top]
-            print(printable(f"{path}  " + "  ".join(f"{model.class_names[c]} {line[c]:.1%}" for c in best)))
+            print(printable(f"{path}  " + "  ".join(f"{classifier.class_names[c]} {line[c]:.1%}" for c in best)))
     return bad
 
 
-def predict(model: KeptModel, images: Sequence) -> torch.Tensor:
-    """Probabilities (n, C) for uint8 images (S, S, 3) of the model's size."""
+def predict(classifier: Classifier, images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return the probabilities (n, C), on the CPU, of uint8 images (S, S, 3) as `decode` makes them."""
     with torch.inference_mode():
-        logits = model.module(model.normalize(torch.from_numpy(np.stack(images))))
-    return logits.double().softmax(1)
+        return classifier(torch.from_numpy(np.stack(images)).to(classifier.device)).cpu()

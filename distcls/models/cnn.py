@@ -1,4 +1,4 @@
-"""The convolutional networks of a beginner's tutorial: two blocks, and three."""
+"""Convolutional networks as in a beginner's tutorial, with two blocks and with three."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def _cnn(num_classes: int, image_size: int, channels: list[int], hidden: int, dr
 
 
 def cnn2(num_classes: int, image_size: int, hidden: int = 128, dropout: float = 0.2) -> nn.Sequential:
-    """Convolutions of 32 and 64 channels with BatchNorm, then a hidden layer: 545 thousand parameters at 32 pixels."""
+    """Return a network of 32 and 64 channels with BatchNorm and a hidden layer: 545,000 parameters at 32 pixels."""
     return _cnn(num_classes, image_size, [32, 64], hidden, dropout)
 
 
 def cnn3(num_classes: int, image_size: int, hidden: int = 512, dropout: float = 0.3) -> nn.Sequential:
-    """Convolutions of 32, 64 and 128 channels, then a hidden layer of 512: 1.1 million parameters at 32 pixels."""
+    """Return a network of 32, 64 and 128 channels and a hidden layer of 512: 1.1 million parameters at 32 pixels."""
     return _cnn(num_classes, image_size, [32, 64, 128], hidden, dropout)
 
 
 def check_image_size(image_size: int, smallest: int) -> None:
-    """Raise UsageError for images that the pools of a network would make vanish."""
+    """Raise UsageError if a network's pooling would leave nothing of the images."""
     if image_size < smallest:
         raise UsageError(
             f"images of {image_size} pixels are too small for this model: set data.image_size={smallest} or more, "
-            "or take a model.name with fewer blocks."
+            "or choose a model.name with fewer blocks."
         )

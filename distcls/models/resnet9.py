@@ -31,7 +31,7 @@ class _Residual(nn.Module):
 
 
 class _Scale(nn.Module):
-    """A constant factor. Without it the first logits are so large that the loss starts at 20 instead of ln 10."""
+    """A constant factor. Without it the initial logits are so large that the loss starts at 20 instead of ln 10."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class _Scale(nn.Module):
 
 
 def resnet9(num_classes: int, image_size: int, dropout: float = 0.0) -> nn.Sequential:
-    """64-128-256-512 channels with residual blocks at 128 and 512: 6.6 million parameters, for images from 8 pixels."""
+    """Return ResNet-9, with residual blocks at 128 and 512 channels: 6.6 million parameters, for 8 pixels or more."""
     check_image_size(image_size, 8)
     layers = {
         "stem": _convolution(3, 64),
         "layer1": nn.Sequential(_convolution(64, 128, pool=True), _Residual(128)),
         "layer2": _convolution(128, 256, pool=True),
         "layer3": nn.Sequential(_convolution(256, 512, pool=True), _Residual(512)),
-        # Not an adaptive pool: its backward pass has no deterministic kernel on a GPU.
+        # Not an adaptive pool, whose backward pass has no deterministic kernel on GPUs.
         "pool": nn.MaxPool2d(image_size // 8),
         "flatten": nn.Flatten(),
         "dropout": nn.Dropout(dropout),

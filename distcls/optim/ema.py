@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is evaluated and kept instead of the weights."""
+"""An exponential moving average of the weights, evaluated and kept in place of the weights."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import nn
 
 
 def build_ema(module: nn.Module) -> nn.Module:
-    """A copy of the model that only averages."""
+    """Return a copy of the model that holds the average and is never trained."""
     return copy.deepcopy(module).requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    """Move the average towards the weights. It is shorter at first, so that it forgets where it started.
+    """Move the average towards the weights. Early steps count more, so that the initial weights are soon forgotten.
 
-    min(decay, (1 + step) / (10 + step)) is TensorFlow's ExponentialMovingAverage with num_updates.
+    The decay is min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage with num_updates.
     """
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), 1 - decay)
@@ -25,9 +25,9 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> No
 
 @torch.no_grad()
 def copy_buffers(ema: nn.Module, module: nn.Module) -> None:
-    """Give the average the model's buffers as they are: they may be anything, such as counters.
+    """Copy the model's buffers to the average, unchanged: they may be counters, which have no average.
 
-    Those that a forward pass makes, or gives another shape, are left to the average's own.
+    Buffers that a forward pass creates or resizes are skipped; the average keeps its own.
     """
     theirs = dict(module.named_buffers())
     for name, mine in ema.named_buffers():

@@ -1,4 +1,4 @@
-"""The learning rate of a step, as a pure function of the step: there is no scheduler to save or to restore."""
+"""The learning rate as a pure function of the step: there is no scheduler to save or restore."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distcls.plan.batches import BatchPlan
 
 
 def lr_at(step: int, config: OptimConfig, plan: BatchPlan) -> float:
-    """The learning rate of step 0, 1, 2 … Warmup is linear, and reaches the peak at its last step."""
+    """Return the learning rate of step 0, 1, 2 … Warmup is linear and reaches the peak at its last step."""
     if config.schedule == "one_cycle":
         return _one_cycle(step, config, plan)
     warmup = steps_at(parse_duration(config.warmup), plan)
@@ -25,7 +25,7 @@ def lr_at(step: int, config: OptimConfig, plan: BatchPlan) -> float:
 
 
 def _one_cycle(step: int, config: OptimConfig, plan: BatchPlan) -> float:
-    """Up to the peak in cosine shape, during warmup or else 30 % of the run, and down (Smith, arXiv 1708.07120)."""
+    """Rise to the peak along a cosine, during warmup or else 30 % of the run, then fall (Smith, arXiv 1708.07120)."""
     rise = steps_at(parse_duration(config.warmup), plan) or round(0.3 * plan.total_steps)
     if step < rise:
         return _cosine(config.lr, config.lr / 25, 1 - step / rise)

@@ -1,4 +1,4 @@
-"""The pictures of a data set before it is trained on: samples of each class, class counts, sizes, and colours."""
+"""Draws a data set before it is trained on: samples of each class, class counts, sizes and colours."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_CLASSES_WITH_BARS = 60
 
 
 def plot_samples(names: Sequence[str], samples: Sequence[Sequence[np.ndarray]], path: str | Path, blocks: int) -> None:
-    """Classes in rows, in so many blocks side by side: the name, then its images, uint8 (H, W, 3)."""
+    """Draw a row for each class, its name and then its samples, uint8 (H, W, 3), in `blocks` columns of rows."""
     most, rows = max(map(len, samples), default=1), math.ceil(len(names) / blocks)
     label, cell, gap, top = 1.5, 0.72, 0.05, 0.5
     block = label + most * (cell + gap) + 0.15
     width, height = max(blocks * block + 0.2, 4.6), top + rows * (cell + gap) + 0.1
     with figure_file(path, width, height) as figure:
         page = page_in_inches(figure)
-        page.text(0.15, 0.17, "Samples of each class, as they are decoded", va="top", fontsize=12, weight="bold")
+        page.text(0.15, 0.17, "Samples of each class, as decoded", va="top", fontsize=12, weight="bold")
         for place, (name, images) in enumerate(zip(names, samples, strict=True)):
             column, row = divmod(place, rows)
             x, y = 0.15 + column * block, top + row * (cell + gap)
@@ -37,7 +37,7 @@ def plot_samples(names: Sequence[str], samples: Sequence[Sequence[np.ndarray]], 
 
 
 def plot_class_counts(counts: Mapping[str, np.ndarray], class_names: list[str], path: str | Path) -> None:
-    """How many images each class has in each split, int (C,): as bars; above 60 classes as a curve, sorted."""
+    """Draw the images of each class in each split, int (C,), as bars; above 60 classes as a sorted curve."""
     total = sum(counts.values())
     assert isinstance(total, np.ndarray)
     order = np.argsort(-total, kind="stable")
@@ -93,7 +93,10 @@ def _legend_above(axes: Axes) -> None:
 
 
 def plot_sizes(shapes: Sequence[tuple[int, int, int]], image_size: int, path: str | Path) -> None:
-    """Widths and heights, and how far the short side is from what the model sees. shapes: (width, height, images)."""
+    """Draw widths against heights, and short sides beside the size that the model sees.
+
+    shapes: (width, height, number of images) of each shape.
+    """
     width, height, count = np.array(shapes, float).reshape(-1, 3).T
     with figure_file(path, 10, 4.4) as figure:
         scatter, histogram = figure.subplots(1, 2, width_ratios=[1, 1.1])
@@ -133,7 +136,7 @@ def _draw_short_sides(axes: Axes, short: np.ndarray, count: np.ndarray, image_si
 def plot_colors(
     mean_image: np.ndarray, histogram: np.ndarray, mean: Sequence[float], std: Sequence[float], path: str | Path
 ) -> None:
-    """The mean of the training images, uint8 (S, S, 3), and how often each value of a channel is, int (3, 256)."""
+    """Draw the mean training image, uint8 (S, S, 3), and how often each channel takes each value, int (3, 256)."""
     with figure_file(path, 9.5, 3.8) as figure:
         picture, curves = figure.subplots(1, 2, width_ratios=[1, 1.7])
         picture.imshow(mean_image, interpolation="nearest" if len(mean_image) < 256 else "antialiased")

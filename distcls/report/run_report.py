@@ -1,56 +1,98 @@
-"""The plots of a finished run, from its folder alone, so that they can be made again at any time."""
+"""The plots of a run, from its folder alone: they can be made again at any time, without its images and its model."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from distcls.errors import MissingInputError
+from distcls.inference.metrics import NUM_BINS
 from distcls.report.calibration import plot_calibration
 from distcls.report.confusion import plot_confusion
 from distcls.report.curves import plot_curves
 from distcls.report.pictures import plot_images
-from distcls.runs.results import Predictions, load_pictures, load_predictions
+from distcls.runs.results import Pictures, Predictions, load_pictures, load_predictions
 from distcls.runs.tracking import read_metrics
 
+HEADINGS = {
+    "train_batch": "Training images, as the model saw them",
+    "predictions": "Predictions on {split}",
+    "worst_mistakes": "The most confident mistakes on {split}",
+}
+"""Of the pages of pictures, by the name under which a run keeps them."""
 
-def write_report(run_dir: Path) -> None:
-    """plots/: curves, training images, and of test (or val) confusion, calibration, predictions and mistakes."""
+
+def write_report(run_dir: Path) -> list[str]:
+    """Draw plots/ and return its files' names: curves, training images, and of test (or val) confusion and more.
+
+    Of a run that has not finished, only the curves can be drawn. Raises MissingInputError where there is nothing
+    to draw, DiskError where plots/ cannot be written.
+    """
+    if not (run_dir / "metrics.csv").exists():
+        raise MissingInputError(f"{run_dir} has no metrics.csv yet: nothing was logged that could be drawn.")
     folder = run_dir / "plots"
-    folder.mkdir(exist_ok=True)
-    kept_step = json.loads((run_dir / "kept.json").read_text())["step"]
+    kept_step = (_read_json(run_dir / "kept.json") or {}).get("step")
     plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png", kept_step)
-    batch = load_pictures(run_dir, "train_batch")
-    plot_images(batch.pixels, batch.names, folder / "train_batch.png", "Training images, as the model saw them")
-    class_names = json.loads((run_dir / "classes.json").read_text())
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    for split in ("test", "val"):
-        found = load_predictions(run_dir, split)
-        if found is not None:
-            _draw_split(run_dir, split, found, metrics[split]["ece"], class_names)
-            return
+    drawn = ["curves.png", *_draw_predictions(run_dir, folder)]
+    for name in HEADINGS:  # of an earlier, shorter run, which still had mistakes
+        if f"{name}.png" not in drawn:
+            (folder / f"{name}.png").unlink(missing_ok=True)
+    return drawn
 
 
-def _draw_split(run_dir: Path, split: str, found: Predictions, ece: float, class_names: list[str]) -> None:
-    folder = run_dir / "plots"
-    plot_confusion(found.confusion, class_names, split, folder / "confusion_matrix.png")
-    bins = found.bin_confidence, found.bin_correct, found.bin_count
-    plot_calibration(*bins, ece, split, folder / "calibration.png")
-    for name, heading in (
-        ("predictions", f"Predictions on {split}"),
-        ("worst_mistakes", f"The most confident mistakes on {split}"),
-    ):
-        if (run_dir / "pictures" / f"{name}.npz").exists():
-            _draw_predictions(run_dir, name, heading, found, class_names)
+def _draw_predictions(run_dir: Path, folder: Path) -> list[str]:
+    class_names = _read_json(run_dir / "classes.json")
+    split = next((name for name in ("test", "val") if (run_dir / "predictions" / f"{name}.npz").exists()), None)
+    found = load_predictions(run_dir, split) if split is not None else None
+    drawn = []
+    if split is not None and found is not None:
+        plot_confusion(confusion_matrix(found, len(class_names)), class_names, split, folder / "confusion_matrix.png")
+        bins = calibration_bins(found)
+        ece = float(np.abs(bins[1] - bins[0]).sum() / max(bins[2].sum(), 1))
+        plot_calibration(*bins, ece, split, folder / "calibration.png")
+        drawn += ["confusion_matrix.png", "calibration.png"]
+    for name, pictures in load_pictures(run_dir).items():
+        if name in HEADINGS:
+            captions, colors = list(pictures.captions), None
+            if found is not None and pictures.places:
+                captions, colors = _captions(pictures, found, class_names)
+            heading = HEADINGS[name].format(split=split)
+            plot_images(pictures.pixels, captions, folder / f"{name}.png", heading, colors)
+            drawn.append(f"{name}.png")
+    return drawn
 
 
-def _draw_predictions(run_dir: Path, name: str, heading: str, found: Predictions, class_names: list[str]) -> None:
-    pictures = load_pictures(run_dir, name)
-    right = [bool(found.preds[i] == found.labels[i]) for i in pictures.places]
-    titles = [
-        f"{class_names[found.preds[i]]} {found.confidence[i]:.0%}\n"
-        + ("" if ok else f"is {class_names[found.labels[i]]}\n")
-        + image
-        for i, ok, image in zip(pictures.places, right, pictures.names, strict=True)
-    ]
-    colors = ["green" if ok else "red" for ok in right]
-    plot_images(pictures.pixels, titles, run_dir / "plots" / f"{name}.png", heading, colors)
+def confusion_matrix(found: Predictions, num_classes: int) -> np.ndarray:
+    """int64 (C, C), rows are the true classes."""
+    pairs = np.bincount(found.labels * num_classes + found.preds, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes)
+
+
+def calibration_bins(found: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By equal bins of confidence: its sum, how many images are right, and how many there are; (bins,) each."""
+    bins = np.clip(np.ceil(found.confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    right = bins[found.preds == found.labels]
+    return (
+        np.bincount(bins, found.confidence, minlength=NUM_BINS),
+        np.bincount(right, minlength=NUM_BINS),
+        np.bincount(bins, minlength=NUM_BINS),
+    )
+
+
+def _captions(pictures: Pictures, found: Predictions, class_names: list[str]) -> tuple[list[str], list[str]]:
+    """What was predicted, what is true where that differs, and the image's name; green where it is right."""
+    captions, colors = [], []
+    for place in pictures.places:
+        pred, label = class_names[found.preds[place]], class_names[found.labels[place]]
+        is_right = bool(found.preds[place] == found.labels[place])
+        lines = [f"predicted {pred} ({found.confidence[place]:.0%})", *([] if is_right else [f"true {label}"])]
+        captions.append("\n".join([*lines, str(found.names[place])]))
+        colors.append("green" if is_right else "red")
+    return captions, colors
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

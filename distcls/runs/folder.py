@@ -23,6 +23,7 @@ from distcls.config.yaml_text import to_yaml
 from distcls.errors import DiskError, Preempted, note_exit_code
 from distcls.files.atomic import write_text
 from distcls.runs.environment import environment
+from distcls.runs.opening import sign_config
 from distcls.runs.resolution import resolve
 from distcls.runs.resuming import choose_folder, config_to_keep, lock_folder, steps_of
 from distcls.runs.status import StatusFile, read_status
@@ -91,6 +92,7 @@ class RunFolder:
 
     def _write_about(self) -> None:
         write_text(self.dir / "config.yaml", to_yaml(self.config))
+        sign_config(self.dir)
         write_text(self.dir / "env.json", json.dumps(environment(self.processes), indent=2) + "\n")
 
     def begin(self) -> None:

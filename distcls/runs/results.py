@@ -1,53 +1,82 @@
-"""What a finished run found, kept in its folder: predictions of each split, and pictures worth looking at."""
+"""What a finished run found, kept in its folder: predictions of each split, and pictures worth looking at.
+
+    predictions/val.npz  test.npz      every image of a split, with the probability of each class
+    pictures/train_batch.png …         sheets of thumbnails, which any viewer shows
+    pictures/index.json                what is where on them
+
+Whatever is drawn of a run is drawn from these, without its data set and without its model.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from distcls.errors import MissingInputError
+from distcls.errors import DiskError
+from distcls.files.atomic import json_text, write_text
+
+THUMBNAIL = 160
+"""Longest side in pixels of a picture that is kept."""
+LOSSLESS = 64
+"""Pictures up to this side are kept as they are, as PNG; larger ones as JPEG."""
+QUALITIES = (92, 80, 60, 40, 20)
+LARGEST_SHEET = 900_000
+"""Bytes. A JPEG that is larger gets the next lower quality, so that three sheets stay below 3 MB."""
 
 
 @dataclass
 class Predictions:
     """What the kept weights said of a split of n images and C classes."""
 
+    names: np.ndarray
+    """str (n,), what a person can find each image by: its path, or something like digits/17."""
     labels: np.ndarray
     """int64 (n,), the true class of each image."""
     preds: np.ndarray
     """int64 (n,), the predicted one."""
     confidence: np.ndarray
-    """float64 (n,), the probability of that class."""
-    confusion: np.ndarray
-    """int64 (C, C), rows are the true classes."""
-    bin_confidence: np.ndarray
-    """float64 (bins,), by confidence: the sum of the confidences."""
-    bin_correct: np.ndarray
-    bin_count: np.ndarray
-    """int64 (bins,), how many were right, and how many there are."""
+    """float64 (n,), the probability of that class: not rounded as `probs` may be."""
+    probs: np.ndarray
+    """float32 or float16 (n, C); (n, K) where only K classes of each image are kept."""
+    classes: np.ndarray | None = None
+    """int32 (n, K), the classes of these probabilities, the best first; None: all classes, in order."""
 
 
 @dataclass
 class Pictures:
-    """Images with their names, and where they stand in their split."""
+    """Images with captions, and where they stand in their split."""
 
-    pixels: np.ndarray
-    """uint8 (n, H, W, 3)."""
-    names: list[str]
-    places: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    """int64 (n,), positions in the split; empty where that means nothing."""
+    pixels: Sequence[np.ndarray]
+    """uint8 (H, W, 3) each."""
+    captions: Sequence[str] = ()
+    """One for each, or none."""
+    places: Sequence[int] = ()
+    """Positions in the split; empty where that means nothing."""
 
 
 def save_predictions(run_dir: Path, split: str, predictions: Predictions) -> None:
-    """Keep them as predictions/SPLIT.npz."""
-    _save(run_dir / "predictions" / f"{split}.npz", asdict(predictions))
+    """Keep them as predictions/SPLIT.npz, written once and whole. Raises DiskError."""
+    path = run_dir / "predictions" / f"{split}.npz"
+    temporary = path.with_name(f".{path.name}")
+    arrays = {name: array for name, array in vars(predictions).items() if array is not None}
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        temporary.replace(path)
+    except OSError as error:
+        raise DiskError(f"{path} cannot be written: {error.strerror or error}. Make room, and run again.") from error
 
 
 def load_predictions(run_dir: Path, split: str) -> Predictions | None:
-    """Those of a split; None where it was not measured."""
+    """Those of a split; None where none were kept. Nothing in the file can run code: there are no pickles."""
     path = run_dir / "predictions" / f"{split}.npz"
     if not path.exists():
         return None
@@ -55,26 +84,78 @@ def load_predictions(run_dir: Path, split: str) -> Predictions | None:
         return Predictions(**arrays)
 
 
-def save_pictures(run_dir: Path, pictures: dict[str, Pictures]) -> None:
-    """Keep them as pictures/NAME.npz."""
-    for name, some in pictures.items():
-        names = np.array([name.encode("utf-8", "surrogateescape") for name in some.names])
-        _save(run_dir / "pictures" / f"{name}.npz", {"pixels": some.pixels, "names": names, "places": some.places})
+def save_pictures(run_dir: Path, pictures: Mapping[str, Pictures]) -> None:
+    """Keep them as sheets of thumbnails, pictures/NAME.png or .jpg. Raises DiskError."""
+    folder = run_dir / "pictures"
+    try:
+        folder.mkdir(exist_ok=True)
+        index = {name: _save_sheet(folder, name, some) for name, some in pictures.items()}
+        write_text(folder / "index.json", json_text(index))
+    except OSError as error:
+        raise DiskError(f"{folder} cannot be written: {error.strerror or error}. Make room, and run again.") from error
 
 
-def load_pictures(run_dir: Path, name: str) -> Pictures:
-    """The pictures of that name. Raises MissingInputError where there are none."""
-    path = run_dir / "pictures" / f"{name}.npz"
-    if not path.exists():
-        raise MissingInputError(f"{run_dir} has no {path.name}: give the folder of a finished run.")
-    with np.load(path, allow_pickle=False) as arrays:
-        names = [bytes(name).decode("utf-8", "surrogateescape") for name in arrays["names"]]
-        return Pictures(arrays["pixels"], names, arrays["places"])
+def load_pictures(run_dir: Path) -> dict[str, Pictures]:
+    """All pictures of a run, by name; none where it has not finished."""
+    folder = run_dir / "pictures"
+    if not (folder / "index.json").exists():
+        return {}
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    return {name: _load_sheet(folder, entry) for name, entry in index.items()}
 
 
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    temporary.replace(path)
+def _save_sheet(folder: Path, name: str, pictures: Pictures) -> dict:
+    """Write the sheet; its entry in the index."""
+    thumbnails = [_thumbnail(pixels) for pixels in pictures.pixels]
+    height, width = (max((t.shape[side] for t in thumbnails), default=1) for side in (0, 1))
+    columns = math.ceil(math.sqrt(max(len(thumbnails), 1)))
+    sheet = np.full((math.ceil(max(len(thumbnails), 1) / columns) * height, columns * width, 3), 255, np.uint8)
+    for (top, left), thumbnail in zip(_corners(len(thumbnails), columns, height, width), thumbnails, strict=True):
+        sheet[top : top + thumbnail.shape[0], left : left + thumbnail.shape[1]] = thumbnail
+    suffix = "png" if max(height, width) <= LOSSLESS else "jpg"
+    (folder / f"{name}.{suffix}").write_bytes(_encode(Image.fromarray(sheet), suffix))
+    return {
+        "file": f"{name}.{suffix}",
+        "columns": columns,
+        "cell": [height, width],
+        "sizes": [thumbnail.shape[:2] for thumbnail in thumbnails],
+        "captions": list(pictures.captions),
+        "places": [int(place) for place in pictures.places],
+    }
+
+
+def _load_sheet(folder: Path, entry: Mapping) -> Pictures:
+    with Image.open(folder / Path(entry["file"]).name, formats=("PNG", "JPEG")) as image:
+        sheet = np.asarray(image.convert("RGB"))
+    corners = _corners(len(entry["sizes"]), entry["columns"], *entry["cell"])
+    pixels = [
+        sheet[top : top + height, left : left + width]
+        for (top, left), (height, width) in zip(corners, entry["sizes"], strict=True)
+    ]
+    return Pictures(pixels, entry["captions"], entry["places"])
+
+
+def _corners(number: int, columns: int, height: int, width: int) -> list[tuple[int, int]]:
+    """Top and left of each thumbnail on its sheet."""
+    return [(index // columns * height, index % columns * width) for index in range(number)]
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    if max(pixels.shape[:2]) <= THUMBNAIL:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(image)
+
+
+def _encode(sheet: Image.Image, suffix: str) -> bytes:
+    file = io.BytesIO()
+    if suffix == "png":
+        sheet.save(file, "PNG", optimize=True)
+        return file.getvalue()
+    for quality in QUALITIES:
+        file = io.BytesIO()
+        sheet.save(file, "JPEG", quality=quality, subsampling=0)
+        if file.tell() <= LARGEST_SHEET:
+            break
+    return file.getvalue()

@@ -18,9 +18,10 @@ from distcls.data.augmentation.preprocessing import describe_preprocessing
 from distcls.data.loading.loader import train_batches
 from distcls.data.split import Data, Split
 from distcls.errors import Preempted
-from distcls.inference.classifier import write_model
+from distcls.inference.classifier import Classifier, write_model
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.metrics import SplitMetrics, worst_confusions
+from distcls.inference.probabilities import Probabilities
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
 from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
@@ -57,13 +58,15 @@ def finish(
     module = state.eval_module
     if state.position.best_step is not None:
         module.load_state_dict(checkpoints.read_best(state.position.best_step))
-    measured = {}
+    classifier = Classifier(module, run.config, data.class_names, data.decoding)
+    measured, kept = {}, {}
     for split in (data.val, data.test):
         if split is not None:
-            metrics = evaluate(module, split)
+            probabilities = Probabilities(len(split), len(data.class_names), evaluate.batch_size, run.processes)
+            metrics = evaluate(classifier, split, probabilities)
             if metrics is None:
                 raise Preempted("stopped in the last evaluation: the same command goes on with it.")
-            measured[split.name] = metrics
+            measured[split.name], kept[split.name] = metrics, probabilities
     went_bad = any(run.processes.from_all((run.dir / WENT_BAD).exists()))  # on another machine, perhaps
     run.processes.expect_progress(None)  # the others wait for what is written
     if not run.processes.is_main:
@@ -71,11 +74,14 @@ def finish(
     for name, metrics in measured.items():
         if name == "test":
             run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **tracked(metrics))
-    write_model(run.dir / "model", module, run.config, data.class_names, data.decoding)
+    write_model(run.dir / "model", classifier, run.config)
     run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
     for split in data.splits():
         if split.name in measured:
-            save_predictions(run.dir, split.name, _predictions(split, measured[split.name]))
+            save_predictions(run.dir, split.name, _predictions(split, measured[split.name], kept[split.name]))
+            rounded = kept[split.name].describe()
+            if rounded is not None:
+                run.progress.note(f"predictions/{split.name}.npz holds the probabilities {rounded}, to save space")
     save_pictures(run.dir, _choose_pictures(data, measured, first_images(data, plan, augment, run)))
     run.write_json("kept.json", {"step": state.position.best_step})
     if went_bad:
@@ -92,15 +98,14 @@ def finish(
     )
 
 
-def _predictions(split: Split, metrics: SplitMetrics) -> Predictions:
+def _predictions(split: Split, metrics: SplitMetrics, kept: Probabilities) -> Predictions:
     return Predictions(
+        names=np.array([split.image_name(i) for i in range(len(split))]),
         labels=split.labels,
         preds=metrics.preds,
         confidence=metrics.confidence,
-        confusion=metrics.confusion,
-        bin_confidence=metrics.bin_confidence,
-        bin_correct=metrics.bin_correct,
-        bin_count=metrics.bin_count,
+        probs=kept.probs,
+        classes=kept.classes,
     )
 
 
@@ -108,7 +113,7 @@ def _choose_pictures(
     data: Data, measured: dict[str, SplitMetrics], batch: tuple[np.ndarray, list[str]]
 ) -> dict[str, Pictures]:
     """Training images as the model saw them; of test (or val), some images and the most confident mistakes."""
-    pictures = {"train_batch": Pictures(batch[0], batch[1])}
+    pictures = {"train_batch": Pictures(list(batch[0]), batch[1])}
     split = data.test or data.val
     if split is None:
         return pictures
@@ -118,8 +123,7 @@ def _choose_pictures(
     worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_PICTURES]
     for name, chosen in (("predictions", some), ("worst_mistakes", worst)):
         if len(chosen):
-            names = [split.image_name(int(i)) for i in chosen]
-            pictures[name] = Pictures(np.stack([split.image(int(i)) for i in chosen]), names, chosen)
+            pictures[name] = Pictures([split.image(int(i)) for i in chosen], places=chosen.tolist())
     return pictures
 
 

@@ -21,6 +21,7 @@ from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.build import build_data
 from distcls.data.loading.loader import train_batches
 from distcls.errors import Preempted
+from distcls.inference.classifier import Classifier
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.identity import refuse_other_data
 from distcls.optim.build import momenta_per_weight
@@ -72,7 +73,7 @@ def train(config: Config, default_name: str) -> Finished:
         state = build_state(config, data, acceleration, run, with_init_from=newest is None)
         class_weights = weigh_classes(config.loss, data.train.labels, data.class_names)
         train_step = TrainStep(config, state, plan, augment, acceleration, class_weights)
-        evaluate = Evaluator(config, len(data.class_names), normalize, processes)
+        evaluate = Evaluator(config, processes)
         described = describe(config, data, plan, state.module, processes)
         run.progress.header([*described, *describe_longer(config, plan, run.dir), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)
@@ -86,7 +87,8 @@ def train(config: Config, default_name: str) -> Finished:
             due = is_due(state.step, config.train.eval_every, plan) and not state.is_evaluated
             if data.val and due and not stopping:  # what is left out here comes first when the run goes on
                 watch.catch_up("evaluate")
-                metrics = evaluate(state.eval_module, data.val)
+                classifier = Classifier(state.eval_module, config, data.class_names, data.decoding)
+                metrics = evaluate(classifier, data.val)
                 stopping = metrics is None
                 if metrics is not None:
                     if state.record(metrics.values, config.train.best_metric):

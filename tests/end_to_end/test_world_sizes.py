@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import ledger
 import pytest
-from ranks import await_step, read_json
+from ranks import LIMIT, read_json
 
 STEPS = 50
 FEATURES = [
@@ -107,7 +108,7 @@ def test_a_run_stopped_on_4_processes_goes_on_on_2_and_then_on_1(ranks):
     for world_size, stop_at in ((4, 3), (2, 40), (1, None)):
         group = ranks.start("train", *settings, f"model.args.ledger={folder}", world_size=world_size)
         if stop_at is not None:
-            await_step(moved, stop_at)
+            await_micro_batches(folder, 4 * stop_at)
             os.kill(group.processes[-1].pid, signal.SIGTERM)
         assert group.wait() == [75 if stop_at else 0] * world_size, group.output()
         assert read_json(moved / "env.json")["world_size"] == world_size
@@ -117,3 +118,11 @@ def test_a_run_stopped_on_4_processes_goes_on_on_2_and_then_on_1(ranks):
     assert len(entered) == len(set(entered)) == 800
     ranks.run("train", *settings[:-1], "run.name=whole", f"model.args.ledger={folder}")
     assert ledger.digest(moved, 100) == ledger.digest(ranks.folder / "runs" / "whole", 100)
+
+
+def await_micro_batches(folder: Path, count: int) -> None:
+    """Wait until so many have entered the network: status.json is written less often than a step is taken."""
+    end = time.monotonic() + LIMIT
+    while sum(map(len, ledger.read(folder).values())) < count:
+        assert time.monotonic() < end, f"{count} micro-batches were not reached"
+        time.sleep(0.002)

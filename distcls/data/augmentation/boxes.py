@@ -1,7 +1,7 @@
 """Rectangles that random erasing and cutout blank out, and that CutMix fills from another image.
 
-A box is top, left, bottom, right as shares of the image's sides, so that it is drawn without knowing their length. It
-may reach over the edges, and is empty where bottom is not above top. A pixel is inside if its centre is.
+A box is (top, left, bottom, right) in shares of the image's sides, so drawing one needs no image size. It may reach
+beyond the edges, and is empty if bottom <= top. A pixel is inside if its centre is.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ MAX_ASPECT = 10 / 3
 
 
 def draw_erased(generator: np.random.Generator, size: int, share: float) -> np.ndarray:
-    """Boxes for random erasing (Zhong et al., arXiv 1708.04896), float32 (size, 4): 2 to 33 % of the image, or empty.
+    """Draw boxes for random erasing (Zhong et al., arXiv 1708.04896): float32 (size, 4).
 
-    share: of the images that get a box that is not empty.
+    share: of the images whose box covers 2 to 33 % of them; the others get an empty one.
     """
     chosen = generator.random(size) < share
     area = generator.uniform(MIN_AREA, MAX_AREA, size)
@@ -27,13 +27,13 @@ def draw_erased(generator: np.random.Generator, size: int, share: float) -> np.n
 
 
 def draw_squares(generator: np.random.Generator, size: int, side: float | np.ndarray) -> np.ndarray:
-    """Boxes around a random pixel, float32 (size, 4), for cutout and CutMix. side: one, or (size,), as a share."""
+    """Draw squares around random pixels, for cutout and CutMix: float32 (size, 4). side: a share or (size,) shares."""
     center, half = generator.random((size, 2)), np.broadcast_to(np.asarray(side) / 2, (size,))[:, None]
     return np.concatenate([center - half, center + half], axis=1).astype(np.float32)
 
 
 def inside(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Which pixels of (m, height, width) images lie in their boxes (m, 4): bool."""
+    """Return a mask, bool (m, height, width), of the pixels inside each image's box, given as (m, 4)."""
     top, left, bottom, right = boxes.T[:, :, None]
     rows = (torch.arange(height, device=boxes.device, dtype=boxes.dtype) + 0.5) / height
     columns = (torch.arange(width, device=boxes.device, dtype=boxes.dtype) + 0.5) / width

@@ -1,8 +1,8 @@
-"""Random brightness, contrast, saturation and hue for a whole batch: one 3 × 3 matrix for each image.
+"""Random brightness, contrast, saturation and hue for a whole batch: one 3 × 3 matrix per image.
 
-Brightness, contrast and saturation are torchvision's; hue turns the colours around the gray axis (in YIQ) and so
-keeps how bright they are, where torchvision converts to HSV and back. All four are linear, so they become one
-multiplication, and colours that leave the range are cut off once, at the end.
+Brightness, contrast and saturation work as in torchvision. Hue rotates colours around the gray axis (in YIQ), which
+preserves their brightness, where torchvision converts to HSV and back. All four are linear, so they become a single
+multiplication, and colours are clipped only once, at the end.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from distcls.config.settings import AugmentConfig
 
 LUMA = np.array([0.299, 0.587, 0.114])
 YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-"""RGB to brightness and two coordinates of colour (NTSC's); gray has none, so its rows 2 and 3 sum to 0."""
+"""RGB to brightness and two colour coordinates (NTSC's). Both are 0 for gray, so rows 2 and 3 sum to 0."""
 
 
 def draw_colors(config: AugmentConfig, generator: np.random.Generator, size: int) -> dict[str, np.ndarray]:
-    """Numbers for `size` images. "color": (size, 3, 3), times an RGB pixel; "gray": (size,), times the mean brightness.
+    """Draw the numbers of `size` images: "color" (size, 3, 3) multiplies pixels, "gray" (size,) the mean brightness.
 
-    Four uniform numbers are drawn for each image whatever is switched on, so that none depends on another.
+    Each image takes four uniform numbers whichever settings are on, so that no setting changes another's draws.
     """
     draws = generator.uniform(-1, 1, (4, size))
     limits = (config.brightness, config.contrast, config.saturation)
@@ -38,9 +38,9 @@ def draw_colors(config: AugmentConfig, generator: np.random.Generator, size: int
 
 
 def jitter(pixels: torch.Tensor, color: torch.Tensor, gray: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 (m, H, W, 3) to the same pixels in other colours, of `dtype`, still from 0 to 255 but not rounded.
+    """Recolour uint8 images (m, H, W, 3); the result is of `dtype`, from 0 to 255, not rounded.
 
-    The mean brightness of an image comes from whole numbers, so it is the same in whatever order they are added.
+    The mean brightness of an image is a sum of whole numbers, so the order of additions does not matter.
     """
     n, height, width, channels = pixels.shape
     flat = pixels.reshape(n, height * width, channels)

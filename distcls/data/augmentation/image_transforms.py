@@ -1,7 +1,7 @@
-"""torchvision's transforms for single images, such as RandAugment: by name, tried out before training, in workers.
+"""Runs torchvision's transforms for single images, such as RandAugment, in loader workers.
 
-They draw from global generators, so these are pointed at the image's position in the run before each image and put
-back afterwards. So an image's pixels are a function of its position, whoever loads it, and nobody else notices.
+They draw from global generators. These are seeded with the image's position in the run before each image and restored
+afterwards, so its pixels depend on its position, not on who loads it, and no other code is affected.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ NUM_TRIALS = 20
 
 
 class ImageTransforms:
-    """Calling it with images and their positions in the stream of training images gives other images."""
+    """Transforms images, given their positions in the stream of training images."""
 
     def __init__(self, transforms: list[Callable[[Any], Any]], seed: int, image_size: int) -> None:
         self.transforms, self.seed, self.image_size = transforms, seed, image_size
 
     def __call__(self, images: Iterable[np.ndarray], positions: Iterable[int]) -> list[np.ndarray]:
-        """uint8 (S, S, 3) to the same. Raises UsageError where a result is anything else."""
+        """Transform images, uint8 (S, S, 3). Raises UsageError if a result has another shape or type."""
         with global_state_kept():
             return [self._transform(*one) for one in zip(images, positions, strict=True)]
 
@@ -43,14 +43,14 @@ class ImageTransforms:
         pixels = changed.permute(1, 2, 0).numpy() if torch.is_tensor(changed) else np.asarray(changed)
         if pixels.shape != (self.image_size, self.image_size, 3) or pixels.dtype != np.uint8:
             raise UsageError(
-                f"augment.transforms make {pixels.dtype} {pixels.shape} of an image, but the model's images are uint8 "
-                f"({self.image_size}, {self.image_size}, 3): leave out what changes size, channels or type."
+                f"augment.transforms turn an image into {pixels.dtype} {pixels.shape}, but the model's images are "
+                f"uint8 ({self.image_size}, {self.image_size}, 3): leave out what changes size, channels or type."
             )
         return pixels
 
 
 def build_transforms(configs: list[TransformConfig], seed: int, image_size: int) -> ImageTransforms | None:
-    """The transforms of a run, tried out on noise; None where there are none. Raises UsageError."""
+    """Return the transforms of a run, or None if it has none. Raises UsageError if they fail on noise."""
     if not configs:
         return None
     transforms = ImageTransforms([_build(config) for config in configs], seed, image_size)
@@ -63,14 +63,20 @@ def build_transforms(configs: list[TransformConfig], seed: int, image_size: int)
     except Exception as error:
         raise UsageError(
             f"augment.transforms: {names} cannot be applied to images of {image_size} × {image_size} pixels: {error}. "
-            "They are given images of Pillow; {name: ToImage} before them makes uint8 tensors of these."
+            "They get Pillow images; put {name: ToImage} before them to get uint8 tensors."
         ) from error
     return transforms
 
 
 def _build(config: TransformConfig) -> Callable[[Any], Any]:
     if ":" in config.name:
-        return call_by_name("augment.transforms", config.name, **config.args)
+        transform = call_by_name("augment.transforms", config.name, **config.args)
+        if not callable(transform):
+            raise UsageError(
+                f"augment.transforms: {config.name} gave {type(transform).__name__}, expected a transform, "
+                "which is called with an image and returns one. Name a class, or a function that makes such an object."
+            )
+        return transform
     import torchvision
     from torchvision.transforms import v2
 
@@ -92,7 +98,7 @@ def _build(config: TransformConfig) -> Callable[[Any], Any]:
 
 
 def _with_enums(kind: type, args: dict[str, Any]) -> dict[str, Any]:
-    """`policy: cifar10` for AutoAugmentPolicy("cifar10"): what YAML cannot hold, by its value."""
+    """Turn values into the enums that YAML cannot hold: `policy: cifar10` into AutoAugmentPolicy("cifar10")."""
     parameters = inspect.signature(kind).parameters
     defaults = {name: parameters[name].default for name in args if name in parameters}
     is_enum = {name for name, default in defaults.items() if isinstance(default, enum.Enum)}

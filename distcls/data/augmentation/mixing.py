@@ -1,4 +1,4 @@
-"""Mixup and CutMix: images of a micro-batch mixed with each other, and their targets likewise."""
+"""Mixup and CutMix: blend the images of a micro-batch with each other, and their targets alike."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from distcls.plan.batches import BatchPlan
 def draw_mixing(
     config: AugmentConfig, plan: BatchPlan, generator: Callable[[str], np.random.Generator]
 ) -> dict[str, np.ndarray]:
-    """Numbers of a global batch, a row for each image, the same in all rows of a micro-batch but for "partner".
+    """Draw the numbers of a global batch, a row per image. All but "partner" are equal within a micro-batch.
 
-    "partner": the image of the micro-batch that is mixed in, by its place there. "share": what an image keeps of
-    itself. "pasted": with CutMix, the box of the partner that replaces the image's own; empty where the
-    micro-batch has mixup. generator: by what is drawn.
+    "partner": which image to blend in, by its position in the micro-batch. "share": how much an image keeps of
+    itself. "pasted" (with CutMix): the box that is taken from the partner, empty in micro-batches with mixup.
+    generator: returns a generator for each purpose.
     """
     count, size = plan.num_micro_batches, plan.micro_batch_size
     places = np.tile(np.arange(size), (count, 1))
@@ -45,16 +45,16 @@ def mix(
     pasted: torch.Tensor | None,
     num_classes: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each image and its target blended with a partner's: images (m, 3, H, W) and targets (m, C).
+    """Blend each image and its target with its partner's: images (m, 3, H, W) and targets (m, C).
 
     Mixup (Zhang et al., arXiv 1710.09412) keeps `share` of every pixel. CutMix (Yun et al., arXiv 1905.04899)
-    keeps all of those outside the box, none inside, and of the target the share of pixels that are really kept.
+    keeps the pixels outside the box, and of the target the share of pixels that were really kept.
     """
     share = share.to(images.dtype)
     of_pixels = share[:, None, None, None]
     if pasted is not None:
         covered = inside(pasted, *images.shape[2:])
-        # lerp is three times as fast on a CPU where its weights lie in memory as the pixels do.
+        # On a CPU, lerp is three times as fast if its weights have the memory layout of the pixels.
         of_pixels = torch.empty_like(images).copy_(of_pixels * ~covered[:, None])
         share = share * (1 - covered.to(images.dtype).mean((1, 2)))
     targets = F.one_hot(labels, num_classes).to(images.dtype)

@@ -1,4 +1,4 @@
-"""Parts of images made as large as the model wants them: on a CPU image by image, on a GPU a whole batch at once."""
+"""Crops images and resizes them to the size of the model: one by one on a CPU, a whole batch at once on a GPU."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 
 def crop_and_resize(pixels: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
-    """Each image's box of top, left, height and width, (m, 4), as large as `size`: uint8 (m, size, size, 3).
+    """Crop each image to its box and resize it: uint8 (m, size, size, 3). boxes: (m, 4) top, left, height and width.
 
-    Bilinear, with antialiasing where a box is larger than `size`.
+    Bilinear, with antialiasing if a box is larger than `size`.
     """
     if pixels.device.type != "cpu":
         return _resample(pixels, boxes, size)
@@ -21,16 +21,16 @@ def crop_and_resize(pixels: torch.Tensor, boxes: torch.Tensor, size: int) -> tor
 
 
 def resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 (n, H, W, 3) on a CPU to (n, size, size, 3): torch's own kernel, which takes half of Pillow's time."""
+    """Resize uint8 (n, H, W, 3) on a CPU to (n, size, size, 3), with torch's kernel: it takes half of Pillow's time."""
     images = pixels.permute(0, 3, 1, 2)
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
 def _resample(pixels: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
-    """The same for a whole batch, as two products with matrices of weights: rows first, then columns.
+    """Crop and resize a whole batch by two products with weight matrices: rows first, then columns.
 
-    On a GPU, because a kernel for each image would take longer than the training; on a CPU it would take ten times
-    as long as `resize`.
+    For GPUs, where one kernel per image would take longer than training. On a CPU it takes ten times as long as
+    `resize`.
     """
     n, height, width, channels = pixels.shape
     down = _weights(boxes[:, 0], boxes[:, 2], height, size)
@@ -42,9 +42,9 @@ def _resample(pixels: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Ten
 
 
 def _weights(starts: torch.Tensor, lengths: torch.Tensor, size_in: int, size_out: int) -> torch.Tensor:
-    """What each of size_in pixels gives to each of size_out, (n, size_out, size_in): a triangle around its centre.
+    """Return the weight of each input pixel in each output pixel, (n, size_out, size_in): a triangle around its centre.
 
-    The triangle is as wide as two pixels, of the larger kind: that is the antialiasing, as in Pillow.
+    The triangle is two pixels wide, input or output pixels, whichever are larger: this antialiases, as in Pillow.
     """
     places = torch.arange(size_in, device=starts.device, dtype=torch.float32)
     starts, lengths = starts[:, None, None].float(), lengths[:, None, None].float()

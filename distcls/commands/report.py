@@ -1,0 +1,32 @@
+"""`distcls report RUN`: draw the plots of a run again, from its folder alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distcls.commands.arguments import Parser
+from distcls.commands.exit_codes import run_command
+from distcls.runs.opening import check_run_folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw plots/ anew. It needs neither the images nor the model, and imports no code that the run names."""
+    return run_command(_main, sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog="distcls report",
+        description="Draw the plots of a run again, from its folder alone: its images need not be there any more. "
+        "Of a run that has not finished, the curves so far.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
+    run_dir = Path(parser.parse_args(argv).run)
+    check_run_folder(run_dir, ["classes.json"])
+    from distcls.report.run_report import write_report
+
+    for name in write_report(run_dir):
+        print(run_dir / "plots" / name)
+    return 0

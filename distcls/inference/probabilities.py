@@ -1,0 +1,64 @@
+"""The probabilities of every image of a split, for the run folder: in the main process's memory alone.
+
+Each process sends what it has evaluated, batch by batch, so that the others hold one batch and never n × C numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from distcls.cluster.processes import Processes
+
+LARGEST_FLOAT32 = 100 * 2**20
+LARGEST_FLOAT16 = 200 * 2**20
+"""Bytes. ImageNet's 50,000 validation images are 191 MiB as float32 and 95 MiB as float16."""
+
+TOP = 20
+"""Classes of each image that are kept where all would be too many."""
+
+
+class Probabilities:
+    """Collects float32 (n, C); float16 above 100 MiB; above 200 MiB even so, only each image's 20 best classes."""
+
+    probs: np.ndarray
+    """(n, C), or (n, K) of `classes`. On the main process only; (0, …) elsewhere."""
+    classes: np.ndarray | None = None
+    """int32 (n, K), the classes of the probabilities that are kept, the best first; None: all, in order."""
+
+    def __init__(self, num_images: int, num_classes: int, batch_size: int, processes: Processes) -> None:
+        self.num_images, self.batch_size, self.processes = num_images, batch_size, processes
+        self.batches_done = 0
+        self.dtype = torch.float32 if num_images * num_classes * 4 <= LARGEST_FLOAT32 else torch.float16
+        self.takes_top = num_images * num_classes * 2 > LARGEST_FLOAT16 and num_classes > TOP
+        self.width = TOP if self.takes_top else num_classes
+        shape = num_images if processes.is_main else 0, self.width
+        self.probs = np.empty(shape, np.float32 if self.dtype == torch.float32 else np.float16)
+        if self.takes_top:
+            self.classes = np.empty(shape, np.int32)
+
+    def add(self, probs: torch.Tensor | None) -> None:
+        """Send a batch (b, C) to the main process; all processes call it once a round, some of them without a batch."""
+        kept = torch.zeros(self.batch_size, self.width, dtype=self.dtype)
+        classes = torch.zeros(self.batch_size, self.width, dtype=torch.int32)
+        if probs is not None:
+            if self.takes_top:
+                probs, best = probs.topk(self.width, 1)
+                classes[: len(probs)] = best.to("cpu", torch.int32)
+            kept[: len(probs)] = probs.to("cpu", self.dtype)
+        self._store(self.probs, kept)
+        if self.classes is not None:
+            self._store(self.classes, classes)
+        self.batches_done += self.processes.world_size
+
+    def _store(self, where: np.ndarray, batch: torch.Tensor) -> None:
+        """The batches of a round follow each other, one of each process."""
+        for number, received in enumerate(self.processes.to_main(batch), start=self.batches_done):
+            rows = where[number * self.batch_size : (number + 1) * self.batch_size]
+            rows[:] = received[: len(rows)].numpy()
+
+    def describe(self) -> str | None:
+        """What was left out to save space, for people; None where nothing was."""
+        if self.takes_top:
+            return f"only the {self.width} best classes of each image, as float16"
+        return "as float16" if self.dtype == torch.float16 else None
