@@ -1,4 +1,4 @@
-"""What will happen, before it does: the header of a run, and `--dry-run`."""
+"""The header of a run and of `--dry-run`: what is about to happen, before it does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
 def describe(
     config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
 ) -> list[tuple[str, str]]:
-    """Name and value of each thing worth knowing before the first step."""
+    """Return name and value of each thing worth knowing before the first step."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     mode = ", deterministic" if config.train.deterministic else ""
@@ -143,7 +143,7 @@ def _warn_of_model(config: Config, data: Data, trained: int) -> list[tuple[str, 
 
 
 def _describe_balance(config: Config, data: Data) -> list[tuple[str, str]]:
-    """What is done about rare classes, if anything."""
+    """Return what is done about rare classes, if anything."""
     said = {
         "none": [],
         "balanced": ["drawn with replacement, classes equally often"],
@@ -173,7 +173,7 @@ def _describe_images(data: Data) -> str:
 def describe_plan(
     config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
 ) -> list[tuple[str, str]]:
-    """What --dry-run shows: the header, and what is only worth knowing when planning."""
+    """Return what --dry-run shows: the header, and what is only worth knowing when planning."""
     memory = estimate_memory(config, module, data.image_size)
     return [
         *describe(config, data, plan, module, processes),
