@@ -18,7 +18,6 @@ def _handlers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "Add data.folds, such as data.folds=5"),
         (["data.folds=5", "data.fold=2"], "runs all folds: leave data.fold out"),
         (["data.folds=1"], "data.folds"),
     ],
@@ -28,6 +27,23 @@ def test_mistakes_are_answered_before_anything_runs(
 ) -> None:
     assert main(["crossval", *words]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_fold_in_the_file_is_named(write_config, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["crossval", "-c", str(write_config("data: {folds: 3, fold: 1}\n"))]) == 2
+    assert "x.yaml has data.fold=1, and distcls crossval runs all folds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "folds"), [([], 5), (["data.folds=3"], 3)])
+def test_a_dry_run_shows_all_folds_and_five_are_the_default(
+    typed: list[str], folds: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(FoldRunner, "run", lambda self, words: started.append(list(words)) or 0)
+    assert main(["crossval", "--dry-run", *typed]) == 0
+    assert [words[:2] for words in started] == [["train", "--dry-run"]] * folds
+    assert [words[-3:-1] for words in started] == [[f"data.folds={folds}", f"data.fold={i}"] for i in range(folds)]
+    assert f"fold 0 of {folds}: runs/digits-fold0" in capsys.readouterr().out
 
 
 def test_under_a_launcher_it_says_what_to_do(
