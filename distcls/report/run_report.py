@@ -10,7 +10,7 @@ from distcls.report.confusion import plot_confusion
 from distcls.report.curves import plot_curves
 from distcls.report.pictures import plot_images
 from distcls.runs.results import Predictions, load_pictures, load_predictions
-from distcls.runs.tracking import read_metrics
+from distcls.runs.tracking.metrics_file import read_metrics
 
 
 def write_report(run_dir: Path) -> None:

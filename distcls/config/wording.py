@@ -1,0 +1,26 @@
+"""Words that messages share: alternatives, numbers of things, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+SAME_IN_PLURAL = ("cpu", "cuda", "mps")
+
+
+def either(options: Iterable[object]) -> str:
+    """Return "1", "1 or 2", "1, 2 or 3"."""
+    words = [str(option) for option in options]
+    return " or ".join(([", ".join(words[:-1])] if words[:-1] else []) + words[-1:])
+
+
+def count(number: int, thing: str) -> str:
+    """Return "1 batch", "3 batches", "1,200 images"."""
+    plural = "es" if thing.endswith(("s", "ch")) else "s"
+    return f"{number:,} {thing}{'' if number == 1 or thing in SAME_IN_PLURAL else plural}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean …?" with the known word that is most like this one, or nothing."""
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
