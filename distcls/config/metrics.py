@@ -22,6 +22,8 @@ class Metric:
     """Such a metric has a column in metrics.csv, and `train.best_metric` can choose it; None for a plain count."""
     rank: int | None = None
     """Its place in the table of evaluations, of which a narrow terminal drops the highest first; None: not there."""
+    of_training: bool = False
+    """True if training measures it too: "train_" and its name is the mean over the steps since the last evaluation."""
     in_summary: bool = False
     """True if the tables at the end of a run and of `distcls crossval` have it; `distcls eval` shows all."""
     in_curves: bool = False
@@ -39,18 +41,23 @@ class Metric:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "accuracy", ".2%", "higher", rank=0, in_summary=True, in_curves=True),
-        Metric("top5", "top-5", ".2%", "higher", rank=6, in_summary=True),
-        Metric("macro_f1", "macro F1", ".4f", "higher", rank=4, in_summary=True),
+        Metric("loss", "loss", ".4f", "lower", rank=0, of_training=True, in_summary=True, in_curves=True),
+        Metric("accuracy", "accuracy", ".2%", "higher", rank=0, of_training=True, in_summary=True, in_curves=True),
+        Metric("top5", "top-5", ".2%", "higher", rank=5, in_summary=True),
+        Metric("macro_f1", "macro F1", ".4f", "higher", rank=3, in_summary=True),
         Metric("macro_precision", "macro precision", ".4f", "higher"),
         Metric("macro_recall", "macro recall", ".4f", "higher"),
         Metric("weighted_f1", "weighted F1", ".4f", "higher"),
         Metric("weighted_precision", "weighted precision", ".4f", "higher"),
-        Metric("ece", "ECE", ".4f", "lower", rank=7, in_summary=True),
-        Metric("loss", "loss", ".4f", "lower", rank=0, in_summary=True, in_curves=True),
+        Metric("ece", "ECE", ".4f", "lower", rank=6, in_summary=True),
+        Metric("nll", "negative log-likelihood", ".4f", "lower"),
+        Metric("brier", "Brier score", ".4f", "lower"),
         Metric("count", "images", ",d", None, in_summary=True),
     )
 }
 
 BEST_METRICS = tuple(metric.name for metric in METRICS.values() if metric.better)
 """Those that can choose the best weights, and that metrics.csv has."""
+
+TRAIN_MEANS = {f"train_{metric.name}": metric for metric in METRICS.values() if metric.of_training}
+"""Of the training steps since the last evaluation, by their name in metrics.csv."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from distcls.report.calibration import plot_calibration
 from distcls.report.confusion import plot_confusion
 from distcls.report.curves import plot_curves
-from distcls.report.pictures import plot_images
+from distcls.report.pictures import plot_images, prediction_title
 from distcls.runs.results import Predictions, load_pictures, load_predictions
 from distcls.runs.tracking.metrics_file import read_metrics
 
@@ -36,8 +36,8 @@ def _draw_split(run_dir: Path, split: str, found: Predictions, ece: float, class
     bins = found.bin_confidence, found.bin_correct, found.bin_count
     plot_calibration(*bins, ece, split, folder / "calibration.png")
     for name, heading in (
-        ("predictions", f"Predictions on {split}"),
-        ("worst_mistakes", f"The most confident mistakes on {split}"),
+        ("predictions", f"Predictions on the {split} split"),
+        ("worst_mistakes", f"The most confident mistakes on the {split} split"),
     ):
         if (run_dir / "pictures" / f"{name}.npz").exists():
             _draw_predictions(run_dir, name, heading, found, class_names)
@@ -47,10 +47,8 @@ def _draw_predictions(run_dir: Path, name: str, heading: str, found: Predictions
     pictures = load_pictures(run_dir, name)
     right = [bool(found.preds[i] == found.labels[i]) for i in pictures.places]
     titles = [
-        f"{class_names[found.preds[i]]} {found.confidence[i]:.0%}\n"
-        + ("" if ok else f"is {class_names[found.labels[i]]}\n")
-        + image
-        for i, ok, image in zip(pictures.places, right, pictures.names, strict=True)
+        prediction_title(class_names[found.preds[i]], float(found.confidence[i]), class_names[found.labels[i]], image)
+        for i, image in zip(pictures.places, pictures.names, strict=True)
     ]
     colors = ["green" if ok else "red" for ok in right]
     plot_images(pictures.pixels, titles, run_dir / "plots" / f"{name}.png", heading, colors)

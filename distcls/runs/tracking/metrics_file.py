@@ -14,17 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distcls.config.metrics import BEST_METRICS
+from distcls.config.metrics import BEST_METRICS, TRAIN_MEANS
 from distcls.errors import DiskError, MissingInputError, UsageError
 from distcls.files.atomic import fsync
 
 COLUMNS = (
     *("time", "step", "epoch", "split"),
     *BEST_METRICS,
-    *("train_loss", "train_accuracy"),
+    *TRAIN_MEANS,
     *("lr", "grad_norm", "images_per_second", "data_time"),
 )
-"""What a new file has: train_loss and train_accuracy are means over the training steps since the last evaluation."""
+"""What a new file has; of these the rows of training steps and of evaluations fill some each."""
 
 TEXT_COLUMNS = ("time", "split")
 

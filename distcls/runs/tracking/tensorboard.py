@@ -7,10 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from distcls.config.metrics import TRAIN_MEANS
 from distcls.runs.tracking.metrics_file import TEXT_COLUMNS, Row
 
-TAGS = {"epoch": "epoch", "lr": "lr", "grad_norm": "grad_norm"} | {
-    f"train_{name}": f"{name}/train_mean" for name in ("loss", "accuracy")
+TAGS = {
+    **{name: name for name in ("epoch", "lr", "grad_norm")},
+    **{name: f"{metric.name}/train_mean" for name, metric in TRAIN_MEANS.items()},
 }
 """Columns that are the same for every split, so that their tag needs no "/train"; the others are "column/split"."""
 
