@@ -139,5 +139,5 @@ def _has_top5(row: Mapping[str, Any]) -> bool:
 def _cell(column: Column, value: Any) -> str:
     if value is None:
         return ""
-    too_wide = isinstance(value, float) and abs(value) >= 10 ** (column.width - 5)  # a loss that diverges
-    return format(value, ".3g" if too_wide else column.format)
+    text = format(value, column.format)
+    return text if len(text) <= column.width else format(value, ".3g")  # a loss that diverges

@@ -30,9 +30,10 @@ def test_a_narrow_terminal_keeps_loss_and_accuracy_of_val_to_the_last():
     assert "train accuracy" in EvaluationTable(ROW, 80).head()
 
 
-def test_a_loss_that_diverges_keeps_to_its_column():
+def test_long_numbers_keep_to_their_column():
     table = EvaluationTable({**ROW, "loss": 1.0}, 200)
     assert len(table.line({**ROW, "loss": 2.6e23, "train_loss": 12345678.9})) == len(table.head())
+    assert table.line({**ROW, "epoch": 1200.0}).split()[0] == "1200.0"
 
 
 def test_top5_where_it_says_something():
