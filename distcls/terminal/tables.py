@@ -124,7 +124,8 @@ def _text(metric: Metric, values: Mapping[str, Any]) -> str:
 
 
 def _columns_that_fit(row: Mapping[str, Any], width: int) -> list[Column]:
-    columns = [column for column in COLUMNS if column.name != "top5" or _has_top5(row)]
+    absent = {name for name in TRAIN_MEANS if row.get(name) is None} | (set() if _has_top5(row) else {"top5"})
+    columns = [column for column in COLUMNS if column.name not in absent]
     while sum(column.width + 2 for column in columns) - 2 > width:
         columns.remove(max(columns, key=lambda column: column.rank))
     return columns

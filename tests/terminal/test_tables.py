@@ -18,9 +18,14 @@ def test_train_and_val_stand_side_by_side():
     assert " ".join(table.head().split()) == titles
     of_row = ["1.0", "20", "0.5000", "0.4000", "80.00%", "90.00%", "99.00%", "0.8800", "0.0500"]
     assert table.line(ROW).split() == of_row
-    mixed = table.line({**ROW, "train_accuracy": None})
-    assert mixed.split() == [*of_row[:4], *of_row[5:]]
-    assert len(mixed) == len(table.head())
+    assert len(table.line({**ROW, "train_loss": None})) == len(table.head())
+
+
+def test_what_training_does_not_measure_has_no_column():
+    """As the accuracy on mixtures of images."""
+    assert "train" not in EvaluationTable({**ROW, "train_loss": None, "train_accuracy": None}, 200).head()
+    head = EvaluationTable({**ROW, "train_accuracy": None}, 200).head()
+    assert "train loss" in head and "train accuracy" not in head
 
 
 def test_a_narrow_terminal_keeps_loss_and_accuracy_of_val_to_the_last():
