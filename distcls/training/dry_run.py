@@ -13,7 +13,7 @@ from distcls.optim.losses import build_loss
 from distcls.plan.batches import plan_batches
 from distcls.runs.resolution import resolve
 from distcls.runs.resuming import choose_folder, config_to_keep, steps_of
-from distcls.runs.tracking import check_trackers
+from distcls.runs.tracking.trackers import check_trackers
 from distcls.terminal.progress import Progress
 from distcls.training.header import check_plan, describe_longer, describe_plan
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,19 +95,23 @@ def test_the_report_shows_each_fold_mean_and_deviation(tmp_path: Path, capsys: p
     folders = [tmp_path / f"x-fold{fold}" for fold in range(3)]
     for fold, folder in enumerate(folders):
         folder.mkdir()
-        values = {"accuracy": 0.8 + fold * 0.05, "loss": 1.0, "accuracy_by_class": [1.0, 0.5], "count": 10 + fold}
+        values: dict[str, Any] = {"accuracy": 0.8 + fold * 0.05, "loss": 1.0, "count": 10 + fold}
+        if fold == 1:  # as version 0.1.0 wrote it
+            values["accuracy_by_class"] = [1.0, 0.5]
+        else:
+            values |= {"weighted_f1": 0.7, "by_class": {"cat": {"recall": 1.0}, "dog": {"recall": 0.5}}}
         (folder / "metrics.json").write_text(json.dumps({"val": values}))
     report(folders, tmp_path / "x-crossval.json")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:8]] == [
         ["val"],
-        ["accuracy", "loss", "images"],
-        ["fold", "0", "80.00%", "1.0000", "10"],
-        ["fold", "1", "85.00%", "1.0000", "11"],
-        ["fold", "2", "90.00%", "1.0000", "12"],
-        ["mean", "85.00%", "1.0000"],
-        ["±", "std", "5.00%", "0.0000"],
+        ["loss", "accuracy", "images"],
+        ["fold", "0", "1.0000", "80.00%", "10"],
+        ["fold", "1", "1.0000", "85.00%", "11"],
+        ["fold", "2", "1.0000", "90.00%", "12"],
+        ["mean", "1.0000", "85.00%"],
+        ["±", "std", "0.0000", "5.00%"],
     ]
-    assert json.loads((tmp_path / "x-crossval.json").read_text())["val"]["loss"] == {
-        **{"mean": 1.0, "std": 0.0, "folds": [1.0, 1.0, 1.0]}
-    }
+    summary = json.loads((tmp_path / "x-crossval.json").read_text())["val"]
+    assert set(summary) == {"accuracy", "loss"}, "what all folds have"
+    assert summary["loss"] == {"mean": 1.0, "std": 0.0, "folds": [1.0, 1.0, 1.0]}
