@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from distcls.errors import MissingInputError
+from distcls.files.atomic import replacing
 
 
 @dataclass
@@ -74,7 +75,5 @@ def load_pictures(run_dir: Path, name: str) -> Pictures:
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
+    with replacing(path, durable=False) as file:
         np.savez_compressed(file, **arrays)
-    temporary.replace(path)

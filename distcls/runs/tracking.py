@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distcls.errors import DiskError, MissingInputError, UsageError
-from distcls.files.atomic import fsync
+from distcls.files.atomic import fsync, write_bytes
 
 COLUMNS = (
     *("time", "step", "epoch", "split"),
@@ -85,7 +84,7 @@ class MetricsFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if _drop_torn_line(path) == b"":
-                _replace(path, _csv_line(COLUMNS))
+                write_bytes(path, _csv_line(COLUMNS))
             _check_header(path)
         except OSError as error:
             raise _cannot_write(path, error) from error
@@ -126,7 +125,7 @@ class MetricsFile:
         last = {"train": step, "val": evaluated_step, "test": -1}
         kept = [cells for cells, row in rows if row["step"] <= last[row["split"]]]
         try:
-            _replace(self._path, b"".join(_csv_line(cells) for cells in [COLUMNS, *kept]))
+            write_bytes(self._path, b"".join(_csv_line(cells) for cells in [COLUMNS, *kept]))
         except OSError as error:
             raise _cannot_write(self._path, error) from error
         return [_parse(cells) for cells in kept]
@@ -235,7 +234,7 @@ def _drop_torn_line(path: Path) -> bytes:
     content = path.read_bytes() if path.exists() else b""
     whole = _whole_lines(content)
     if whole != content:
-        _replace(path, whole)
+        write_bytes(path, whole)
     return whole
 
 
@@ -255,17 +254,6 @@ def _append(path: Path, line: bytes) -> None:
         written = file.write(line)
         while written < len(line):  # a full disk may stop a write halfway; going on makes the system say why
             written += file.write(line[written:])
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write `content` so that a kill, or a power cut, leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync(path.parent)
 
 
 def _cannot_write(path: Path, error: OSError) -> DiskError:
