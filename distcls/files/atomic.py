@@ -30,9 +30,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 
     durable: also survive a power cut, which takes milliseconds to seconds. Raises OSError.
     """
-    temporary = path.with_name(
-        f".{secrets.token_hex(8)}.tmp"
-    )
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # `path` may have the longest name there is
     try:
         with temporary.open("wb") as file:
             yield file

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from distcls.config.settings import Config, DataConfig
 from distcls.config.yaml_text import to_yaml
 from distcls.data.augmentation.preprocessing import Normalize, describe_preprocessing, described_decoding
 from distcls.data.decoding.decode import Decoding
-from distcls.errors import MissingInputError
+from distcls.errors import DiskError, MissingInputError
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
 from distcls.models.build import build_model
 from distcls.models.init_from import find_weights
@@ -72,8 +73,8 @@ def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
                 f"{run_dir} is not a run folder: it has no {name}. Give a folder such as runs/digits."
             )
     config = read_config(run_dir / "config.yaml", overrides)
-    class_names = json.loads((run_dir / "classes.json").read_text())
-    preprocessing = json.loads((run_dir / "preprocessing.json").read_text())
+    class_names = _read_json(run_dir / "classes.json")
+    preprocessing = _read_json(run_dir / "preprocessing.json")
     decoding = described_decoding(preprocessing)
     assert decoding.image_size is not None
     module = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
@@ -82,3 +83,13 @@ def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
     normalize = Normalize.build(config.augment.normalize, torch.device("cpu"), dtype, config.model.channels_last)
     module.eval()
     return KeptModel(module, config, class_names, decoding, normalize)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DiskError(
+            f"{path} is damaged ({error}). A finished run has a copy in {path.parent / 'model'}; one that is not "
+            "writes it anew when it is resumed."
+        ) from error

@@ -41,8 +41,8 @@ def open_npz(config: DataConfig) -> dict[str, ImageSet]:
         found = "is not a file" if file.exists() else "does not exist"
         raise MissingInputError(f"{file} {found}. Name the file that holds your images: data.root=FILE.npz")
     stat = file.stat()
-    key = digest([], repr((str(file), stat.st_size, stat.st_mtime_ns)).encode())[:16]
-    return open_arrays(cache_folder(config) / "arrays" / f"{file.stem}-{key}", file.stem, lambda: _read(file))
+    key = digest([], repr((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode())[:16]
+    return dict(open_arrays(cache_folder(config), file.stem, key, lambda: _read(file)))
 
 
 def _read(file: Path) -> Iterator[Arrays]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,23 +106,3 @@ def test_broken_and_missing_files(tmp_path: Path) -> None:
         open_image_sets(config)
     with pytest.raises(UsageError, match=r"data\.root=FILE\.npz"):
         open_image_sets(DataConfig(name="npz"))
-
-
-def test_what_nobody_has_used_for_a_month_is_removed(tmp_path: Path) -> None:
-    def open_set(name: str) -> float:
-        """Opens it; when it was used last, before another one is written."""
-        config = DataConfig(name="npz", root=str(tmp_path / name), cache_dir=str(tmp_path / "cache"))
-        open_image_sets(config)
-        return max(about.stat().st_mtime for about in tmp_path.glob(f"cache/arrays/{name[0]}-*/about.json"))
-
-    month = 31 * 86_400
-    for name in "abc":
-        np.savez(tmp_path / f"{name}.npz", images=GRAY, labels=LABELS)
-    used = open_set("a.npz")
-    for age, left in ((0, {"a", "b"}), (month, {"b", "c"})):
-        (about,) = tmp_path.glob("cache/arrays/a-*/about.json")
-        os.utime(about, (used - month, used - month))
-        if age == 0:
-            assert open_set("a.npz") >= used
-        open_set("b.npz" if age == 0 else "c.npz")
-        assert {folder.name[0] for folder in tmp_path.glob("cache/arrays/*")} == left
