@@ -18,6 +18,14 @@ def server():
     warm_up()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """Tests keep decoded images apart from those of the person who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def ranks(server, tmp_path, monkeypatch):
     """Starts distcls on one or more processes, in an empty folder."""

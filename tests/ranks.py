@@ -28,6 +28,7 @@ SERVER.set_forkserver_preload(
         "distcls.inference.sums",
         "distcls.report.run_report",
         "torchvision.transforms.v2",
+        "sklearn.datasets",
         "torch._dynamo",
         "ledger",
     ]

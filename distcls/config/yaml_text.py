@@ -125,6 +125,11 @@ def _files_beside(path: Path) -> str:
 
 
 def _parse(text: str, source: str, lines: bool) -> Given:
+    if any("\udc80" <= character <= "\udcff" for character in text):  # how Python writes a byte that is not UTF-8
+        raise UsageError(
+            f"{source.encode('utf-8', 'replace').decode()}: a config is UTF-8 text, and this name has other bytes in "
+            "it. Make a link to the file or folder, ln -s OLD NEW, and give the name of the link"
+        )
     loader = None
     try:
         loader = _Loader(text)

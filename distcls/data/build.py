@@ -115,9 +115,13 @@ def build_data(
         test=splits.get("test"),
         class_names=image_sets["train"].class_names,
         decoding=decoding,
-        fingerprint=_fingerprint(image_sets, splits),
+        fingerprint=_fingerprint(image_sets, splits, found),
+        listing_fingerprint=_fingerprint(image_sets, splits, {}),
         report=build_report(config, decoding, list(splits.values()), image_sets, found),
     )
+    data.report["split_fingerprints"] = {
+        name: _of_split(splits[name], found[source]) for name, (source, _) in cuts.items()
+    }
     bad = [file["path"] for file in data.report["bad_files"]]
     some = f" (unreadable: {some_of(bad, 3)})" if bad else ""
     _refuse_differences(
@@ -143,7 +147,7 @@ def _refuse_differences(processes: Processes, seen_here: object, in_words: str) 
         if there != seen[0][0]:
             raise UsageError(
                 f"the processes see different images: process 0 {seen[0][1]}, process {rank} {words}, or of other "
-                "names, sizes or labels. Copy the same files to all machines, as rsync -a --checksum --delete does."
+                "names, contents or labels. Copy the same files to all machines, as rsync -a --checksum --delete does."
             )
 
 
@@ -197,7 +201,24 @@ def _found_by_set(decoded: dict[tuple[str, Decoding], Decoded]) -> dict[str, Dec
     return found
 
 
-def _fingerprint(image_sets: dict[str, ImageSet], splits: dict[str, Split]) -> str:
-    sets = [f"{name} {image_set.fingerprint()}".encode() for name, image_set in image_sets.items()]
+def _fingerprint(image_sets: dict[str, ImageSet], splits: dict[str, Split], decoded: dict[str, Decoded]) -> str:
+    """Of the sets, of which image is in which split, and of the bytes of all files that were decoded."""
+    sets = [f"{name} {_of_set(image_set, decoded.get(name))}".encode() for name, image_set in image_sets.items()]
     rows = [part for name, split in splits.items() for part in (name.encode(), split.rows)]
     return digest(image_sets["train"].class_names, *sets, *rows)
+
+
+def _of_set(image_set: ImageSet, decoded: Decoded | None) -> str:
+    listed = image_set.fingerprint()
+    if decoded is None or decoded.digests is None:
+        return listed
+    content = decoded.digests.copy()
+    content[list(decoded.bad)] = 0  # nobody sees these
+    return digest([], listed.encode(), content)
+
+
+def _of_split(split: Split, decoded: Decoded) -> str:
+    """Of the images of one split and their labels, whatever became of the others."""
+    if decoded.digests is None:
+        return digest(split.image_set.class_names, split.image_set.fingerprint().encode(), split.rows)
+    return digest(split.image_set.class_names, split.labels, decoded.digests[split.rows])

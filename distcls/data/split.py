@@ -87,15 +87,24 @@ class Data:
     class_names: list[str]
     decoding: Decoding
     fingerprint: str
-    """Hex digest of classes, files and of which image is in which split."""
+    """Hex digest of classes, labels, names and contents of files, and of which image is in which split."""
     report: dict[str, Any]
     """For data_report.json: counts, ignored files, bad files with their reasons."""
+    listing_fingerprint: str = ""
+    """The same without the contents of files: what runs began with before files were hashed."""
 
     @property
     def image_size(self) -> int:
         """Side in pixels of what the model sees."""
         assert self.decoding.image_size is not None
         return self.decoding.image_size
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """True if a run that began with this fingerprint began with these images, as far as it says.
+
+        A run of a version that hashed no files knows their names and sizes only.
+        """
+        return fingerprint in (self.fingerprint, self.listing_fingerprint)
 
     def splits(self) -> list[Split]:
         """Those that exist, train first."""

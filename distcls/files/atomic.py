@@ -1,25 +1,64 @@
-"""Small text files that are replaced whole, and what is on the disk for good."""
+"""Files and folders that are replaced whole: a reader, a kill or a power cut finds the old content or the new one."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import json
 import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+UNFINISHED = ".writing-"
+"""How the name of a folder begins that is still being written, or was when its process was killed."""
+
+NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
+"""What file systems answer that cannot sync a folder: they have no other way to make a name durable."""
+
+
+# Files ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends; after an error `path` is as it was.
+
+    durable: also survive a power cut, which takes milliseconds to seconds. Raises OSError.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # `path` may have the longest name there is
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        fsync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace a file whole, see `replacing`."""
+    with replacing(path, durable) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """Replace a file, so that a reader, and with `durable` a power cut, leaves the old text or the new one.
+    """Replace a text file whole, see `replacing`. UTF-8; file names that are not stay the bytes they have on disk."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"), durable)
 
-    UTF-8; names of files that are not are written as they are on the disk.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    temporary.replace(path)
+
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
+    """Replace a JSON file whole, see `replacing` and `json_text`."""
+    write_text(path, json_text(value), durable)
 
 
 def fsync(path: Path) -> None:
@@ -27,8 +66,52 @@ def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)
+
+
+# Folders -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def folder_beside(final: Path) -> Iterator[Path]:
+    """A folder on the file system of `final`, removed at the end with everything that was not renamed away."""
+    with tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as temporary:
+        building = Path(temporary, "building")
+        building.mkdir()
+        yield building
+
+
+def rename_unless_there(folder: Path, final: Path) -> None:
+    """Move a finished folder to its place, unless another process was faster. Raises OSError."""
+    try:
+        os.rename(folder, final)
+    except OSError:
+        if not final.is_dir():
+            raise
+
+
+def put_in_place(folder: Path, final: Path) -> None:
+    """Move a finished folder to its place, where an older one may lie. After an OSError the older one is back."""
+    old = final.parent / f"{UNFINISHED}old-{final.name}-{secrets.token_hex(4)}"
+    try:
+        if final.exists():
+            os.rename(final, old)  # not removed first: a network file system keeps what somebody has open
+        os.rename(folder, final)
+        fsync(final.parent)
+    except OSError:
+        if old.exists() and not final.exists():
+            with contextlib.suppress(OSError):
+                os.rename(old, final)
+        raise
+    for replaced in final.parent.glob(f"{UNFINISHED}old-{glob.escape(final.name)}-*"):
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+# Text ----------------------------------------------------------------------------------------------
 
 
 def json_text(value: Any) -> str:

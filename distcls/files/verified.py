@@ -6,12 +6,10 @@ parent is fsynced. All bytes go through Python's files, so that a disk that fail
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from safetensors import safe_open
 from safetensors import torch as safetensors_torch
 
 from distcls.errors import DiskError
-from distcls.files.atomic import fsync, json_text
+from distcls.files.atomic import UNFINISHED, fsync, json_text, put_in_place
 
 Tensors = dict[str, torch.Tensor]
 Writer = Callable[[Any], Any]
@@ -36,8 +34,6 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 DAMAGE = {errno.EIO, getattr(errno, "EUCLEAN", errno.EIO), errno.EBADMSG}
 """What it says of blocks that the disk has lost."""
 SECONDS_BEFORE_RETRY = 1.0
-UNFINISHED = ".writing-"
-"""How the name of a folder begins that is still being written, or was when its process was killed."""
 
 
 class CorruptError(Exception):
@@ -53,24 +49,15 @@ def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[
     on_progress is called each time that CHUNK bytes more are on the disk.
     """
     temporary = path.parent / f"{UNFINISHED}{path.name}"
-    replaced = path.parent / f"{UNFINISHED}old-{path.name}-{secrets.token_hex(4)}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         manifest = {name: _write_file(temporary / name, write, on_progress) for name, write in writers.items()}
         _write_file(temporary / "manifest.json", json_writer(manifest), on_progress)
         fsync(temporary)
-        if path.exists():
-            os.rename(path, replaced)  # at once: a network file system keeps what somebody has open
-        os.rename(temporary, path)
-        fsync(path.parent)
-        for old in path.parent.glob(f"{UNFINISHED}old-{path.name}-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        put_in_place(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save has its own for what a stream refuses
         shutil.rmtree(temporary, ignore_errors=True)
-        if replaced.exists() and not path.exists():
-            with contextlib.suppress(OSError):
-                os.rename(replaced, path)
         raise DiskError(f"{path} could not be written: {error}. Older checkpoints are as they were.") from error
 
 

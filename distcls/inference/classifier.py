@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.data.augmentation.preprocessing import Normalize, describe_preprocessing, described_decoding
 from distcls.data.decoding.decode import Decoding
+from distcls.errors import DiskError
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
 from distcls.models.build import build_model
 from distcls.models.init_from import find_weights
@@ -97,14 +99,24 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
 
     config: the run's (runs/opening.py). Raises MissingInputError where there are no weights.
     """
-    class_names = json.loads((run_dir / "classes.json").read_text())
+    class_names = _read_json(run_dir / "classes.json")
     weights = find_weights(run_dir)
     # A temperature belongs to the weights that it was fitted for; those of a checkpoint have none.
     beside = weights.with_name("preprocessing.json")
-    preprocessing = json.loads((beside if beside.exists() else run_dir / "preprocessing.json").read_text())
+    preprocessing = _read_json(beside if beside.exists() else run_dir / "preprocessing.json")
     decoding = described_decoding(preprocessing)
     assert decoding.image_size is not None
     network = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
     network.to(torch.float64 if config.train.precision == "float64" else torch.float32)
     network.load_state_dict(read_tensors(weights))
     return Classifier(network, config, class_names, decoding, preprocessing.get("temperature", 1.0)).eval()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DiskError(
+            f"{path} is damaged ({error}). A finished run has a copy in {path.parent / 'model'}; one that is not "
+            "writes it anew when it is resumed."
+        ) from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,21 +15,59 @@ from distcls.config.loading import read_config
 from distcls.config.settings import DataConfig
 from distcls.data.inspection.report import changed_images
 from distcls.data.split import Data, Split
-from distcls.errors import MissingInputError, UsageError, some_of
+from distcls.errors import DiskError, MissingInputError, UsageError, some_of
+
+Lists = dict[str, list]
+"""The images of each split, as splits.json has them."""
 
 
 def refuse_other_data(data: Data, run_dir: Path) -> None:
-    """Raises UsageError where a run that has a checkpoint began with other images."""
+    """Raises UsageError where a run that has a checkpoint began with other images.
+
+    Where data_report.json is damaged or missing, the names of the images decide, and the run writes it anew.
+    Raises DiskError where splits.json is damaged or missing too.
+    """
     if not any((run_dir / "checkpoints").glob("step-*")):
         return
-    old = json.loads((run_dir / "data_report.json").read_text())
-    if old["fingerprint"] != data.fingerprint:
-        lists = json.loads((run_dir / "splits.json").read_text())
+    report, lists, now = _read_report(run_dir), _read_lists(run_dir), data.split_lists()
+    if report is None and lists is None:
+        raise DiskError(
+            f"{run_dir} does not say any more what images it began with: data_report.json and splits.json are damaged "
+            "or missing. Put one of them back, or begin another run with --name NAME."
+        )
+    is_same = lists == now if report is None else data.has_fingerprint(report["fingerprint"])
+    if not is_same:
         raise UsageError(
             f"the data is not what {run_dir} began with:\n  "
-            + "\n  ".join(changed_images(lists, data.split_lists()))
+            + _what_changed(lists, now)
             + "\nPut the old data back, or begin another run with --name NAME."
         )
+
+
+def _what_changed(before: Lists | None, now: Lists) -> str:
+    if before is None:
+        return "its splits.json is damaged or missing, so which images changed is not known"
+    return "\n  ".join(changed_images(before, now))
+
+
+def _read_report(run_dir: Path) -> dict[str, Any] | None:
+    """data_report.json; None where it is damaged or missing."""
+    report = _read_json(run_dir / "data_report.json")
+    return report if isinstance(report, dict) and isinstance(report.get("fingerprint"), str) else None
+
+
+def _read_lists(run_dir: Path) -> Lists | None:
+    """splits.json; None where it is damaged or missing."""
+    lists = _read_json(run_dir / "splits.json")
+    is_whole = isinstance(lists, dict) and all(isinstance(images, list) for images in lists.values())
+    return lists if is_whole and "train" in lists else None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def is_same_place(data: DataConfig, run_dir: Path) -> bool:
@@ -49,6 +89,12 @@ def aligned(split: Split, names: list[str], class_names: list[str]) -> Split:
     return dataclasses.replace(split, labels=ids[split.labels])
 
 
+def _fingerprints(report: Mapping[str, Any]) -> dict[str, str]:
+    """By split; none in the reports of older runs."""
+    found = report.get("split_fingerprints")
+    return found if isinstance(found, dict) else {}
+
+
 def choose_split(data: Data, name: str, run_dir: Path) -> Split:
     """The split of that name, if it is still what it was for the run; or "all" of other images."""
     splits = {split.name: split for split in data.splits()}
@@ -58,12 +104,17 @@ def choose_split(data: Data, name: str, run_dir: Path) -> Split:
         return data.train
     if name not in splits:
         raise MissingInputError(f"{run_dir} has no {name} split, only {', '.join(splits)}: --split one of them.")
-    if data.fingerprint != json.loads((run_dir / "data_report.json").read_text())["fingerprint"]:
-        before, now = json.loads((run_dir / "splits.json").read_text()), data.split_lists()
-        if before.get(name) != now[name] or isinstance(now[name][0], int):
+    report, lists, now = _read_report(run_dir) or {"fingerprint": ""}, _read_lists(run_dir), data.split_lists()
+    if not data.has_fingerprint(report["fingerprint"]):
+        of_split = _fingerprints(report).get(name)
+        if of_split is None:  # an older run, or a damaged report: only the names of the images are known
+            is_same = lists is not None and lists.get(name) == now[name] and not isinstance(now[name][0], int)
+        else:
+            is_same = of_split == _fingerprints(data.report)[name]
+        if not is_same:
             raise UsageError(
                 f"the data is not what {run_dir} was trained on:\n  "
-                + "\n  ".join(changed_images(before, now))
+                + _what_changed(lists, now)
                 + f"\nSo images of {name} may have been trained on. Put the old data back; or, for images that the run "
                 "has never seen: --data DIR --split all"
             )

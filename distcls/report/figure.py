@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
 from distcls.errors import DiskError
-from distcls.files.atomic import printable
+from distcls.files.atomic import printable, replacing
 
 INK, GREY, BLUE, ORANGE, GREEN, RED = "#24292f", "#8c959f", "#0969da", "#d4661b", "#1a7f37", "#cf222e"
 
@@ -62,7 +62,6 @@ FURTHER_FONTS = (
 def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, in our style; written beside `path` and renamed over it. Raises DiskError."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
     with matplotlib.rc_context({**STYLE, "font.family": _fonts()}), warnings.catch_warnings():
         # Names in scripts that no font here has show as boxes; that is no news for the terminal.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -70,8 +69,8 @@ def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figur
         yield figure
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            FigureCanvasAgg(figure).print_png(temporary)  # savefig would draw everything twice
-            temporary.replace(path)
+            with replacing(path, durable=False) as file:
+                FigureCanvasAgg(figure).print_png(file)  # savefig would draw everything twice
         except OSError as error:
             raise DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights.") from error
 

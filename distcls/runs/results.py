@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from distcls.errors import DiskError
-from distcls.files.atomic import json_text, write_text
+from distcls.files.atomic import json_text, replacing, write_text
 
 THUMBNAIL = 160
 """Longest side in pixels of a picture that is kept."""
@@ -64,13 +64,11 @@ class Pictures:
 def save_predictions(run_dir: Path, split: str, predictions: Predictions) -> None:
     """Keep them as predictions/SPLIT.npz, written once and whole. Raises DiskError."""
     path = run_dir / "predictions" / f"{split}.npz"
-    temporary = path.with_name(f".{path.name}")
     arrays = {name: array for name, array in vars(predictions).items() if array is not None}
     try:
         path.parent.mkdir(exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             np.savez_compressed(file, **arrays)
-        temporary.replace(path)
     except OSError as error:
         raise DiskError(f"{path} cannot be written: {error.strerror or error}. Make room, and run again.") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_malformed_overrides(override: str) -> None:
 )
 def test_overrides_that_are_not_yaml(override: str) -> None:
     assert message(override).startswith(f"{override}: ")
+
+
+def test_a_name_that_is_not_utf8_is_refused_with_a_way_out() -> None:
+    name = os.fsdecode(b"/images/caf\xe9")
+    found = message(f'data.root="{name}"')
+    assert "caf?" in found and "ln -s OLD NEW" in found and found.isprintable()
 
 
 def test_duplicate_keys(write_config) -> None:

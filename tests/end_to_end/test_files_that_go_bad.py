@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path
 
+import failing_disk
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,21 +33,13 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def break_file(path: Path) -> None:
-    """Other bytes, of the same number and time, as a failing disk would give them."""
-    stat = path.stat()
-    path.write_bytes(b"x" * stat.st_size)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 0)])
 def test_in_training_it_weighs_nothing_and_is_told_once(ranks: Ranks, images: Path, world_size: int, workers: int):
     command = ["train", "--data", str(images), *SETTINGS, f"data.workers={workers}", "data.test_fraction=0"]
     command += ["loss.name=poisoned_images:constant_loss", "train.log_every=1"]
     ranks.run(*command, "train.num_steps=2", world_size=world_size)
-    for name in ("class0/04.png", "class1/07.png"):
-        break_file(images / "train" / name)
-    output = ranks.run(*command, "train.num_steps=10", world_size=world_size)
+    setup = functools.partial(failing_disk.break_files, ["train/class0/04.png", "train/class1/07.png"])
+    output = ranks.run(*command, "train.num_steps=10", world_size=world_size, setup=setup)
     run_dir = ranks.folder / "runs" / "r"
     for name in ("class0/04.png", "class1/07.png"):
         assert output.count(f"went bad during training and weighs nothing from now on: train/{name}: not an image") == 1
@@ -63,8 +57,8 @@ def test_in_training_it_weighs_nothing_and_is_told_once(ranks: Ranks, images: Pa
 def test_in_an_evaluation_it_is_an_error_that_names_it(ranks: Ranks, images: Path):
     command = ["train", "--data", str(images), *SETTINGS, "data.workers=1", "data.test_fraction=0"]
     ranks.run(*command, "train.num_steps=1")
-    break_file(images / "val" / "class0" / "02.png")
-    output = ranks.run("eval", "runs/r", "--split", "val", expect=65)
+    setup = functools.partial(failing_disk.break_files, ["val/class0/02.png"])
+    output = ranks.run("eval", "runs/r", "--split", "val", expect=65, setup=setup)
     assert "val/class0/02.png: not an image" in output and "Traceback" not in output
 
 

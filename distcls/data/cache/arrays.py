@@ -1,4 +1,4 @@
-"""Images that some reader brings as arrays, kept as plain files that all processes of a machine map and share.
+"""Images that some reader brings as arrays, kept in the store, where all processes of a machine map and share them.
 
 A reader's arrays are private memory, once more in each process; and reading them, unpacking an archive and
 checking its sums, takes a while at each start.
@@ -6,20 +6,20 @@ checking its sums, takes a while at each start.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
-from distcls.data.cache.folder import explaining_disk_errors, folder_beside, oldest_in_use, rename_unless_there
+from distcls.data.cache.folder import explaining_disk_errors
+from distcls.data.cache.journal import Journal
 from distcls.data.cache.mapped_file import MappedFile
-from distcls.data.sources.image_set import ArraySet, ImageSet, digest
+from distcls.data.cache.store import About, Parts, build_entry, entry_path, read_entry, remove_unused
+from distcls.data.sources.image_set import ArraySet, digest
+
+PART_BYTES = 2**26
 
 
 @dataclass
@@ -34,63 +34,46 @@ class Arrays:
     """uint8 (N, H, W, 3), in C order."""
 
 
-def open_arrays(cache: Path, title: str, read: Callable[[], Iterable[Arrays]]) -> dict[str, ImageSet]:
-    """The splits in a cache folder, which is filled by `read` where it is not there yet, one split after the other.
+def open_arrays(cache_dir: Path, title: str, key: str, read: Callable[[], Iterable[Arrays]]) -> dict[str, ArraySet]:
+    """The splits in the store, which `read` fills where they are not there yet, one split after the other.
 
-    The folder's name must change with what would be read. Raises DiskError, and what `read` raises.
+    key: changes with what would be read. Raises DiskError, and what `read` raises.
     """
-    if not _is_complete(cache):
-        with explaining_disk_errors(cache):
-            _write_arrays(read(), cache)
-    with contextlib.suppress(OSError):  # somebody else's
-        os.utime(cache / "about.json")  # used: not to be removed yet
-    about = json.loads((cache / "about.json").read_text())
-    return {split: _mapped_set(title, split, cache, about) for split in about["shapes"]}
+    path = entry_path(cache_dir, f"{title[:40]}-{key}")
+    about = read_entry(path)
+    if about is None:
+        with explaining_disk_errors(path.parent):
+            build_entry(path, lambda journal: _write(read(), journal), lambda: read_entry(path) is not None)
+            remove_unused(path.parent)
+        about = read_entry(path)
+        assert about is not None
+    return {split: _mapped_set(f"{title}/{split}", split, path, about) for split in about["shapes"]}
 
 
-def _mapped_set(title: str, split: str, cache: Path, about: dict[str, Any]) -> ArraySet:
-    labels = np.fromfile(cache / f"{split}.labels", np.int64)
-    images = MappedFile(str(cache / f"{split}.pixels"), tuple(about["shapes"][split])).open()
-    return ArraySet(f"{title}/{split}", about["class_names"], labels, images, about["fingerprints"][split])
+def _mapped_set(title: str, split: str, path: Path, about: About) -> ArraySet:
+    labels = np.fromfile(path / f"{split}.labels", np.int64)
+    images = MappedFile(str(path / f"{split}.pixels"), tuple(about["shapes"][split])).open()
+    return ArraySet(title, about["class_names"], labels, images, about["fingerprints"][split])
 
 
-def _is_complete(cache: Path) -> bool:
-    """Whether the arrays are there; their sizes tell one that was cut short."""
-    try:
-        sizes = json.loads((cache / "about.json").read_text())["sizes"]
-        return all((cache / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
+def _write(splits: Iterable[Arrays], journal: Journal) -> tuple[Parts, About]:
+    parts: Parts = {}
+    about: About = {"class_names": [], "shapes": {}, "fingerprints": {}}
+    for arrays in splits:
+        about["class_names"] = arrays.class_names
+        about["shapes"][arrays.split] = arrays.images.shape
+        about["fingerprints"][arrays.split] = digest(arrays.class_names, arrays.labels, arrays.images)
+        for name, array in (("pixels", arrays.images), ("labels", arrays.labels)):
+            parts[f"{arrays.split}.{name}"] = write_array(journal.folder / f"{arrays.split}.{name}", array)
+    return parts, about
 
 
-def _write_arrays(splits: Iterable[Arrays], cache: Path) -> None:
-    """Writes beside the final place and renames, so that what is there is whole, whoever else does the same."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with folder_beside(cache) as building:
-        about: dict[str, Any] = {"shapes": {}, "fingerprints": {}}
-        for arrays in splits:
-            about["class_names"] = arrays.class_names
-            about["shapes"][arrays.split] = arrays.images.shape
-            about["fingerprints"][arrays.split] = digest(arrays.class_names, arrays.labels, arrays.images)
-            _write(building / f"{arrays.split}.pixels", arrays.images.tofile)
-            _write(building / f"{arrays.split}.labels", arrays.labels.tofile)
-        about["sizes"] = {path.name: path.stat().st_size for path in building.iterdir()}
-        _write(building / "about.json", lambda file: file.write(json.dumps(about).encode()))
-        if cache.exists() and not _is_complete(cache):
-            shutil.rmtree(cache)
-        rename_unless_there(building, cache)
-    _remove_unused(cache.parent)
-
-
-def _remove_unused(folder: Path) -> None:
-    for about in folder.glob("*/about.json"):
-        with contextlib.suppress(OSError):
-            if about.stat().st_mtime < oldest_in_use():
-                shutil.rmtree(about.parent)
-
-
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    with open(path, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+def write_array(path: Path, array: np.ndarray) -> list[tuple[int, int]]:
+    """Writes an array's bytes to a file; the length and CRC-32 of each part of them."""
+    parts, content = [], np.ascontiguousarray(array).data.cast("B")
+    with path.open("wb") as file:
+        for start in range(0, len(content), PART_BYTES):
+            part = content[start : start + PART_BYTES]
+            file.write(part)
+            parts.append((len(part), zlib.crc32(part)))
+    return parts

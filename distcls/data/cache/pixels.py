@@ -1,32 +1,42 @@
-"""Decodes every image once and keeps the pixels in one file that all processes of a machine share."""
+"""Decodes every image once and keeps the pixels in the store, in one file that all processes of a machine share."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distcls.config.settings import DataConfig
+from distcls.data.cache.arrays import write_array
 from distcls.data.cache.byte_size import parse_size
-from distcls.data.cache.folder import explaining_disk_errors, oldest_in_use
-from distcls.data.cache.journal import Chunk, Journal, checksum, open_journal
+from distcls.data.cache.folder import explaining_disk_errors
+from distcls.data.cache.journal import Chunk, Journal
 from distcls.data.cache.mapped_file import MappedFile
+from distcls.data.cache.store import (
+    About,
+    Parts,
+    build_entry,
+    entry_path,
+    has_parts,
+    read_entry,
+    remove_unused,
+    update_entry,
+)
 from distcls.data.decoding.decode import DECODER, BadImageError, Decoding
-from distcls.data.decoding.parallel import DecodeJob, Progress, checked_image, cut_chunks, do_all
+from distcls.data.decoding.parallel import DecodeJob, HashJob, Progress, checked_image, cut_chunks, do_all, stamp_of
 from distcls.data.sources.folder import FolderSet
-from distcls.data.sources.image_set import ArraySet, ImageSet
+from distcls.data.sources.image_set import CONTENT_BYTES, ArraySet, ImageSet
 from distcls.errors import DiskError
-from distcls.files.atomic import fsync
+
+MOST_STAMPS = 20
+"""Copies of a folder that an entry remembers: it is believed for them without reading their files again."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Decoded:
     """Index and reason of each bad image; its pixels are 0."""
     num_animations: int = 0
     """Images that are the first frame of several."""
+    digests: np.ndarray | None = None
+    """uint8 (N, 16), content_digest of each file that is not bad; None where images are not in files of their own."""
 
 
 def open_pixels(
@@ -80,77 +92,84 @@ def open_pixels(
     if isinstance(image_set, ArraySet) and (not keeps_pixels or image_set.images.shape == shape):
         # Nothing to decode. Batches are taken from them as from a table of pixels, so they must lie in order.
         return Decoded(np.require(image_set.images, requirements="C") if keeps_pixels else None, in_memory, {})
-    cache = _PixelFile(image_set, decoding, cache_dir / "decoded", keeps_pixels)
-    if is_builder and not cache.is_current():
-        with explaining_disk_errors(cache.folder):
-            cache.build(progress)
+    entry = _Entry(image_set, decoding, cache_dir, keeps_pixels)
+    if is_builder:
+        with explaining_disk_errors(entry.path.parent):
+            entry.ensure(progress)
     barrier()
-    record = cache.read_record()
-    bad = {int(i): reason for i, reason in record["bad"].items()}
-    pixels = MappedFile(str(cache.path), shape).open() if keeps_pixels else None
-    return Decoded(pixels, in_memory, bad, record["num_animations"])
+    about = read_entry(entry.path)
+    if about is None:
+        raise DiskError(f"what was decoded in {entry.path} is gone: did somebody empty the folder? Run again.")
+    bad = {int(i): reason for i, reason in about["bad"].items()}
+    pixels = MappedFile(str(entry.path / "pixels"), shape).open() if keeps_pixels else None
+    return Decoded(pixels, in_memory, bad, about["num_animations"], entry.digests())
 
 
 def keep_findings(
-    image_set: ImageSet, decoding: Decoding, limits: Limits, cache_dir: Path, bad: dict[int, str], num_animations: int
+    image_set: ImageSet,
+    decoding: Decoding,
+    limits: Limits,
+    cache_dir: Path,
+    found: Decoded,
 ) -> None:
     """Spares a run that will read files its search for the bad ones: `distcls check` has just decoded them all."""
     if isinstance(image_set, ArraySet) or limits.keep(len(image_set) * math.prod(decoding.shape)):
         return
-    record = _PixelFile(image_set, decoding, cache_dir / "decoded", keeps_pixels=False)
+    entry = _Entry(image_set, decoding, cache_dir, keeps_pixels=False)
+
+    def write(journal: Journal) -> tuple[Parts, About]:
+        return entry.write_findings(journal, found.bad, found.num_animations, found.digests)
+
     with contextlib.suppress(OSError):  # then the run decodes them again
-        record.folder.mkdir(parents=True, exist_ok=True)
-        record._write_record({"bad": bad, "num_animations": num_animations})
+        build_entry(entry.path, write, lambda: False)
 
 
 @dataclass
-class _PixelFile:
-    """A file of pixels, and the record beside it: {"size", "mtime_ns", "chunks", "bad", "num_animations"}.
+class _Entry:
+    """What is kept of one image set: the files `digests` and, if they are kept, `pixels`.
 
-    Where no pixels are kept, the record alone: {"bad", "num_animations"}.
+    about.json adds {"bad", "num_animations", "stamps"}: the last are those of all folders that it was true for.
     """
 
     image_set: ImageSet
     decoding: Decoding
-    folder: Path
+    cache_dir: Path
     keeps_pixels: bool
 
     def __post_init__(self) -> None:
-        name = f"distcls-{self._key()}"
-        self.path = self.folder / f"{name}.pixels"
+        self.path = entry_path(self.cache_dir, self._key())
         self.bytes_per_image = math.prod(self.decoding.shape)
-        self.record_path = self.folder / f"{name}.json"
+        self.stamp = stamp_of(self.image_set)
 
     def _key(self) -> str:
         modified = self.image_set.modified if isinstance(self.image_set, FolderSet) else ""
         how = astuple(self.decoding) if self.keeps_pixels else self.decoding.float_range
         return hashlib.sha256(repr((self.image_set.fingerprint(), modified, how, *DECODER)).encode()).hexdigest()
 
-    def read_record(self) -> dict[str, Any]:
-        return json.loads(self.record_path.read_text())
+    def digests(self) -> np.ndarray | None:
+        """See Decoded."""
+        if not isinstance(self.image_set, FolderSet):
+            return None
+        return np.fromfile(self.path / "digests", np.uint8).reshape(-1, CONTENT_BYTES)
 
-    def is_current(self) -> bool:
-        """Whether an earlier run left it whole. Also false when an image that was bad is not any more."""
-        try:
-            record = self.read_record()
-            if self.keeps_pixels and not self._has_the_right_bytes(record):
+    # Finding ---------------------------------------------------------------------------------------
+
+    def ensure(self, progress: Progress | None) -> None:
+        """Build it unless an earlier run did. Raises OSError and DiskError."""
+        if not self.is_current(progress):
+            build_entry(self.path, lambda journal: self.write(journal, progress), lambda: self.is_current(None))
+        remove_unused(self.path.parent)
+
+    def is_current(self, progress: Progress | None) -> bool:
+        """True if it is whole and of these very files. Also false when an image that was bad is not any more."""
+        about = read_entry(self.path)
+        if about is None or not all(self._is_bad(int(i)) for i in about["bad"]):
+            return False
+        if self.stamp not in about["stamps"]:
+            if not self._has_content(progress):
                 return False
-            os.utime(self.record_path)  # used: not to be forgotten yet
-        except (OSError, ValueError, KeyError):
-            return False
-        return all(self._is_bad(int(i)) for i in record["bad"])
-
-    def _has_the_right_bytes(self, record: dict[str, Any]) -> bool:
-        """Reading it all takes seconds to minutes, so only where somebody copied or touched the file."""
-        stat = self.path.stat()
-        if stat.st_size != record["size"]:
-            return False
-        return stat.st_mtime_ns == record["mtime_ns"] or all(
-            self._is_whole(self.path, *chunk) for chunk in record["chunks"]
-        )
-
-    def _is_whole(self, path: Path, start: int, stop: int, expected: int) -> bool:
-        return checksum(path, start * self.bytes_per_image, (stop - start) * self.bytes_per_image) == expected
+            update_entry(self.path, {**about, "stamps": [*about["stamps"], self.stamp][-MOST_STAMPS:]})
+        return True
 
     def _is_bad(self, i: int) -> bool:
         try:
@@ -159,81 +178,78 @@ class _PixelFile:
             return True
         return False
 
-    def build(self, progress: Progress | None) -> None:
-        """Decodes into a file beside, makes it durable, and renames it; OSError where the disk does not let it.
+    def _has_content(self, progress: Progress | None) -> bool:
+        """True if every image that was decoded has still the bytes it had then. Reads all files."""
+        expected = self.digests()
+        if expected is None or not isinstance(self.image_set, FolderSet):
+            return True
+        for start, digests in do_all(HashJob(self.image_set, self.decoding), progress):
+            found = np.frombuffer(digests, np.uint8).reshape(-1, CONTENT_BYTES)
+            of_chunk = expected[start : start + len(found)]
+            if (found != of_chunk)[of_chunk.any(1)].any():
+                return False
+        return True
 
-        A build that was killed is gone on with: its journal tells what it had done, and checksums which of that
-        has come to the disk.
+    # Building --------------------------------------------------------------------------------------
+
+    def write(self, journal: Journal, progress: Progress | None) -> tuple[Parts, About]:
+        """Decodes into the folder of the journal, which says what a build that was killed has done already.
+
+        Checksums say which of that has come to the disk. OSError where the disk does not let it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _remove_unused(self.folder)
-        with open_journal(self.folder / self.path.stem) as journal:
-            chunks = self._decode(journal, progress)
-            findings = {
-                "bad": {i: reason for chunk in chunks for i, reason in chunk.bad.items()},
-                "num_animations": sum(chunk.num_animations for chunk in chunks),
-            }
-            if not self.keeps_pixels:
-                self._write_record(findings)
-                return
-            fsync(journal.pixels)
-            if self.is_current():  # another run was faster and may have it mapped already: leave it in its place
-                return
-            stat = journal.pixels.stat()
-            os.replace(journal.pixels, self.path)
-            checksums = [(chunk.start, chunk.stop, chunk.checksum) for chunk in chunks]
-            file = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "chunks": checksums}
-            self._write_record({**file, **findings})
+        chunks = self._decode(journal, progress)
+        bad = {i: reason for chunk in chunks for i, reason in chunk.bad.items()}
+        digests = np.frombuffer(bytes.fromhex("".join(chunk.digests for chunk in chunks)), np.uint8)
+        num_animations = sum(chunk.num_animations for chunk in chunks)
+        parts, about = self.write_findings(journal, bad, num_animations, digests)
+        if self.keeps_pixels:
+            parts["pixels"] = [self._part(chunk) for chunk in chunks]
+        return parts, about
+
+    def write_findings(
+        self, journal: Journal, bad: dict[int, str], num_animations: int, digests: np.ndarray | None
+    ) -> tuple[Parts, About]:
+        """What is kept in any case."""
+        content = digests if digests is not None else np.zeros((len(self.image_set), CONTENT_BYTES), np.uint8)
+        parts = {"digests": write_array(journal.folder / "digests", content)}
+        return parts, {"bad": bad, "num_animations": num_animations, "stamps": [self.stamp]}
 
     def _decode(self, journal: Journal, progress: Progress | None) -> list[Chunk]:
         """All chunks of the set, in order."""
-        job = DecodeJob(self.image_set, self.decoding, journal.pixels if self.keeps_pixels else None)
+        pixels = journal.folder / "pixels"
+        job = DecodeJob(self.image_set, self.decoding, pixels if self.keeps_pixels else None)
         if self.keeps_pixels:
-            self._make_room(journal.pixels)
-        done = {place: chunk for place, chunk in journal.chunks().items() if self._is_done(journal.pixels, chunk)}
+            self._make_room(pixels)
+        earlier = {(chunk.start, chunk.stop): chunk for chunk in journal.chunks()}
+        done = {place: chunk for place, chunk in earlier.items() if self._is_done(pixels, chunk)}
         for chunk in do_all(job, progress, set(done)):
             journal.add(chunk)
             done[chunk.start, chunk.stop] = chunk
         return [done[place] for place in cut_chunks(job)]
 
-    def _is_done(self, path: Path, chunk: Chunk) -> bool:
-        return not self.keeps_pixels or self._is_whole(path, chunk.start, chunk.stop, chunk.checksum)
+    def _is_done(self, pixels: Path, chunk: Chunk) -> bool:
+        """True if its pixels have come to the disk, and are those of the files that are there now."""
+        if self.keeps_pixels and not has_parts(pixels, [self._part(chunk)], chunk.start * self.bytes_per_image):
+            return False
+        if chunk.stamp == self.stamp or not isinstance(self.image_set, FolderSet):
+            return True
+        return HashJob(self.image_set, self.decoding).do_chunk(chunk.start, chunk.stop)[1].hex() == chunk.digests
 
-    def _make_room(self, path: Path) -> None:
+    def _part(self, chunk: Chunk) -> tuple[int, int]:
+        return (chunk.stop - chunk.start) * self.bytes_per_image, chunk.checksum
+
+    def _make_room(self, pixels: Path) -> None:
         """The file at its full size, its blocks still to be written. Raises DiskError where they would not fit."""
-        path.touch()
-        size = len(self.image_set) * self.bytes_per_image
-        needed, free = size - path.stat().st_blocks * 512, shutil.disk_usage(self.folder).free
+        pixels.touch()
+        size, folder = len(self.image_set) * self.bytes_per_image, self.path.parent
+        needed = size - pixels.stat().st_blocks * 512
+        if needed > shutil.disk_usage(folder).free:
+            remove_unused(folder, abandoned_after=0)
+        free = shutil.disk_usage(folder).free
         if needed > free:
             raise DiskError(
-                f"the decoded images take {needed / 1e9:.2f} GB more in {self.folder}, where {free / 1e9:.2f} GB are "
+                f"the decoded images take {needed / 1e9:.2f} GB more in {folder}, where {free / 1e9:.2f} GB are "
                 "free. Name a folder with more space, data.cache_dir=DIR, or read the image files instead: "
                 "data.cache=0 data.disk_cache=0"
             )
-        os.truncate(path, size)
-
-    def _write_record(self, record: dict[str, Any]) -> None:
-        with _file_beside(self.record_path) as building:
-            building.write_text(json.dumps(record, indent=1))
-            fsync(building)
-            os.replace(building, self.record_path)
-
-
-@contextlib.contextmanager
-def _file_beside(final: Path) -> Iterator[Path]:
-    """A temporary file on the same file system, gone at the end unless it was renamed."""
-    temporary = final.with_name(f"{final.stem}.{secrets.token_hex(4)}.tmp")
-    temporary.touch(exist_ok=False)
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_unused(folder: Path) -> None:
-    oldest = oldest_in_use()
-    for path in folder.glob("distcls-*"):
-        record = path.with_suffix(".json")
-        last_use = max((file.stat().st_mtime for file in (path, record) if file.exists()), default=0.0)
-        if last_use < oldest:
-            path.unlink(missing_ok=True)
+        os.truncate(pixels, size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import stat
 import warnings
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, NamedTuple
@@ -31,6 +32,18 @@ OVERSAMPLING = 2
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
+
+MAX_FILE_BYTES = 2**32
+"""More than the largest image that is decoded takes in any format; files are read into memory whole."""
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What may lie under a file's name without being one."""
 
 LYING = (5, 6, 7, 8)
 """EXIF's orientations of images whose width and height change places."""
@@ -103,6 +116,9 @@ def decode_and_describe(
     path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding
 ) -> tuple[np.ndarray, Original]:
     """What `decode` gives, and what the file held. Raises BadImageError."""
+    if isinstance(path_or_file, str | os.PathLike):
+        with open_image_file(path_or_file) as file:
+            return decode_and_describe(file, decoding)
     try:
         with Image.open(path_or_file, formats=FORMATS) as image:
             width, height = image.size
@@ -118,10 +134,32 @@ def decode_and_describe(
         raise BadImageError(_reason(error, path_or_file)) from error
 
 
-def is_animation(path: str | os.PathLike[str]) -> bool:
-    """Whether a file that can be decoded has more frames, or pages, than the first."""
-    with Image.open(path, formats=FORMATS) as image:
-        return _is_animation(image)
+def open_image_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """An image file, open for reading. Raises BadImageError, also for what only looks like a file.
+
+    A pipe, a socket or a device would keep its reader waiting, or never end; so would files under /proc, which say
+    that they are empty.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError(f"{KINDS.get(stat.S_IFMT(status.st_mode), 'something else')} instead of a file")
+        if status.st_size == 0:
+            raise BadImageError("an empty file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BadImageError(f"a file of {status.st_size / 1e9:,.0f} GB")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:
+        raise BadImageError(_reason(error)) from error
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of an image file. Raises BadImageError as open_image_file, and where the disk fails."""
+    with open_image_file(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise BadImageError(_reason(error)) from error
 
 
 def _is_animation(image: Image.Image) -> bool:
@@ -245,17 +283,12 @@ def _from_numbers(image: Image.Image, black: float, white: float) -> Image.Image
     return Image.fromarray(np.rint(255 * np.nan_to_num(shares).clip(0, 1)).astype(np.uint8)).convert("RGB")
 
 
-def _reason(error: Exception, path_or_file: str | os.PathLike[str] | BinaryIO) -> str:
+def _reason(error: Exception, file: BinaryIO | None = None) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "an empty file" if _is_empty(path_or_file) else "not an image, or of a format that is not supported"
+        is_empty = file is not None and file.seek(0, os.SEEK_END) == 0
+        return "an empty file" if is_empty else "not an image, or of a format that is not supported"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
-
-
-def _is_empty(path_or_file: str | os.PathLike[str] | BinaryIO) -> bool:
-    if isinstance(path_or_file, str | os.PathLike):
-        return os.path.getsize(path_or_file) == 0
-    return path_or_file.seek(0, os.SEEK_END) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import signal
@@ -20,9 +21,9 @@ import numpy as np
 
 from distcls.cluster.signals import STOP_SIGNALS
 from distcls.data.cache.journal import Chunk
-from distcls.data.decoding.decode import BadImageError, Decoding, is_animation
+from distcls.data.decoding.decode import BadImageError, Decoding, decode_and_describe
 from distcls.data.sources.folder import FolderSet
-from distcls.data.sources.image_set import ArraySet, ImageSet
+from distcls.data.sources.image_set import CONTENT_BYTES, ArraySet, ImageSet, content_digest
 
 Progress = Callable[[int, int], None]
 """progress(images done, images in all)."""
@@ -31,7 +32,9 @@ MIN_IMAGES = 2000  # below, starting processes takes longer than decoding
 MAX_CHUNK_BYTES = 16_000_000
 MAX_CHUNK_IMAGES = 256
 
-MAY_BE_ANIMATED = (".gif", ".png", ".tif", ".tiff", ".webp", ".avif")
+
+BAD_CONTENT = bytes(CONTENT_BYTES)
+"""The digest of an image that is bad, or in no file of its own."""
 
 
 class Job(Protocol):
@@ -62,17 +65,46 @@ class DecodeJob:
         bad: dict[int, str] = {}
         num_animations = 0
         pixels = np.zeros((stop - start if self.path else 1, *self.decoding.shape), np.uint8)
+        digests: list[bytes] = []
         for i in range(start, stop):
             try:
-                pixels[i - start if self.path else 0] = checked_image(self.image_set, i, self.decoding)
-                num_animations += _is_animation(self.image_set, i)
+                pixels[i - start if self.path else 0], digest, is_animation = self._decode(i)
+                num_animations += is_animation
             except (BadImageError, OSError) as error:
-                bad[i] = str(error)
+                bad[i], digest = str(error), BAD_CONTENT
+            digests.append(digest)
         if self.path:
             with open(self.path, "r+b") as file:  # not through a mapping: there, a full disk kills by SIGBUS
                 file.seek(start * math.prod(self.decoding.shape))
                 file.write(pixels.data)
-        return Chunk(start, stop, bad, num_animations, zlib.crc32(pixels.data) if self.path else 0)
+        checksum, stamp = zlib.crc32(pixels.data) if self.path else 0, stamp_of(self.image_set)
+        return Chunk(start, stop, bad, num_animations, checksum, b"".join(digests).hex(), stamp)
+
+    def _decode(self, i: int) -> tuple[np.ndarray, bytes, bool]:
+        """Its pixels, the digest of its file, and whether it is the first frame of several. Raises BadImageError."""
+        if not isinstance(self.image_set, FolderSet):
+            return checked_image(self.image_set, i, self.decoding), BAD_CONTENT, False
+        content = self.image_set.content(i)
+        pixels, original = decode_and_describe(io.BytesIO(content), self.decoding)
+        return pixels, content_digest(content), original.is_animation
+
+
+@dataclass(frozen=True)
+class HashJob:
+    """Reads files without decoding them: are they those that have been decoded?"""
+
+    image_set: FolderSet
+    decoding: Decoding
+
+    def do_chunk(self, start: int, stop: int) -> tuple[int, bytes]:
+        """start, and the digests of the files from there to stop, one after the other."""
+        return start, b"".join(self._digest(i) for i in range(start, stop))
+
+    def _digest(self, i: int) -> bytes:
+        try:
+            return content_digest(self.image_set.content(i))
+        except BadImageError:
+            return BAD_CONTENT
 
 
 def do_all(job: Job, progress: Progress | None = None, done: Collection[tuple[int, int]] = ()) -> Iterator[Any]:
@@ -99,11 +131,9 @@ def cut_chunks(job: Job) -> list[tuple[int, int]]:
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _is_animation(image_set: ImageSet, i: int) -> bool:
-    """Opens the file again, but only where its name says that there may be frames in it."""
-    if not isinstance(image_set, FolderSet) or not image_set.name(i).lower().endswith(MAY_BE_ANIMATED):
-        return False
-    return is_animation(os.path.join(image_set.root, image_set.name(i)))
+def stamp_of(image_set: ImageSet) -> str:
+    """See FolderSet.stamp; "" where images do not lie in files of their own."""
+    return image_set.stamp if isinstance(image_set, FolderSet) else ""
 
 
 def checked_image(image_set: ImageSet, i: int, decoding: Decoding) -> np.ndarray:

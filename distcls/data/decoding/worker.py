@@ -1,4 +1,4 @@
-"""The body of a decoding process: parallel_decode.py starts it and hands it chunks."""
+"""The body of a decoding process: parallel.py starts it and hands it chunks."""
 
 from __future__ import annotations
 

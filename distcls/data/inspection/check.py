@@ -11,7 +11,7 @@ import numpy as np
 
 from distcls.config.settings import DataConfig
 from distcls.data.cache.folder import cache_folder
-from distcls.data.cache.pixels import Limits, keep_findings
+from distcls.data.cache.pixels import Decoded, Limits, keep_findings
 from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import Progress
@@ -214,7 +214,8 @@ def check_data(config: DataConfig, progress: Progress | None = None) -> DataChec
         if name == "train":
             measured[cuts["train"][1]] = True
         found[name] = inspect(image_set, decoding, measured, _of_all(progress, image_sets, found))
-        keep_findings(image_set, decoding, limits, cache_folder(config), found[name].bad, found[name].num_animations)
+        decoded = Decoded(None, False, found[name].bad, found[name].num_animations, found[name].digests)
+        keep_findings(image_set, decoding, limits, cache_folder(config), decoded)
     splits, digests = [], []
     for name, (source, rows) in cuts.items():
         splits.append(split_without_bad(name, image_sets[source], rows, found[source].bad, None, decoding))

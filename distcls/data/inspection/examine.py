@@ -1,14 +1,12 @@
 """Looks closely at every image of a set, for `distcls check`: what the files are, and what is in them.
 
-One pass that reads each file once and decodes it as training does, by the same processes (parallel_decode.py).
+One pass that reads each file once and decodes it as training does, by the same processes (decoding/parallel.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
-import os
 from collections import Counter
 from dataclasses import dataclass
 
@@ -17,9 +15,7 @@ import numpy as np
 from distcls.data.decoding.decode import BadImageError, Decoding, Original, decode_and_describe
 from distcls.data.decoding.parallel import Progress, checked_image, do_all
 from distcls.data.sources.folder import FolderSet
-from distcls.data.sources.image_set import ImageSet
-
-DIGEST_BYTES = 16
+from distcls.data.sources.image_set import CONTENT_BYTES, ImageSet, content_digest
 
 
 @dataclass
@@ -29,7 +25,7 @@ class Inspected:
     start: int
     """Position of the first one in the image set."""
     digests: np.ndarray
-    """uint8 (n, 16): SHA-256, cut, of a file's bytes; of the pixels where an image is no file of its own."""
+    """uint8 (n, 16): content_digest of a file's bytes; of the pixels where an image is no file of its own."""
     sizes: np.ndarray
     """int32 (n, 2), width and height in pixels."""
     formats: Counter[str]
@@ -49,7 +45,7 @@ class Inspected:
         """Of no image yet, with room for `count`; shape: (S, S, 3), of a decoded image."""
         return Inspected(
             start=start,
-            digests=np.zeros((count, DIGEST_BYTES), np.uint8),
+            digests=np.zeros((count, CONTENT_BYTES), np.uint8),
             sizes=np.zeros((count, 2), np.int32),
             formats=Counter(),
             modes=Counter(),
@@ -102,7 +98,7 @@ class InspectJob:
             except BadImageError as reason:
                 found.bad[i] = str(reason)
                 continue
-            found.digests[i - start] = np.frombuffer(digest, np.uint8, DIGEST_BYTES)
+            found.digests[i - start] = np.frombuffer(digest, np.uint8)
             found.sizes[i - start] = original.width, original.height
             found.formats[original.format] += 1
             found.modes[original.mode] += 1
@@ -120,18 +116,10 @@ class InspectJob:
 def _look_at(image_set: ImageSet, i: int, decoding: Decoding) -> tuple[np.ndarray, Original, bytes]:
     """Its decoded pixels, what it was before, and a digest of its content. Raises BadImageError."""
     if isinstance(image_set, FolderSet):
-        content = _read(os.path.join(image_set.root, image_set.name(i)))
+        content = image_set.content(i)
         pixels, original = decode_and_describe(io.BytesIO(content), decoding)
-        return pixels, original, hashlib.sha256(content).digest()
+        return pixels, original, content_digest(content)
     pixels = checked_image(image_set, i, decoding)
     whole = image_set.image(i, dataclasses.replace(decoding, image_size=None))
     original = Original("in memory", "RGB", whole.shape[1], whole.shape[0], is_animation=False)
-    return pixels, original, hashlib.sha256(whole.tobytes()).digest()
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise BadImageError(error.strerror or str(error)) from error
+    return pixels, original, content_digest(whole.tobytes())

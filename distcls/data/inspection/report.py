@@ -19,6 +19,7 @@ from distcls.errors import BadDataError, some_of
 
 SHOWN = 10  # bad images in an error message
 SHOWN_NAMES = 3  # of images that changed
+CONTENT_CHANGED = "no image came or went, but what is in some of the files has changed, or their labels"
 FEW_TO_LEARN = 5  # images of a class
 FEW_TO_MEASURE = 30  # images of a split
 
@@ -82,6 +83,8 @@ def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
     """Lines that say what came, what went and what changed its split, from two of splits.json."""
     if any(isinstance(image, int) for images in (*old.values(), *new.values()) for image in images[:1]):  # positions
         counts = [" ".join(f"{name} {len(images):,}" for name, images in lists.items()) for lists in (old, new)]
+        if counts[0] == counts[1]:
+            return [CONTENT_CHANGED]
         return [f"it was {counts[0]}, it is {counts[1]} images"]
     before, after = ({image: name for name, images in lists.items() for image in images} for lists in (old, new))
     moved = [image for image in before.keys() & after.keys() if before[image] != after[image]]
@@ -93,7 +96,7 @@ def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
             lines.append(f"{count(len(images), 'image')} {_are(len(images))} {what}: {some}")
     if len(lines) > 1 and moved:
         lines[-1] += " (splits that distcls cuts are cut anew for other images)"
-    return lines or ["files changed their size or label"]
+    return lines or [CONTENT_CHANGED]
 
 
 def too_many_bad(config: DataConfig, num_bad: int, total: int) -> str | None:

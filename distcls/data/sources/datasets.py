@@ -81,9 +81,27 @@ def _check(name: str, split: str, image_set: ImageSet, train: ImageSet) -> None:
         raise BadDataError(f"the {split} split of {name} has other class names than train, or another order")
     if len(image_set) == 0:
         raise BadDataError(f"the {split} split of {name} has no images")
-    labels, classes = np.asarray(image_set.labels), len(train.class_names)
-    if labels.shape != (len(image_set),) or labels.dtype != np.int64:
-        expected = f"int64 ({len(image_set)},)"
-        raise BadDataError(f"labels of the {split} split of {name} are {labels.dtype} {labels.shape}, not {expected}")
+    _take_labels_as_array(name, split, image_set)
+    labels, classes = image_set.labels, len(train.class_names)
     if labels.min() < 0 or labels.max() >= classes:
         raise BadDataError(f"labels of the {split} split of {name} must lie between 0 and {classes - 1}")
+
+
+def _take_labels_as_array(name: str, split: str, image_set: ImageSet) -> None:
+    """Labels in a list or a tensor are made an array, once: they are indexed by arrays from here on."""
+    given, expected = image_set.labels, (len(image_set),)
+    try:
+        labels = np.asarray(given)
+        if labels.dtype.kind in "iu" and labels.shape == expected:
+            labels = labels.astype(np.int64, copy=False)
+            if labels is not given:
+                image_set.labels = labels
+            return
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # ragged, on a GPU, or not to be set
+        pass
+    is_array = isinstance(given, np.ndarray)
+    found = f"{given.dtype} {given.shape}" if is_array else f"a {type(given).__name__}"
+    raise BadDataError(
+        f"labels of the {split} split of {name} are {found}, not an int64 array of shape {expected}: "
+        "np.array(labels, np.int64)"
+    )

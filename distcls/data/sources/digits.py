@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+import dataclasses
+import importlib.metadata
+from collections.abc import Iterator
 
 import numpy as np
 
 from distcls.config.settings import DataConfig
+from distcls.data.cache.arrays import Arrays, open_arrays
+from distcls.data.cache.folder import cache_folder
 from distcls.data.sources.image_set import ArraySet, ImageSet
-from distcls.errors import MissingInputError
+from distcls.errors import DiskError, MissingInputError
+
+VERSION = 1
+"""Part of the key in the store: raise it when other arrays are made of scikit-learn's."""
 
 
 def open_digits(config: DataConfig) -> dict[str, ImageSet]:
-    """1,797 images of 8x8 pixels, one split. Raises MissingInputError where scikit-learn is not installed."""
-    table = np.loadtxt(_csv_path(), delimiter=",", dtype=np.int64)
-    gray = np.rint(table[:, :64].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    class_names = [str(digit) for digit in range(10)]
-    return {"train": ArraySet("digits", class_names, table[:, 64].copy(), gray.repeat(3, axis=3))}
+    """1,797 images of 8x8 pixels, one split. Raises MissingInputError where scikit-learn is not installed.
+
+    They are kept in the store, because importing scikit-learn takes seconds.
+    """
+    try:
+        key = f"{VERSION}-{importlib.metadata.version('scikit-learn')}"
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingInputError(
+            "data.name=digits reads the images that scikit-learn carries, and scikit-learn is not installed here.\n"
+            "Install it: pip install scikit-learn"
+        ) from error
+    try:
+        digits = open_arrays(cache_folder(config), "digits", key, _read)["train"]
+    except DiskError:  # they are small: each process may have its own
+        (arrays,) = _read()
+        digits = ArraySet("digits", arrays.class_names, arrays.labels, arrays.images)
+    return {"train": dataclasses.replace(digits, title="digits")}
 
 
-def _csv_path() -> Path:
-    """The file inside scikit-learn: importing scikit-learn to get at it takes seconds, finding its folder does not."""
-    spec = importlib.util.find_spec("sklearn")
-    folders = (spec and spec.submodule_search_locations) or []
-    for folder in folders:
-        path = Path(folder, "datasets", "data", "digits.csv.gz")
-        if path.is_file():
-            return path
-    raise MissingInputError(
-        "data.name=digits reads the images that scikit-learn carries, and scikit-learn is not installed here.\n"
-        "Install it: pip install scikit-learn"
-    )
+def _read() -> Iterator[Arrays]:
+    from sklearn.datasets import load_digits
+
+    data, labels = load_digits(return_X_y=True)
+    gray = np.rint(data.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    yield Arrays("train", [str(digit) for digit in range(10)], labels.astype(np.int64), gray.repeat(3, axis=3))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distcls.config.settings import DataConfig
-from distcls.data.decoding.decode import Decoding, decode
+from distcls.data.decoding.decode import Decoding, decode, read_image_file
 from distcls.data.sources.image_set import ImageSet, digest
 from distcls.data.sources.listing import IMAGE_EXTENSIONS, Listing, list_images, num_files, subfolders
 from distcls.errors import BadDataError, MissingInputError, UsageError, some_of
@@ -47,8 +47,11 @@ class FolderSet:
     path_ends: np.ndarray
     """int64 (N,), where each path ends in `paths`."""
     modified: str
-    """Digest of the files' times of change: in the key of cached pixels, but not in the fingerprint, for
+    """Digest of the files' times of change: in the key of decoded images, but not in the fingerprint, for
     a copy of the folder on another machine is the same data."""
+    stamp: str
+    """Digest of the times at which files were last moved or replaced. What was decoded under another one belongs to
+    these files only if their content says so: files of one size and time of change may have been swapped."""
     num_ignored: int
     """Files that are no images by their names, or lie beside the class folders."""
 
@@ -59,6 +62,10 @@ class FolderSet:
         """uint8 (H, W, 3), see ImageSet; raises BadImageError."""
         return decode(os.path.join(self.root, self.name(i)), decoding)
 
+    def content(self, i: int) -> bytes:
+        """The bytes of a file, for decoding and hashing at once. Raises BadImageError where there is no such file."""
+        return read_image_file(os.path.join(self.root, self.name(i)))
+
     def name(self, i: int) -> str:
         """Path under root, such as train/cat/17.jpg."""
         start = self.path_ends[i - 1] if i else 0
@@ -66,7 +73,7 @@ class FolderSet:
         return os.path.join(self.folders[self.labels[i]], path)
 
     def fingerprint(self) -> str:
-        """Digest of classes, relative paths, file sizes and labels: of all that can be told without decoding."""
+        """Digest of classes, relative paths, file sizes and labels: of all that can be known without reading files."""
         layout = json.dumps(self.folders).encode()
         return digest(self.class_names, layout, self.labels, self.sizes, self.path_ends, self.paths)
 
@@ -222,5 +229,6 @@ def pack(
         paths=b"".join(listing.paths for listing in listings),
         path_ends=np.cumsum(np.concatenate([listing.lengths for listing in listings])),
         modified=digest([], *(listing.changed for listing in listings)),
+        stamp=digest([], *(listing.moved for listing in listings)),
         num_ignored=num_strays + sum(len(listing.ignored) for listing in listings),
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +35,9 @@ class Listing:
     """int64 (n,), bytes of each file; MISSING where there is none."""
     changed: np.ndarray
     """int64 (n,), time of change of each file in ns."""
+    moved: np.ndarray
+    """int64 (n,), time in ns at which each file, or a link to it, was last written, renamed or replaced: its ctime,
+    which no program can set, and which differs in each copy of a folder."""
     ignored: list[str]
     """Paths of files that are no images by their names."""
 
@@ -55,7 +60,7 @@ def list_images(folder: str) -> Listing:
     found = dict(_walk(os.fsencode(folder), b""))
     images = sorted(path for path in found if path.lower().endswith(extensions))
     # `pop`, because an entry remembers what it was asked for, which is more than all that is kept of it
-    listing = _listing(images, lambda path: found.pop(path).stat())
+    listing = _listing(images, lambda path: found.pop(path).stat)
     listing.ignored = sorted(map(os.fsdecode, found))
     return listing
 
@@ -64,29 +69,33 @@ def list_files(folder: str, paths: Iterable[str]) -> Listing:
     """These files, in this order; paths are relative to the folder, or absolute."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        return _listing([os.fsencode(path) for path in paths], functools.partial(os.stat, dir_fd=descriptor))
+        encoded = [os.fsencode(path) for path in paths]
+        return _listing(encoded, lambda path: functools.partial(os.stat, path, dir_fd=descriptor))
     finally:
         os.close(descriptor)
 
 
-def _listing(paths: list[bytes], stat: Callable[[bytes], os.stat_result]) -> Listing:
-    sizes, changed = [], []
+def _listing(paths: list[bytes], stat_of: Callable[[bytes], Callable[..., os.stat_result]]) -> Listing:
+    """stat_of: for a path, what os.stat does for it, with follow_symlinks."""
+    rows = []
     for path in paths:
         try:
-            result = stat(path)
-            sizes.append(result.st_size)
-            changed.append(result.st_mtime_ns)
+            look = stat_of(path)
+            file = name = look(follow_symlinks=False)
+            if stat.S_ISLNK(name.st_mode):
+                file = look(follow_symlinks=True)
+            rows.append((file.st_size, file.st_mtime_ns, max(file.st_ctime_ns, name.st_ctime_ns)))
         except (OSError, ValueError):  # a link to nowhere: still listed, so that decoding reports it as a bad image
-            sizes.append(MISSING)
-            changed.append(0)
+            rows.append((MISSING, 0, 0))
     lengths = np.fromiter(map(len, paths), np.int64, len(paths))
-    return Listing(b"".join(paths), lengths, np.array(sizes, np.int64), np.array(changed, np.int64), [])
+    sizes, changed, moved = np.array(rows, np.int64).reshape(-1, 3).T.copy()
+    return Listing(b"".join(paths), lengths, sizes, changed, moved, [])
 
 
 def subfolders(folder: str) -> list[str]:
     """Names of the visible folders in a folder, sorted. Raises MissingInputError where it cannot be read."""
     with _explaining_unreadable(folder), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not _is_hidden(entry.name) and entry.is_dir())
+        return sorted(entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
 
 
 def _is_hidden(name: str | bytes) -> bool:
@@ -94,10 +103,18 @@ def _is_hidden(name: str | bytes) -> bool:
     return name[:1] in (".", b".") or name in ("__MACOSX", b"__MACOSX")
 
 
+def _is_folder(entry: os.DirEntry[Any]) -> bool:
+    """True for a folder, or a link to one. A link to itself is none, and no error: one bad file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def num_files(folder: str) -> int:
     """How many visible files lie in a folder itself."""
     with os.scandir(folder) as entries:
-        return sum(not _is_hidden(entry.name) and not entry.is_dir() for entry in entries)
+        return sum(not _is_hidden(entry.name) and not _is_folder(entry) for entry in entries)
 
 
 @contextlib.contextmanager
@@ -118,7 +135,7 @@ def _walk(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.DirEntry[byt
         for entry in entries:
             if _is_hidden(entry.name):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 if entry.is_symlink() and _lies_in(folder, entry.path):
                     continue  # a link to a folder that it lies in: there is no end to it
                 yield from _walk(entry.path, prefix + entry.name + b"/")

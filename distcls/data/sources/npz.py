@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+import psutil
 
 from distcls.config.settings import DataConfig
 from distcls.data.cache.arrays import Arrays, open_arrays
@@ -21,6 +24,12 @@ NAMES = {
     "val": [("x_val", "y_val"), ("x_valid", "y_valid"), ("val_images", "val_labels"), ("valid_images", "valid_labels")],
     "test": [("x_test", "y_test"), ("test_images", "test_labels")],
 }
+
+MOST_DEFLATED = 1032
+"""Bytes that one byte of zlib can stand for: an archive that claims more is forged."""
+
+UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
+"""Also archives with a password, and compressed in ways that Python does not know."""
 
 EXPECTED = (
     "Expected images and labels; or x_train and y_train, with x_val, y_val, x_test and y_test if you like; or "
@@ -41,18 +50,53 @@ def open_npz(config: DataConfig) -> dict[str, ImageSet]:
         found = "is not a file" if file.exists() else "does not exist"
         raise MissingInputError(f"{file} {found}. Name the file that holds your images: data.root=FILE.npz")
     stat = file.stat()
-    key = digest([], repr((str(file), stat.st_size, stat.st_mtime_ns)).encode())[:16]
-    return open_arrays(cache_folder(config) / "arrays" / f"{file.stem}-{key}", file.stem, lambda: _read(file))
+    key = digest([], repr((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode())[:16]
+    return dict(open_arrays(cache_folder(config), file.stem, key, lambda: _read(file)))
 
 
 def _read(file: Path) -> Iterator[Arrays]:
     try:
+        _check_sizes(file)
         with np.load(file, allow_pickle=False) as arrays:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise BadDataError(f"{file} holds one array without a name. {EXPECTED}")
             yield from _read_splits(file, arrays)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError as error:
+        raise BadDataError(f"{file} does not fit the memory of this machine: {error}") from error
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         raise BadDataError(f"{file} is not an .npz of plain arrays that can be read: {error}") from error
+
+
+def _check_sizes(file: Path) -> None:
+    """Raises BadDataError where an array's header claims more bytes than can follow it: numpy takes memory first."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                needed, there = _claimed_bytes(stream), min(member.file_size, member.compress_size * MOST_DEFLATED)
+            name = member.filename.removesuffix(".npy")
+            if needed > there:
+                raise BadDataError(
+                    f"{file}: {name} claims {needed / 1e9:,.1f} GB, and has {there / 1e9:,.1f} GB at most"
+                )
+            free = psutil.virtual_memory().available
+            if needed > free:
+                raise BadDataError(
+                    f"{file}: {name} takes {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free. Save "
+                    "the images as files, in a folder for each class: data.name=folder"
+                )
+
+
+def _claimed_bytes(stream: IO[bytes]) -> int:
+    """Of the array whose header begins a stream; 0 of what is no array, which nobody reads."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+    except ValueError:
+        return 0
+    return math.prod(shape) * dtype.itemsize
 
 
 def _read_splits(file: Path, arrays: np.lib.npyio.NpzFile) -> Iterator[Arrays]:

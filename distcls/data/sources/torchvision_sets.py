@@ -1,7 +1,7 @@
 """CIFAR-10, MNIST, Fashion-MNIST and STL-10, read and downloaded by torchvision.
 
 torchvision holds a set as private arrays, 180 MB of CIFAR-10 in each process. So what it read once is
-kept by array_cache.py, and later starts need neither torchvision nor its checksums.
+kept in the store (cache/arrays.py), and later starts need neither torchvision nor its checksums.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 
 from distcls.config.settings import DataConfig
 from distcls.data.cache.arrays import Arrays, open_arrays
-from distcls.data.cache.folder import cache_folder, folder_beside, rename_unless_there
+from distcls.data.cache.folder import cache_folder
 from distcls.data.sources.image_set import ImageSet, digest
 from distcls.errors import MissingInputError
+from distcls.files.atomic import folder_beside, rename_unless_there
 
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 
@@ -73,8 +74,8 @@ def _open(source: _Source, config: DataConfig) -> dict[str, ImageSet]:
     root = Path(config.root).expanduser().absolute() if config.root else cache_folder(config) / "datasets"
     if not (root / source.folder).is_dir():
         _download(source, root, config)
-    cache = cache_folder(config) / "arrays" / f"{source.name}-{_key(root / source.folder)}"
-    return open_arrays(cache, source.name, lambda: _read_splits(source, root))
+    key = _key(root / source.folder)
+    return dict(open_arrays(cache_folder(config), source.name, key, lambda: _read_splits(source, root)))
 
 
 def _key(folder: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from distcls.config.metrics import BEST_METRICS, TRAIN_MEANS
 from distcls.errors import DiskError, MissingInputError, UsageError
-from distcls.files.atomic import fsync
+from distcls.files.atomic import fsync, write_bytes
 
 COLUMNS = (
     *("time", "step", "epoch", "split"),
@@ -43,7 +42,7 @@ class MetricsFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if _drop_torn_line(path) == b"":
-                _replace(path, _csv_line(COLUMNS))
+                write_bytes(path, _csv_line(COLUMNS))
             self._columns = _read_header(path)
         except OSError as error:
             raise _cannot_write(path, error) from error
@@ -70,7 +69,7 @@ class MetricsFile:
         if names:
             rows = [[*cells, *[""] * len(names)] for cells in _read_cells(self._path, self._columns)]
             self._columns = [*self._columns, *names]
-            _replace(self._path, b"".join(_csv_line(cells) for cells in [self._columns, *rows]))
+            write_bytes(self._path, b"".join(_csv_line(cells) for cells in [self._columns, *rows]))
 
     def sync(self) -> None:
         """See that all rows are on the disk. Raises DiskError."""
@@ -91,7 +90,7 @@ class MetricsFile:
         last = {"train": step, "val": evaluated_step, "test": -1}
         kept = [cells for cells, row in rows if row["step"] <= last.get(row["split"], step)]
         try:
-            _replace(self._path, b"".join(_csv_line(cells) for cells in [self._columns, *kept]))
+            write_bytes(self._path, b"".join(_csv_line(cells) for cells in [self._columns, *kept]))
         except OSError as error:
             raise _cannot_write(self._path, error) from error
         return [_parse(self._columns, cells) for cells in kept]
@@ -162,7 +161,7 @@ def _drop_torn_line(path: Path) -> bytes:
     content = path.read_bytes() if path.exists() else b""
     whole = _whole_lines(content)
     if whole != content:
-        _replace(path, whole)
+        write_bytes(path, whole)
     return whole
 
 
@@ -183,17 +182,6 @@ def _append(path: Path, line: bytes) -> None:
         written = file.write(line)
         while written < len(line):  # a full disk may stop a write halfway; going on makes the system say why
             written += file.write(line[written:])
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write `content` so that a kill, or a power cut, leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync(path.parent)
 
 
 def _cannot_write(path: Path, error: OSError) -> DiskError:

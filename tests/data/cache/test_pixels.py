@@ -4,8 +4,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import distcls.data.cache.pixels as pixels_module
 import distcls.data.decoding.parallel as parallel_decode
 from distcls.config.settings import DataConfig
 from distcls.data.cache.mapped_file import MappedFile, received, to_send
@@ -62,16 +61,17 @@ def test_a_second_run_decodes_nothing(
 def test_a_damaged_file_is_built_again(two_classes: Path, tmp_path: Path, damage: str) -> None:
     image_set = opened(two_classes)
     expected = np.array(decoded(image_set, tmp_path).pixels)
-    (pixel_file,) = tmp_path.glob("decoded/*.pixels")
+    (pixel_file,) = tmp_path.glob("decoded/*/pixels")
+    about = pixel_file.parent / "about.json"
     if damage == "truncate":
         os.truncate(pixel_file, 100)
     elif damage == "overwrite":
         pixel_file.write_bytes(b"x" * pixel_file.stat().st_size)
         os.utime(pixel_file, (0, 0))
     elif damage == "no record":
-        pixel_file.with_suffix(".json").unlink()
+        about.unlink()
     else:
-        pixel_file.with_suffix(".json").write_text('{"size": 57')
+        about.write_text('{"files": 57')
     assert np.array_equal(np.asarray(decoded(image_set, tmp_path).pixels), expected)
 
 
@@ -79,7 +79,7 @@ def test_a_copied_file_is_believed_by_its_hash(
     two_classes: Path, tmp_path: Path, count_decoded: tuple[list[int], Callable[[int, int], None]]
 ) -> None:
     decoded(opened(two_classes), tmp_path)
-    (pixel_file,) = tmp_path.glob("decoded/*.pixels")
+    (pixel_file,) = tmp_path.glob("decoded/*/pixels")
     os.utime(pixel_file, (1, 1))
     decoded(opened(two_classes), tmp_path, progress=count_decoded[1])
     assert count_decoded[0] == []
@@ -96,6 +96,50 @@ def test_an_image_changed_in_place_is_decoded_again(two_classes: Path, tmp_path:
     after = opened(two_classes)
     assert len(other) == size and after.fingerprint() == before.fingerprint()
     pixels = decoded(after, tmp_path).pixels
+    assert pixels is not None and pixels[4, 0, 0, 0] == 30
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_files_that_changed_places_are_decoded_again(two_classes: Path, tmp_path: Path, limit: int) -> None:
+    """Of one size and one time of change, as they come out of an archive."""
+    for path in two_classes.rglob("*.png"):
+        os.utime(path, (7, 7))
+    before = opened(two_classes)
+    first = decoded(before, tmp_path, limit)
+    cat, dog = two_classes / "cat" / "003.png", two_classes / "dog" / "004.png"
+    assert cat.stat().st_size == dog.stat().st_size
+    cat.rename(tmp_path / "away")
+    dog.rename(cat)
+    (tmp_path / "away").rename(dog)
+    after = opened(two_classes)
+    assert after.fingerprint() == before.fingerprint() and after.modified == before.modified
+    second = decoded(after, tmp_path, limit)
+    assert first.digests is not None and second.digests is not None
+    assert np.flatnonzero((first.digests != second.digests).any(1)).tolist() == [3, 14]
+    if limit:
+        assert first.pixels is not None and second.pixels is not None
+        assert (first.pixels[3, 0, 0, 0], second.pixels[3, 0, 0, 0], second.pixels[14, 0, 0, 0]) == (30, 40, 30)
+
+
+def test_a_copy_of_a_folder_is_hashed_once_and_not_decoded(
+    two_classes: Path, tmp_path: Path, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = decoded(opened(two_classes), tmp_path)
+    copy = opened(Path(shutil.copytree(two_classes, tmp_path / "copy")))  # times of change stay, as with rsync -a
+    monkeypatch.setattr(pixels_module, "DecodeJob", None)
+    del seen[:]
+    for _ in range(2):
+        again = decoded(copy, tmp_path)
+        assert seen == list(range(30)) and np.array_equal(np.asarray(again.digests), np.asarray(first.digests))
+
+
+def test_a_copy_whose_bytes_differ_is_decoded(two_classes: Path, tmp_path: Path) -> None:
+    decoded(opened(two_classes), tmp_path)
+    copy = Path(shutil.copytree(two_classes, tmp_path / "copy"))
+    status = (copy / "cat" / "004.png").stat()
+    (copy / "cat" / "004.png").write_bytes((copy / "cat" / "003.png").read_bytes())
+    os.utime(copy / "cat" / "004.png", ns=(0, status.st_mtime_ns))
+    pixels = decoded(opened(copy), tmp_path).pixels
     assert pixels is not None and pixels[4, 0, 0, 0] == 30
 
 
@@ -126,7 +170,7 @@ def test_above_the_limit_files_are_checked_once_and_not_kept(
         result = decoded(opened(two_classes), tmp_path, limit=100, progress=count_decoded[1])
         assert result.pixels is None and list(result.bad) == [15]
     assert count_decoded[0] == [30]
-    assert not list(tmp_path.glob("decoded/*.pixels"))
+    assert not list(tmp_path.glob("decoded/*/pixels"))
 
 
 def test_only_the_builder_decodes_and_the_others_wait_for_it(two_classes: Path, tmp_path: Path) -> None:
@@ -156,17 +200,8 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(two_classes: Path, tmp_
 
 def test_no_temporary_files_stay(two_classes: Path, tmp_path: Path) -> None:
     decoded(opened(two_classes), tmp_path)
-    assert sorted(path.suffix for path in (tmp_path / "decoded").iterdir()) == [".json", ".pixels"]
-
-
-def test_what_nobody_used_for_a_month_is_removed(two_classes: Path, tmp_path: Path) -> None:
-    decoded(opened(two_classes), tmp_path)
-    mine = tmp_path / "decoded" / "my own file"
-    mine.touch()
-    for path in (tmp_path / "decoded").iterdir():
-        os.utime(path, (0, 0))
-    decoded(opened(two_classes), tmp_path, size=4)
-    assert len(list((tmp_path / "decoded").glob("*.pixels"))) == 1 and mine.exists()
+    (entry,) = (tmp_path / "decoded").iterdir()
+    assert {path.name for path in entry.iterdir()} == {"about.json", "digests", "pixels"}
 
 
 def test_an_array_of_the_right_size_is_used_as_it_is(tmp_path: Path) -> None:
@@ -233,73 +268,20 @@ def test_images_of_a_wrong_shape_are_bad_instead_of_broadcast(tmp_path: Path) ->
     assert list(bad) == [1] and "(8, 8, 1)" in bad[1]
 
 
-@pytest.fixture(scope="module")
-def many_images(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., None]) -> Path:
-    """Enough images for decoding in processes: hard links, two of them broken."""
-    root = tmp_path_factory.mktemp("many")
-    make_images(root / "source" / "a", 20, suffix=".bmp")
-    for i in range(parallel_decode.MIN_IMAGES + 100):
-        folder = root / "images" / f"class{i % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        os.link(root / "source" / "a" / f"{i % 20:03}.bmp", folder / f"{i:05}.bmp")
-    for broken in ("class0/00100.bmp", "class1/02099.bmp"):
-        (root / "images" / broken).unlink()
-        (root / "images" / broken).write_bytes(b"broken")
-    return root / "images"
-
-
-def child_processes() -> set[int]:
-    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists its processes under /proc")
-def test_decoding_in_processes_gives_the_same_and_survives_signals(
-    many_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image_set, signalled, done, before = opened(many_images), set(), [], child_processes()
-
-    def progress(count: int, total: int) -> None:
-        done.append(count)
-        for pid in child_processes() - before:
-            signalled.add(pid)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-                os.kill(pid, number)
-
-    parallel = decoded(image_set, tmp_path / "parallel", progress=progress)
-    assert signalled and not signalled & set(child_processes())
-    assert done[-1] == len(image_set) and done == sorted(done)
-    monkeypatch.setattr(parallel_decode, "MIN_IMAGES", 10**9)
-    here = decoded(image_set, tmp_path / "here")
-    assert parallel.bad == here.bad and len(parallel.bad) == 2
-    assert np.array_equal(np.asarray(parallel.pixels), np.asarray(here.pixels))
-
-
-def test_a_decoding_process_that_dies_is_an_error_not_a_hang(many_images: Path, tmp_path: Path) -> None:
-    before = child_processes()
-
-    def kill_one(done: int, total: int) -> None:
-        for pid in child_processes() - before:
-            os.kill(pid, signal.SIGKILL)
-
-    with pytest.raises(RuntimeError, match="decoding process died"):
-        decoded(opened(many_images), tmp_path, progress=kill_one)
-    assert not list(tmp_path.glob("decoded/*.pixels"))
-
-
 # Builds that do not come to their end --------------------------------------------------------------
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The images that are decoded, by index."""
+    """The images that are read to be decoded or hashed, by index."""
     indices: list[int] = []
-    image = FolderSet.image
+    content = FolderSet.content
 
-    def noted(self: FolderSet, i: int, decoding: Decoding) -> np.ndarray:
+    def noted(self: FolderSet, i: int) -> bytes:
         indices.append(i)
-        return image(self, i, decoding)
+        return content(self, i)
 
-    monkeypatch.setattr(FolderSet, "image", noted)
+    monkeypatch.setattr(FolderSet, "content", noted)
     return indices
 
 
@@ -331,7 +313,7 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
         assert np.array_equal(
             np.asarray(result.pixels), np.asarray(decoded(opened(two_classes), tmp_path / "new").pixels)
         )
-    assert not list(tmp_path.glob("decoded/*.journal")) + list(tmp_path.glob("decoded/*.partial"))
+    assert not list(tmp_path.glob("decoded/*.partial"))
 
 
 def test_what_did_not_come_to_the_disk_is_decoded_again(
@@ -339,7 +321,7 @@ def test_what_did_not_come_to_the_disk_is_decoded_again(
 ) -> None:
     """As after a power cut: the pixels of images 4 to 7 are lost, and so is the end of the journal."""
     killed_build(10**9)
-    (partial,), (journal,) = tmp_path.glob("decoded/*.partial"), tmp_path.glob("decoded/*.journal")
+    (partial,), (journal,) = tmp_path.glob("decoded/*.partial/pixels"), tmp_path.glob("decoded/*.partial/journal")
     with partial.open("r+b") as file:
         file.seek(6 * 8 * 8 * 3)
         file.write(b"torn")
@@ -347,6 +329,22 @@ def test_what_did_not_come_to_the_disk_is_decoded_again(
     result = decoded(opened(two_classes), tmp_path)
     assert seen == [4, 5, 6, 7, *range(8, 30)]
     assert np.array_equal(np.asarray(result.pixels), np.asarray(decoded(opened(two_classes), tmp_path / "new").pixels))
+
+
+def test_files_that_changed_places_since_the_kill_are_decoded_again(
+    two_classes: Path, tmp_path: Path, killed_build: Callable[[int], None], seen: list[int]
+) -> None:
+    for path in two_classes.rglob("*.png"):
+        os.utime(path, (7, 7))
+    killed_build(10**9)
+    os.utime(two_classes / "cat" / "005.png", (7, 7))
+    first, second = two_classes / "cat" / "001.png", two_classes / "cat" / "009.png"
+    first.rename(tmp_path / "away")
+    second.rename(first)
+    (tmp_path / "away").rename(second)
+    pixels = decoded(opened(two_classes), tmp_path).pixels
+    assert pixels is not None and [pixels[i, 0, 0, 0] for i in (1, 2, 9)] == [90, 20, 10]
+    assert {0, 1, 2, 3} <= set(seen)
 
 
 def test_two_runs_that_build_at_once_do_not_disturb_each_other(two_classes: Path, tmp_path: Path) -> None:
@@ -359,7 +357,8 @@ def test_two_runs_that_build_at_once_do_not_disturb_each_other(two_classes: Path
 
     result = decoded(opened(two_classes), tmp_path, progress=build_another)
     assert np.array_equal(np.asarray(result.pixels), np.asarray(others[0].pixels))
-    assert sorted(path.suffix for path in (tmp_path / "decoded").iterdir()) == [".json", ".pixels"]
+    (entry,) = (tmp_path / "decoded").iterdir()
+    assert {path.name for path in entry.iterdir()} == {"about.json", "digests", "pixels"}
 
 
 def test_too_little_space_is_said_before_anything_is_decoded(
@@ -379,21 +378,3 @@ def test_above_the_limit_of_memory_pixels_are_kept_on_disk(two_classes: Path, tm
     assert not on_disk.in_memory and in_memory.in_memory
     assert on_disk.pixels is not None and on_disk.pixels.filename == in_memory.pixels.filename
     assert open_pixels(image_set, Decoding(8), Limits(whole - 1, whole - 1), tmp_path, **how).pixels is None
-
-
-def test_a_script_without_a_main_guard_can_decode_in_processes(many_images: Path, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from pathlib import Path\n"
-        "from distcls.config.settings import DataConfig\n"
-        "from distcls.data.decoding.decode import Decoding\n"
-        "from distcls.data.sources.folder import open_folder\n"
-        "from distcls.data.cache.pixels import Limits, open_pixels\n"
-        f"images = open_folder(DataConfig(name='folder', root={str(many_images)!r}))['train']\n"
-        "how = {'is_builder': True, 'barrier': lambda: None}\n"
-        "result = open_pixels(images, Decoding(8), Limits(10**9), Path('cache'), **how)\n"
-        "print(len(result.bad))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert run.stdout == "2\n", run.stderr

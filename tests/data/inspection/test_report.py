@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from distcls.data.decoding.decode import Decoding
-from distcls.data.inspection.report import changed_images, too_little
+from distcls.data.inspection.report import CONTENT_CHANGED, changed_images, too_little
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Split
 
@@ -30,7 +30,7 @@ def test_without_names_numbers_are_compared():
 
 def test_the_same_names_mean_other_files():
     lists = {"train": ["a/1"], "val": ["a/2"]}
-    assert changed_images(lists, lists) == ["files changed their size or label"]
+    assert changed_images(lists, lists) == [CONTENT_CHANGED]
 
 
 def test_classes_that_a_split_lacks_are_told() -> None:

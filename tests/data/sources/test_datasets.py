@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,40 @@ def other_classes(config):
 def arguments(config):
     return ArraySet("mine", ["a", "b"], np.array([0, 1] * config.args["n"]), np.zeros((6, 4, 4, 3), np.uint8))
 
+class Mine:
+    class_names = ["a", "b"]
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return 3
+
+    def image(self, i, decoding):
+        return np.zeros(decoding.shape, np.uint8)
+
+    def name(self, i):
+        return str(i)
+
+    def fingerprint(self):
+        return "mine"
+
+def list_labels(config):
+    return Mine([0, 1, 0])
+
+def tensor_labels(config):
+    import torch
+    return Mine(torch.tensor([0, 1, 0]))
+
+def ragged_labels(config):
+    return Mine([[0], [1, 0], 0])
+
+def word_labels(config):
+    return Mine(["a", "b", "a"])
+
+def float_labels(config):
+    return Mine(np.array([0.0, 1.0, 0.0]))
+
 def wrong_labels(config):
     return ArraySet("mine", ["a", "b"], np.array([0, 2]), np.zeros((2, 4, 4, 3), np.uint8))
 """
@@ -67,18 +102,36 @@ def test_digits() -> None:
 
 
 def test_digits_without_scikit_learn_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
     with pytest.raises(MissingInputError, match="pip install scikit-learn"):
         open_image_sets(DataConfig(name="digits"))
 
 
-def test_digits_are_pickled_with_their_fingerprint() -> None:
+DIGITS = "79d73e87f3696904b0d1f1965d8b932cef56e8842635ca997e9461dc800ccd11"
+"""The fingerprint of every version so far: runs of older ones are resumed."""
+
+
+def test_the_fingerprint_of_the_digits_stays() -> None:
     digits = open_image_sets(DataConfig(name="digits"))["train"]
-    changed = open_image_sets(DataConfig(name="digits"))["train"]
-    assert digits.fingerprint() == changed.fingerprint()
-    other = open_image_sets(DataConfig(name="digits"))["train"]
-    other.labels[0] = 9
-    assert other.fingerprint() != digits.fingerprint()
+    assert digits.fingerprint() == pickle.loads(pickle.dumps(digits)).fingerprint() == DIGITS
+
+
+def test_digits_are_imported_once_and_then_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(name="digits", cache_dir=str(tmp_path))
+    first = open_image_sets(config)["train"]
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # importing it is an error now
+    second = open_image_sets(config)["train"]
+    assert isinstance(first, ArraySet) and isinstance(second, ArraySet) and isinstance(second.images, np.memmap)
+    assert np.array_equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
+
+
+def test_digits_need_no_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    digits = open_image_sets(DataConfig(name="digits", cache_dir=str(tmp_path / "file")))["train"]
+    assert digits.fingerprint() == DIGITS and digits.name(17) == "digits/17"
 
 
 def test_an_unknown_name_shows_the_nearest() -> None:
@@ -103,6 +156,9 @@ def test_your_own_factory_gets_the_config() -> None:
         ("factories_of_test:no_train", UsageError, "expected train"),
         ("factories_of_test:half", UsageError, "lacks class_names, labels"),
         ("factories_of_test:wrong_labels", BadDataError, "between 0 and 1"),
+        ("factories_of_test:ragged_labels", BadDataError, "labels of the train split of .* are a list, not"),
+        ("factories_of_test:word_labels", BadDataError, "are a list, not an int64 array of shape .3,.: np.array"),
+        ("factories_of_test:float_labels", BadDataError, "are float64 .3,., not an int64 array"),
         ("factories_of_test:one_class", BadDataError, "one class only"),
         ("factories_of_test:twins", BadDataError, "two classes of the name 'a'"),
         ("factories_of_test:too_few_labels", BadDataError, "mine has 3 images, but 2 labels"),
@@ -117,3 +173,10 @@ def test_mistakes_in_your_own_factory_are_explained(name: str, error: type[Excep
 def test_decoding_processes_start_without_torch() -> None:
     code = "import sys, distcls.data.decoding.worker as w; print([m for m in ('torch', 'sklearn') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.usefixtures("factories")
+@pytest.mark.parametrize("name", ["list_labels", "tensor_labels"])
+def test_labels_in_a_list_or_a_tensor_are_taken_as_an_array(name: str) -> None:
+    train = open_image_sets(DataConfig(name=f"factories_of_test:{name}"))["train"]
+    assert train.labels.dtype == np.int64 and train.labels.tolist() == [0, 1, 0]

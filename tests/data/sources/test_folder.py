@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from distcls.config.settings import DataConfig
 from distcls.data.decoding.decode import BadImageError, Decoding
+from distcls.data.inspection.check import check_data
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet, open_folder
 from distcls.errors import BadDataError, MissingInputError, UsageError
@@ -190,3 +192,45 @@ def test_a_link_to_a_folder_around_it_is_not_followed_for_ever(two_classes: Path
     (two_classes / "cat" / "loop").symlink_to(two_classes / "cat")
     (two_classes / "dog" / "up").symlink_to(two_classes)
     assert len(opened(two_classes)) == 30
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(path))  # an absolute path may be too long for a socket
+
+
+ODD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a pipe": (os.mkfifo, "a named pipe instead of a file"),
+    "a socket": (make_socket, "a socket instead of a file"),
+    "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "a device instead of a file"),
+    "a link to the kernel's messages": (lambda path: path.symlink_to("/proc/kmsg"), "an empty file"),
+    "a link to itself": (lambda path: path.symlink_to(path), "symbolic links"),
+    "a link to a pipe": (lambda path: (os.mkfifo(path.parent / "p"), path.symlink_to("p")), "a named pipe"),
+    "a link to nowhere": (lambda path: path.symlink_to("nowhere"), "No such file"),
+}
+"""What makes them, and why they are bad."""
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_what_only_looks_like_an_image_is_bad_and_never_waited_for(
+    two_classes: Path, tmp_path: Path, kind: str
+) -> None:
+    make, reason = ODD_FILES[kind]
+    make(two_classes / "cat" / "zzz.png")
+    image_set = opened(two_classes)
+    assert len(image_set) == 31 and image_set.name(10) == "cat/zzz.png"
+    for read in (lambda: image_set.image(10, Decoding(8)), lambda: image_set.content(10)):
+        with pytest.raises(BadImageError, match=reason):
+            read()
+    check = check_data(DataConfig(name="folder", root=str(two_classes), cache_dir=str(tmp_path / "cache")))
+    assert [file["path"] for file in check.bad_files] == ["cat/zzz.png"]
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_other_odd_files_are_ignored(two_classes: Path, kind: str) -> None:
+    for place in ("cat/zzz", "zzz"):
+        ODD_FILES[kind][0](two_classes / place)
+        (two_classes / place).with_name("p").unlink(missing_ok=True)
+    image_set = opened(two_classes)
+    assert len(image_set) == 30 and image_set.num_ignored == 2

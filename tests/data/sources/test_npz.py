@@ -1,11 +1,16 @@
 from __future__ import annotations
 
-import os
+import io
+import struct
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from distcls.config.settings import DataConfig
@@ -109,21 +114,44 @@ def test_broken_and_missing_files(tmp_path: Path) -> None:
         open_image_sets(DataConfig(name="npz"))
 
 
-def test_what_nobody_has_used_for_a_month_is_removed(tmp_path: Path) -> None:
-    def open_set(name: str) -> float:
-        """Opens it; when it was used last, before another one is written."""
-        config = DataConfig(name="npz", root=str(tmp_path / name), cache_dir=str(tmp_path / "cache"))
-        open_image_sets(config)
-        return max(about.stat().st_mtime for about in tmp_path.glob(f"cache/arrays/{name[0]}-*/about.json"))
+def header(shape: tuple[int, ...]) -> bytes:
+    """What precedes an array of that shape in a .npy file, and no array."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
 
-    month = 31 * 86_400
-    for name in "abc":
-        np.savez(tmp_path / f"{name}.npz", images=GRAY, labels=LABELS)
-    used = open_set("a.npz")
-    for age, left in ((0, {"a", "b"}), (month, {"b", "c"})):
-        (about,) = tmp_path.glob("cache/arrays/a-*/about.json")
-        os.utime(about, (used - month, used - month))
-        if age == 0:
-            assert open_set("a.npz") >= used
-        open_set("b.npz" if age == 0 else "c.npz")
-        assert {folder.name[0] for folder in tmp_path.glob("cache/arrays/*")} == left
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_header_that_claims_more_than_there_is_costs_no_memory(tmp_path: Path, compression: int) -> None:
+    """114 GB of images, in a file of 300 bytes."""
+    labels = io.BytesIO()
+    np.save(labels, LABELS)
+    with zipfile.ZipFile(tmp_path / "set.npz", "w", compression) as archive:
+        archive.writestr("labels.npy", labels.getvalue())
+        archive.writestr("images.npy", header((760_000, 224, 224, 3)) + b"few")
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadDataError, match=r"images claims 114\.4 GB, and has 0\.0 GB at most"):
+            open_image_sets(DataConfig(name="npz", root=str(tmp_path / "set.npz"), cache_dir=str(tmp_path / "cache")))
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_that_does_not_fit_the_memory_is_refused_before_it_is_read(
+    opened: Callable[..., dict[str, ImageSet]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
+    with pytest.raises(BadDataError, match="images takes 0.0 GB of memory, and 0.0 GB are free.*data.name=folder"):
+        opened(images=GRAY, labels=LABELS)
+
+
+def test_a_forged_size_in_the_archive_is_found_too(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        archive.writestr("images.npy", header((760_000, 224, 224, 3)) + b"few")
+    content = (tmp_path / "set.npz").read_bytes()
+    size = struct.pack("<I", len(header((760_000, 224, 224, 3))) + 3)
+    place = content.rindex(size)  # in the central directory, the size after decompression comes last
+    (tmp_path / "set.npz").write_bytes(content[:place] + struct.pack("<I", 2**32 - 2) + content[place + 4 :])
+    with pytest.raises(BadDataError, match=r"images claims 114\.4 GB, and has 0\.0 GB"):
+        open_image_sets(DataConfig(name="npz", root=str(tmp_path / "set.npz"), cache_dir=str(tmp_path / "cache")))

@@ -109,7 +109,7 @@ def test_a_later_start_does_not_read_with_torchvision(
 
 def test_cut_arrays_are_written_again(tmp_path: Path, requests: list[str]) -> None:
     first = open_image_sets(config(tmp_path, download=True))["train"].fingerprint()
-    (pixels,) = tmp_path.glob("cache/arrays/*/train.pixels")
+    (pixels,) = tmp_path.glob("cache/decoded/*/train.pixels")
     pixels.write_bytes(b"short")
     assert open_image_sets(config(tmp_path))["train"].fingerprint() == first
     assert pixels.stat().st_size == 20 * 32 * 32 * 3
