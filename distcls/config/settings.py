@@ -197,6 +197,7 @@ class ModelConfig:
     )
     args: dict[str, Any] = setting({}, "Arguments of the model, such as {dropout: 0.2}.")
     init_from: str | None = setting(None, "A run folder or a weights file to start from.")
+    init_partly: bool = setting(False, "Accept weights of model.init_from for less than half of the model's tensors.")
     freeze: list[str] = setting([], "Names (prefixes) of modules that are not trained; their BatchNorm stays as it is.")
     channels_last: bool = setting(True, "Keep weights and images in the channels_last memory format.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -16,11 +16,25 @@ from distcls.runs.status import read_status
 Tensors = dict[str, torch.Tensor]
 
 
-def init_from(model: nn.Module, source: str, class_names: list[str]) -> list[str]:
-    """Load the weights of a run folder or a weights file into a model; what was done, in words.
+LEAST_SHARE = 0.5
+"""Of a model's tensors, its head left out, that must be found, unless model.init_partly allows less."""
 
-    The head (the last layer with as many outputs as there are classes) keeps its fresh weights where the
-    number of classes differs, or their names do. Other shapes that differ are a UsageError.
+
+class InitFrom(NamedTuple):
+    """What was loaded, in words."""
+
+    notes: list[str]
+    warnings: list[str]
+    """What probably was not meant."""
+
+
+def init_from(model: nn.Module, source: str, class_names: list[str], partly: bool = False) -> InitFrom:
+    """Load the weights of a run folder or a weights file into a model, and return what was done.
+
+    The head (the last layer with as many outputs as there are classes) keeps its fresh weights where the number of
+    classes differs, or their names do. Other shapes that differ are a UsageError, and so are weights for less than
+    half of the model, unless `partly`: they are mostly those of another architecture with a few names in common.
+    No code can come with weights: .safetensors holds none, and of other files torch reads tensors only.
     """
     path = find_weights(Path(source).expanduser())
     own = model.state_dict()
@@ -34,15 +48,26 @@ def init_from(model: nn.Module, source: str, class_names: list[str]) -> list[str
     fresh = set(head) if other_classes else set()
     loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in fresh}
     missing = [name for name in own if name not in tensors and name not in fresh]
+    wanted = len(own) - len(fresh)
+    if len(loaded) < LEAST_SHARE * wanted and not partly:
+        raise UsageError(
+            f"model.init_from={source} has only {len(loaded)} of the model's {wanted} tensors"
+            f"{', its head left out' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and model.args "
+            "to fit; or, if the others shall start fresh: model.init_partly=true"
+        )
     model.load_state_dict(loaded, strict=False)
-    lines = [f"weights from {path}: {len(loaded)} of {len(own)} tensors"]
+    notes = [f"weights from {path}: {len(loaded)} of {len(own)} tensors"]
     if fresh:
-        lines.append(
+        notes.append(
             f"new head for {len(class_names)} classes, since they differ from those of {source}: {', '.join(head)}"
         )
+    warnings = []
     if missing:
-        lines.append(f"fresh weights for what {source} does not have: {some_of(missing, 5)}")
-    return lines
+        warnings.append(
+            f"{source} has weights for {len(loaded)} of {wanted} tensors: the other {len(missing)} start fresh, "
+            f"{some_of(missing, 5)}"
+        )
+    return InitFrom(notes, warnings)
 
 
 def find_weights(path: Path) -> Path:

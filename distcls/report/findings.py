@@ -1,4 +1,4 @@
-"""What `distcls doctor` found, on one screen."""
+"""The results of `distcls doctor`, on one screen."""
 
 from __future__ import annotations
 
@@ -26,4 +26,5 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console = Console()
     console.print(table)
     broken, warnings = (sum(finding.status == status for finding in findings) for status in ("broken", "warning"))
-    console.print(f"\n{broken} broken, {warnings} to think of" if broken + warnings else "\nNothing to mend.")
+    counts = [f"{broken} broken"] * (broken > 0) + [f"{warnings} warning{'s' * (warnings > 1)}"] * (warnings > 0)
+    console.print(f"\n{', '.join(counts) or 'No problems found.'}")

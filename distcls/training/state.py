@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from distcls.config.metrics import METRICS
-from distcls.config.settings import Config
+from distcls.config.settings import Config, ModelConfig
 from distcls.data.split import Data
 from distcls.models.build import build_model
-from distcls.models.init_from import init_from
+from distcls.models.init_from import InitFrom, init_from
 from distcls.optim.build import build_optimizer
 from distcls.optim.ema import build_ema, copy_buffers
 from distcls.plan.randomness import seed_torch
@@ -166,7 +166,7 @@ def build_state(
     seed_torch(torch.device("cpu"), config.train.seed, "init")
     module = build_model(config.model, len(data.class_names), data.image_size)
     if config.model.init_from is not None and with_init_from:
-        _load_as_main(module, config.model.init_from, data.class_names, run)
+        _load_as_main(module, config.model, data.class_names, run)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     module.to(acceleration.device, acceleration.dtype)
@@ -182,16 +182,18 @@ def build_state(
     )
 
 
-def _load_as_main(module: nn.Module, source: str, class_names: list[str], run: RunFolder) -> None:
+def _load_as_main(module: nn.Module, config: ModelConfig, class_names: list[str], run: RunFolder) -> None:
     """What the main process finds there is what all begin with: the others may see an older copy, or none."""
 
-    def load() -> tuple[list[str], dict[str, torch.Tensor]]:
-        return init_from(module, source, class_names), module.state_dict()
+    def load() -> tuple[InitFrom, dict[str, torch.Tensor]]:
+        return init_from(module, config.init_from or "", class_names, config.init_partly), module.state_dict()
 
-    lines, tensors = run.processes.from_main(load)
+    done, tensors = run.processes.from_main(load)
     module.load_state_dict(tensors)
-    for line in lines:
+    for line in done.notes:
         run.progress.note(line)
+    for line in done.warnings:
+        run.progress.warning(line)
 
 
 def _check_strides(optimizer: torch.optim.Optimizer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcls.config.imports import call_by_name, import_by_name, nearest
+from distcls.config.imports import call_by_name, import_by_name, importing_only, nearest
 from distcls.errors import UsageError
 
 
@@ -64,6 +64,33 @@ def test_arguments_that_do_not_fit_are_an_error_that_names_them(my_code):
 def test_a_name_without_a_module_is_a_usage_error(my_code, name):
     with pytest.raises(UsageError):
         import_by_name("model.name", name)
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "subprocess:run", "builtins:exec", "sys:exit", "importlib.util:find_spec"]
+)
+def test_the_standard_library_has_no_models(my_code, name):
+    module = name.partition(":")[0]
+    with pytest.raises(UsageError, match=rf"model.name={name}: {module} belongs to Python itself"):
+        import_by_name("model.name", name)
+
+
+def test_modules_of_yours_and_of_packages_are_not_taken_for_the_standard_library(my_code):
+    Path("test.py").write_text("def make():\n    return 1\n")  # Python has a package of this name
+    try:
+        assert import_by_name("model.name", "test:make")() == 1
+    finally:
+        sys.modules.pop("test", None)
+    assert import_by_name("optim.name", "torch.optim:SGD").__name__ == "SGD"
+
+
+def test_only_names_that_are_allowed_are_imported(my_code):
+    Path("evil.py").write_text("open('executed', 'w').close()\n")
+    with importing_only([f"{my_code}:make"], "it is a stranger's"):
+        assert callable(import_by_name("model.name", f"{my_code}:make"))
+        with pytest.raises(UsageError, match="loss.name=evil:make: it is a stranger's"):
+            import_by_name("loss.name", "evil:make")
+    assert not Path("executed").exists()
 
 
 def test_nearest_names_one_word_or_nothing():

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from distcls.config.loading import load_config
 from distcls.config.settings import DataConfig
+from distcls.config.yaml_text import to_yaml
 from distcls.data.build import OneProcess, build_data
 from distcls.data.split import Data
-from distcls.errors import DiskError, UsageError
-from distcls.inference.identity import choose_split, refuse_other_data
+from distcls.errors import DiskError, MissingInputError, UsageError
+from distcls.inference.identity import aligned, choose_split, is_same_place, refuse_other_data
 
 BEFORE = (7 * 10**9, 7 * 10**9)
 """One time of change for all files, as they come out of an archive."""
@@ -164,3 +166,30 @@ def test_without_both_a_run_is_not_resumed(opened: Callable[..., Data], run_dir:
         refuse_other_data(opened(), run_dir)
     with pytest.raises(UsageError, match="may have been trained on"):
         choose_split(opened(), "test", run_dir)
+
+
+def test_class_ids_are_those_of_the_run(opened: Callable[..., Data]) -> None:
+    test, classes = opened().test, ["class1", "other", "class0"]
+    assert test is not None
+    names = [test.image_set.class_names[label] for label in test.labels]
+    assert [classes[label] for label in aligned(test, ["class0", "class1"], classes).labels] == names
+    with pytest.raises(UsageError, match="was not trained on 'class0'.*Its classes are class1"):
+        aligned(test, ["class0", "class1"], ["class1"])
+
+
+def test_a_split_is_chosen_by_its_name(opened: Callable[..., Data], run_dir: Path) -> None:
+    data = opened()
+    assert choose_split(data, "test", run_dir) is data.test
+    with pytest.raises(MissingInputError, match="has no other split, only train, val, test"):
+        choose_split(data, "other", run_dir)
+    with pytest.raises(UsageError, match="splits of their own, train, val, test"):
+        choose_split(data, "all", run_dir)
+
+
+def test_a_place_is_the_same_by_whatever_path(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(images)
+    config = load_config(None, [f"data.root={images}", "data.name=folder"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert is_same_place(DataConfig(name="folder", root=str(tmp_path / "link")), tmp_path)
+    assert not is_same_place(DataConfig(name="folder", root=str(tmp_path)), tmp_path)
+    assert not is_same_place(DataConfig(name="csv", root=str(images)), tmp_path)

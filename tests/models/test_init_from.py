@@ -45,14 +45,14 @@ HEAD = {"head.weight", "head.bias"}
 
 def test_the_same_classes_take_everything(run_dir):
     model = make_model()
-    lines = init_from(model, str(run_dir), CLASSES)
-    assert loaded(model, make_model(seed=1)) == WEIGHTS | HEAD
+    lines, warnings = init_from(model, str(run_dir), CLASSES)
+    assert loaded(model, make_model(seed=1)) == WEIGHTS | HEAD and not warnings
     assert len(lines) == 1 and lines[0].startswith("weights from ") and lines[0].endswith("16 of 16 tensors")
 
 
 def test_another_number_of_classes_gets_a_new_head_and_says_so(run_dir):
     model = make_model(5)
-    lines = init_from(model, str(run_dir), ["a", "b", "c", "d", "e"])
+    lines = init_from(model, str(run_dir), ["a", "b", "c", "d", "e"]).notes
     assert loaded(model, make_model(seed=1)) == WEIGHTS
     assert torch.equal(model.state_dict()["head.weight"], make_model(5).state_dict()["head.weight"])
     assert lines[1].startswith("new head for 5 classes") and "head.weight, head.bias" in lines[1]
@@ -61,7 +61,7 @@ def test_another_number_of_classes_gets_a_new_head_and_says_so(run_dir):
 @pytest.mark.parametrize("names", [["cat", "dog", "fox"], ["dog", "cat", "emu"]])
 def test_other_names_or_another_order_get_a_new_head(run_dir, names):
     model = make_model()
-    lines = init_from(model, str(run_dir), names)
+    lines = init_from(model, str(run_dir), names).notes
     assert loaded(model, make_model(seed=1)) == WEIGHTS
     assert "new head for 3 classes" in lines[1]
 
@@ -135,11 +135,45 @@ def test_a_part_that_is_called_module_is_not_taken_for_a_prefix(tmp_path):
     assert torch.equal(model.module.weight, source.module.weight)
 
 
-def test_what_the_source_does_not_have_is_told(tmp_path):
+def test_what_the_source_does_not_have_is_a_warning(tmp_path):
     tensors = make_model(seed=1).state_dict()
     save_file({name: tensors[name] for name in tensors if "hidden" not in name}, tmp_path / "w.safetensors")
-    lines = init_from(make_model(), str(tmp_path / "w.safetensors"), CLASSES)
-    assert "fresh weights for what" in lines[1] and lines[1].endswith("hidden.weight, hidden.bias")
+    warnings = init_from(make_model(), str(tmp_path / "w.safetensors"), CLASSES).warnings
+    assert len(warnings) == 1 and "has weights for 14 of 16 tensors: the other 2 start fresh" in warnings[0]
+    assert warnings[0].endswith("hidden.weight, hidden.bias")
+
+
+def test_weights_for_less_than_half_of_a_model_are_an_error_unless_asked_for(tmp_path):
+    tensors, few = make_model(seed=1).state_dict(), tmp_path / "w.safetensors"
+    names = [name for name in tensors if not name.startswith("blocks")]
+    save_file({name: tensors[name] for name in names}, few)
+    model = make_model()
+    with pytest.raises(UsageError, match=r"has only 4 of the model's 16 tensors: it lacks blocks.0.*init_partly=true"):
+        init_from(model, str(few), CLASSES)
+    assert not loaded(model, make_model(seed=1)), "nothing was loaded"
+    assert "has weights for 4 of 16 tensors" in init_from(model, str(few), CLASSES, partly=True).warnings[0]
+    assert loaded(model, make_model(seed=1)) == {"hidden.weight", "hidden.bias"} | HEAD
+
+
+def test_a_head_for_other_classes_does_not_count(tmp_path):
+    """A linear probe has two tensors, and both are its head."""
+    source, model = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.nn.Sequential(torch.nn.Linear(2, 2))
+    for module, num_classes in ((source, 3), (model, 5)):
+        module.append(torch.nn.Linear(2, num_classes))
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    done = init_from(model, str(tmp_path / "w.safetensors"), list("abcde"))
+    assert torch.equal(model[0].weight, source[0].weight) and not done.warnings
+
+
+def test_no_pickle_that_runs_code_is_loaded(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"head.weight": torch.zeros(3), "evil": Evil()}, tmp_path / "w.pt")
+    with pytest.raises(UsageError, match="could not be read as weights"):
+        init_from(make_model(), str(tmp_path / "w.pt"), CLASSES)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_the_kept_model_comes_before_the_best_and_that_before_the_newest(run_dir):

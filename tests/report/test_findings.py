@@ -44,5 +44,18 @@ def test_people_get_a_table(capsys):
         ["✗", "disk", "full"],
         ["Delete", "something."],
         [],
-        ["1", "broken,", "0", "to", "think", "of"],
+        ["1", "broken"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        (["ok"], "No problems found."),
+        (["warning"], "1 warning"),
+        (["warning", "broken", "warning"], "1 broken, 2 warnings"),
+    ],
+)
+def test_the_last_line_counts_problems(capsys, statuses, told):
+    print_findings([Finding("disk", "full", status) for status in statuses])
+    assert capsys.readouterr().out.splitlines()[-1] == told

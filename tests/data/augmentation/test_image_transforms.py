@@ -78,4 +78,6 @@ def test_mistakes_are_told():
     assert "turn an image into float32 (16, 16, 3)" in message(TransformConfig("ToTensor"))
     assert "uint8 (16, 16, 3): leave out" not in message(TransformConfig("GaussianNoise"))
     assert "{name: ToImage} before" in message(TransformConfig("GaussianNoise"))
+    not_callable = message(TransformConfig("torchvision:get_image_backend"))
+    assert "torchvision:get_image_backend gave str, expected a transform" in not_callable
     assert "package.module:function" in message(TransformConfig("nothing.at.all:make"))
