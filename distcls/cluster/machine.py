@@ -115,13 +115,19 @@ def numa() -> list[Finding]:
     return [Finding("NUMA", f"{nodes} nodes, but no numactl", "warning", advice)]
 
 
-def memory() -> list[Finding]:
-    """Report the main memory that is free for a run."""
+def memory_size() -> tuple[int, int]:
+    """Return the bytes of main memory that are free, and all that this process may use."""
     free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
     limit = _read("/sys/fs/cgroup/memory.max")
     if limit.isdigit() and int(limit) < total:
         total = int(limit)
         free = min(free, total - int(_read("/sys/fs/cgroup/memory.current") or 0))
+    return free, total
+
+
+def memory() -> list[Finding]:
+    """Report the main memory that is free for a run."""
+    free, total = memory_size()
     found = f"{gigabytes(free)} free of {gigabytes(total)}"
     if free < 4e9:
         advice = "Keep fewer decoded images in memory (data.cache='500 MB'), and use fewer data.workers."

@@ -1,4 +1,4 @@
-"""What stands behind a command: options, settings, and for each mistake in them what was meant."""
+"""The arguments of a command: options, settings, and for each mistake in them what was probably meant."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the words of `distcls train` say beside settings. A run without a name is named after `config_path`."""
+    """The arguments of `distcls train` beside settings. A run without a name is named after `config_path`."""
 
     dry_run: bool
     print_config: bool
@@ -53,22 +53,24 @@ class TrainOptions:
 
 TRAINING = {
     "train": "Train a model.",
-    "crossval": "Train a model once for each of data.folds=K parts of the images, which is val then, in run folders "
+    "crossval": "Train a model once for each of data.folds parts (5) of the images, which is val then, in run folders "
     "NAME-fold0 and so on; then print mean and standard deviation, and write them to NAME-crossval.json.",
 }
-"""What the commands that take these words do."""
+"""Help for the commands that take these arguments."""
 
 
-def parse_train_arguments(argv: Sequence[str], command: str = "train") -> tuple[Config, TrainOptions]:
-    """The settings and options of `distcls train`, `python -m distcls.train` and `distcls crossval`.
+def parse_train_arguments(
+    argv: Sequence[str], command: str = "train", defaults: Sequence[str] = ()
+) -> tuple[Config, TrainOptions]:
+    """Return the settings and options of `distcls train`, `python -m distcls.train` and `distcls crossval`.
 
-    Raises UsageError.
+    defaults: settings of the command's own, where neither the file nor the arguments give another. Raises UsageError.
     """
     words = _train_parser(command).parse_intermixed_args(argv)
     for word in words.settings:
         _check_setting(word)
     overrides, unless_set = settings_of_options(words.data, words.name)
-    config = load_config(words.config, [*overrides, *words.settings], unless_set)
+    config = load_config(words.config, [*overrides, *words.settings], [*unless_set, *defaults])
     return config, TrainOptions(words.dry_run, words.print_config, words.config)
 
 
@@ -122,7 +124,7 @@ def _check_setting(word: str) -> None:
 
 
 def _unknown_option(word: str, options: Sequence[str], takes_settings: bool) -> str:
-    """What to say of --lr, --optim.lr=1 or --dryrun."""
+    """Return the message for --lr, --optim.lr=1 or --dryrun."""
     name, _, value = word.partition("=")
     without_dashes = {option.lstrip("-"): option for option in options}
     near = difflib.get_close_matches(name.lstrip("-"), without_dashes, n=1)

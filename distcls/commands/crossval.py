@@ -15,6 +15,10 @@ from distcls.errors import BadDataError, UsageError
 from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
 from distcls.sweeps.crossval import FoldRunner, report
 
+DEFAULTS = ("data.folds=5", "data.fold=0")
+
+ALL_FOLDS = "distcls crossval runs all folds: leave data.fold out, or run one of them: distcls train"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`distcls crossval`, with the words of `distcls train`."""
@@ -23,9 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     runner = FoldRunner()
-    config, options = parse_train_arguments([*argv, "data.fold=0"], "crossval")
     if any(word.startswith("data.fold=") for word in argv):
-        raise UsageError("distcls crossval runs all folds: leave data.fold out, or run one of them: distcls train")
+        raise UsageError(ALL_FOLDS)
+    config, options = parse_train_arguments(argv, "crossval", DEFAULTS)
+    if config.data.fold != 0:
+        raise UsageError(f"{options.config_path} has data.fold={config.data.fold}, and {ALL_FOLDS}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             "distcls crossval starts its runs itself, each as one process. With a launcher, start each fold: "
@@ -33,13 +39,16 @@ def _main(argv: Sequence[str]) -> int:
         )
     stem = _folder_stem(config, options.config_path)
     folders = [stem.with_name(f"{stem.name}-fold{fold}") for fold in range(config.data.folds or 0)]
-    all_words = [[*argv, f"data.fold={fold}", override("run.dir", str(folder))] for fold, folder in enumerate(folders)]
+    folds = f"data.folds={config.data.folds}"
+    all_words = [
+        [*argv, folds, f"data.fold={fold}", override("run.dir", str(folder))] for fold, folder in enumerate(folders)
+    ]
     for words in all_words:  # a fold that cannot go on is told before another one is trained
         with contextlib.suppress(AlreadyFinished):
             choose_folder(parse_train_arguments(words, "crossval")[0], "")
     for fold, folder in enumerate(folders):
         words = ["train", *all_words[fold]]
-        if options.dry_run or options.print_config:
+        if options.print_config:
             return runner.run(words)
         print(f"\nfold {fold} of {len(folders)}: {folder}", flush=True)
         code = runner.run(words)
@@ -49,6 +58,8 @@ def _main(argv: Sequence[str]) -> int:
             )
             print(f"distcls: fold {fold} ended with exit code {code}{again}", file=sys.stderr)
             return code
+    if options.dry_run:
+        return 0
     report(folders, stem.with_name(f"{stem.name}-crossval.json"))
     return 0
 

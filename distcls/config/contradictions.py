@@ -268,4 +268,4 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_crop(config), "augment.random_resized_crop data.decode_size data.image_size"),
     (lambda config, _: _wrong_names(config.run), "run.name run.dir"),
 )
-"""What is looked for, and the settings that it reads."""
+"""Each rule, and the settings that it reads."""

@@ -14,7 +14,7 @@ _FORMS = "write a whole number of steps (5 or '5 steps'), epochs ('1 epoch', '0.
 
 
 class Plan(Protocol):
-    """What turns a duration into steps; batches.BatchPlan is one."""
+    """Turns a duration into steps; batches.BatchPlan is one."""
 
     @property
     def num_images(self) -> int: ...
@@ -47,7 +47,7 @@ def parse_duration(written: str | int | float) -> Duration:
 
 
 def describe_every(written: str) -> str:
-    """ "every 5 steps", "every epoch", "every 10%": a duration as the time between two events."""
+    """Return "every 5 steps", "every epoch", "every 10%": a duration as the time between two events."""
     duration = parse_duration(written)
     if duration.unit == "percent":
         return f"every {duration.value:g}%"
@@ -61,12 +61,12 @@ def _as_text(written: str | int | float) -> str:
 
 
 def steps_at(duration: Duration, plan: Plan, count: int = 1) -> int:
-    """The number of completed steps at which `count` of this duration have passed: rounded up, exactly."""
+    """Return the number of completed steps at which `count` of this duration have passed: rounded up, exactly."""
     return math.ceil(count * _exact_steps(duration, plan))
 
 
 def is_due(completed_steps: int, every: Duration | str, plan: Plan) -> bool:
-    """Whether what happens `every` so often happens now. It also happens after the last step.
+    """True if what happens `every` so often happens now. It also happens after the last step.
 
     Something shorter than a step is due after each step. Raises ValueError for a duration of zero.
     """

@@ -1,4 +1,4 @@
-"""From YAML files and `key=value` words to settings: every mistake is named, with its place and a way out.
+"""From YAML files and `key=value` arguments to settings: every mistake is named, with its place and a way out.
 
 What was written (yaml_text.py) is changed by overrides, then checked against the type hints and ranges of
 settings.py; last, contradictions.py looks for settings that conflict with each other. Nothing here is slow to import.
@@ -63,7 +63,7 @@ def _is_of_a_run(path: Path) -> bool:
 
 
 class Mistakes:
-    """What is wrong with a config: all of it is found before any of it is reported."""
+    """The mistakes of a config: all are found before any is reported."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []

@@ -1,4 +1,4 @@
-"""What is said of a setting that does not exist, or that cannot have the value it was given."""
+"""Messages about a setting that does not exist, or that cannot have the value it was given."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ NAMES_ELSEWHERE = {
     "scheduler": "optim.schedule",
     "num_workers": "data.workers",
 }
-"""What other tools call a setting, and this one has another word for."""
+"""Settings by the names that other tools have for them."""
 
 
 def join(path: str, key: str) -> str:
-    """The dotted path of a setting in the section at `path`; "" is the whole config."""
+    """Return the dotted path of a setting in the section at `path`; "" is the whole config."""
     return f"{path}.{key}" if path else key
 
 
 @functools.cache
 def _all_paths(kind: type = Config, path: str = "") -> tuple[str, ...]:
-    """The dotted path of every section and setting."""
+    """Return the dotted path of every section and setting."""
     paths = []
     for name, hint in hints_of(kind).items():
         paths.append(join(path, name))
@@ -52,7 +52,7 @@ def unknown_setting(key: str, given: Given, kind: type, path: str) -> str:
 
 
 def _suggest(key: str, path: str, kind: type) -> str:
-    """Where an unknown key may belong: in another section, or under a name that is nearly the same."""
+    """Return where an unknown key may belong: in another section, or under a name that is nearly the same."""
     known = list(hints_of(kind))
     same = [] if "[" in path else _called(key)
     candidates = same or difflib.get_close_matches(key, known, n=2) or settings_like(key)
@@ -62,7 +62,7 @@ def _suggest(key: str, path: str, kind: type) -> str:
 
 
 def settings_like(path: str) -> list[str]:
-    """The dotted paths that somebody may mean who writes "lr", "train.lr", "epochs" or "learning_rate"."""
+    """Return the dotted paths that somebody may mean who writes "lr", "train.lr", "epochs" or "learning_rate"."""
     if path in _all_paths():
         return [path]
     key = path.rpartition(".")[2]
@@ -71,7 +71,7 @@ def settings_like(path: str) -> list[str]:
 
 
 def _called(key: str) -> list[str]:
-    """The settings of that name, here or elsewhere."""
+    """Return the settings of that name, here or elsewhere."""
     return _ending_in([key]) or [path for name, path in NAMES_ELSEWHERE.items() if name == key]
 
 

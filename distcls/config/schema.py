@@ -1,4 +1,4 @@
-"""What a config may hold, read from the type hints of config.py: for the loader, and as a JSON schema for editors."""
+"""The type hints of settings.py, as the loader reads them, and as a JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LIMIT_KEYWORDS = {
     "maximum": "maximum",
     "below": "exclusiveMaximum",
 }
-"""JSON Schema's word for each limit of `config.setting`."""
+"""JSON Schema's keyword for each limit of `settings.setting`."""
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of a YAML config (JSON Schema 2020-12), with which editors complete and check settings."""
+    """Return the schema of a YAML config (JSON Schema 2020-12), with which editors complete and check settings."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A config of distcls",
@@ -31,12 +31,12 @@ def json_schema() -> dict[str, Any]:
 
 @functools.cache
 def hints_of(kind: type) -> dict[str, Any]:
-    """The type hint of each setting and section of a dataclass of config.py."""
+    """Return the type hint of each setting and section of a dataclass of settings.py."""
     return get_type_hints(kind)
 
 
 def is_section(hint: Any) -> TypeGuard[type]:
-    """Whether a type hint is one of the dataclasses of config.py."""
+    """True if a type hint is one of the dataclasses of settings.py."""
     return dataclasses.is_dataclass(hint)
 
 
@@ -68,7 +68,7 @@ def _setting_schema(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
 
 
 def _value_schema(hint: Any, limits: Mapping) -> dict[str, Any]:
-    """The JSON schema of what the loader accepts. The limits of a list are those of its items."""
+    """Return the JSON schema of what the loader accepts. The limits of a list are those of its items."""
     inner, optional = split_optional(hint)
     if len(alternatives(inner)) > 1:
         return {"anyOf": [_value_schema(part, limits) for part in alternatives(inner)]}

@@ -1,6 +1,6 @@
 """Every setting of a run, with its unit and its range: the schema behind YAML files and the command line.
 
-This file imports nothing of the package and nothing heavy, so that a mistake in a config is reported
+This file imports nothing heavy, so that a mistake in a config is reported
 before torch is imported. loading.py fills these classes, resolution.py settles what a config leaves open, and
 from then on it is only read: nothing can be assigned. `distcls config schema` prints them as a JSON schema.
 """
@@ -11,6 +11,8 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from distcls.config.metrics import BEST_METRICS
 
 
 def setting(
@@ -293,16 +295,18 @@ class TrainConfig:
     )
     sync_batchnorm: bool = setting(False, "BatchNorm over the micro-batches of all processes.")
     skip_steps: list[int] = setting([], "Steps that update nothing, such as one whose batch diverges.", minimum=0)
-    log_every: str = setting("10 steps", "How often metrics are written.", duration=True, changes_run=False)
+    log_every: str = setting(
+        "10 steps", "How often metrics are written, which is at least once an epoch.", duration=True, changes_run=False
+    )
     eval_every: str = setting("1 epoch", "How often the val split is evaluated.", duration=True)
     eval_batch_size: int = setting(256, "Images per forward pass in evaluation.", minimum=1, maximum=10**9)
     checkpoint_every: str = setting("1 epoch", "How often a checkpoint is saved.", duration=True, changes_run=False)
     keep_checkpoints: int = setting(2, "How many checkpoints are kept.", minimum=1, changes_run=False)
-    best_metric: Literal["accuracy", "top5", "macro_f1", "macro_precision", "macro_recall", "loss", "ece"] = setting(
-        "accuracy", "Metric of the val split that chooses the best weights."
+    best_metric: Literal[BEST_METRICS] = setting(  # type: ignore[valid-type]
+        "accuracy", "Metric of the val split that chooses the best weights; among equals, the lower loss does."
     )
     early_stopping: int | None = setting(
-        None, "Stop after this many evaluations without a better best_metric.", minimum=1
+        None, "Stop after this many evaluations in a row without a new best one.", minimum=1
     )
 
 

@@ -69,12 +69,12 @@ def evaluate_run(
 
 def print_metrics(split: str, metrics: SplitMetrics, class_names: list[str]) -> None:
     """The result of `distcls eval` on the terminal."""
-    Progress().finish({split: metrics.values}, worst_confusions(metrics.confusion, class_names), "")
+    Progress().measurement(split, metrics.summary(class_names), worst_confusions(metrics.confusion, class_names))
 
 
 def write_metrics(path: Path, metrics: SplitMetrics, class_names: list[str]) -> None:
     """All numbers of one split, as JSON. Rows of the confusion matrix are the true classes."""
-    values = {**metrics.values, "class_names": class_names, "confusion": metrics.confusion.tolist()}
+    values = {**metrics.summary(class_names), "class_names": class_names, "confusion": metrics.confusion.tolist()}
     write_text(path, json_text(values))
 
 

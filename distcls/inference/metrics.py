@@ -1,21 +1,31 @@
-"""What is measured on a split: a number for each metric, from counts and sums over its images."""
+"""What is measured on a split: the formula of each metric, from counts and sums over its images.
+
+config/metrics.py says what each is called and where it is shown.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from distcls.config.metrics import BEST_METRICS
+
 NUM_BINS = 15
 """Equal bins of confidence for the calibration error (Guo et al., arXiv 1706.04599)."""
+
+MEANS = ("loss", "nll", "brier")
+"""Metrics that are plain means over images: sums.py adds them up."""
 
 
 @dataclass
 class SplitMetrics:
-    """The result for one split. `values` are shares from 0 to 1, the mean loss, and the number of images."""
+    """The result for one split of n images and C classes."""
 
-    values: dict[str, Any]
+    values: dict[str, Any]  # by name, one number for each metric of config/metrics.py
+    by_class: list[dict[str, Any]]  # of each class: precision, recall, f1, and count, the number of its images
     confusion: np.ndarray  # (C, C) int64, rows are the true classes
     bin_confidence: np.ndarray  # (bins,) float64 sum of the confidences
     bin_correct: np.ndarray  # (bins,) int64
@@ -23,34 +33,54 @@ class SplitMetrics:
     preds: np.ndarray  # (n,) int64, the predicted class of each image of the split
     confidence: np.ndarray  # (n,) float64, the probability of that class
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The metrics that metrics.csv has: those of which one value is better than another."""
+        return {name: self.values[name] for name in BEST_METRICS}
+
+    def summary(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return what metrics.json holds of a split: each metric by its name, and "by_class", by theirs."""
+        return {**self.values, "by_class": dict(zip(class_names, self.by_class, strict=True))}
+
 
 def measure(
-    confusion: np.ndarray, loss_sum: float, top5_correct: int, bin_confidence: np.ndarray, bin_correct: np.ndarray
+    confusion: np.ndarray, sums: np.ndarray, top5_correct: int, bin_confidence: np.ndarray, bin_correct: np.ndarray
 ) -> dict[str, Any]:
-    """The metrics of a split, as `SplitMetrics.values`."""
+    """Return the metrics of a split, as `SplitMetrics.values`. sums: of MEANS.
+
+    Means over classes leave out a class that is neither there nor predicted, as scikit-learn does. The weighted
+    mean of the recalls is the accuracy.
+    """
     count = int(confusion.sum())
+    actual, predicted = confusion.sum(1), confusion.sum(0)
+    precision, recall, f1 = _by_class(confusion)
+    present = (actual + predicted) > 0
     return {
-        "loss": loss_sum / count,
+        **dict(zip(MEANS, (sums / count).tolist(), strict=True)),
         "accuracy": int(confusion.trace()) / count,
         "top5": top5_correct / count,
-        **_by_class(confusion),
+        "macro_precision": float(precision[present].mean()),
+        "macro_recall": float(recall[present].mean()),
+        "macro_f1": float(f1[present].mean()),
+        "weighted_precision": float(precision @ actual / count),
+        "weighted_f1": float(f1 @ actual / count),
         "ece": float(np.abs(bin_correct - bin_confidence).sum() / count),
         "count": count,
     }
 
 
-def _by_class(confusion: np.ndarray) -> dict[str, Any]:
-    """Precision, recall and F1: their plain means over classes, and each class's recall. 0/0 counts as 0."""
+def measure_classes(confusion: np.ndarray) -> list[dict[str, Any]]:
+    """Return the precision, recall, F1 and number of images of each class, as `SplitMetrics.by_class`."""
+    columns = (*_by_class(confusion), confusion.sum(1))
+    names = ("precision", "recall", "f1", "count")
+    return [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+
+
+def _by_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1, each (C,). 0/0 counts as 0."""
     hits = np.diag(confusion).astype(float)
     actual, predicted = confusion.sum(1), confusion.sum(0)
-    precision, recall = _ratio(hits, predicted), _ratio(hits, actual)
-    present = (actual + predicted) > 0  # as scikit-learn: a class that is neither there nor predicted is left out
-    return {
-        "macro_precision": float(precision[present].mean()),
-        "macro_recall": float(recall[present].mean()),
-        "macro_f1": float(_ratio(2 * hits, actual + predicted)[present].mean()),
-        "accuracy_by_class": recall.tolist(),
-    }
+    return _ratio(hits, predicted), _ratio(hits, actual), _ratio(2 * hits, actual + predicted)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

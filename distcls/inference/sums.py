@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchmetrics import Metric
 
-from distcls.inference.metrics import NUM_BINS, SplitMetrics, measure
+from distcls.inference.metrics import MEANS, NUM_BINS, SplitMetrics, measure, measure_classes
 
 
 class SplitSums(Metric):
@@ -36,7 +36,7 @@ class SplitSums(Metric):
         self._add("top5_correct", 1, torch.int64)
         self._add("bin_correct", NUM_BINS, torch.int64)
         self._add("bin_count", NUM_BINS, torch.int64)
-        self._add("batch_sums", num_batches * (1 + NUM_BINS), torch.float64)
+        self._add("batch_sums", num_batches * (len(MEANS) + NUM_BINS), torch.float64)
         self._add("preds", num_images, torch.int64)
         self._add("confidence", num_images, torch.float64)
 
@@ -56,7 +56,10 @@ class SplitSums(Metric):
         self.bin_correct += torch.bincount(bins[correct], minlength=NUM_BINS)
         # One-hot and a matrix product instead of bincount with weights, which has no fixed order on a GPU.
         one_hot = torch.nn.functional.one_hot(bins, NUM_BINS).to(confidence.dtype)
-        row = torch.cat([losses.double().sum().reshape(1), confidence @ one_hot])
+        log_true = logits.double().log_softmax(1).gather(1, labels[:, None])
+        brier = probs.square().sum(1, keepdim=True) - 2 * log_true.exp() + 1  # ∑ (p − 1 of the true class)²
+        row = torch.stack([losses.double().sum(), -log_true.sum(), brier.sum()])  # in the order of MEANS
+        row = torch.cat([row, confidence @ one_hot])
         self.batch_sums[batch * len(row) : (batch + 1) * len(row)] = row
         images = slice(batch * self.batch_size, batch * self.batch_size + len(labels))
         self.preds[images] = preds
@@ -65,10 +68,12 @@ class SplitSums(Metric):
     def compute(self) -> SplitMetrics:
         """The metrics of the whole split. All processes must call it: it is where they meet."""
         confusion = self.confusion.view(self.num_classes, self.num_classes).cpu().numpy()
-        sums = np.zeros(1 + NUM_BINS)
-        for row in self.batch_sums.view(-1, 1 + NUM_BINS).cpu().numpy():
+        sums = np.zeros(len(MEANS) + NUM_BINS)
+        for row in self.batch_sums.view(-1, len(sums)).cpu().numpy():
             sums += row
+        means, bin_confidence = sums[: len(MEANS)], sums[len(MEANS) :]
         bin_correct, bin_count = self.bin_correct.cpu().numpy(), self.bin_count.cpu().numpy()
-        values = measure(confusion, sums[0], int(self.top5_correct), sums[1:], bin_correct)
+        values = measure(confusion, means, int(self.top5_correct), bin_confidence, bin_correct)
         preds, confidence = self.preds.cpu().numpy(), self.confidence.cpu().numpy()
-        return SplitMetrics(values, confusion, sums[1:], bin_correct, bin_count, preds, confidence)
+        by_class = measure_classes(confusion)
+        return SplitMetrics(values, by_class, confusion, bin_confidence, bin_correct, bin_count, preds, confidence)

@@ -1,1 +1,1 @@
-"""What a step does, as far as config and step decide it: which images it takes, and its random numbers."""
+"""A step as config and step number decide it: which images it takes, and its random numbers."""

@@ -110,11 +110,9 @@ def plan_batches(
     for _, problem in wrong_batches(config, world_size):
         raise UsageError(problem)
     micro_size = config.micro_batch_size or default_micro_batch_size(config, world_size)
-    total_steps = _total_steps(config, num_images)
     shares = _shares(config.sampling, labels)
-    return BatchPlan(
-        num_images, config.global_batch_size, micro_size, total_steps, config.seed, rank, world_size, shares
-    )
+    steps = total_steps(config, num_images)
+    return BatchPlan(num_images, config.global_batch_size, micro_size, steps, config.seed, rank, world_size, shares)
 
 
 def _shares(sampling: str, labels: np.ndarray | None) -> np.ndarray | None:
@@ -127,7 +125,8 @@ def _shares(sampling: str, labels: np.ndarray | None) -> np.ndarray | None:
     return weights / weights.sum()
 
 
-def _total_steps(config: TrainConfig, num_images: int) -> int:
+def total_steps(config: TrainConfig, num_images: int) -> int:
+    """Return the length of a run in steps, rounded up. Raises UsageError where the config has none."""
     if config.num_steps is not None:
         return config.num_steps
     if config.num_epochs is None:

@@ -21,7 +21,7 @@ def plot_calibration(
     with figure_file(path, 5.2, 6) as figure:
         reliability, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
         _draw_reliability(reliability, confidence_sum, correct, count)
-        reliability.set_title(f"Calibration on {split}: ECE {ece:.4f}")
+        reliability.set_title(f"Calibration on the {split} split: ECE {ece:.4f}")
         _draw_confidences(histogram, count)
 
 

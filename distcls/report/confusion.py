@@ -35,7 +35,9 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], split: str
             _write_counts(axes, confusion, side / len(names))
         _draw_colorbar(figure, image)
         right, total = int(np.trace(confusion)), int(confusion.sum())
-        axes.set_title(f"Confusion matrix of {split}\n{right:,} of {total:,} right ({right / max(total, 1):.2%})")
+        axes.set_title(
+            f"Confusion matrix of the {split} split\n{right:,} of {total:,} right ({right / max(total, 1):.2%})"
+        )
 
 
 def _row_shares(confusion: np.ndarray) -> np.ndarray:

@@ -10,31 +10,57 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from distcls.config.metrics import METRICS, Metric
 from distcls.report.figure import BLUE, GREY, ORANGE, figure_file
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, kept_step: int | None = None) -> None:
-    """Loss, accuracy and learning rate against epochs, from the rows of tracking.read_metrics.
+    """Loss, accuracy and learning rate against epochs, from the rows of read_metrics.
 
+    Training is drawn as means between evaluations, of all steps, and of an epoch's logged steps where there are none.
     kept_step: of the evaluation whose weights were kept, which gets a star.
     """
-    with figure_file(path, 12, 4.1) as figure:
-        loss, accuracy, lr = figure.subplots(1, 3, width_ratios=[4, 4, 2.4])
-        _draw_curve(loss, rows, "loss", kept_step)
-        _draw_curve(accuracy, rows, "accuracy", kept_step)
+    metrics = [metric for metric in METRICS.values() if metric.in_curves]
+    with figure_file(path, 4.3 * len(metrics) + 3.4, 3.8) as figure:
+        *curves, lr = figure.subplots(1, len(metrics) + 1, width_ratios=[*[4] * len(metrics), 2.4])
+        for metric, axes in zip(metrics, curves, strict=True):
+            _draw_train(axes, rows, metric.name)
+            _draw_val(axes, rows, metric.name, kept_step)
+            _finish_curve(axes, metric)
         _draw_lr(lr, rows)
 
 
-def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, kept_step: int | None) -> None:
+def _draw_train(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     epochs, values = _points(rows, "train", name)
-    window = max(_points_per_epoch(epochs), len(values) // 60, 1)
-    if window > 1:
+    means = _means_between_evaluations(rows, name) or _epoch_means(epochs, values)
+    if len(values) >= 4 * len(means[0]) or len(means[0]) < 3:  # else steps say little that their means do not
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=0.8)
-    if len(values):
-        smooth = _smooth(epochs, values, window)
-        axes.plot(*smooth, color=BLUE, label="train", **(_marker(len(values)) if window == 1 else {}))
-    _draw_val(axes, rows, name, kept_step)
-    _finish_curve(axes, name)
+    if len(means[0]):
+        label = "train (epoch means)" if _are_of_epochs(rows) else "train (means between evaluations)"
+        axes.plot(*means, color=BLUE, label=label, **_marker(len(means[0])))
+
+
+def _means_between_evaluations(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Means over the training steps before each evaluation, drawn in their middle, so that they do not lag."""
+    ends, values = _points(rows, "val", f"train_{name}")
+    if not len(values):
+        return None
+    evaluated = np.unique([0.0, *(row["epoch"] for row in rows if row["split"] == "val" and row["epoch"] is not None)])
+    starts = evaluated[np.searchsorted(evaluated, ends) - 1]
+    return (starts + ends) / 2, values
+
+
+def _epoch_means(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the steps that were logged in each epoch, at the mean of where they were."""
+    numbers = np.ceil(epochs)  # a step that ends an epoch belongs to it
+    inside = [numbers == number for number in np.unique(numbers)]
+    return np.array([epochs[i].mean() for i in inside]), np.array([values[i].mean() for i in inside])
+
+
+def _are_of_epochs(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """True if what is averaged between evaluations is an epoch, or, without evaluations, what was logged of one."""
+    epochs = [row["epoch"] for row in rows if row["split"] == "val" and row.get("train_loss") is not None]
+    return not epochs or all(0.9 <= gap <= 1.1 for gap in np.diff([0.0, *epochs])[:-1])
 
 
 def _draw_val(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, kept_step: int | None) -> None:
@@ -45,24 +71,25 @@ def _draw_val(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, kept_ste
     kept = [row for row in rows if kept_step is not None and row["step"] == kept_step]
     for epoch, value in zip(*_points(kept, "val", name), strict=True):
         star = {"markersize": 12, "color": ORANGE, "markeredgecolor": "white", "zorder": 5}
-        axes.plot(epoch, value, "*", label=f"kept: {value:.4f} at epoch {epoch:.1f}", **star)
+        axes.plot(epoch, value, "*", label=f"kept: {METRICS[name].text(value)}, epoch {epoch:.1f}", **star)
 
 
-def _finish_curve(axes: Axes, name: str) -> None:
+def _finish_curve(axes: Axes, metric: Metric) -> None:
     lines = [value for line in axes.lines for value in np.atleast_1d(line.get_ydata())]
     if not lines:
         _say_that_empty(axes)
-    elif name == "loss" and min(lines) > 0 and max(lines) > 50 * min(lines):
+    elif metric.better == "lower" and min(lines) > 0 and max(lines) > 50 * min(lines):
         axes.set_yscale("log")
         # Plain numbers: matplotlib's own labels are formulas, which the style does not typeset.
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
-    elif name == "accuracy":
-        axes.yaxis.set_major_formatter(lambda share, _: f"{share:.4g}")
-    axes.set_title(name.capitalize())
+    elif metric.format.endswith("%"):
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
+    axes.set_title(metric.title.capitalize())
     axes.set_xlabel("epoch")
     if lines:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+        axes.set_xlim(left=0)
+        axes.legend()
 
 
 def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -70,6 +97,7 @@ def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     if len(values):
         axes.plot(epochs, values, color=GREY, **_marker(len(values)))
         axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
     else:
         _say_that_empty(axes)
     axes.set_title("Learning rate")
@@ -90,17 +118,6 @@ def _points(rows: Sequence[Mapping[str, Any]], split: str, name: str) -> tuple[n
     ]
     curve = np.array([point for point in points if math.isfinite(point[1])], dtype=float).reshape(-1, 2)
     return curve[:, 0], curve[:, 1]
-
-
-def _points_per_epoch(epochs: np.ndarray) -> int:
-    """How many points an epoch has, where there are epochs enough to show a mean of each; else 0."""
-    return round(len(epochs) / epochs[-1]) if len(epochs) and epochs[-1] >= 8 else 0
-
-
-def _smooth(epochs: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Running means of `window` points, each at the mean of their epochs, so that it does not lag."""
-    kernel = np.ones(window) / window
-    return np.convolve(epochs, kernel, "valid"), np.convolve(values, kernel, "valid")
 
 
 def _marker(num_points: int) -> dict[str, Any]:

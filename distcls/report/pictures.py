@@ -43,6 +43,12 @@ def plot_images(
             page.text(grid.width / 2, 0.7 * grid.height, "nothing to show", ha="center", color=GREY)
 
 
+def prediction_title(predicted: str, confidence: float, true: str, image: str) -> str:
+    """Return the title of an image for `plot_images`: the predicted class, the true one if it differs, and the name."""
+    lines = [f"predicted {predicted} ({confidence:.0%})", *([f"true {true}"] if true != predicted else []), image]
+    return "\n".join(lines)
+
+
 def page_in_inches(figure: Figure) -> Axes:
     """The whole figure as one coordinate system, in inches from its top left: for pages of many images.
 
@@ -97,7 +103,7 @@ def _grid(num_images: int, title_lines: int) -> _Grid:
     fewest, most = math.ceil(math.sqrt(num_images)), math.ceil(math.sqrt(1.8 * num_images))
     columns = min(range(max(fewest, 1), max(most, 1) + 1), key=lambda columns: -num_images % columns)
     cell = 1.15 if num_images > 36 else 1.4 if num_images > 12 else 1.8
-    return _Grid(columns, math.ceil(num_images / columns), cell, 0.135 * title_lines + 0.1)
+    return _Grid(columns, math.ceil(num_images / columns), cell, 0.135 * title_lines + 0.18)
 
 
 def _ink(color: str) -> str:

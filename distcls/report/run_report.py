@@ -13,14 +13,14 @@ from distcls.inference.metrics import NUM_BINS
 from distcls.report.calibration import plot_calibration
 from distcls.report.confusion import plot_confusion
 from distcls.report.curves import plot_curves
-from distcls.report.pictures import plot_images
+from distcls.report.pictures import plot_images, prediction_title
 from distcls.runs.results import Pictures, Predictions, load_pictures, load_predictions
-from distcls.runs.tracking import read_metrics
+from distcls.runs.tracking.metrics_file import read_metrics
 
 HEADINGS = {
     "train_batch": "Training images, as the model saw them",
-    "predictions": "Predictions on {split}",
-    "worst_mistakes": "The most confident mistakes on {split}",
+    "predictions": "Predictions on the {split} split",
+    "worst_mistakes": "The most confident mistakes on the {split} split",
 }
 """Of the pages of pictures, by the name under which a run keeps them."""
 
@@ -88,8 +88,7 @@ def _captions(pictures: Pictures, found: Predictions, class_names: list[str]) ->
     for place in pictures.places:
         pred, label = class_names[found.preds[place]], class_names[found.labels[place]]
         is_right = bool(found.preds[place] == found.labels[place])
-        lines = [f"predicted {pred} ({found.confidence[place]:.0%})", *([] if is_right else [f"true {label}"])]
-        captions.append("\n".join([*lines, str(found.names[place])]))
+        captions.append(prediction_title(pred, float(found.confidence[place]), label, str(found.names[place])))
         colors.append("green" if is_right else "red")
     return captions, colors
 

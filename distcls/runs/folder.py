@@ -27,7 +27,7 @@ from distcls.runs.opening import sign_config
 from distcls.runs.resolution import resolve
 from distcls.runs.resuming import choose_folder, config_to_keep, lock_folder, steps_of
 from distcls.runs.status import StatusFile, read_status
-from distcls.runs.tracking import Tracker
+from distcls.runs.tracking.trackers import Tracker
 from distcls.terminal.progress import Progress
 
 

@@ -1,4 +1,4 @@
-"""Which folder a run lives in, who may write to it, and with which config it may go on."""
+"""Which folder a run lives in, who may write to it, and with which config it may be resumed."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class AlreadyFinished(DistclsError):
 
 
 def default_name(config: Config, config_path: str | Path | None) -> str:
-    """What a run is called that was given no name: as its config file, else as its data."""
+    """Return the name of a run that was given none: that of its config file, else of its data."""
     if config_path is None and config.data.root is not None and config.data.name in KINDS_OF_PATHS:
         config_path = Path(config.data.root).resolve()
     return Path(config_path or config.data.name).stem or config.data.name
 
 
 def choose_folder(config: Config, default_name: str) -> Path:
-    """run.dir; else runs/NAME; else the first of runs/default, runs/default-2 … that this config may use.
+    """Return run.dir; else runs/NAME; else the first of runs/default, runs/default-2 … that this config may use.
 
-    An unfinished run of the same config is continued. Raises UsageError where a folder that was asked for
+    An unfinished run of the same config is resumed. Raises UsageError where a folder that was asked for
     by name holds another run, AlreadyFinished where its run is done.
     """
     if config.run.dir or config.run.name:
@@ -78,18 +78,18 @@ def stored_config(path: Path) -> Config | None:
 
 
 def _has_lost_its_config(path: Path) -> bool:
-    return _newest_step(path) > 0 and not (path / "config.yaml").exists()
+    return newest_step(path) > 0 and not (path / "config.yaml").exists()
 
 
 def config_to_keep(path: Path) -> Config | None:
-    """The config that the run in a folder is bound to: before its first checkpoint, it can still become any."""
-    return stored_config(path) if _newest_step(path) or is_finished(path) else None
+    """Return the config that the run in a folder is bound to; None before its first checkpoint, when any will do."""
+    return stored_config(path) if newest_step(path) or is_finished(path) else None
 
 
 def steps_of(config: Config, path: Path) -> int:
-    """The step of the newest checkpoint in a folder that holds the run of this config; 0 where it does not."""
+    """Return the step of the newest checkpoint in a folder that holds the run of this config, else 0."""
     stored = config_to_keep(path)
-    return _newest_step(path) if stored is not None and not _changes(path, stored, config) else 0
+    return newest_step(path) if stored is not None and not _changes(path, stored, config) else 0
 
 
 def _check_may_continue(path: Path, config: Config) -> None:
@@ -101,17 +101,17 @@ def _check_may_continue(path: Path, config: Config) -> None:
         is_longer = any(one.path in LENGTHS for one in changed) and not _has_ended(path)
         raise UsageError(
             f"{path} holds a run of another config:\n  " + "\n  ".join(map(str, changed)) + "\n"
-            "A run is continued with its own config. Undo the change, or begin another run with --name NAME."
+            "A run is resumed with its own config. Undo the change, or begin another run with --name NAME."
             + (" (A run can be made longer once it has come to its end.)" if is_longer else "")
         )
     if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
         raise AlreadyFinished(
-            f"{path} is finished. To go on training: the same command with a larger train.num_epochs; "
+            f"{path} is finished. To train it longer: the same command with a larger train.num_epochs; "
             f"to see its results: distcls eval {path}"
         )
-    if is_finished(path) and not _newest_step(path):
+    if is_finished(path) and not newest_step(path):
         raise UsageError(
-            f"{path} is finished, and has no checkpoints any more from which it could go on: bring them back, or "
+            f"{path} is finished, and has no checkpoints any more to resume from: bring them back, or "
             "begin another run with --name NAME (with model.init_from, from the weights of this one)."
         )
 
@@ -148,45 +148,46 @@ def _is_for_later(difference: Difference, path: Path) -> bool:
     if difference.path != "train.skip_steps":
         return False
     changed = set(difference.before) ^ set(difference.after)
-    return min(changed, default=math.inf) >= _newest_step(path)
+    return min(changed, default=math.inf) >= newest_step(path)
 
 
 def _has_ended(path: Path) -> bool:
-    """Whether the newest checkpoint is of a run that had come to its end, as long as it was to be then."""
-    return is_finished(path) or bool(_length(path).get("ended"))
+    """True if the newest checkpoint is of a run that had come to its end, as long as it was to be then."""
+    return is_finished(path) or bool(trained_length(path).get("ended"))
 
 
 def _is_as_long(path: Path, train: TrainConfig) -> bool:
-    """Whether the newest checkpoint is of a run of this length: a longer one may have been killed as it began."""
-    length = _length(path)
+    """True if the newest checkpoint is of a run of this length: a longer one may have been killed as it began."""
+    length = trained_length(path)
     return not length or (length.get("num_epochs"), length.get("num_steps")) == (train.num_epochs, train.num_steps)
 
 
 def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) -> bool:
-    """Whether it is as long as the run that ended there, or longer.
+    """True if it is as long as the run that ended there, or longer.
 
     The stored config may tell of another length, of which not one step was trained.
     """
-    trained = _length(path) or {"num_epochs": stored.num_epochs, "num_steps": stored.num_steps}
+    trained = trained_length(path) or {"num_epochs": stored.num_epochs, "num_steps": stored.num_steps}
     lengths = [(train.num_epochs, trained.get("num_epochs")), (train.num_steps, trained.get("num_steps"))]
     return any(new is not None and old is not None and new >= old for new, old in lengths)
 
 
 def length_of(train: TrainConfig, ended: bool) -> dict[str, Any]:
-    """What is kept in LENGTH."""
+    """Return what is kept in LENGTH."""
     return {"num_epochs": train.num_epochs, "num_steps": train.num_steps, "ended": ended}
 
 
-def _length(path: Path) -> dict[str, Any]:
-    """That of the newest checkpoint; empty where it cannot be read."""
+def trained_length(path: Path) -> dict[str, Any]:
+    """Return `length_of` the run that the newest checkpoint is of; nothing where that cannot be read."""
     try:
-        found = json.loads((path / f"checkpoints/step-{_newest_step(path):08d}" / LENGTH).read_text())
+        found = json.loads((path / f"checkpoints/step-{newest_step(path):08d}" / LENGTH).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _newest_step(path: Path) -> int:
+def newest_step(path: Path) -> int:
+    """Return the step of the newest checkpoint in a run folder; 0 where there is none."""
     names = (re.fullmatch(r"step-(\d+)", folder.name) for folder in path.glob("checkpoints/step-*"))
     return max((int(name[1]) for name in names if name), default=0)
 

@@ -58,7 +58,7 @@ class StatusFile:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether the run in a folder has come to its end."""
+    """True if the run in a folder has come to its end."""
     return read_status(path).get("state") == "finished"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from distcls.cluster import signals
 from distcls.errors import DiskError, Preempted
 from distcls.files.atomic import write_text
-from distcls.terminal.tables import metrics_table
+from distcls.terminal.tables import summary_table
 
 PR_SET_PDEATHSIG = 1
 """Of <linux/prctl.h>."""
@@ -82,7 +82,7 @@ def report(folders: Sequence[Path], file: Path) -> None:
     for split, spread in summary.items():
         rows = {f"fold {fold}": of_fold[split] for fold, of_fold in enumerate(metrics)}
         rows |= {"mean": _each(spread, "mean"), "± std": _each(spread, "std")}
-        print("", split, *metrics_table(rows), sep="\n")
+        print("", split, *summary_table(rows), sep="\n")
     print(f"\n{file}")
 
 
@@ -92,7 +92,7 @@ def summarize(metrics: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]
         split: {
             name: _spread([of_fold[split][name] for of_fold in metrics])
             for name, value in values.items()
-            if isinstance(value, float)
+            if isinstance(value, float) and all(name in of_fold[split] for of_fold in metrics)
         }
         for split, values in metrics[0].items()
     }

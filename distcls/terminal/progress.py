@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from rich.cells import cell_len
 
+from distcls.config.wording import count
 from distcls.errors import DiskError
 from distcls.terminal.screens import (
     SECONDS_BETWEEN_DRAWINGS,
@@ -25,7 +26,7 @@ from distcls.terminal.screens import (
     open_screen,
     without_codes,
 )
-from distcls.terminal.tables import EvaluationTable, metrics_table
+from distcls.terminal.tables import EvaluationTable, class_table, full_table, summary_table
 
 
 class Progress:
@@ -84,13 +85,14 @@ class Progress:
         self._draw(_count_fields("step", done, total_steps))
 
     def is_time_for(self, step: int) -> bool:
-        """Whether this step should be told of: the last one, and one now and then."""
+        """True if this step should be shown: the last one, and one now and then."""
         return time.monotonic() >= self._next_drawing or step == self._total_steps
 
     def update(
         self,
         step: int,
         epoch: float,
+        num_averaged: int,
         loss: float,
         accuracy: float | None = None,
         lr: float | None = None,
@@ -99,16 +101,20 @@ class Progress:
         data_time_share: float | None = None,
         seconds_left: float | None = None,
     ) -> None:
-        """`step` steps are done. Plain numbers; shares from 0 to 1. Ask `is_time_for` first: drawing takes its time."""
+        """`step` steps are done; loss and accuracy are means over the last `num_averaged` of them.
+
+        Plain numbers; shares from 0 to 1. Ask `is_time_for` first: drawing takes its time.
+        """
+        window = "last step" if num_averaged == 1 else f"last {num_averaged} steps"
         fields = [
-            Field(8, "epoch", _format(epoch, ".1f")),
+            Field(5, "epoch", _format(epoch, ".1f")),
             *_count_fields("step", step, self._total_steps),
-            Field(1, "loss", _format(loss, ".4f" if abs(loss) < 1000 else ".3g")),
+            Field(1, f"{window}: loss", _format(loss, ".4f" if abs(loss) < 1000 else ".3g")),
             Field(3, "acc", _format(accuracy, ".1%")),
-            Field(6, "lr", _format(lr, ".2e")),
+            Field(7, "lr", _format(lr, ".2e")),
             Field(4, "", _format(images_per_second, ",.0f", " img/s")),
-            Field(7, "", _memory(memory_bytes)),
-            Field(5, "data wait", _format(data_time_share, ".0%")),
+            Field(8, "", _memory(memory_bytes)),
+            Field(6, "data wait", _format(data_time_share, ".0%")),
             Field(2, "left", _clock(seconds_left)),
         ]
         self._draw(fields)
@@ -116,8 +122,8 @@ class Progress:
     def evaluation_row(self, row: Mapping[str, Any]) -> None:
         """One more row of the table of evaluations of the val split.
 
-        row: epoch, step, train_loss, loss, accuracy, top5, macro_f1, ece, accuracy_by_class, best (a bool: the best
-        so far). What is missing stays blank; other names are ignored.
+        row: epoch, step, metrics and means of training by name (config/metrics.py), by_class (of each class), best (a
+        bool: the best so far). What is missing stays blank; other names are ignored.
         """
         if self._table is None:
             self._table = EvaluationTable(row, self._screen.width)
@@ -130,21 +136,40 @@ class Progress:
     ) -> None:
         """Training is over: what came of it, and what to type next.
 
-        metrics: as in metrics.json, {"val": {...}, "test": {...}}. confusions: (true class, predicted class, how
-        often), worst first. next_command: one command a line.
+        metrics: as in metrics.json, {"val": {...}, "test": {...}}; classes are shown of the last one. confusions:
+        (true class, predicted class, how often), worst first. next_command: one command a line.
         """
         self.close()
         self._say("")
-        for line in metrics_table(metrics):
+        for line in summary_table(metrics):
             self._say(line)
-        if confusions:
-            self._say("\nmost often confused", "bold")
-        for true, predicted, times in confusions:
-            self._say(f"  {true} taken for {predicted}: {times} {'time' if times == 1 else 'times'}")
+        for of_split in list(metrics)[-1:]:
+            self._say_classes(of_split, metrics[of_split], confusions)
         if next_command:
             self._say("\nnext", "bold")
         for command in next_command.splitlines():
             self._say(f"  {command}", "cyan")
+
+    def measurement(self, split: str, metrics: Mapping[str, Any], confusions: Sequence[tuple[str, str, int]]) -> None:
+        """Show everything that was measured on one split.
+
+        metrics: as of a split in metrics.json. confusions: see `finish`.
+        """
+        self.close()
+        for line in full_table({split: metrics}):
+            self._say(line)
+        self._say_classes(split, metrics, confusions)
+
+    def _say_classes(self, split: str, metrics: Mapping[str, Any], confusions: Sequence[tuple[str, str, int]]) -> None:
+        title, lines = class_table(metrics.get("by_class", {}))
+        if lines:
+            self._say(f"\n{split}, {title}", "bold")
+        for line in lines:
+            self._say(line)
+        if confusions:
+            self._say(f"\n{split}, most often confused", "bold")
+        for true, predicted, times in confusions:
+            self._say(f"  {true} taken for {predicted}: {count(times, 'time')}")
 
     def last_word(self, text: str) -> None:
         """How the run ended, for log.txt alone: the command line says it itself."""

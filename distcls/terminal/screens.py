@@ -144,7 +144,7 @@ def _live_line(fields: list[Field], width: int) -> Text:
     for position, field in enumerate(shown):
         line.append("  " if position else "")
         line.append(f"{field.label} " if field.label else "", "dim")
-        line.append(field.value, "bold" if field.label == "loss" else "")
+        line.append(field.value, "bold" if field.label.endswith("loss") else "")
     return line
 
 

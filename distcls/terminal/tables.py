@@ -1,10 +1,21 @@
-"""Metrics as people read them: a row for each evaluation of a run, and the table of what came of it."""
+"""Metrics as people read them: a row for each evaluation of a run, and tables of what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+
+from distcls.config.metrics import METRICS, TRAIN_MEANS, Metric
+from distcls.files.atomic import printable
+
+MOST_CLASSES = 10
+"""Classes in a table: of more of them, it has the worst."""
+
+LONGEST_NAME = 30
+"""Cells of a terminal that the name of a class may take."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +29,23 @@ class Column:
     format: str
 
 
+def _of_metric(metric: Metric) -> list[Column]:
+    """A column, and one before it where training measures the metric too."""
+    if metric.rank is None:
+        return []
+    titles = {metric.name: f"val {metric.title}" if metric.of_training else metric.title}
+    if metric.of_training:
+        titles = {f"train_{metric.name}": f"train {metric.title}", **titles}
+    return [
+        Column(name, title, max(len(title), 7), 2 if name in TRAIN_MEANS else metric.rank, metric.format)
+        for name, title in titles.items()
+    ]
+
+
 COLUMNS = [
     Column("epoch", "epoch", 6, 0, ".1f"),
     Column("step", "step", 7, 4, "d"),
-    Column("train_loss", "train loss", 10, 2, ".4f"),
-    Column("loss", "val loss", 8, 0, ".4f"),
-    Column("accuracy", "val accuracy", 12, 0, ".2%"),
-    Column("top5", "top-5", 7, 5, ".2%"),
-    Column("macro_f1", "macro F1", 8, 3, ".4f"),
-    Column("ece", "ECE", 6, 6, ".4f"),
+    *(column for metric in METRICS.values() for column in _of_metric(metric)),
     Column("best", "best", 4, 0, "s"),
     Column("time", "time", 7, 1, "s"),
 ]
@@ -39,43 +58,87 @@ class EvaluationTable:
         self.columns = _columns_that_fit(first_row, width)
 
     def head(self) -> str:
-        """The line above."""
+        """Return the line above."""
         return "  ".join(f"{column.title:>{column.width}}" for column in self.columns)
 
     def line(self, row: Mapping[str, Any]) -> str:
-        """One evaluation. What is missing stays blank; other names are ignored."""
+        """Return one evaluation. What is missing stays blank; other names are ignored."""
         return "  ".join(f"{_cell(column, row.get(column.name)):>{column.width}}" for column in self.columns)
 
 
-def metrics_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines of a table of final metrics: a row for each split, or for whatever else was measured."""
-    shown = {"accuracy": ".2%", "top5": ".2%", "macro_f1": ".4f", "ece": ".4f", "loss": ".4f", "count": ",d"}
-    titles = {"macro_f1": "macro F1", "ece": "ECE", "top5": "top-5", "count": "images"}
-    names = [name for name in shown if any(row.get(name) is not None for row in rows.values())]
-    if not all(map(_has_top5, rows.values())):
-        names = [name for name in names if name != "top5"]
+def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return lines of a table of final metrics: a row for each split, or for whatever else was measured."""
+    shown = [metric for metric in _found_in(rows) if metric.in_summary]
     indent = max(map(len, ["test", *rows])) + 1
-    lines = [" " * indent + "".join(f"{titles.get(name, name):>9}" for name in names)]
+    lines = [" " * indent + "".join(f"{metric.title:>10}" for metric in shown)]
     for title, values in rows.items():
-        cells = (format(values[name], shown[name]) if values.get(name) is not None else "" for name in names)
-        lines.append(f"{title:<{indent}}" + "".join(f"{cell:>9}" for cell in cells))
-    return lines if names else []
+        lines.append(f"{title:<{indent}}" + "".join(f"{_text(metric, values):>10}" for metric in shown))
+    return lines if shown else []
+
+
+def full_table(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return lines of a table of all metrics, a row for each, and a column for each split."""
+    shown = _found_in(columns)
+    indent = max((len(metric.title) for metric in shown), default=0) + 1
+    return [
+        " " * indent + "".join(f"{title:>10}" for title in columns),
+        *(
+            f"{metric.title:<{indent}}" + "".join(f"{_text(metric, values):>10}" for values in columns.values())
+            for metric in shown
+        ),
+    ]
+
+
+def class_table(by_class: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """Return a title and the lines of a table of classes that have images, all of them or the worst by F1.
+
+    by_class: as in metrics.json, {"cat": {"precision", "recall", "f1", "count"}, …}.
+    """
+    classes = [(name, values) for name, values in by_class.items() if values["count"]]
+    title = "by class"
+    if len(classes) > MOST_CLASSES:
+        title = f"the {MOST_CLASSES} worst of {len(classes):,} classes, by F1"
+        classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES]
+    names = [_shorten(name) for name, _ in classes]
+    indent = max(map(cell_len, names), default=0) + 1
+    lines = [" " * indent + "".join(f"{title:>10}" for title in ("precision", "recall", "F1", "images"))]
+    for name, (_, values) in zip(names, classes, strict=True):
+        cells = [f"{values[key]:>10.4f}" for key in ("precision", "recall", "f1")]
+        lines.append(set_cell_size(name, indent) + "".join(cells) + f"{values['count']:>10,}")
+    return title, lines if classes else []
+
+
+def _shorten(name: str) -> str:
+    name = printable(name)
+    return name if cell_len(name) <= LONGEST_NAME else set_cell_size(name, LONGEST_NAME - 1) + "…"
+
+
+def _found_in(rows: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
+    found = [metric for metric in METRICS.values() if any(row.get(metric.name) is not None for row in rows.values())]
+    return [metric for metric in found if metric.name != "top5" or all(map(_has_top5, rows.values()))]
+
+
+def _text(metric: Metric, values: Mapping[str, Any]) -> str:
+    value = values.get(metric.name)
+    return "" if value is None else metric.text(value)
 
 
 def _columns_that_fit(row: Mapping[str, Any], width: int) -> list[Column]:
-    columns = [column for column in COLUMNS if column.name != "top5" or _has_top5(row)]
+    absent = {name for name in TRAIN_MEANS if row.get(name) is None} | (set() if _has_top5(row) else {"top5"})
+    columns = [column for column in COLUMNS if column.name not in absent]
     while sum(column.width + 2 for column in columns) - 2 > width:
         columns.remove(max(columns, key=lambda column: column.rank))
     return columns
 
 
 def _has_top5(row: Mapping[str, Any]) -> bool:
-    """Whether the row has a top-5 accuracy that says something: of five classes it is always 1."""
-    return row.get("top5") is not None and len(row.get("accuracy_by_class", range(6))) > 5
+    """True if the row has a top-5 accuracy that says something: of five classes it is always 1."""
+    by_class = row.get("by_class") or row.get("accuracy_by_class") or range(6)  # the latter is of version 0.1.0
+    return row.get("top5") is not None and len(by_class) > 5
 
 
 def _cell(column: Column, value: Any) -> str:
     if value is None:
         return ""
-    too_wide = isinstance(value, float) and abs(value) >= 10 ** (column.width - 5)  # a loss that diverges
-    return format(value, ".3g" if too_wide else column.format)
+    text = format(value, column.format)
+    return text if len(text) <= column.width else format(value, ".3g")  # a loss that diverges

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
 from distcls.data.augmentation.image_transforms import build_transforms
 from distcls.data.build import build_data
 from distcls.models.build import build_model
+from distcls.models.init_from import init_from
 from distcls.optim.build import build_optimizer
+from distcls.optim.losses import build_loss
 from distcls.plan.batches import plan_batches
 from distcls.runs.resolution import resolve
 from distcls.runs.resuming import choose_folder, config_to_keep, steps_of
+from distcls.runs.tracking.trackers import check_trackers
 from distcls.terminal.progress import Progress
-from distcls.training.header import check_plan, describe_plan
+from distcls.training.header import check_plan, describe_longer, describe_plan
 
 
 def dry_run(config: Config, name: str) -> None:
-    """Print what `train` would do, as far as it can be known without training. It writes nothing."""
+    """Print what `train` would do, as far as it can be known without training. It writes nothing.
+
+    Raises what `train` would raise before its first step.
+    """
     with Processes(config.run.device) as processes:
+        check_trackers(config.run.trackers)
         folder = processes.from_main(lambda: choose_folder(config, name))
         step, stored = processes.from_main(lambda: (steps_of(config, folder), config_to_keep(folder)))
         config = resolve(config, stored, folder, processes)
@@ -27,9 +32,15 @@ def dry_run(config: Config, name: str) -> None:
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
         check_plan(config, data, plan)
         build_transforms(config.augment.transforms, config.train.seed, data.image_size)
-        module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
+        module = build_model(config.model, len(data.class_names), data.image_size)
+        lines = []
+        if config.model.init_from is not None and not step:  # a run that is resumed has its weights in its checkpoint
+            lines = init_from(module, config.model.init_from, data.class_names)
         build_optimizer(config.optim, module)
+        build_loss(config.loss)
         if processes.is_main:
-            goes_on = f", going on from step {step:,}" if step else ""
             described = describe_plan(config, data, plan, module, processes)
-            Progress().header([*described, ("folder", f"{folder}{goes_on}")])
+            described += [("weights", line) for line in lines]
+            described += describe_longer(config, plan, folder) if step else []
+            resumed = f", resuming from step {step:,}" if step else ""
+            Progress().header([*described, ("folder", f"{folder}{resumed}")])

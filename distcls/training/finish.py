@@ -27,7 +27,7 @@ from distcls.runs.folder import RunFolder
 from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
 from distcls.training.checkpoint import Checkpoints
 from distcls.training.state import TrainState
-from distcls.training.watch import WENT_BAD, tracked
+from distcls.training.watch import WENT_BAD
 
 NUM_PICTURES = 36
 
@@ -73,9 +73,10 @@ def finish(
         return
     for name, metrics in measured.items():
         if name == "test":
-            run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **tracked(metrics))
+            run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **metrics.scores)
     write_model(run.dir / "model", classifier, run.config)
-    run.write_json("metrics.json", {name: metrics.values for name, metrics in measured.items()})
+    summaries = {name: metrics.summary(data.class_names) for name, metrics in measured.items()}
+    run.write_json("metrics.json", summaries)
     for split in data.splits():
         if split.name in measured:
             save_predictions(run.dir, split.name, _predictions(split, measured[split.name], kept[split.name]))
@@ -92,7 +93,7 @@ def finish(
     last = measured.get("test") or measured.get("val")
     measured_on = "" if data.test else " --split val" if data.val else " --split train"
     run.progress.finish(
-        {name: metrics.values for name, metrics in measured.items()},
+        summaries,
         worst_confusions(last.confusion, data.class_names) if last is not None else [],
         f"distcls eval {folder}{measured_on}\ndistcls predict {folder} IMAGE…\ntensorboard --logdir {folder}/tb",
     )

@@ -1,18 +1,25 @@
-"""What will happen, before it does: the header of a run, and `--dry-run`."""
+"""The header of a run and of `--dry-run`: what is about to happen, before it does."""
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
+from pathlib import Path
+
 from torch import nn
 
+from distcls.cluster.machine import gigabytes
 from distcls.cluster.processes import Processes
+from distcls.config.batch_sizes import fitting_world_sizes
 from distcls.config.durations import describe_every, parse_duration, steps_at
-from distcls.config.settings import Config
+from distcls.config.settings import Config, TrainConfig
+from distcls.config.wording import count, either
 from distcls.data.split import Data
 from distcls.errors import UsageError
-from distcls.optim.build import momenta_per_weight
 from distcls.optim.losses import weigh_classes
-from distcls.plan.batches import BatchPlan
+from distcls.optim.schedules import lr_at
+from distcls.plan.batches import BatchPlan, total_steps
+from distcls.runs.resuming import newest_step, trained_length
+from distcls.training.memory import Memory, estimate_memory, largest_that_fits, memory_for_each_process
 
 LARGEST_FOR_SMALL_MODELS = 96
 """Pixels from which on the hidden layer of cnn2 and cnn3 has more weights than there is to learn."""
@@ -36,15 +43,14 @@ def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
 def describe(
     config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
 ) -> list[tuple[str, str]]:
-    """Name and value of each thing worth knowing before the first step."""
+    """Return name and value of each thing worth knowing before the first step."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
     left_out = f"; {num_bad} unreadable left out, see data_report.json" if num_bad else ""
     num_ignored = data.report["num_ignored_files"]
-    ignored = f"; {_count(num_ignored, 'other file')} ignored" if num_ignored else ""
-    epoch_steps = plan.num_images / plan.global_batch_size
+    ignored = f"; {count(num_ignored, 'other file')} ignored" if num_ignored else ""
     return [
         ("data", config.data.root or config.data.name),
         ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + f" images{left_out}{ignored}"),
@@ -55,14 +61,70 @@ def describe(
         ("images", _describe_images(data)),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         *_warn_of_model(config, data, trained),
-        ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
+        ("device", f"{count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
         (
             "batch",
-            f"{plan.global_batch_size} = {_count(plan.world_size, 'process')}"
-            f" × {_count(plan.micro_batch_size, 'image')} × {_count(plan.grad_accum_steps, 'accumulation step')}",
+            f"{plan.global_batch_size} = {count(plan.world_size, 'process')}"
+            f" × {count(plan.micro_batch_size, 'image')} × {count(plan.grad_accum_steps, 'accumulation step')}",
         ),
-        ("steps", f"{plan.total_steps:,} = {plan.epoch(plan.total_steps):.4g} epochs of {epoch_steps:.5g} steps"),
+        ("sharing", _describe_sharing(config.train, plan)),
+        *_warn_of_memory(config, data, plan, module, processes),
+        ("steps", _describe_steps(config.train, plan)),
     ]
+
+
+def _describe_steps(train: TrainConfig, plan: BatchPlan) -> str:
+    """Return "607 = 30 epochs of about 20.2 steps"."""
+    epochs = plan.epoch(plan.total_steps) if train.num_epochs is None else train.num_epochs
+    per_epoch = plan.num_images / plan.global_batch_size
+    about = "" if per_epoch.is_integer() else "about "
+    steps = f"{about}{per_epoch:,.0f}" if per_epoch >= 1000 else f"{about}{per_epoch:.3g}"
+    return (
+        f"{plan.total_steps:,} = {epochs:.4g} {'epoch' if epochs == 1 else 'epochs'} of {steps} "
+        f"{'step' if steps == '1' else 'steps'}"
+    )
+
+
+def _describe_sharing(train: TrainConfig, plan: BatchPlan) -> str:
+    """Return which numbers of processes can share the run, and how to begin one that leaves room for more."""
+    fitting = fitting_world_sizes(train, plan.micro_batch_size)
+    shown = either(fitting) if len(fitting) <= 6 else f"{', '.join(map(str, fitting[:3]))} … {fitting[-1]}"
+    text = f"{shown} {'process' if len(fitting) == 1 else 'processes'} can share this run"
+    if plan.grad_accum_steps > 1 or plan.micro_batch_size == 1:
+        return text
+    smaller = next(size for size in range(plan.micro_batch_size // 2, 0, -1) if plan.micro_batch_size % size == 0)
+    return f"{text}; for more, begin it with a smaller micro-batch, such as train.micro_batch_size={smaller}"
+
+
+def _warn_of_memory(
+    config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
+) -> list[tuple[str, str]]:
+    memory = estimate_memory(config, module, data.image_size)
+    limit = memory_for_each_process(processes)
+    if memory is None or limit is None or memory.of_step(plan.micro_batch_size) <= limit:
+        return []
+    fits = largest_that_fits(memory, plan.micro_batch_size, limit)
+    advice = "a smaller model or smaller images (data.image_size)" if fits is None else f"train.micro_batch_size={fits}"
+    needed = gigabytes(memory.of_step(plan.micro_batch_size))
+    text = f"OUT OF MEMORY? A step needs about {needed} in each process, but there are {gigabytes(limit)}: try {advice}"
+    return [("warning", text)]
+
+
+def describe_longer(config: Config, plan: BatchPlan, run_dir: Path) -> list[tuple[str, str]]:
+    """Return a line about a run that had come to its end and is made longer: its schedule is another one now."""
+    length, step = trained_length(run_dir), newest_step(run_dir)
+    if not length.get("ended") or not step:
+        return []
+    shorter = replace(config.train, num_epochs=length.get("num_epochs"), num_steps=length.get("num_steps"))
+    before = replace(plan, total_steps=total_steps(shorter, plan.num_images))
+    if before.total_steps >= plan.total_steps:
+        return []
+    old, new = lr_at(step - 1, config.optim, before), lr_at(step, config.optim, plan)
+    rate = f"the learning rate stays at {new:.3g}"
+    if new != old:
+        change = "rises again" if new > old else "falls"
+        rate = f"its schedule now spans {plan.total_steps:,}, so the learning rate {change} from {old:.3g} to {new:.3g}"
+    return [("longer", f"this run had ended after {count(step, 'step')}: {rate}")]
 
 
 def _warn_of_batch(plan: BatchPlan) -> list[tuple[str, str]]:
@@ -81,7 +143,7 @@ def _warn_of_model(config: Config, data: Data, trained: int) -> list[tuple[str, 
 
 
 def _describe_balance(config: Config, data: Data) -> list[tuple[str, str]]:
-    """What is done about rare classes, if anything."""
+    """Return what is done about rare classes, if anything."""
     said = {
         "none": [],
         "balanced": ["drawn with replacement, classes equally often"],
@@ -108,57 +170,35 @@ def _describe_images(data: Data) -> str:
     return f"{size}, for training cut at random from {whole}, {place}"
 
 
-def estimate_memory(config: Config, plan: BatchPlan, module: nn.Module, image_size: int) -> int:
-    """Bytes on each device for one step: weights, gradients, optimizer, average, and activations.
-
-    Activations are counted by running one image through the model and adding up what its layers give
-    out, which is about what the backward pass keeps.
-    """
-    itemsize = 8 if config.train.precision == "float64" else 4
-    activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
-    copies = 2 + momenta_per_weight(config.optim) + (config.train.ema_decay is not None)
-    outputs = [0]
-    handles = [
-        layer.register_forward_hook(lambda _, __, out: outputs.append(out.numel() if torch.is_tensor(out) else 0))
-        for layer in module.modules()
-        if not list(layer.children())
-    ]
-    with torch.inference_mode():
-        module.eval()(torch.zeros(1, 3, image_size, image_size))
-    for handle in handles:
-        handle.remove()
-    weights = sum(p.numel() for p in module.parameters()) * itemsize * copies
-    return weights + sum(outputs) * plan.micro_batch_size * activation_itemsize
-
-
 def describe_plan(
     config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
 ) -> list[tuple[str, str]]:
-    """What --dry-run shows: the header, and what is only worth knowing when planning."""
-    memory = estimate_memory(config, plan, module, data.image_size)
-    evaluations = -(-len(data.val) // config.train.eval_batch_size) if data.val else 0
+    """Return what --dry-run shows: the header, and what is only worth knowing when planning."""
+    memory = estimate_memory(config, module, data.image_size)
     return [
         *describe(config, data, plan, module, processes),
-        (
-            "evaluation",
-            f"{describe_every(config.train.eval_every)}: "
-            f"{_count(evaluations, 'batch')} of {config.train.eval_batch_size}",
-        ),
+        ("evaluation", _describe_evaluation(config.train, data)),
         (
             "checkpoint",
             f"{describe_every(config.train.checkpoint_every)}, the last {config.train.keep_checkpoints} are kept",
         ),
-        (
-            "memory",
-            f"about {memory / 2**20:,.0f} MiB per process for weights, optimizer and activations, beside "
-            "what libraries and their buffers take",
-        ),
+        ("memory", "not known for this model" if memory is None else _describe_memory(memory, plan)),
     ]
 
 
-def _count(number: int, thing: str) -> str:
-    plural = "es" if thing.endswith(("s", "ch")) else "s"
-    return f"{number:,} {thing}{'' if number == 1 or thing in ('cpu', 'cuda', 'mps') else plural}"
+def _describe_evaluation(train: TrainConfig, data: Data) -> str:
+    if data.val is None:
+        return "none, because there is no val split"
+    batches = -(-len(data.val) // train.eval_batch_size)
+    return f"{describe_every(train.eval_every)}: {count(len(data.val), 'image')} in {count(batches, 'batch')}"
+
+
+def _describe_memory(memory: Memory, plan: BatchPlan) -> str:
+    size = memory.of_step(plan.micro_batch_size) / 2**20
+    return (
+        f"about {size:,.0f} MiB per process for weights, optimizer and activations, beside what libraries and their "
+        "buffers take"
+    )
 
 
 def _shorten(names: list[str], width: int = 60) -> str:

@@ -32,7 +32,7 @@ from distcls.training.acceleration import Acceleration
 from distcls.training.checkpoint import Checkpoints
 from distcls.training.failures import ending_told
 from distcls.training.finish import finish, write_about_data
-from distcls.training.header import check_plan, describe
+from distcls.training.header import check_plan, describe, describe_longer
 from distcls.training.kernels import choose_kernels
 from distcls.training.state import build_state
 from distcls.training.step import TrainStep
@@ -74,7 +74,8 @@ def train(config: Config, default_name: str) -> Finished:
         class_weights = weigh_classes(config.loss, data.train.labels, data.class_names)
         train_step = TrainStep(config, state, plan, augment, acceleration, class_weights)
         evaluate = Evaluator(config, processes)
-        run.progress.header([*describe(config, data, plan, state.module, processes), ("folder", str(run.dir))])
+        described = describe(config, data, plan, state.module, processes)
+        run.progress.header([*described, *describe_longer(config, plan, run.dir), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)
         checkpoints.check_space(state, momenta_per_weight(config.optim))
         watch = Watch(config, state, plan, data.train, run)

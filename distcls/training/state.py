@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from distcls.config.metrics import METRICS
 from distcls.config.settings import Config
 from distcls.data.split import Data
 from distcls.models.build import build_model
@@ -19,9 +20,6 @@ from distcls.plan.randomness import seed_torch
 from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
 from distcls.training.gradients import BatchNormStatistics
-
-MINIMIZED = ("loss", "ece")
-"""Metrics that are better when they are smaller."""
 
 
 @dataclass
@@ -38,6 +36,21 @@ class Position:
     evaluations_since_best: int = 0
     skipped_steps: int = 0
     """Steps that updated nothing because fp16 overflowed."""
+    steps_summed: int = 0
+    """Training steps since the last evaluation, and the sums of their losses and accuracies."""
+    loss_sum: float = 0.0
+    accuracy_sum: float = 0.0
+
+    def add_step(self, loss: float, accuracy: float) -> None:
+        """Count a training step towards the means that the next evaluation is shown with."""
+        self.steps_summed += 1
+        self.loss_sum, self.accuracy_sum = self.loss_sum + loss, self.accuracy_sum + accuracy
+
+    def take_means(self) -> tuple[float | None, float | None]:
+        """Return mean loss and accuracy of the training steps since the last evaluation; the sums begin anew."""
+        sums, steps = (self.loss_sum, self.accuracy_sum), self.steps_summed
+        self.steps_summed, self.loss_sum, self.accuracy_sum = 0, 0.0, 0.0
+        return (sums[0] / steps, sums[1] / steps) if steps else (None, None)
 
     def forget_best(self) -> None:
         """Choose the best anew."""
@@ -72,32 +85,34 @@ class TrainState:
         return self.position.evaluated_step == self.step
 
     def record(self, metrics: dict[str, Any], metric: str) -> bool:
-        """Take note of an evaluation of these weights; whether it is the best so far by this metric.
+        """Take note of an evaluation of these weights; True if it is the best so far by this metric.
 
-        Small val splits tie all the time: among equals the lower loss is better, but it gives no new patience.
+        Small val splits tie all the time: among equals the lower loss is better. What is better is better for
+        everything: the star in the table, the weights that are kept, and the patience of early stopping.
         """
         position, value, loss = self.position, metrics[metric], metrics["loss"]
         position.evaluated_step = self.step
-        if _is_better(metric, value, position.best_value):
-            position.best_step, position.best_value, position.best_loss = self.step, value, loss
-            position.evaluations_since_best = 0
-            return True
-        position.evaluations_since_best += 1
-        if value == position.best_value and position.best_loss is not None and loss < position.best_loss:
-            position.best_step, position.best_loss = self.step, loss
-            return True
-        return False
+        best = position.best_value
+        equal = value == best and position.best_loss is not None and loss < position.best_loss
+        if not equal and (math.isnan(value) or (best is not None and not METRICS[metric].is_better(value, best))):
+            position.evaluations_since_best += 1
+            return False
+        position.best_step, position.best_value, position.best_loss = self.step, value, loss
+        position.evaluations_since_best = 0
+        return True
 
     def has_stopped_early(self, patience: int | None) -> bool:
-        """Whether so many evaluations in a row were no better than the best."""
+        """True if so many evaluations in a row brought no new best one."""
         return patience is not None and self.position.evaluations_since_best >= patience
 
     def why_stopped_early(self, metric: str) -> str:
         """In words."""
-        position = self.position
-        was = "not a number" if position.best_value is None else f"not better than {position.best_value:.4f}"
-        evaluations = f"in {position.evaluations_since_best} evaluations the {metric} was {was}"
-        return f"stopped early at step {self.step:,}: {evaluations}"
+        position, title, number = self.position, METRICS[metric].title, self.position.evaluations_since_best
+        last, were = ("last evaluation", "was") if number == 1 else (f"last {number:,} evaluations", "were")
+        if position.best_value is None:
+            return f"stopped early at step {self.step:,}: in the {last} the {title} was not a number"
+        best = f"step {position.best_step:,}, whose {title} is {METRICS[metric].text(position.best_value)}"
+        return f"stopped early at step {self.step:,}: the {last} {were} no better than that of {best}"
 
     @property
     def eval_module(self) -> nn.Module:
@@ -177,15 +192,6 @@ def _load_as_main(module: nn.Module, source: str, class_names: list[str], run: R
     module.load_state_dict(tensors)
     for line in lines:
         run.progress.note(line)
-
-
-def _is_better(metric: str, value: float, best: float | None) -> bool:
-    """Whether a value of this metric beats the best so far; the first one does, and a NaN never."""
-    if math.isnan(value):
-        return False
-    if best is None:
-        return True
-    return value < best if metric in MINIMIZED else value > best
 
 
 def _check_strides(optimizer: torch.optim.Optimizer) -> None:

@@ -12,7 +12,7 @@ from statistics import fmean
 
 import torch
 
-from distcls.config.durations import is_due
+from distcls.config.durations import Duration, is_due, parse_duration, steps_at
 from distcls.config.settings import Config
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.data.split import Split
@@ -28,6 +28,9 @@ WENT_BAD = "went_bad.txt"
 """File of the run folder that lists images that could not be read any more: the run is not reproducible then."""
 
 
+NUM_SHOWN = 20
+"""Steps over which the live line takes its means."""
+
 SMALLEST_SCALE = 1e-4
 """The loss scale of fp16 starts at 65,536 and is halved at each overflow: below this, nothing overflows any more."""
 
@@ -38,8 +41,10 @@ class Watch:
     def __init__(self, config: Config, state: TrainState, plan: BatchPlan, images: Split, run: RunFolder) -> None:
         self.config, self.state, self.plan, self.images, self.run = config, state, plan, images, run
         self.unseen: tuple[int, torch.Tensor] | None = None
-        self.last_losses: deque[float] = deque(maxlen=20)
-        self.loss_sum, self.num_losses = 0.0, 0  # since the last evaluation
+        self.log_every = _at_least_once_an_epoch(config.train.log_every, plan)
+        self.is_mixed = bool(config.augment.mixup or config.augment.cutmix)
+        """Accuracy on mixtures of two images says little, so it is left out."""
+        self.last_steps: deque[tuple[float, float]] = deque(maxlen=NUM_SHOWN)
         self.seconds_per_step = self.data_share = math.nan
         self.steps_timed = 0
         self.waiting = 0.0
@@ -92,7 +97,6 @@ class Watch:
         if self.unseen is None:
             return
         (step, stats), self.unseen = self.unseen, None
-        accuracy: float | None
         loss, accuracy, norm = stats.tolist()
         scaler = self.state.scaler
         if not math.isfinite(loss) or not (math.isfinite(norm) or scaler is not None):
@@ -108,27 +112,28 @@ class Watch:
                 f"{scaler.get_scale():.1e}: they are not too large, but wrong. Begin another run with "
                 "train.precision=bf16 or float32, or with a lower optim.lr."
             )
-        self.last_losses.append(loss)
-        self.loss_sum, self.num_losses = self.loss_sum + loss, self.num_losses + 1
+        self.last_steps.append((loss, accuracy))
+        self.state.position.add_step(loss, accuracy)
         completed = step + 1
-        to_track = is_due(completed, self.config.train.log_every, self.plan)
+        to_track = is_due(completed, self.log_every, self.plan)
         to_show = self.run.progress.is_time_for(completed)
         if not to_track and not to_show:
             return  # what is not told is not computed
         lr = lr_at(step, self.config.optim, self.plan)
         rate = self.plan.global_batch_size / self.seconds_per_step
         epoch = self.plan.epoch(completed)
-        if self.config.augment.mixup or self.config.augment.cutmix:
-            accuracy = None  # of a mixture, it says little
         if to_track:
             self.run.track(
-                step=completed, epoch=epoch, split="train", loss=loss, accuracy=accuracy, lr=lr, grad_norm=norm,
-                images_per_second=rate, data_time=self.data_share,
+                step=completed, epoch=epoch, split="train", loss=loss, accuracy=None if self.is_mixed else accuracy,
+                lr=lr, grad_norm=norm, images_per_second=rate, data_time=self.data_share,
             )  # fmt: skip
         if to_show:
+            shown = self.last_steps or [(loss, accuracy)]
+            mean_loss, mean_accuracy = map(fmean, zip(*shown, strict=True))
             self.run.progress.update(
-                completed, epoch, fmean(self.last_losses), accuracy, lr, rate, _memory(self.run.processes.device),
-                self.data_share, (self.plan.total_steps - completed) * self.seconds_per_step,
+                completed, epoch, len(shown), mean_loss, None if self.is_mixed else mean_accuracy, lr, rate,
+                _memory(self.run.processes.device), self.data_share,
+                (self.plan.total_steps - completed) * self.seconds_per_step,
             )  # fmt: skip
 
     def _list_images(self, step: int) -> str:
@@ -147,16 +152,16 @@ class Watch:
     def tell(self, metrics: SplitMetrics) -> None:
         """An evaluation of the val split is done."""
         step, epoch = self.state.step, self.plan.epoch(self.state.step)
-        self.run.track(step=step, epoch=epoch, split="val", **tracked(metrics))
-        # The mean since the last evaluation, as the loss of an epoch is understood.
-        row = {**metrics.values, "epoch": epoch, "step": step, "train_loss": self.loss_sum / max(self.num_losses, 1)}
-        self.loss_sum, self.num_losses = 0.0, 0
+        loss, accuracy = self.state.position.take_means()
+        means = {"train_loss": loss, "train_accuracy": None if self.is_mixed else accuracy}
+        self.run.track(step=step, epoch=epoch, split="val", **metrics.scores, **means)
+        row = {**metrics.values, **means, "epoch": epoch, "step": step, "by_class": metrics.by_class}
         self.run.progress.evaluation_row({**row, "best": self.state.position.best_step == step})
 
 
-def tracked(metrics: SplitMetrics) -> dict[str, float]:
-    """The metrics that have a column in metrics.csv."""
-    return {name: metrics.values[name] for name in ("loss", "accuracy", "top5", "macro_f1", "ece")}
+def _at_least_once_an_epoch(every: str, plan: BatchPlan) -> Duration:
+    """Return the shorter of a duration and an epoch."""
+    return min(parse_duration(every), Duration(1, "epoch"), key=lambda duration: steps_at(duration, plan))
 
 
 def _smooth(old: float, new: float) -> float:

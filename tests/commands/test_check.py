@@ -154,7 +154,10 @@ def test_a_class_without_readable_images_is_an_error(folder: Path) -> None:
     for path in (folder / "train" / "dog").iterdir():
         path.write_bytes(b"")
     code, found = check(folder, "data.max_bad_fraction=1")
-    assert code == 65 and "no readable training image is left of 1 classes: dog" in found["errors"][0]
+    assert (
+        code == 65
+        and "no readable training image is left of 1 class: dog. Add images, or remove this class" in found["errors"][0]
+    )
 
 
 def test_modes_formats_and_animations_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

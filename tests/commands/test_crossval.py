@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,6 @@ def _handlers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "Add data.folds, such as data.folds=5"),
         (["data.folds=5", "data.fold=2"], "runs all folds: leave data.fold out"),
         (["data.folds=1"], "data.folds"),
     ],
@@ -28,6 +28,23 @@ def test_mistakes_are_answered_before_anything_runs(
 ) -> None:
     assert main(["crossval", *words]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_fold_in_the_file_is_named(write_config, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["crossval", "-c", str(write_config("data: {folds: 3, fold: 1}\n"))]) == 2
+    assert "x.yaml has data.fold=1, and distcls crossval runs all folds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "folds"), [([], 5), (["data.folds=3"], 3)])
+def test_a_dry_run_shows_all_folds_and_five_are_the_default(
+    typed: list[str], folds: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(FoldRunner, "run", lambda self, words: started.append(list(words)) or 0)
+    assert main(["crossval", "--dry-run", *typed]) == 0
+    assert [words[:2] for words in started] == [["train", "--dry-run"]] * folds
+    assert [words[-3:-1] for words in started] == [[f"data.folds={folds}", f"data.fold={i}"] for i in range(folds)]
+    assert f"fold 0 of {folds}: runs/digits-fold0" in capsys.readouterr().out
 
 
 def test_under_a_launcher_it_says_what_to_do(
@@ -78,19 +95,23 @@ def test_the_report_shows_each_fold_mean_and_deviation(tmp_path: Path, capsys: p
     folders = [tmp_path / f"x-fold{fold}" for fold in range(3)]
     for fold, folder in enumerate(folders):
         folder.mkdir()
-        values = {"accuracy": 0.8 + fold * 0.05, "loss": 1.0, "accuracy_by_class": [1.0, 0.5], "count": 10 + fold}
+        values: dict[str, Any] = {"accuracy": 0.8 + fold * 0.05, "loss": 1.0, "count": 10 + fold}
+        if fold == 1:  # as version 0.1.0 wrote it
+            values["accuracy_by_class"] = [1.0, 0.5]
+        else:
+            values |= {"weighted_f1": 0.7, "by_class": {"cat": {"recall": 1.0}, "dog": {"recall": 0.5}}}
         (folder / "metrics.json").write_text(json.dumps({"val": values}))
     report(folders, tmp_path / "x-crossval.json")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:8]] == [
         ["val"],
-        ["accuracy", "loss", "images"],
-        ["fold", "0", "80.00%", "1.0000", "10"],
-        ["fold", "1", "85.00%", "1.0000", "11"],
-        ["fold", "2", "90.00%", "1.0000", "12"],
-        ["mean", "85.00%", "1.0000"],
-        ["±", "std", "5.00%", "0.0000"],
+        ["loss", "accuracy", "images"],
+        ["fold", "0", "1.0000", "80.00%", "10"],
+        ["fold", "1", "1.0000", "85.00%", "11"],
+        ["fold", "2", "1.0000", "90.00%", "12"],
+        ["mean", "1.0000", "85.00%"],
+        ["±", "std", "0.0000", "5.00%"],
     ]
-    assert json.loads((tmp_path / "x-crossval.json").read_text())["val"]["loss"] == {
-        **{"mean": 1.0, "std": 0.0, "folds": [1.0, 1.0, 1.0]}
-    }
+    summary = json.loads((tmp_path / "x-crossval.json").read_text())["val"]
+    assert set(summary) == {"accuracy", "loss"}, "what all folds have"
+    assert summary["loss"] == {"mean": 1.0, "std": 0.0, "folds": [1.0, 1.0, 1.0]}

@@ -83,7 +83,7 @@ def test_settings_like_finds_settings_without_their_section() -> None:
         ("model.freeze=layer1", "model.freeze must be a list, each item of which is text, but 'layer1' was given"),
         ("train.skip_steps=[1, x]", "train.skip_steps[1] must be a whole number at least 0, but 'x' was given"),
         ("train.skip_steps=[-1]", "train.skip_steps[0] must be a whole number at least 0, but -1 was given"),
-        ("train.best_metric=acuracy", "macro_recall, loss, ece, but 'acuracy' was given, did you mean 'accuracy'?"),
+        ("train.best_metric=acuracy", "ece, nll, brier, but 'acuracy' was given, did you mean 'accuracy'?"),
         ("optim.milestones=[50%, soon]", "optim.milestones[1] must be a duration such as '500 steps'"),
         ("model.args=3", "model.args must be a mapping, but 3 was given"),
         ("optim.groups=[{lr_scale: -1}]", "optim.groups[0].lr_scale must be a number at least 0, but -1 was given"),

@@ -54,7 +54,7 @@ def test_every_number_is_that_of_one_process_and_of_scikit_learn(ranks):
     assert one["count"] == NUM_VAL
     for world_size in (2, 3, 4):
         assert found[world_size]["confusion"] == one["confusion"]
-        counted = ("count", "accuracy", "top5", "accuracy_by_class", "macro_precision", "macro_recall", "macro_f1")
+        counted = ("count", "accuracy", "top5", "by_class", "macro_precision", "macro_recall", "macro_f1")
         assert {k: found[world_size][k] for k in counted} == {k: one[k] for k in counted}
         assert found[world_size]["loss"] == pytest.approx(one["loss"], abs=1e-9)
         assert found[world_size]["ece"] == pytest.approx(one["ece"], abs=1e-9)
@@ -68,7 +68,9 @@ def test_every_number_is_that_of_one_process_and_of_scikit_learn(ranks):
     assert one["accuracy"] == (preds == labels).mean()
     assert one["top5"] == sk.top_k_accuracy_score(labels, probs, k=5)
     assert one["confusion"] == sk.confusion_matrix(labels, preds).tolist()
-    assert one["accuracy_by_class"] == pytest.approx(sk.recall_score(labels, preds, average=None).tolist(), abs=1e-15)
+    assert list(one["by_class"]) == one["class_names"] == [f"c{i}" for i in range(7)]
+    recalls = [of_class["recall"] for of_class in one["by_class"].values()]
+    assert recalls == pytest.approx(sk.recall_score(labels, preds, average=None).tolist(), abs=1e-15)
     assert one["macro_precision"] == pytest.approx(sk.precision_score(labels, preds, average="macro"), abs=1e-15)
     assert one["macro_recall"] == pytest.approx(sk.recall_score(labels, preds, average="macro"), abs=1e-15)
     assert one["macro_f1"] == pytest.approx(sk.f1_score(labels, preds, average="macro"), abs=1e-15)

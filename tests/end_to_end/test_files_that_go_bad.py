@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from ranks import Ranks, await_step, read_json
 
-from distcls.runs.tracking import read_metrics
+from distcls.runs.tracking.metrics_file import read_metrics
 
 SETTINGS = [
     "data.cache=0", "data.image_size=8", "model.name=ledger:make", "train.global_batch_size=12",

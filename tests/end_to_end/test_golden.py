@@ -27,7 +27,7 @@ CONFIGS = {
 
 def losses(ranks, name: str) -> dict[str, list[float]]:
     """split -> the losses that metrics.csv has."""
-    from distcls.runs.tracking import read_metrics
+    from distcls.runs.tracking.metrics_file import read_metrics
 
     ranks.run("train", "--name", name, *COMMON, *CONFIGS[name])
     rows = read_metrics(ranks.folder / "runs" / name / "metrics.csv")

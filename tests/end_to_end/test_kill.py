@@ -79,7 +79,7 @@ def test_killed_runs_end_with_the_bits_of_a_run_never_killed(ranks, world_size, 
 
 def metrics_rows(run_dir: Path) -> list[tuple]:
     """What metrics.csv says, without the columns that tell of time."""
-    from distcls.runs.tracking import read_metrics
+    from distcls.runs.tracking.metrics_file import read_metrics
 
     timing = ("time", "images_per_second", "data_time")
     return [tuple(v for k, v in row.items() if k not in timing) for row in read_metrics(run_dir / "metrics.csv")]

@@ -107,7 +107,8 @@ def test_a_dry_run_tells_where_a_run_would_go_on_and_is_as_strict(ranks):
     words = ["train", "--name", "a", *FAST[1:]]
     ranks.run(*words, "train.num_steps=8", world_size=2)
     told = ranks.run(*words, "train.num_steps=12", "--dry-run")
-    assert "runs/a, going on from step 8" in told and "1 process × 32 images × 2 accumulation steps" in told
+    assert "runs/a, resuming from step 8" in told and "1 process × 32 images × 2 accumulation steps" in told
+    assert "this run had ended after 8 steps: its schedule now spans 12, so the learning rate rises again" in told
     told = ranks.run(*words, "train.num_steps=12", "optim.lr=1", "--dry-run", world_size=2, expect=2)
     assert "optim.lr: 0.002 -> 1.0" in told and "gone without a word" not in told
     assert "is finished" in ranks.run(*words, "train.num_steps=8", "--dry-run")

@@ -52,9 +52,15 @@ def test_values_are_those_of_scikit_learn(num_classes, present):
     for name, score in (("macro_precision", sk.precision_score), ("macro_recall", sk.recall_score)):
         expected = score(truth, preds, average="macro", zero_division=0)
         assert found.values[name] == pytest.approx(expected, abs=1e-12)
-    expected = sk.recall_score(truth, preds, labels=every, average=None, zero_division=0)
-    assert found.values["accuracy_by_class"] == pytest.approx(expected.tolist(), abs=1e-12)
+    for name, score in (("weighted_precision", sk.precision_score), ("weighted_f1", sk.f1_score)):
+        expected = score(truth, preds, average="weighted", zero_division=0)
+        assert found.values[name] == pytest.approx(expected, abs=1e-12)
+    of_classes = sk.precision_recall_fscore_support(truth, preds, labels=every, zero_division=0)
+    for name, expected in zip(("precision", "recall", "f1", "count"), of_classes, strict=True):
+        assert [of_class[name] for of_class in found.by_class] == pytest.approx(expected.tolist(), abs=1e-12)
     assert found.values["loss"] == pytest.approx(sk.log_loss(truth, probs, labels=every), rel=1e-6)
+    assert found.values["nll"] == pytest.approx(sk.log_loss(truth, probs, labels=every), rel=1e-9)
+    assert found.values["brier"] == pytest.approx(((probs - np.eye(num_classes)[truth]) ** 2).sum(1).mean(), rel=1e-9)
     if num_classes > 5:
         top5 = sk.top_k_accuracy_score(truth, probs, k=5, labels=every)
         assert found.values["top5"] == pytest.approx(top5, abs=1e-12)

@@ -7,7 +7,7 @@ import pytest
 from drawn import count_color, read
 
 from distcls.report.figure import GREEN, RED
-from distcls.report.pictures import plot_images
+from distcls.report.pictures import plot_images, prediction_title
 
 
 @pytest.mark.parametrize(("number", "size"), [(0, 8), (1, 8), (5, 32), (17, 300), (64, 8), (70, 32)])
@@ -36,3 +36,7 @@ def test_right_is_green_and_wrong_is_red(tmp_path):
     left, right = pixels[:, : pixels.shape[1] // 3], pixels[:, pixels.shape[1] // 3 :]
     assert count_color(left, GREEN) > 500 and count_color(left, RED) == 0
     assert count_color(right, RED) > 500 and count_color(right, GREEN) == 0
+
+
+def test_a_title_says_what_was_predicted_and_what_is_true():
+    assert prediction_title("ship", 0.657, "airplane", "a.png") == "predicted ship (66%)\ntrue airplane\na.png"

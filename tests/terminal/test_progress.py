@@ -14,7 +14,6 @@ import pytest
 
 from distcls.errors import DiskError
 from distcls.terminal.progress import Progress
-from distcls.terminal.tables import EvaluationTable, metrics_table
 
 ROW = {"epoch": 1.0, "step": 20, "train_loss": 0.5, "loss": 0.4, "accuracy": 0.9, "macro_f1": 0.88, "ece": 0.05}
 METRICS = {"val": {"accuracy": 0.95, "loss": 0.2, "count": 1372}, "test": {"accuracy": 0.9499, "count": 3430}}
@@ -25,7 +24,7 @@ progress = Progress()
 progress.note("× one ★")
 progress.start(5, 0)
 for step in range(1, 6):
-    progress.update(step, step / 5, 0.5)
+    progress.update(step, step / 5, step, 0.5)
     progress.note("still here")
 progress.finish({"val": {"accuracy": 0.5}}, [], "distcls eval")
 """
@@ -33,7 +32,7 @@ progress.finish({"val": {"accuracy": 0.5}}, [], "distcls eval")
 
 def update(progress: Progress, step: int) -> None:
     if progress.is_time_for(step):
-        progress.update(step, step / 20, 0.3412, 0.891, 1.9e-3, 12345.6, 1.23e9, 0.034, 3753.0)
+        progress.update(step, step / 20, min(step, 20), 0.3412, 0.891, 1.9e-3, 12345.6, 1.23e9, 0.034, 3753.0)
 
 
 def tell_everything(progress: Progress) -> None:
@@ -115,7 +114,7 @@ def test_off_a_terminal_one_plain_line_every_interval():
     lines = stream.getvalue().splitlines()
     assert 3 <= len(lines) <= 7 < step
     assert re.fullmatch(
-        r"epoch \S+  step \d+/1000000000  0%  loss 0.3412  acc 89.1%  lr 1.90e-03  12,346 img/s  1.2 GB"
+        r"epoch \S+  step \d+/1000000000  0%  last 20 steps: loss 0.3412  acc 89.1%  lr 1.90e-03  12,346 img/s  1.2 GB"
         r"  data wait 3%  left 1:02:33",
         lines[-1],
     )
@@ -145,15 +144,6 @@ def test_evaluations_are_one_aligned_table():
     assert best[: header.index("val accuracy") + 12].endswith("90.00%")
 
 
-def test_top5_where_it_says_something():
-    stream = io.StringIO()
-    Progress(stream).evaluation_row({**ROW, "top5": 0.99})
-    assert "top-5" in stream.getvalue() and "99.00%" in stream.getvalue()
-    few = {"accuracy": 0.9, "top5": 1.0, "accuracy_by_class": [0.9] * 5}
-    many = {**few, "accuracy_by_class": [0.9] * 6}
-    assert "top-5" in metrics_table({"test": many})[0] and "top-5" not in metrics_table({"test": few})[0]
-
-
 def test_the_last_word_is_for_the_log_alone(tmp_path):
     stream = io.StringIO()
     progress = Progress(stream)
@@ -165,8 +155,43 @@ def test_the_last_word_is_for_the_log_alone(tmp_path):
 def test_the_end_tells_what_came_of_it():
     output = plain_output()
     assert "cat taken for dog: 83 times\n" in output and "ship taken for truck: 1 time\n" in output
-    assert re.search(r"val +95.00% +0.2000 +1,372\ntest +94.99% +3,430\n", output)
+    assert re.search(r"val +0.2000 +95.00% +1,372\ntest +94.99% +3,430\n", output)
     assert output.endswith("next\n  distcls predict a\n  distcls eval b\n")
+
+
+def by_class(number: int) -> dict:
+    """F1 0 of class 0 to nearly 1 of the last; none has fewer than 10 images."""
+    return {f"c{i}": {"precision": 0.5, "recall": 0.25, "f1": i / number, "count": 10 + i} for i in range(number)}
+
+
+@pytest.mark.parametrize(
+    ("classes", "title"), [(10, "test, by class"), (11, "test, the 10 worst of 11 classes, by F1")]
+)
+def test_the_end_shows_classes_of_the_last_split(classes, title):
+    stream = io.StringIO()
+    Progress(stream).finish(
+        {"val": {"accuracy": 0.5}, "test": {"accuracy": 0.5, "by_class": by_class(classes)}}, [], ""
+    )
+    lines = stream.getvalue().splitlines()
+    shown = lines[lines.index(title) + 2 :]
+    assert [line.split()[0] for line in shown] == [f"c{i}" for i in range(10)]
+    assert shown[1].split() == ["c1", "0.5000", "0.2500", f"{1 / classes:.4f}", "11"]
+
+
+def test_a_measurement_shows_all_metrics(capsys):
+    values = {"accuracy": 0.5, "macro_precision": 0.25, "count": 1234, "by_class": by_class(2)}
+    Progress().measurement("val", values, [("cat", "dog", 2)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:4] == [["val"], ["accuracy", "50.00%"], ["macro", "precision", "0.2500"], ["images", "1,234"]]
+    assert lines[5:] == [
+        ["val,", "by", "class"],
+        ["precision", "recall", "F1", "images"],
+        ["c0", "0.5000", "0.2500", "0.0000", "10"],
+        ["c1", "0.5000", "0.2500", "0.5000", "11"],
+        [],
+        ["val,", "most", "often", "confused"],
+        ["cat", "taken", "for", "dog:", "2", "times"],
+    ]
 
 
 def test_log_has_what_stays_with_the_time(tmp_path):
@@ -198,7 +223,8 @@ def test_live_line_and_table_fit_the_terminal(terminal_of_width, width):
     assert max(map(len, shown)) < width
     live = next(line for line in shown if "step 40/40" in line)
     assert "loss 0.3412" in live and "left 1:02:33" in live
-    assert ("data wait 3%" in live) == (width >= 80) and ("epoch 2.0" in live) == (width == 120)
+    assert "last 20 steps: loss" in live and ("acc 89.1%" in live) == (width >= 80)
+    assert ("data wait 3%" in live) == (width == 120) and ("epoch 2.0" in live) == (width == 120)
 
 
 def test_a_terminal_gets_at_most_8_lines_a_second(terminal_of_width):
@@ -252,8 +278,3 @@ def test_a_stream_that_knows_only_ascii():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stdout.startswith("? one ?\n")
-
-
-def test_a_loss_that_diverges_keeps_to_its_column():
-    table = EvaluationTable({**ROW, "loss": 1.0}, 200)
-    assert len(table.line({**ROW, "loss": 2.6e23, "train_loss": 12345678.9})) == len(table.head())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from variants import variant
 
 from distcls.config.settings import Config
@@ -18,7 +18,8 @@ from distcls.data.split import Data, Split
 from distcls.errors import UsageError
 from distcls.models.build import build_model
 from distcls.plan.batches import plan_batches
-from distcls.training.header import _describe_images, check_plan, describe, describe_plan, estimate_memory
+from distcls.runs.resuming import LENGTH, length_of
+from distcls.training.header import _describe_images, check_plan, describe, describe_longer, describe_plan
 
 
 def make_data(num_classes=3, in_memory=True, val=40, ignored=0) -> Data:
@@ -38,7 +39,7 @@ def described(config: Config, world_size=1, describe=describe, **data) -> dict[s
     made = make_data(**data)
     plan = plan_batches(config.train, len(made.train), 0, world_size, made.train.labels)
     module = build_model(config.model, len(made.class_names), 8)
-    processes = SimpleNamespace(world_size=world_size, device=torch.device("cpu"))
+    processes = SimpleNamespace(world_size=world_size, local_world_size=world_size, device=torch.device("cpu"))
     return dict(describe(config, made, plan, module, processes))
 
 
@@ -63,7 +64,10 @@ def test_too_little_data_is_told():
 
 def test_steps_and_epochs_are_told():
     header = described(make_config(global_batch_size=20, num_epochs=3.0))
-    assert header["steps"] == "8 = 3.2 epochs of 2.5 steps"
+    assert header["steps"] == "8 = 3 epochs of about 2.5 steps"
+    assert described(make_config(global_batch_size=25, num_epochs=1.0))["steps"] == "2 = 1 epoch of 2 steps"
+    in_steps = make_config(global_batch_size=25, num_epochs=None, num_steps=7)
+    assert described(in_steps)["steps"] == "7 = 3.5 epochs of 2 steps"
 
 
 def test_what_is_done_about_rare_classes_is_told():
@@ -114,30 +118,61 @@ def test_trained_and_frozen_parameters_are_told_apart():
 
 def test_the_dry_run_tells_of_evaluation_checkpoints_and_memory():
     told = described(make_config(eval_batch_size=16), describe=describe_plan)
-    assert told["evaluation"] == "every epoch: 3 batches of 16"
+    assert told["evaluation"] == "every epoch: 40 images in 3 batches"
+    assert described(make_config(), describe=describe_plan)["evaluation"] == "every epoch: 40 images in 1 batch"
     assert told["checkpoint"] == "every epoch, the last 2 are kept"
     assert told["memory"].startswith("about ")
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "precision", "ema", "copies", "weight_bytes", "activation_bytes"),
+    ("train", "world_size", "expected"),
     [
-        ("sgd", "float32", None, 3, 4, 4),
-        ("adamw", "float32", None, 4, 4, 4),
-        ("adamw", "float32", 0.9, 5, 4, 4),
-        ("adamw", "bf16", None, 4, 4, 2),
-        ("adamw", "float64", None, 4, 8, 8),
+        ({"global_batch_size": 24, "micro_batch_size": 3}, 4, "1, 2, 4 or 8 processes can share this run"),
+        ({"global_batch_size": 96, "deterministic": True}, 1, "1, 2 or 4 processes can share this run"),
+        ({"global_batch_size": 96, "micro_batch_size": 8}, 1, "1, 2, 3, 4, 6 or 12 processes can share this run"),
+        ({"global_batch_size": 96, "micro_batch_size": 1}, 1, "1, 2, 3 … 96 processes can share this run"),
+        (
+            {"global_batch_size": 24},
+            1,
+            "1 process can share this run; for more, begin it with a smaller micro-batch, such as "
+            "train.micro_batch_size=12",
+        ),
+        ({"global_batch_size": 2}, 2, "1 or 2 processes can share this run"),
     ],
 )
-def test_memory_counts_weights_gradients_optimizer_average_and_activations(
-    optimizer, precision, ema, copies, weight_bytes, activation_bytes
-):
-    config = make_config(precision=precision, ema_decay=ema, global_batch_size=10)
-    config = variant(config, optim__name=optimizer)
-    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.ReLU(), nn.Linear(10, 4))
-    parameters, outputs = 192 * 10 + 10 + 10 * 4 + 4, 192 + 10 + 10 + 4
-    estimate = estimate_memory(config, plan_batches(config.train, 50), module, 8)
-    assert estimate == parameters * weight_bytes * copies + outputs * 10 * activation_bytes
+def test_which_numbers_of_processes_can_share_a_run_is_told(train, world_size, expected):
+    assert described(make_config(**train), world_size)["sharing"] == expected
+
+
+def extended(folder, schedule: str, epochs: float = 4.0, ended: bool = True) -> str:
+    """What is told of a run of 2 epochs of 10 steps that is made longer."""
+    config = variant(make_config(global_batch_size=5, num_epochs=2.0), optim__schedule=schedule, optim__lr=0.01)
+    checkpoint = folder / "checkpoints" / "step-00000020"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    (checkpoint / LENGTH).write_text(json.dumps(length_of(config.train, ended)))
+    longer = variant(config, train__num_epochs=epochs)
+    told = describe_longer(longer, plan_batches(longer.train, 50), folder)
+    return told[0][1] if told else ""
+
+
+def test_a_longer_run_says_that_its_learning_rate_rises_again(tmp_path):
+    assert extended(tmp_path, "cosine") == (
+        "this run had ended after 20 steps: its schedule now spans 40, so the learning rate rises again "
+        "from 6.16e-05 to 0.005"
+    )
+    assert extended(tmp_path, "constant").endswith("20 steps: the learning rate stays at 0.01")
+    assert extended(tmp_path, "cosine", epochs=2.0) == extended(tmp_path, "cosine", ended=False) == ""
+    assert describe_longer(make_config(), plan_batches(Config().train, 50), tmp_path / "new") == []
+
+
+def test_a_step_that_does_not_fit_into_memory_is_warned_of(monkeypatch):
+    assert "warning" not in described(make_config(global_batch_size=50, micro_batch_size=50))
+    monkeypatch.setattr("distcls.training.memory.memory_size", lambda: (0, 100_000_000))
+    told = described(make_config(global_batch_size=50_000, micro_batch_size=50_000))
+    assert "OUT OF MEMORY? A step needs about" in told["warning"] and "there are 0.1 GB" in told["warning"]
+    fits = int(told["warning"].rpartition("train.micro_batch_size=")[2])
+    assert 50_000 % fits == 0
+    assert "OUT OF" not in described(make_config(global_batch_size=50_000, micro_batch_size=fits))["warning"]
 
 
 def test_files_that_are_no_images_by_their_names_are_told():

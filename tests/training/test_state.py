@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import math
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +22,7 @@ from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.plan.batches import BatchPlan
-from distcls.training.state import TrainState, build_state
+from distcls.training.state import Position, TrainState, build_state
 from distcls.training.step import TrainStep
 
 CPU = torch.device("cpu")
@@ -199,15 +201,48 @@ def test_patience_ends_after_so_many_evaluations_without_a_better_one():
     assert not state.has_stopped_early(None)
 
 
-def test_among_equals_the_lower_loss_is_better_but_gives_no_new_patience():
+def test_among_equals_the_lower_loss_is_better_for_the_kept_weights_and_for_patience():
+    """An epoch that the table stars as best is never called no better than the one before."""
     state, _ = start(make_config())
-    found = []
-    for step, loss in enumerate([0.9, 1.1, 0.2], start=1):
+    found, waited = [], []
+    for step, loss in enumerate([0.9, 1.1, 0.2, 0.2], start=1):
         state.position.step = step
         found.append(state.record({"accuracy": 0.5, "loss": loss}, "accuracy"))
-    assert found == [True, False, True]
+        waited.append(state.position.evaluations_since_best)
+    assert found == [True, False, True, False] and waited == [0, 1, 0, 1]
     assert state.position.best_step == 3
-    assert state.has_stopped_early(2)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "told"),
+    [
+        ("accuracy", [0.75, 0.5], "the last evaluation was no better than that of step 1, whose accuracy is 75.00%"),
+        ("ece", [0.1, 0.2, 0.3], "the last 2 evaluations were no better than that of step 1, whose ECE is 0.1000"),
+        ("loss", [math.nan, math.nan, math.nan], "in the last 3 evaluations the loss was not a number"),
+        ("loss", [math.nan], "in the last evaluation the loss was not a number"),
+    ],
+)
+def test_why_a_run_stopped_early(metric, values, told):
+    state, _ = evaluations(metric, values)
+    assert state.why_stopped_early(metric) == f"stopped early at step {len(values)}: {told}"
+
+
+def test_means_of_training_are_those_of_a_run_never_interrupted():
+    """Their sums are in the checkpoint, to the last bit, and begin anew with each evaluation."""
+    draw = random.Random(0)
+    numbers = [(draw.random(), draw.random()) for _ in range(20)]
+    state, _ = start(make_config())
+    assert state.position.take_means() == (None, None)
+    for loss, accuracy in numbers[:7]:
+        state.position.add_step(loss, accuracy)
+    resumed = Position(**json.loads(json.dumps(state.position_dict())))
+    for position in (state.position, resumed):
+        for loss, accuracy in numbers[7:]:
+            position.add_step(loss, accuracy)
+    means = resumed.take_means()
+    assert means == state.position.take_means()
+    assert means == tuple(pytest.approx(sum(column) / 20) for column in zip(*numbers, strict=True))
+    assert resumed.take_means() == (None, None)
 
 
 # The step ------------------------------------------------------------------------------------------
@@ -312,11 +347,6 @@ def test_the_rate_of_a_group_is_its_share_of_the_rate_of_the_step():
     train(state, train_step, 2)
     rates = {group["lr_scale"]: group["lr"] for group in state.optimizer.param_groups}
     assert rates == {0.1: pytest.approx(0.05 * 2 / 4 * 0.1), 1.0: pytest.approx(0.05 * 2 / 4)}
-
-
-def test_why_a_run_stopped_early_can_be_told_when_no_evaluation_was_a_number():
-    state, _ = evaluations("loss", [math.nan, math.nan])
-    assert state.why_stopped_early("loss").endswith("in 2 evaluations the loss was not a number")
 
 
 def test_the_average_has_the_buffers_of_the_model_when_it_is_looked_at():

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
-from distcls.config.settings import Config
+from distcls.config.settings import AugmentConfig, Config, TrainConfig
 from distcls.errors import DivergedError
 from distcls.plan.batches import BatchPlan
 from distcls.training import watch
+from distcls.training.state import Position
 from distcls.training.watch import Watch
 
 
 def make_watch(tmp_path, scale: float | None = None) -> Watch:
     """Of a run that tells nothing."""
     scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
-    state: Any = SimpleNamespace(step=1, scaler=scaler)
+    state: Any = SimpleNamespace(step=1, scaler=scaler, position=Position())
     progress = SimpleNamespace(start=lambda total, done: None, is_time_for=lambda step: False)
     processes = SimpleNamespace(is_main=True)
     run: Any = SimpleNamespace(progress=progress, at=lambda step, phase: None, dir=tmp_path, processes=processes)
@@ -53,3 +55,79 @@ def test_fp16_goes_on_through_overflows_but_not_for_ever(tmp_path):
     take_step(make_watch(tmp_path, scale=2.0**-3), 1.0, np.inf)
     with pytest.raises(DivergedError, match=r"still not finite in fp16 with a loss scale of 6\.1e-05.*precision=bf16"):
         take_step(make_watch(tmp_path, scale=2.0**-14), 1.0, np.nan)
+
+
+class Told:
+    """A run of 40 steps, 3 an epoch, that keeps what it is told: rows of metrics.csv, the live line, the table."""
+
+    def __init__(self, tmp_path: Path, config: Config) -> None:
+        self.tracked: list[dict[str, Any]] = []
+        self.live: list[tuple] = []
+        self.table: list[dict[str, Any]] = []
+        progress = SimpleNamespace(
+            start=lambda total, done: None,
+            is_time_for=lambda step: True,
+            update=lambda *numbers: self.live.append(numbers),
+            evaluation_row=self.table.append,
+        )
+        run: Any = SimpleNamespace(
+            progress=progress,
+            at=lambda step, phase: None,
+            dir=tmp_path,
+            processes=SimpleNamespace(is_main=True, device=torch.device("cpu")),
+            track=lambda **row: self.tracked.append(row),
+        )
+        self.state: Any = SimpleNamespace(step=0, scaler=None, position=Position())
+        self.watch = Watch(config, self.state, BatchPlan(12, 4, 4, 40, 0), cast(Any, None), run)
+
+    def train(self, numbers: list[tuple[float, float]]) -> None:
+        for loss, accuracy in numbers:
+            self.state.step += 1
+            self.watch.saw(torch.tensor([loss, accuracy, 1.0], dtype=torch.float64))
+        self.watch.catch_up("save")
+
+    def evaluate(self) -> None:
+        self.state.position.best_step = self.state.step
+        self.watch.tell(cast(Any, SimpleNamespace(values={"loss": 9.0}, scores={"loss": 9.0}, by_class=[])))
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        return [row for row in self.tracked if row["split"] == split]
+
+
+def test_loss_and_accuracy_of_the_live_line_are_means_of_the_same_steps(tmp_path):
+    told = Told(tmp_path, Config())
+    told.train([(float(step), step / 100) for step in range(31)])
+    steps, _, averaged, loss, accuracy, *_ = told.live[-1]
+    assert (steps, averaged, loss, accuracy) == (31, 20, 20.5, pytest.approx(0.205))
+    assert told.live[0][2:5] == (1, 0.0, 0.0)
+
+
+def test_the_table_and_metrics_csv_have_the_means_since_the_last_evaluation(tmp_path):
+    told = Told(tmp_path, Config())
+    told.train([(3.0, 0.25), (2.0, 0.5), (1.0, 0.75)])
+    told.evaluate()
+    told.train([(0.5, 0.75), (1.5, 1.0)])
+    told.evaluate()
+    for rows in (told.table, told.rows("val")):
+        means = [(row["train_loss"], row["train_accuracy"], row["loss"]) for row in rows]
+        assert means == [(2.0, 0.5, 9.0), (1.0, 0.875, 9.0)]
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.5}, {"cutmix": 1.0}])
+def test_accuracy_on_mixtures_is_left_out(tmp_path, mixing):
+    told = Told(tmp_path, Config(augment=AugmentConfig(**mixing)))
+    told.train([(3.0, 0.25)] * 12)
+    told.evaluate()
+    assert told.live[-1][3:5] == (3.0, None)
+    assert {row["accuracy"] for row in told.rows("train")} == {None}
+    assert told.rows("val")[0]["train_accuracy"] is None and told.rows("val")[0]["train_loss"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("log_every", "logged"),
+    [("2 steps", [2, 4, 6, 8]), ("1000 steps", [3, 6, 9]), ("50%", [3, 6, 9]), ("2 epochs", [3, 6, 9])],
+)
+def test_each_epoch_is_logged_at_least_once(tmp_path, log_every, logged):
+    told = Told(tmp_path, Config(train=TrainConfig(log_every=log_every)))
+    told.train([(1.0, 0.5)] * 9)
+    assert [row["step"] for row in told.rows("train")] == logged

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distcls.config.settings import DataConfig
+from distcls.config.wording import count
 from distcls.data.cache.pixels import Decoded
 from distcls.data.decoding.decode import Decoding
 from distcls.data.inspection.examine import Inspected
@@ -89,7 +90,7 @@ def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
     for what, images in kinds:
         if images:
             some = some_of(sorted(images), SHOWN_NAMES)
-            lines.append(f"{len(images):,} {'image is' if len(images) == 1 else 'images are'} {what}: {some}")
+            lines.append(f"{count(len(images), 'image')} {_are(len(images))} {what}: {some}")
     if len(lines) > 1 and moved:
         lines[-1] += " (splits that distcls cuts are cut anew for other images)"
     return lines or ["files changed their size or label"]
@@ -100,12 +101,13 @@ def too_many_bad(config: DataConfig, num_bad: int, total: int) -> str | None:
     if num_bad <= config.max_bad_fraction * total:
         return None
     limit = f"data.max_bad_fraction={config.max_bad_fraction:g}"
-    return f"{num_bad:,} of {total:,} images are unreadable, more than {limit}"
+    return f"{num_bad:,} of {count(total, 'image')} {_are(num_bad)} unreadable, more than {limit}"
 
 
 def how_to_go_on(num_bad: int, total: int) -> str:
     """What to do about too many bad images."""
-    return f"Repair or remove them, or allow that many: data.max_bad_fraction={_rounded_up(num_bad / total)}"
+    these = "it" if num_bad == 1 else "them"
+    return f"Repair or remove {these}, or allow that many: data.max_bad_fraction={_rounded_up(num_bad / total)}"
 
 
 def check_classes(splits: list[Split]) -> None:
@@ -120,41 +122,46 @@ def nothing_to_learn(splits: list[Split]) -> str | None:
         if len(split) == 0:
             return f"the {split.name} split has no readable image. Repair its images, or remove it"
     counts = _counts(splits[0])["per_class"]
-    missing = [name for name, count in counts.items() if count == 0]
+    missing = [name for name, number in counts.items() if number == 0]
     if not missing:
         return None
     return (
-        f"no readable training image is left of {len(missing)} classes: {', '.join(missing[:SHOWN])}. "
-        "Add images, or remove these classes"
+        f"no readable training image is left of {count(len(missing), 'class')}: {some_of(missing, SHOWN)}. "
+        f"Add images, or remove {'this class' if len(missing) == 1 else 'these classes'}"
     )
 
 
 def too_little(splits: list[Split]) -> list[str]:
     """What there is too little of to learn from or to measure with, a sentence each."""
     counts = _counts(splits[0])["per_class"]
-    small = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_TO_LEARN)
+    small = sorted((number, name) for name, number in counts.items() if 0 < number < FEW_TO_LEARN)
     found = []
     if small:
-        count, name = small[0]
+        number, name = small[0]
         others = f", and {_more_classes(len(small) - 1)} fewer than {FEW_TO_LEARN}" if len(small) > 1 else ""
-        found.append(f"{name} has {count} training {'image' if count == 1 else 'images'}{others}: hard to learn from")
+        found.append(f"{name} has {count(number, 'training image')}{others}: hard to learn from")
     found += [
-        f"{split.name} has {len(split)} images, each worth {1 / len(split):.0%} of its accuracy: hard to measure with"
+        f"{split.name} has {count(len(split), 'image')}, each worth {1 / len(split):.0%} of its accuracy: "
+        "hard to measure with"
         for split in splits[1:]
         if 0 < len(split) < FEW_TO_MEASURE
     ]
     for split in splits[1:]:
-        absent = [name for name, count in _counts(split)["per_class"].items() if count == 0]
+        absent = [name for name, number in _counts(split)["per_class"].items() if number == 0]
         if absent and len(split):
-            classes = f"{len(absent)} classes ({some_of(absent, SHOWN)})"
-            found.append(f"{split.name} has no images of {classes}: says nothing of them")
+            classes, these = count(len(absent), "class"), "it" if len(absent) == 1 else "them"
+            found.append(f"{split.name} has no images of {classes} ({some_of(absent, SHOWN)}): says nothing of {these}")
     if "val" not in {split.name for split in splits}:
         found.append("there is no val split: no best weights are chosen, the last ones are kept")
     return found
 
 
-def _more_classes(count: int) -> str:
-    return "1 more class has" if count == 1 else f"{count:,} more classes have"
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _more_classes(number: int) -> str:
+    return f"{count(number, 'more class')} {'has' if number == 1 else 'have'}"
 
 
 def _rounded_up(fraction: float) -> float:

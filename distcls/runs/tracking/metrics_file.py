@@ -1,0 +1,200 @@
+"""metrics.csv: one row per call, in one write, so that a process killed between two rows loses none.
+
+The file is open: its header says which columns it has, so a run that was begun by a version with fewer or more
+of them is read and continued. What a row names that the file does not have becomes a further column.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from distcls.config.metrics import BEST_METRICS, TRAIN_MEANS
+from distcls.errors import DiskError, MissingInputError, UsageError
+from distcls.files.atomic import fsync
+
+COLUMNS = (
+    *("time", "step", "epoch", "split"),
+    *BEST_METRICS,
+    *TRAIN_MEANS,
+    *("lr", "grad_norm", "images_per_second", "data_time"),
+)
+"""What a new file has; of these the rows of training steps and of evaluations fill some each."""
+
+TEXT_COLUMNS = ("time", "split")
+
+NEEDED = {"time", "step", "split"}
+"""Without these columns a file is not a metrics.csv."""
+
+Row = dict[str, Any]
+
+
+class MetricsFile:
+    """metrics.csv. Rows are written whole, floats so that they read back unchanged."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UsageError for a file that is not one of ours, DiskError where it cannot be written."""
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if _drop_torn_line(path) == b"":
+                _replace(path, _csv_line(COLUMNS))
+            self._columns = _read_header(path)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+    def append(self, row: Mapping[str, Any]) -> Row:
+        """Write one row, without its "time", and return it as read_metrics would; what is None is left blank.
+
+        Raises ValueError for a row without step or split.
+        """
+        if missing := {"step", "split"} - set(row):
+            raise ValueError(f"a row of metrics.csv needs {sorted(missing)}; given {dict(row)}")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        row = {**row, "time": now}
+        try:
+            self._widen([name for name, value in row.items() if value is not None and name not in self._columns])
+            cells = [_cell(row.get(name)) for name in self._columns]
+            _append(self._path, _csv_line(cells))
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+        return _parse(self._columns, cells)
+
+    def _widen(self, names: Sequence[str]) -> None:
+        """Add columns at the end, blank in the rows that are there: in a file that replaces the old one."""
+        if names:
+            rows = [[*cells, *[""] * len(names)] for cells in _read_cells(self._path, self._columns)]
+            self._columns = [*self._columns, *names]
+            _replace(self._path, b"".join(_csv_line(cells) for cells in [self._columns, *rows]))
+
+    def sync(self) -> None:
+        """See that all rows are on the disk. Raises DiskError."""
+        try:
+            fsync(self._path)
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+
+    def truncate(self, step: int, evaluated_step: int) -> list[Row]:
+        """Cut the rows after `step` (and a last line that was never finished); returns the rows that are left.
+
+        The row of the test split goes too: a run that goes on measures it again when it ends. So does a val row
+        after `evaluated_step`, whose evaluation came after the checkpoint.
+
+        The shorter file is written beside the old one and renamed over it: a kill leaves one or the other.
+        """
+        rows = ((cells, _parse(self._columns, cells)) for cells in _read_cells(self._path, self._columns))
+        last = {"train": step, "val": evaluated_step, "test": -1}
+        kept = [cells for cells, row in rows if row["step"] <= last.get(row["split"], step)]
+        try:
+            _replace(self._path, b"".join(_csv_line(cells) for cells in [self._columns, *kept]))
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+        return [_parse(self._columns, cells) for cells in kept]
+
+
+def read_metrics(path: str | Path) -> list[Row]:
+    """Return the rows of metrics.csv: "step" an int, "time" and "split" text, the rest floats; None where blank.
+
+    Each has all of COLUMNS, and what else the file has. A last line that is still being written is left out.
+    Raises MissingInputError where there is no such file, UsageError where it is another one, DiskError where it
+    is damaged.
+    """
+    if not Path(path).is_file():
+        raise MissingInputError(f"There is no {path}: give the folder of a run that has started.")
+    columns = _read_header(Path(path))
+    return [_parse(columns, cells) for cells in _read_cells(Path(path), columns)]
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return str(value) if isinstance(value, int) else repr(float(value))
+
+
+def _parse(columns: Sequence[str], cells: list[str]) -> Row:
+    found = {name: _value(name, cell) for name, cell in zip(columns, cells, strict=True)}
+    return {**dict.fromkeys(COLUMNS), **found}
+
+
+def _value(name: str, cell: str) -> Any:
+    if cell == "":
+        return None
+    if name in TEXT_COLUMNS:
+        return cell
+    try:
+        return int(cell) if name == "step" else float(cell)
+    except ValueError:
+        if name in COLUMNS:
+            raise
+        return cell  # another version may write words
+
+
+def _csv_line(cells: Iterable[str]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue().encode()
+
+
+def _read_cells(path: Path, columns: Sequence[str]) -> list[list[str]]:
+    """The cells of each whole line after the header."""
+    text = _whole_lines(path.read_bytes()).decode(errors="replace")
+    lines = list(csv.reader(io.StringIO(text)))[1:]
+    for number, cells in enumerate(lines, start=2):
+        try:
+            if _parse(columns, cells)["step"] is None:
+                raise ValueError("it has no step")
+        except ValueError as error:
+            raise DiskError(f"{path}, line {number} is damaged ({error}): delete that line and run again.") from error
+    return lines
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _drop_torn_line(path: Path) -> bytes:
+    """Cut a last line without its end, which would swallow the next row; returns what is left."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = _whole_lines(content)
+    if whole != content:
+        _replace(path, whole)
+    return whole
+
+
+def _read_header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        columns = next(csv.reader(file), [])
+    if not set(columns) >= NEEDED or len(set(columns)) < len(columns):
+        raise UsageError(
+            f"{path} has the columns {','.join(columns)!r}, where {','.join(COLUMNS)!r} or the like was expected: "
+            "another program wrote it. Move it away, or take another run name (--name NAME)."
+        )
+    return columns
+
+
+def _append(path: Path, line: bytes) -> None:
+    # Unbuffered: a row is one write system call, so it is in the kernel's hands, whole, when the call returns.
+    with path.open("ab", buffering=0) as file:
+        written = file.write(line)
+        while written < len(line):  # a full disk may stop a write halfway; going on makes the system say why
+            written += file.write(line[written:])
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write `content` so that a kill, or a power cut, leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync(path.parent)
+
+
+def _cannot_write(path: Path, error: OSError) -> DiskError:
+    return DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights, then run again to go on.")

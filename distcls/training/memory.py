@@ -1,0 +1,87 @@
+"""How much memory a step takes, as far as weights and layers tell, and how much there is."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from distcls.cluster.machine import memory_size
+from distcls.cluster.processes import Processes
+from distcls.config.settings import Config
+from distcls.optim.build import momenta_per_weight
+from distcls.plan.randomness import global_state_kept
+
+
+class Memory(NamedTuple):
+    """Bytes on each device: what stays, and what each image of a micro-batch adds."""
+
+    weights: int
+    per_image: int
+
+    def of_step(self, micro_batch_size: int) -> int:
+        """Return the bytes of one step."""
+        return self.weights + self.per_image * micro_batch_size
+
+
+def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memory | None:
+    """Return what weights, gradients, optimizer and average take, and the activations of an image.
+
+    Activations are counted by passing one image through a copy of the model and adding up what its layers give out,
+    which is about what the backward pass keeps. The copy has shapes and no numbers, so that it costs nothing; None for
+    a model that cannot run like that.
+    """
+    itemsize = 8 if config.train.precision == "float64" else 4
+    activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
+    copies = 2 + momenta_per_weight(config.optim) + (config.train.ema_decay is not None)
+    outputs = _count_outputs(module, image_size)
+    if outputs is None:
+        return None
+    return Memory(sum(p.numel() for p in module.parameters()) * itemsize * copies, outputs * activation_itemsize)
+
+
+def _count_outputs(module: nn.Module, image_size: int) -> int | None:
+    """Return how many numbers the layers give out for one image."""
+    outputs = [0]
+    try:
+        shapes = _without_numbers(module)
+        for layer in shapes.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(lambda _, __, out: outputs.append(_numbers_in(out)))
+        images = torch.zeros(1, 3, image_size, image_size, device="meta", dtype=next(shapes.parameters()).dtype)
+        with torch.inference_mode(), global_state_kept():
+            shapes.eval()(images)
+    except Exception:  # a model of the user's may do anything; what is wrong with it is for training to tell
+        return None
+    return sum(outputs)
+
+
+def _numbers_in(output: object) -> int:
+    return output.numel() if isinstance(output, torch.Tensor) else 0
+
+
+def _without_numbers(module: nn.Module) -> nn.Module:
+    """Return a copy whose parameters and buffers are on the meta device; not even for a moment are there two."""
+    memo: dict[int, torch.Tensor] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo)
+
+
+def memory_for_each_process(processes: Processes) -> int | None:
+    """Return the bytes of this process's GPU, or its share of the machine's memory; None where that is not known."""
+    if processes.device.type == "cuda":
+        return torch.cuda.get_device_properties(processes.device).total_memory
+    if processes.device.type == "cpu":
+        return memory_size()[1] // processes.local_world_size
+    return None
+
+
+def largest_that_fits(memory: Memory, micro_batch_size: int, limit: int) -> int | None:
+    """Return the largest divisor of a micro-batch size whose step takes less than the limit; None if none does."""
+    sizes = (size for size in range(micro_batch_size, 0, -1) if micro_batch_size % size == 0)
+    return next((size for size in sizes if memory.of_step(size) < limit), None)
