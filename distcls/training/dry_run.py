@@ -33,14 +33,15 @@ def dry_run(config: Config, name: str) -> None:
         check_plan(config, data, plan)
         build_transforms(config.augment.transforms, config.train.seed, data.image_size)
         module = build_model(config.model, len(data.class_names), data.image_size)
-        lines = []
+        weights: list[tuple[str, str]] = []
         if config.model.init_from is not None and not step:  # a run that is resumed has its weights in its checkpoint
-            lines = init_from(module, config.model.init_from, data.class_names)
+            found = init_from(module, config.model.init_from, data.class_names, config.model.init_partly)
+            weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
         build_optimizer(config.optim, module)
         build_loss(config.loss)
         if processes.is_main:
             described = describe_plan(config, data, plan, module, processes)
-            described += [("weights", line) for line in lines]
+            described += weights
             described += describe_longer(config, plan, folder) if step else []
             resumed = f", resuming from step {step:,}" if step else ""
             Progress().header([*described, ("folder", f"{folder}{resumed}")])
