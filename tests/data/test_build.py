@@ -135,7 +135,7 @@ def test_too_many_bad_images_name_the_first_and_the_way_out(build: Callable[...,
 def test_a_class_of_bad_images_only_is_an_error(build: Callable[..., Data], two_classes: Path) -> None:
     for file in (two_classes / "cat").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(BadDataError, match="classes: cat"):
+    with pytest.raises(BadDataError, match="1 class: cat"):
         build(name="folder", root=str(two_classes), max_bad_fraction=1.0)
 
 
