@@ -18,7 +18,7 @@ from distcls.optim.ema import build_ema, copy_buffers
 from distcls.plan.randomness import seed_torch
 from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
-from distcls.training.gradients import BatchNormStatistics
+from distcls.training.statistics import BatchNormStatistics
 
 MINIMIZED = ("loss", "ece")
 """Metrics that are better when they are smaller."""
@@ -101,20 +101,15 @@ class TrainState:
 
     @property
     def eval_module(self) -> nn.Module:
-        """The network that is evaluated and kept: the average where there is one. Its statistics are current."""
-        self.publish_statistics()
-        return self.ema if self.ema is not None else self.module
-
-    def publish_statistics(self) -> None:
-        """Bring BatchNorm's running statistics into the modules."""
-        if self.ema is not None:
-            copy_buffers(self.ema, self.module)
-        self.statistics.publish(self.module, *([self.ema] if self.ema is not None else []))
+        """The network that is evaluated and kept: the average where there is one. Its buffers are the network's."""
+        if self.ema is None:
+            return self.module
+        copy_buffers(self.ema, self.module)
+        return self.ema
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Weights and buffers by file of the checkpoint."""
-        self.publish_statistics()
-        modules = {"model": self.module} | ({"ema": self.ema} if self.ema is not None else {})
+        modules = {"model": self.module} | ({"ema": self.eval_module} if self.ema is not None else {})
         return {name: dict(module.state_dict()) for name, module in modules.items()}
 
     def optimizer_state(self) -> dict[str, Any]:

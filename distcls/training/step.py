@@ -56,11 +56,11 @@ class TrainStep:
         if state.step in train.skip_steps:
             state.position.step += 1
             return None
-        state.statistics.training_mode(state.model)
+        state.statistics.training_mode()
         sums = self.sum_gradients(self._forward, micro_batches)
         norm = self._clip()
         if self._update():
-            state.statistics.update(sums[NUM_SUMS:] / self.plan.num_micro_batches)
+            state.statistics.update(sums[NUM_SUMS:], self.plan.num_micro_batches)
             if state.ema is not None and train.ema_decay is not None:
                 update_ema(state.ema, state.module, train.ema_decay, state.step)
         else:
@@ -106,9 +106,3 @@ class TrainStep:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         return state.scaler.get_scale() >= scale
-
-
-def _as_tensor(class_weights: np.ndarray | None, acceleration: Acceleration) -> torch.Tensor | None:
-    if class_weights is None:
-        return None
-    return torch.from_numpy(class_weights).to(acceleration.dtype).to(acceleration.device)
