@@ -25,6 +25,8 @@ def contradictions(config: Config, world_size: int) -> Iterator[Problem]:
     yield from _wrong_periods(config.train)
     yield from _wrong_schedule(config.optim)
     yield from _wrong_optimizer(config.optim)
+    yield from _wrong_groups(config.optim)
+    yield from _wrong_args(config)
     yield from _wrong_colors(config.data)
     yield from _wrong_normalize(config.augment.normalize)
     yield from _wrong_mixing(config, world_size)
@@ -170,6 +172,34 @@ def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
         yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"
+
+
+def _wrong_groups(optim: OptimConfig) -> Iterator[Problem]:
+    for group in optim.groups:
+        effective, for_group = optim.for_group(group), f" (the group that matches {group.match!r})"
+        for _, problem in (*_wrong_schedule(effective), *_wrong_optimizer(effective)):
+            yield "optim.groups", problem + for_group
+        kinds = {"momentum": ("sgd",), "betas": ("adam", "adamw"), "eps": ("adam", "adamw")}
+        for name, users in kinds.items():
+            if getattr(group, name) is not None and effective.name not in users:
+                yield (
+                    "optim.groups",
+                    f"{name} is for {either(users)}, but the optimizer is {effective.name}{for_group}: "
+                    f"remove {name}" + (", or give it in args" if ":" in effective.name else ""),
+                )
+        if effective.args and ":" not in effective.name:
+            yield "optim.groups", f"args are for an optimizer of your own, my_pkg.module:make{for_group}: remove them"
+
+
+def _wrong_args(config: Config) -> Iterator[Problem]:
+    for section, kind in (("objective", "an objective"), ("loss", "a loss"), ("optim", "an optimizer")):
+        name, args = getattr(config, section).name, getattr(config, section).args
+        if args and ":" not in name:
+            yield (
+                f"{section}.args",
+                f"{section}.args is for {kind} of your own, but {section}.name is {name}: remove {section}.args, or "
+                f"write {section}.name=my_pkg.module:make",
+            )
 
 
 def _wrong_colors(data: DataConfig) -> Iterator[Problem]:

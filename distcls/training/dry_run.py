@@ -10,6 +10,7 @@ from distcls.data.augmentation.image_transforms import build_transforms
 from distcls.data.build import build_data
 from distcls.models.build import build_model
 from distcls.optim.build import build_optimizer
+from distcls.optim.groups import group_parameters
 from distcls.plan.batches import plan_batches
 from distcls.runs.resolution import resolve
 from distcls.runs.resuming import choose_folder, config_to_keep, steps_of
@@ -28,7 +29,7 @@ def dry_run(config: Config, name: str) -> None:
         check_plan(config, data, plan)
         build_transforms(config.augment.transforms, config.train.seed, data.image_size)
         module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
-        build_optimizer(config.optim, module)
+        build_optimizer(group_parameters(config.optim, module))
         if processes.is_main:
             goes_on = f", going on from step {step:,}" if step else ""
             described = describe_plan(config, data, plan, module, processes)

@@ -30,7 +30,8 @@ class OverlappedSum:
 
     `no_sync` is its context manager that only accumulates; DDP divides by the number of processes, which
     is undone in the loss. Each parameter without a gradient gets zeros, so that how a batch was cut
-    cannot decide whether weight decay and momentum move it.
+    cannot decide whether weight decay and momentum move it. DDP wraps `module` alone: gradients of `further` modules,
+    which are small (a projector), are summed with the numbers, after the backward pass.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class OverlappedSum:
         backward: Callable[[torch.Tensor], None],
         no_sync: Callable[[], AbstractContextManager],
         world_size: int,
+        further: Sequence[nn.Module] = (),
     ) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.further = [p for m in further for p in m.parameters() if p.requires_grad]
+        self.parameters = [p for p in module.parameters() if p.requires_grad] + self.further
         self.statistics = statistics
         self.backward = backward
         self.no_sync = no_sync
@@ -54,12 +57,22 @@ class OverlappedSum:
         total = self._run(forward, micro_batches[0], last=len(micro_batches) == 1)
         for micro_batch in micro_batches[1:]:
             total += self._run(forward, micro_batch, last=micro_batch is micro_batches[-1])
-        if self.world_size > 1:
-            dist.all_reduce(total)
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        return total
+        return self._reduce(total) if self.world_size > 1 else total
+
+    def _reduce(self, total: torch.Tensor) -> torch.Tensor:
+        """The sum of the numbers over all processes, and with them the gradients that DDP does not know."""
+        size = len(total)
+        gradients = [parameter.grad for parameter in self.further if parameter.grad is not None]
+        if gradients:
+            total = torch.cat([total, *(gradient.flatten() / self.world_size for gradient in gradients)])
+        dist.all_reduce(total)
+        pieces = total[size:].split([gradient.numel() for gradient in gradients])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view(gradient.shape))
+        return total[:size]
 
     def _run(self, forward: Forward, micro_batch: Any, last: bool) -> torch.Tensor:
         with nullcontext() if last else self.no_sync():
@@ -84,8 +97,9 @@ class OrderedSum:
         statistics: BatchNormStatistics,
         backward: Callable[[torch.Tensor], None],
         world_size: int,
+        further: Sequence[nn.Module] = (),
     ) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.parameters = [p for m in (module, *further) for p in m.parameters() if p.requires_grad]
         self.statistics = statistics
         self.backward = backward
         self.world_size = world_size

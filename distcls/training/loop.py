@@ -24,7 +24,6 @@ from distcls.errors import Preempted
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.identity import refuse_other_data
 from distcls.optim.build import momenta_per_weight
-from distcls.optim.losses import weigh_classes
 from distcls.plan.batches import plan_batches
 from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
@@ -33,6 +32,8 @@ from distcls.training.failures import ending_told
 from distcls.training.finish import finish, write_about_data
 from distcls.training.header import check_plan, describe
 from distcls.training.kernels import choose_kernels
+from distcls.training.objectives.build import build_objective
+from distcls.training.objectives.objective import describe_task
 from distcls.training.state import build_state
 from distcls.training.step import TrainStep
 from distcls.training.watch import Watch
@@ -69,9 +70,9 @@ def train(config: Config, default_name: str) -> Finished:
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
         checkpoints = Checkpoints(run, config.train)
         newest = checkpoints.newest()
-        state = build_state(config, data, acceleration, run, with_init_from=newest is None)
-        class_weights = weigh_classes(config.loss, data.train.labels, data.class_names)
-        train_step = TrainStep(config, state, plan, augment, acceleration, class_weights)
+        objective = build_objective(config.objective, describe_task(config, data, plan, augment, device, dtype))
+        state = build_state(config, data, objective, acceleration, run, with_init_from=newest is None)
+        train_step = TrainStep(config, objective, state, plan, acceleration)
         evaluate = Evaluator(config, len(data.class_names), normalize, processes)
         run.progress.header([*describe(config, data, plan, state.module, processes), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)

@@ -11,14 +11,20 @@ from torch import nn
 
 from distcls.config.settings import Config
 from distcls.data.split import Data
+from distcls.errors import UsageError
 from distcls.models.build import build_model
 from distcls.models.init_from import init_from
 from distcls.optim.build import build_optimizer
 from distcls.optim.ema import build_ema, copy_buffers
+from distcls.optim.groups import Group, group_parameters
 from distcls.plan.randomness import seed_torch
 from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
+from distcls.training.objectives.objective import Objective
 from distcls.training.statistics import BatchNormStatistics
+
+RESERVED = ("model", "ema", "optimizer", "state", "length", "manifest")
+"""Names of the other files of a checkpoint."""
 
 MINIMIZED = ("loss", "ece")
 """Metrics that are better when they are smaller."""
@@ -59,6 +65,10 @@ class TrainState:
     statistics: BatchNormStatistics
     scaler: Any = None
     ema: nn.Module | None = None
+    groups: list[Group] = field(default_factory=list)
+    """What the optimizer's parameter groups are, and which learning rate each has."""
+    further: dict[str, nn.Module] = field(default_factory=dict)
+    """Modules of the objective, by name: a projector that is trained, a teacher that follows."""
     position: Position = field(default_factory=Position)
 
     @property
@@ -109,7 +119,7 @@ class TrainState:
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Weights and buffers by file of the checkpoint."""
-        modules = {"model": self.module} | ({"ema": self.eval_module} if self.ema is not None else {})
+        modules = {"model": self.module} | ({"ema": self.eval_module} if self.ema is not None else {}) | self.further
         return {name: dict(module.state_dict()) for name, module in modules.items()}
 
     def optimizer_state(self) -> dict[str, Any]:
@@ -124,6 +134,8 @@ class TrainState:
         self.module.load_state_dict(tensors["model"])
         if self.ema is not None:
             self.ema.load_state_dict(tensors["ema"])
+        for name, module in self.further.items():
+            module.load_state_dict(tensors[name])
         self.statistics.adopt()
         self.optimizer.load_state_dict(optimizer_state["optimizer"])
         _check_strides(self.optimizer)
@@ -137,7 +149,12 @@ class TrainState:
 
 
 def build_state(
-    config: Config, data: Data, acceleration: Acceleration, run: RunFolder, with_init_from: bool = True
+    config: Config,
+    data: Data,
+    objective: Objective,
+    acceleration: Acceleration,
+    run: RunFolder,
+    with_init_from: bool = True,
 ) -> TrainState:
     """The state before the first step, on the device. Weights are drawn on the CPU, so that devices agree.
 
@@ -151,15 +168,41 @@ def build_state(
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     module.to(acceleration.device, acceleration.dtype)
     ema = build_ema(module) if config.train.ema_decay is not None else None
+    further = _build_further(config, objective, module, acceleration)
+    groups = group_parameters(config.optim, module, further)
     return TrainState(
         module=module,
         # Deterministic sums leave DDP out; one process needs none.
         model=acceleration.prepare(module, distributed=not config.train.deterministic),
-        optimizer=build_optimizer(config.optim, module),
-        statistics=BatchNormStatistics(module),
+        optimizer=build_optimizer(groups),
+        statistics=BatchNormStatistics(module, *(m for m in further.values() if is_trained(m))),
         scaler=acceleration.scaler,
-        ema=acceleration.prepare(ema, distributed=False, compiled=False) if ema is not None else None,
+        ema=acceleration.prepare_for_evaluation(ema) if ema is not None else None,
+        groups=groups,
+        further=further,
     )
+
+
+def is_trained(module: nn.Module) -> bool:
+    """True if any of its parameters requires a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _build_further(
+    config: Config, objective: Objective, module: nn.Module, acceleration: Acceleration
+) -> dict[str, nn.Module]:
+    """The objective's modules, on the device. Raises UsageError for a name that a checkpoint uses otherwise."""
+    seed_torch(torch.device("cpu"), config.train.seed, "objective")
+    further = objective.modules(module)
+    for name, own in further.items():
+        if name in RESERVED or not name.isidentifier():
+            raise UsageError(
+                f"objective.name={config.objective.name} calls a module {name!r}: a name is letters, digits and _, and "
+                f"none of {', '.join(RESERVED)}."
+            )
+        own.to(acceleration.device, acceleration.dtype).train(is_trained(own))
+        acceleration.prepare_for_evaluation(own)
+    return further
 
 
 def _load_as_main(module: nn.Module, source: str, class_names: list[str], run: RunFolder) -> None:

@@ -93,7 +93,7 @@ class Watch:
             return
         (step, stats), self.unseen = self.unseen, None
         accuracy: float | None
-        loss, accuracy, norm = stats.tolist()
+        loss, accuracy, norm, *_ = stats.tolist()
         scaler = self.state.scaler
         if not math.isfinite(loss) or not (math.isfinite(norm) or scaler is not None):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
