@@ -13,7 +13,7 @@ from typing import Any
 from distcls.errors import UsageError
 
 
-def call_by_name(setting: str, name: str, *args: Any, **kwargs: Any) -> Any:
+def call_by_name(setting: str, name: str, /, *args: Any, **kwargs: Any) -> Any:
     """Import `package.module:function` and call it.
 
     Raises UsageError, naming the setting, where the module or the function is not there, or where the

@@ -20,6 +20,7 @@ from distcls.errors import MissingInputError
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
 from distcls.models.build import build_model
 from distcls.models.init_from import find_weights
+from distcls.models.weights import load_weights
 
 
 @dataclass
@@ -78,7 +79,7 @@ def load_kept_model(run_dir: Path, overrides: Sequence[str] = ()) -> KeptModel:
     assert decoding.image_size is not None
     module = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
     dtype = torch.float64 if config.train.precision == "float64" else torch.float32
-    module.to(dtype).load_state_dict(read_tensors(find_weights(run_dir)))
+    load_weights(module.to(dtype), read_tensors(find_weights(run_dir)))
     normalize = Normalize.build(config.augment.normalize, torch.device("cpu"), dtype, config.model.channels_last)
     module.eval()
     return KeptModel(module, config, class_names, decoding, normalize)

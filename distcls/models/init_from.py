@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distcls.errors import MissingInputError, UsageError, some_of
+from distcls.models.weights import load_weights
 from distcls.runs.status import read_status
 
 Tensors = dict[str, torch.Tensor]
@@ -34,7 +35,7 @@ def init_from(model: nn.Module, source: str, class_names: list[str]) -> list[str
     fresh = set(head) if other_classes else set()
     loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in fresh}
     missing = [name for name in own if name not in tensors and name not in fresh]
-    model.load_state_dict(loaded, strict=False)
+    load_weights(model, own | loaded)
     lines = [f"weights from {path}: {len(loaded)} of {len(own)} tensors"]
     if fresh:
         lines.append(

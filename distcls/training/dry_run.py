@@ -9,6 +9,7 @@ from distcls.config.settings import Config
 from distcls.data.augmentation.image_transforms import build_transforms
 from distcls.data.build import build_data
 from distcls.models.build import build_model
+from distcls.models.trial import try_model
 from distcls.optim.build import build_optimizer
 from distcls.optim.groups import group_parameters
 from distcls.plan.batches import plan_batches
@@ -29,6 +30,8 @@ def dry_run(config: Config, name: str) -> None:
         check_plan(config, data, plan)
         build_transforms(config.augment.transforms, config.train.seed, data.image_size)
         module = build_model(dataclasses.replace(config.model, init_from=None), len(data.class_names), data.image_size)
+        is_supervised = config.objective.name == "supervised"
+        try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
         build_optimizer(group_parameters(config.optim, module))
         if processes.is_main:
             goes_on = f", going on from step {step:,}" if step else ""

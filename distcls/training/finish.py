@@ -21,6 +21,7 @@ from distcls.errors import Preempted
 from distcls.inference.classifier import write_model
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.metrics import SplitMetrics, worst_confusions
+from distcls.models.weights import load_weights
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
 from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
@@ -56,7 +57,7 @@ def finish(
     run.processes.wait_for_everyone()  # the best weights may have been on their way to the disk
     module = state.eval_module
     if state.position.best_step is not None:
-        module.load_state_dict(checkpoints.read_best(state.position.best_step))
+        load_weights(module, checkpoints.read_best(state.position.best_step))
     measured = {}
     for split in (data.val, data.test):
         if split is not None:

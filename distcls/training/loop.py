@@ -96,6 +96,7 @@ def train(config: Config, default_name: str) -> Finished:
             finished = state.step == plan.total_steps or stopped_early
             if is_due(state.step, config.train.checkpoint_every, plan) or stopping or finished:
                 watch.catch_up("save")
+                state.refuse_drift(processes)
                 checkpoints.save(state, ended=finished)
             checkpoints.raise_errors(wait=stopping or finished)
             if stopping:

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
 from distcls.data.split import Data
-from distcls.errors import UsageError
+from distcls.errors import DriftedError, UsageError
 from distcls.models.build import build_model
 from distcls.models.init_from import init_from
+from distcls.models.trial import try_model
+from distcls.models.weights import load_weights
 from distcls.optim.build import build_optimizer
 from distcls.optim.ema import build_ema, copy_buffers
 from distcls.optim.groups import Group, group_parameters
@@ -122,6 +125,22 @@ class TrainState:
         modules = {"model": self.module} | ({"ema": self.eval_module} if self.ema is not None else {}) | self.further
         return {name: dict(module.state_dict()) for name, module in modules.items()}
 
+    def refuse_drift(self, processes: Processes) -> None:
+        """Raise DriftedError where the weights or buffers of two processes differ. All of them call it."""
+        if processes.world_size == 1:
+            return
+        named = [(f"{file}: {name}", t) for file, tensors in self.tensors().items() for name, t in tensors.items()]
+        sums = processes.from_all(torch.stack([_checksum(tensor) for _, tensor in named]).tolist())
+        for index, (name, _) in enumerate(named):
+            for rank, theirs in enumerate(sums):
+                if theirs[index] != sums[0][index]:
+                    raise DriftedError(
+                        f"at step {self.step} the processes have drifted apart: the first tensor that differs, between "
+                        f"rank 0 and rank {rank}, is {name!r}. Something draws or remembers by itself in each process: "
+                        "a model or optimizer with a generator or attributes of its own. They were equal at the last "
+                        "checkpoint."
+                    )
+
     def optimizer_state(self) -> dict[str, Any]:
         """Optimizer and loss scale, for torch.save."""
         scaler = {"scaler": self.scaler.state_dict()} if self.scaler is not None else {}
@@ -131,11 +150,11 @@ class TrainState:
         self, tensors: dict[str, dict[str, torch.Tensor]], optimizer_state: dict[str, Any], position: dict[str, Any]
     ) -> None:
         """Become what was saved. Raises ValueError where the optimizer's state lies differently in memory."""
-        self.module.load_state_dict(tensors["model"])
+        load_weights(self.module, tensors["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(tensors["ema"])
+            load_weights(self.ema, tensors["ema"])
         for name, module in self.further.items():
-            module.load_state_dict(tensors[name])
+            load_weights(module, tensors[name])
         self.statistics.adopt()
         self.optimizer.load_state_dict(optimizer_state["optimizer"])
         _check_strides(self.optimizer)
@@ -164,9 +183,11 @@ def build_state(
     module = build_model(config.model, len(data.class_names), data.image_size)
     if config.model.init_from is not None and with_init_from:
         _load_as_main(module, config.model.init_from, data.class_names, run)
+    module.to(acceleration.device, acceleration.dtype)
+    is_supervised = config.objective.name == "supervised"
+    moving = try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    module.to(acceleration.device, acceleration.dtype)
     ema = build_ema(module) if config.train.ema_decay is not None else None
     further = _build_further(config, objective, module, acceleration)
     groups = group_parameters(config.optim, module, further)
@@ -175,7 +196,11 @@ def build_state(
         # Deterministic sums leave DDP out; one process needs none.
         model=acceleration.prepare(module, distributed=not config.train.deterministic),
         optimizer=build_optimizer(groups),
-        statistics=BatchNormStatistics(module, *(m for m in further.values() if is_trained(m))),
+        statistics=BatchNormStatistics(
+            module,
+            *(own for own in further.values() if is_trained(own)),
+            moving=[module.get_buffer(name) for name in moving],
+        ),
         scaler=acceleration.scaler,
         ema=acceleration.prepare_for_evaluation(ema) if ema is not None else None,
         groups=groups,
@@ -212,9 +237,16 @@ def _load_as_main(module: nn.Module, source: str, class_names: list[str], run: R
         return init_from(module, source, class_names), module.state_dict()
 
     lines, tensors = run.processes.from_main(load)
-    module.load_state_dict(tensors)
+    load_weights(module, tensors)
     for line in lines:
         run.progress.note(line)
+
+
+def _checksum(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor's bits as integers, int64 (), on its device."""
+    flat = tensor.detach().contiguous().flatten()
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return flat.view(sizes.get(flat.element_size(), torch.uint8)).sum(dtype=torch.int64)
 
 
 def _is_better(metric: str, value: float, best: float | None) -> bool:
