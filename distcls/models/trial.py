@@ -60,9 +60,9 @@ class _Trial:
                                   "imaginary part in a real parameter (torch.view_as_real).")  # fmt: skip
             if not parameter.numel():
                 continue
-            start = parameter.storage_offset() * parameter.element_size()
+            start = int(parameter.storage_offset()) * parameter.element_size()
             extent = sum((n - 1) * s for n, s in zip(parameter.shape, parameter.stride(), strict=True)) + 1
-            stop = start + extent * parameter.element_size()
+            stop = start + int(extent) * parameter.element_size()
             others = ends.setdefault(parameter.untyped_storage().data_ptr(), [])
             for other_start, other_stop, other in others:
                 if start < other_stop and other_start < stop:

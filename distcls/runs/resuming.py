@@ -14,10 +14,10 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
+from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.config.checking import either
 from distcls.config.differences import differences
 from distcls.config.loading import read_config
-from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.errors import DiskError, DistclsError, UsageError
 from distcls.runs.status import is_finished, now
 
