@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -27,8 +28,17 @@ def initialize_lazy(model: nn.Module, image_size: int) -> None:
         model.train()
 
 
-def try_model(model: nn.Module, name: str, num_classes: int, image_size: int, as_classifier: bool = True) -> list[str]:
-    """Return the names of the buffers, other than BatchNorm's, that a training pass moves. The model stays as it is.
+class Tried(NamedTuple):
+    """What a training pass has shown of a model."""
+
+    moving: list[str]
+    """Buffers, other than BatchNorm's, that it moves."""
+    unused: list[str]
+    """Trained parameters that got no gradient."""
+
+
+def try_model(model: nn.Module, name: str, num_classes: int, image_size: int, as_classifier: bool = True) -> Tried:
+    """Return what a training pass of two images on a copy has shown. The model stays as it is.
 
     as_classifier: a pass must give one number per class. Raises UsageError, naming the parameter or buffer, for a model
     that cannot be trained or whose state does not come back from a file.
@@ -39,7 +49,7 @@ def try_model(model: nn.Module, name: str, num_classes: int, image_size: int, as
         trial.run(num_classes, image_size, as_classifier)
         moving = trial.moving_buffers()
         trial.refuse_what_files_lose()
-    return moving
+    return Tried(moving, trial.unused)
 
 
 class _Trial:
@@ -48,6 +58,7 @@ class _Trial:
     def __init__(self, model: nn.Module, name: str) -> None:
         self.model, self.name = model, name
         self.snapshots: list[dict[str, torch.Tensor]] = []
+        self.unused: list[str] = []
 
     def refuse(self, problem: str) -> UsageError:
         return UsageError(f"model.name={self.name} {problem}")
@@ -138,6 +149,8 @@ class _Trial:
         except RuntimeError as error:
             raise self.refuse(f"has no backward pass: {error}") from error
         for name, parameter in self.copy.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                self.unused.append(name)
             if parameter.grad is not None and parameter.grad.is_sparse:
                 raise self.refuse(f"has a sparse gradient for {name!r}, which is not supported: use sparse=False.")
 

@@ -35,12 +35,11 @@ class Acceleration:
         self.device = device
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.compile = config.compile
+        self.ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         self.accelerator = Accelerator(
             mixed_precision=AUTOCAST[config.precision],
             cpu=device.type == "cpu",
-            # DDP rearranges its buckets after its first step unless it looks for unused parameters: a
-            # resumed process would then sum in another order than the one that was never killed.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+            kwargs_handlers=[self.ddp],
         )
 
     @property
@@ -48,12 +47,16 @@ class Acceleration:
         """The loss scale of fp16; None in other precisions."""
         return self.accelerator.scaler
 
-    def prepare(self, module: nn.Module, distributed: bool) -> nn.Module:
+    def prepare(self, module: nn.Module, distributed: bool, all_used: bool = False) -> nn.Module:
         """Return the module as it is trained: under autocast, behind DDP if `distributed`, and compiled if asked.
 
         Any method of it can be called, model(images, method="features"). What is saved is the plain module: compiling
-        would change the names of its weights.
+        would change the names of its weights. all_used: every pass uses all parameters.
         """
+        # Looking for unused parameters walks the graph in each step. Unless it does, DDP rearranges its buckets after
+        # its first step: a resumed process would then sum in another order than one that was never killed. The order
+        # of two summands does not matter.
+        self.ddp.find_unused_parameters = not all_used or self.accelerator.num_processes > 2
         self.prepare_for_evaluation(module)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)

@@ -185,7 +185,7 @@ def build_state(
         _load_as_main(module, config.model.init_from, data.class_names, run)
     module.to(acceleration.device, acceleration.dtype)
     is_supervised = config.objective.name == "supervised"
-    moving = try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
+    tried = try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     ema = build_ema(module) if config.train.ema_decay is not None else None
@@ -194,12 +194,17 @@ def build_state(
     return TrainState(
         module=module,
         # Deterministic sums leave DDP out; one process needs none.
-        model=acceleration.prepare(module, distributed=not config.train.deterministic),
+        model=acceleration.prepare(
+            module,
+            distributed=not config.train.deterministic,
+            # Code that is not ours may leave out a part of the model in some passes only.
+            all_used=is_supervised and ":" not in config.model.name and not tried.unused,
+        ),
         optimizer=build_optimizer(groups),
         statistics=BatchNormStatistics(
             module,
             *(own for own in further.values() if is_trained(own)),
-            moving=[module.get_buffer(name) for name in moving],
+            moving=[module.get_buffer(name) for name in tried.moving],
         ),
         scaler=acceleration.scaler,
         ema=acceleration.prepare_for_evaluation(ema) if ema is not None else None,

@@ -145,7 +145,7 @@ def test_models_that_would_go_wrong_are_refused(make, message):
 
 
 def test_outputs_are_the_objectives_business_where_it_has_its_own():
-    assert attempt(TwoOutputs(), as_classifier=False) == []
+    assert attempt(TwoOutputs(), as_classifier=False).moving == []
 
 
 def test_auxiliary_outputs_of_torchvision_name_the_argument():
@@ -155,8 +155,8 @@ def test_auxiliary_outputs_of_torchvision_name_the_argument():
 
 
 def test_buffers_that_passes_move_are_found():
-    assert attempt(Remembering()) == ["seen"]
-    assert attempt(MakesBuffer(persistent=False)) == []
+    assert attempt(Remembering()) == (["seen"], [])
+    assert attempt(MakesBuffer(persistent=False)).moving == []
     norms = nn.Sequential(
         nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)),
         nn.InstanceNorm2d(4, track_running_stats=True),
@@ -165,7 +165,7 @@ def test_buffers_that_passes_move_are_found():
         nn.Flatten(),
         nn.Linear(4, 2),
     )
-    found = attempt(norms)
+    found = attempt(norms).moving
     assert {"1.running_mean", "1.running_var"} <= set(found)
     assert any(name.startswith("0.parametrizations") for name in found)
     assert not any(name.startswith("2.") for name in found)
@@ -188,7 +188,7 @@ def test_tied_weights_and_views_come_back():
             self.other = nn.Linear(3, 2)
             self.other.weight = self.head.weight
 
-    assert attempt(Tied()) == []
+    assert attempt(Tied()).moving == []
 
 
 def test_lazy_layers_get_their_shapes(monkeypatch):
@@ -201,9 +201,15 @@ def test_lazy_layers_get_their_shapes(monkeypatch):
     model = build_model(ModelConfig(name="ledger:lazy"), 5, 8)
     assert model[3].weight.shape == (5, 144) and model.training
     assert not model[1].running_mean.any()
-    assert try_model(model, "ledger:lazy", 5, 8) == []
+    assert try_model(model, "ledger:lazy", 5, 8) == ([], [])
 
 
 def test_a_model_that_keeps_versions_of_its_layers_comes_back():
     """Without its version, mnasnet takes weights for those of an old one, and rearranges itself."""
-    assert try_model(torchvision.models.mnasnet0_5(num_classes=2), "torchvision/mnasnet0_5", 2, 64) == []
+    assert try_model(torchvision.models.mnasnet0_5(num_classes=2), "torchvision/mnasnet0_5", 2, 64) == ([], [])
+
+
+def test_parameters_without_a_gradient_are_found():
+    model = Base()
+    model.spare, model.frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
+    assert attempt(model).unused == ["spare"]
