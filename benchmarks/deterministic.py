@@ -151,6 +151,8 @@ def training_steps(
     from distcls.runs.folder import RunFolder
     from distcls.training.acceleration import Acceleration
     from distcls.training.kernels import choose_kernels
+    from distcls.training.objectives.build import build_objective
+    from distcls.training.objectives.objective import describe_task
     from distcls.training.state import build_state
     from distcls.training.step import TrainStep
 
@@ -170,8 +172,10 @@ def training_steps(
     acceleration = Acceleration(config.train, processes.device)
     device, dtype = acceleration.device, acceleration.dtype
     normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
-    state = build_state(config, data, acceleration, run)
-    train_step = TrainStep(config, state, plan, Augmentation(normalize, len(data.class_names)), acceleration)
+    augment = Augmentation(normalize, len(data.class_names))
+    objective = build_objective(config.objective, describe_task(config, data, plan, augment, device, dtype))
+    state = build_state(config, data, objective, acceleration, run)
+    train_step = TrainStep(config, objective, state, plan, acceleration)
     eight = dataclasses.replace(plan, total_steps=8)
     batches = list(train_batches(data.train, eight, config.augment, device, workers=0, start=0))
     previous = None

@@ -47,8 +47,8 @@ def save(turns: int) -> None:
 
     from distcls.config.settings import TrainConfig
     from distcls.training.checkpoint import Checkpoints
-    from distcls.training.gradients import BatchNormStatistics
     from distcls.training.state import TrainState
+    from distcls.training.statistics import BatchNormStatistics
 
     torch.set_num_threads(1)
     module = torch.nn.Linear(2048, 2048)

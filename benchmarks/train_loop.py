@@ -49,6 +49,8 @@ from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
 from distcls.training.finish import write_about_data
 from distcls.training.kernels import choose_kernels
+from distcls.training.objectives.build import build_objective
+from distcls.training.objectives.objective import describe_task
 from distcls.training.state import build_state
 from distcls.training.step import TrainStep
 from distcls.training.watch import Watch
@@ -67,8 +69,9 @@ def distcls_loop(config: Config, data: Data, processes: Processes, run: RunFolde
     plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
     normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
     augment = Augmentation(normalize, len(data.class_names))
-    state = build_state(config, data, acceleration, run)
-    train_step = TrainStep(config, state, plan, augment, acceleration)
+    objective = build_objective(config.objective, describe_task(config, data, plan, augment, device, dtype))
+    state = build_state(config, data, objective, acceleration, run)
+    train_step = TrainStep(config, objective, state, plan, acceleration)
     watch = Watch(config, state, plan, data.train, run)
     batches = train_batches(data.train, plan, config.augment, device, config.data.workers, state.step)
     while state.step < plan.total_steps:

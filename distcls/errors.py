@@ -55,6 +55,13 @@ class DivergedError(DistclsError):
     on_all_ranks = True
 
 
+class DriftedError(DistclsError):
+    """Processes that should hold the same weights do not."""
+
+    exit_code = 70
+    on_all_ranks = True
+
+
 class OutOfMemoryError(DistclsError):
     """The micro-batch does not fit the device, or what loader workers read does not fit the machine."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -37,6 +38,10 @@ class Ledger(nn.Module):
         super().__init__()
         self.network = network
         self.file = None if folder is None else Path(folder) / f"rank{os.environ.get('RANK', '0')}.jsonl"
+
+    def __deepcopy__(self, memo: dict) -> Ledger:
+        """A copy, such as one to try the model with, writes nothing down."""
+        return Ledger(copy.deepcopy(self.network, memo), None)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training and self.file is not None:

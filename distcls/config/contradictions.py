@@ -78,7 +78,7 @@ def value_at(config: Config, path: str) -> Any:
 
 def _ignored(config: Config, rule: Belongs) -> Iterator[Problem]:
     value, default, now = value_at(config, rule.setting), value_at(Config(), rule.setting), value_at(config, rule.to)
-    if value == default or rule.applies(now):
+    if value == default or rule.applies(now) or any(map(rule.applies, _in_groups(config, rule.to))):
         return
     own = ", or do it in your own code" if ":" in str(now) else ""
     yield (
@@ -86,6 +86,13 @@ def _ignored(config: Config, rule: Belongs) -> Iterator[Problem]:
         f"{rule.setting}={shown(as_plain(value))} does nothing: it is for {rule.place()}, but {rule.to} is "
         f"{shown(as_plain(now))}. Change one of them, or leave {rule.setting} at {shown(as_plain(default))}{own}",
     )
+
+
+def _in_groups(config: Config, path: str) -> Iterator[Any]:
+    """Yield the values that a setting of `optim` has in the groups of parameters."""
+    section, _, name = path.partition(".")
+    for group in config.optim.groups if section == "optim" else ():
+        yield getattr(config.optim.for_group(group), name)
 
 
 def _wrong_data(data: DataConfig) -> Iterator[Problem]:
@@ -161,6 +168,34 @@ def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
         yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"
+
+
+def _wrong_groups(optim: OptimConfig) -> Iterator[Problem]:
+    for group in optim.groups:
+        effective, for_group = optim.for_group(group), f" (the group that matches {group.match!r})"
+        for _, problem in (*_wrong_schedule(effective), *_wrong_optimizer(effective)):
+            yield "optim.groups", problem + for_group
+        kinds = {"momentum": ("sgd",), "betas": ("adam", "adamw"), "eps": ("adam", "adamw")}
+        for name, users in kinds.items():
+            if getattr(group, name) is not None and effective.name not in users:
+                yield (
+                    "optim.groups",
+                    f"{name} is for {either(users)}, but the optimizer is {effective.name}{for_group}: "
+                    f"remove {name}" + (", or give it in args" if ":" in effective.name else ""),
+                )
+        if effective.args and ":" not in effective.name:
+            yield "optim.groups", f"args are for an optimizer of your own, my_pkg.module:make{for_group}: remove them"
+
+
+def _wrong_args(config: Config) -> Iterator[Problem]:
+    for section, kind in (("objective", "an objective"), ("loss", "a loss"), ("optim", "an optimizer")):
+        name, args = getattr(config, section).name, getattr(config, section).args
+        if args and ":" not in name:
+            yield (
+                f"{section}.args",
+                f"{section}.args is for {kind} of your own, but {section}.name is {name}: remove {section}.args, or "
+                f"write {section}.name=my_pkg.module:make",
+            )
 
 
 def _wrong_colors(data: DataConfig) -> Iterator[Problem]:
@@ -258,6 +293,8 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_periods(config.train), "train.log_every train.eval_every train.checkpoint_every"),
     (lambda config, _: _wrong_schedule(config.optim), "optim.schedule optim.milestones optim.min_lr optim.lr"),
     (lambda config, _: _wrong_optimizer(config.optim), "optim.name optim.momentum optim.nesterov optim.betas"),
+    (lambda config, _: _wrong_groups(config.optim), "optim"),
+    (lambda config, _: _wrong_args(config), "objective.name objective.args loss.name loss.args optim.name optim.args"),
     (lambda config, _: _wrong_colors(config.data), "data.background data.float_range"),
     (lambda config, _: _wrong_normalize(config.augment.normalize), "augment.normalize"),
     (

@@ -33,7 +33,7 @@ def importing_only(names: Collection[str], otherwise: str) -> Iterator[None]:
         _allowed.reset(token)
 
 
-def call_by_name(setting: str, name: str, *args: Any, **kwargs: Any) -> Any:
+def call_by_name(setting: str, name: str, /, *args: Any, **kwargs: Any) -> Any:
     """Import `package.module:function` and call it.
 
     Raises UsageError, naming the setting, where the module or the function is not there, or where the

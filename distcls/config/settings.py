@@ -193,7 +193,8 @@ class ModelConfig:
     """The network, and where its weights start."""
 
     name: str = setting(
-        "cnn2", "cnn2, cnn3, resnet9, torchvision/NAME, or my_pkg.module:make, called as make(num_classes, **args)."
+        "cnn2",
+        "cnn2, cnn3, resnet9, torchvision/NAME, or my_pkg.module:make, called as make(num_classes=C, **args).",
     )
     args: dict[str, Any] = setting({}, "Arguments of the model, such as {dropout: 0.2}.")
     init_from: str | None = setting(None, "A run folder or a weights file to start from.")
@@ -207,7 +208,7 @@ class LossConfig:
     """What is minimised."""
 
     name: str = setting(
-        "cross_entropy", "cross_entropy, focal, or my_pkg.module:loss, called as loss(logits, targets)."
+        "cross_entropy", "cross_entropy, focal, or my_pkg.module:loss, called as loss(logits, targets, **args)."
     )
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.", minimum=0, below=1)
     gamma: float = setting(
@@ -219,22 +220,53 @@ class LossConfig:
         "1 / its effective number of images (arXiv 1901.05555); or {cat: 2}, where the other classes weigh 1.",
     )
     beta: float = setting(0.999, "Beta of class_weights=effective; 1 would be balanced.", minimum=0, below=1)
+    args: dict[str, Any] = setting({}, "Arguments of a loss of your own.")
+
+
+@dataclass
+class ObjectiveConfig:
+    """What a step makes of the model and the images."""
+
+    name: str = setting(
+        "supervised", "supervised, the loss of logits and labels; or my_pkg.module:make, called as make(task, **args)."
+    )
+    args: dict[str, Any] = setting({}, "Arguments of an objective of your own.")
 
 
 @dataclass(frozen=True)
 class ParamGroupConfig:
-    """Parameters whose name matches get settings of their own."""
+    """Parameters whose name matches get settings of their own; what is left out is as in `optim`."""
 
     match: str = setting("", "Regular expression, searched in the parameter's name.")
     lr_scale: float = setting(1.0, "Factor on the learning rate.", minimum=0)
-    weight_decay: float | None = setting(None, "Weight decay instead of optim.weight_decay.", minimum=0)
+    weight_decay: float | None = setting(
+        None, "Weight decay instead of optim.weight_decay, for norms and biases too.", minimum=0
+    )
+    name: str | None = setting(None, "Optimizer instead of optim.name.")
+    args: dict[str, Any] | None = setting(None, "Arguments of an optimizer of your own.")
+    lr: float | None = setting(None, "Peak learning rate instead of optim.lr.", above=0)
+    momentum: float | None = setting(None, "Momentum of sgd.", minimum=0, below=1)
+    nesterov: bool | None = setting(None, "Nesterov momentum for sgd.")
+    betas: list[float] | None = setting(None, "Averaging factors of adam and adamw.")
+    eps: float | None = setting(None, "Added to the denominator of adam and adamw.", above=0)
+    schedule: Literal["constant", "cosine", "one_cycle", "step"] | None = setting(
+        None, "Shape of the learning rate instead of optim.schedule."
+    )
+    warmup: str | None = setting(None, "Linear warmup: a duration.", duration=True)
+    min_lr: float | None = setting(None, "Learning rate at the end of cosine and one_cycle.", minimum=0)
+    milestones: list[str] | None = setting(None, "Durations of schedule step.", duration=True)
+    gamma: float | None = setting(None, "Factor of schedule step.", above=0)
+
+    def own(self) -> dict[str, Any]:
+        """Return what stands for a setting of `optim`, by its name; None where the group has none of its own."""
+        return {name: value for name, value in vars(self).items() if name not in ("match", "lr_scale")}
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """How weights follow gradients. The learning rate belongs to train.global_batch_size."""
 
-    name: str = setting("adamw", "sgd, adam, adamw, or my_pkg.module:make, called as make(groups, lr=lr).")
+    name: str = setting("adamw", "sgd, adam, adamw, or my_pkg.module:make, called as make(groups, lr=lr, **args).")
     lr: float = setting(2e-3, "Peak learning rate.", above=0)
     momentum: float = setting(0.9, "Momentum of sgd.", minimum=0, below=1)
     nesterov: bool = setting(False, "Nesterov momentum for sgd.")
@@ -252,9 +284,26 @@ class OptimConfig:
     )
     gamma: float = setting(0.1, "Factor of schedule step.", above=0)
     fused: bool = setting(True, "Use the optimizer's fused kernel where the device has one.")
+    args: dict[str, Any] = setting({}, "Arguments of an optimizer of your own.")
     groups: list[ParamGroupConfig] = setting(
-        [], "Parameter groups with their own rate and decay; the first match wins."
+        [], "Parameter groups with their own optimizer, rate, momentum, decay or schedule; the first match wins."
     )
+
+    def for_group(self, group: ParamGroupConfig) -> OptimConfig:
+        """Return these settings, changed by what a group has of its own.
+
+        What only another optimizer or schedule uses is not inherited from here.
+        """
+        own = {name: value for name, value in group.own().items() if value is not None}
+        unused: dict[str, Any] = {"groups": []}
+        if own.get("name", self.name) != self.name:
+            unused |= {"args": {}, "nesterov": False}
+        schedule = own.get("schedule", self.schedule)
+        if schedule != "step":
+            unused["milestones"] = []
+        if schedule not in ("cosine", "one_cycle"):
+            unused["min_lr"] = 0.0
+        return dataclasses.replace(self, **(unused | own))
 
 
 @dataclass(frozen=True)
@@ -335,6 +384,7 @@ class Config:
     data: DataConfig = setting(DataConfig(), "Which images, how they are split, and how they reach the model.")
     augment: AugmentConfig = setting(AugmentConfig(), "What happens to a training batch.")
     model: ModelConfig = setting(ModelConfig(), "The network, and where its weights start.")
+    objective: ObjectiveConfig = setting(ObjectiveConfig(), "What a step makes of the model and the images.")
     loss: LossConfig = setting(LossConfig(), "What is minimised.")
     optim: OptimConfig = setting(OptimConfig(), "How weights follow gradients.")
     train: TrainConfig = setting(TrainConfig(), "How long, how precisely, and how often what happens.")

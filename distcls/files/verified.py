@@ -131,6 +131,14 @@ def read_tensors(path: Path) -> Tensors:
     return tensors | {name: tensors[first] for name, first in tied.items()}
 
 
+def tensors_from(content: bytes) -> Tensors:
+    """The tensors of such a file's content, tied names included."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    tied = json.loads(header.get("__metadata__", {}).get("tied", "{}"))
+    tensors = safetensors_torch.load(content)
+    return tensors | {name: tensors[first] for name, first in tied.items()}
+
+
 def read_json(path: Path) -> Any:
     """The value of a JSON file."""
     return json.loads(path.read_text())

@@ -25,6 +25,7 @@ from distcls.errors import DiskError
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
 from distcls.models.build import build_model
 from distcls.models.init_from import find_weights
+from distcls.models.weights import load_weights
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -108,7 +109,7 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
     assert decoding.image_size is not None
     network = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
     network.to(torch.float64 if config.train.precision == "float64" else torch.float32)
-    network.load_state_dict(read_tensors(weights))
+    load_weights(network, read_tensors(weights))
     return Classifier(network, config, class_names, decoding, preprocessing.get("temperature", 1.0)).eval()
 
 

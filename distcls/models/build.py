@@ -9,11 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from distcls.config.imports import call_by_name, nearest
+from distcls.config.imports import call_by_name, import_by_name, nearest
 from distcls.config.settings import ModelConfig
 from distcls.errors import UsageError
 from distcls.models.cnn import cnn2, cnn3
 from distcls.models.resnet9 import resnet9
+from distcls.models.trial import initialize_lazy
 from distcls.plan.randomness import global_state_kept
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -26,6 +27,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
     """The model with fresh weights, drawn from torch's global generator, in the wanted memory format."""
     model = _make(config, num_classes, image_size)
+    initialize_lazy(model, image_size)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(model, config.freeze)
@@ -34,7 +36,7 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Mo
 
 def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
     if ":" in config.name:
-        model = call_by_name("model.name", config.name, num_classes, **config.args)
+        model = _call(config, num_classes)
         _check_outputs(config.name, model, num_classes, image_size)
         return model
     if config.name.startswith("torchvision/"):
@@ -52,6 +54,14 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
         raise UsageError(
             f"model.args={config.args} do not fit model.name={config.name}: {error}. It takes {', '.join(known)}."
         ) from error
+
+
+def _call(config: ModelConfig, num_classes: int) -> nn.Module:
+    """num_classes by its name, as factories such as timm.create_model want it; first, where none is called so."""
+    parameters = inspect.signature(import_by_name("model.name", config.name)).parameters.values()
+    if any(p.name == "num_classes" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return call_by_name("model.name", config.name, **{"num_classes": num_classes, **config.args})
+    return call_by_name("model.name", config.name, num_classes, **config.args)
 
 
 def _check_outputs(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:

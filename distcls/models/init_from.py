@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distcls.errors import MissingInputError, UsageError, some_of
+from distcls.models.weights import load_weights
 from distcls.runs.status import read_status
 
 Tensors = dict[str, torch.Tensor]
@@ -55,7 +56,7 @@ def init_from(model: nn.Module, source: str, class_names: list[str], partly: boo
             f"{', its head left out' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and model.args "
             "to fit; or, if the others shall start fresh: model.init_partly=true"
         )
-    model.load_state_dict(loaded, strict=False)
+    load_weights(model, own | loaded)
     notes = [f"weights from {path}: {len(loaded)} of {len(own)} tensors"]
     if fresh:
         notes.append(

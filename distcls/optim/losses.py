@@ -32,7 +32,7 @@ def build_loss(config: LossConfig, class_weights: torch.Tensor | None = None) ->
     is divided by the number of images, weighted or not. class_weights: (C,), see `weigh_classes`.
     """
     if ":" in config.name:
-        return _checked(config.name, import_by_name("loss.name", config.name))
+        return _checked(config.name, partial(import_by_name("loss.name", config.name), **config.args))
     if config.name not in LOSSES:
         raise UsageError(
             f"loss.name={config.name}: there is no such loss.{nearest(config.name, LOSSES)} "

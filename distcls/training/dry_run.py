@@ -8,7 +8,9 @@ from distcls.data.augmentation.image_transforms import build_transforms
 from distcls.data.build import build_data
 from distcls.models.build import build_model
 from distcls.models.init_from import init_from
+from distcls.models.trial import try_model
 from distcls.optim.build import build_optimizer
+from distcls.optim.groups import group_parameters
 from distcls.optim.losses import build_loss
 from distcls.plan.batches import plan_batches
 from distcls.runs.resolution import resolve
@@ -37,7 +39,9 @@ def dry_run(config: Config, name: str) -> None:
         if config.model.init_from is not None and not step:  # a run that is resumed has its weights in its checkpoint
             found = init_from(module, config.model.init_from, data.class_names, config.model.init_partly)
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
-        build_optimizer(config.optim, module)
+        is_supervised = config.objective.name == "supervised"
+        try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
+        build_optimizer(group_parameters(config.optim, module))
         build_loss(config.loss)
         if processes.is_main:
             described = describe_plan(config, data, plan, module, processes)

@@ -22,6 +22,7 @@ from distcls.inference.classifier import Classifier, write_model
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.metrics import SplitMetrics, worst_confusions
 from distcls.inference.probabilities import Probabilities
+from distcls.models.weights import load_weights
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
 from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
@@ -57,7 +58,7 @@ def finish(
     run.processes.wait_for_everyone()  # the best weights may have been on their way to the disk
     module = state.eval_module
     if state.position.best_step is not None:
-        module.load_state_dict(checkpoints.read_best(state.position.best_step))
+        load_weights(module, checkpoints.read_best(state.position.best_step))
     classifier = Classifier(module, run.config, data.class_names, data.decoding)
     measured, kept = {}, {}
     for split in (data.val, data.test):

@@ -18,98 +18,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from distcls.training.statistics import BatchNormStatistics
 
 Forward = Callable[[Any], tuple[torch.Tensor, torch.Tensor]]
 """Runs one micro-batch: the loss to go backward from, and a vector of numbers to be summed."""
-
-
-class BatchNormStatistics:
-    """Running statistics that move once a step, by the mean over all micro-batches of the global batch.
-
-    During training each BatchNorm has momentum 1, so its buffers hold the statistics of the micro-batch
-    that has just passed: `read` them after each. The true running statistics live here, and are copied
-    into the model when somebody wants to look (`publish`), which training neither needs nor notices.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        layers = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
-        frozen = [name for name in layers if _is_frozen(module, name)]
-        self.frozen = [layers.pop(name) for name in frozen]
-        self.trained = [layer for layer in module.modules() if layer not in self.frozen]
-        self.layers = layers
-        self.momenta = [layer.momentum for layer in self.layers.values()]
-        pairs = [(layer.running_mean, layer.running_var) for layer in self.layers.values()]
-        self.buffers = [buffer for pair in pairs for buffer in pair if buffer is not None]
-        self.sizes = [buffer.numel() for buffer in self.buffers]
-        self.weights: torch.Tensor | None = None
-        self.adopt()
-        for layer in self.layers.values():
-            layer.momentum = 1.0
-
-    def adopt(self) -> None:
-        """Take what the model's buffers hold (fresh, or from a checkpoint) as the true statistics."""
-        self.running = torch.cat(self.buffers) if self.buffers else torch.empty(0)
-        counters = [layer.num_batches_tracked for layer in self.layers.values()]
-        self.steps = max((int(counter) for counter in counters if counter is not None), default=0)
-
-    def read(self) -> list[torch.Tensor]:
-        """The statistics of the last micro-batch, to be summed by the caller: nothing, or one flat vector.
-
-        The buffers are cleared, because momentum 1 multiplies what they held by zero: an infinity of
-        an overflowing fp16 step would stay, as NaN, for ever.
-        """
-        if not self.buffers:
-            return []
-        flat = torch.cat(self.buffers)
-        torch._foreach_zero_(self.buffers)
-        return [flat]
-
-    @torch.no_grad()
-    def update(self, mean: torch.Tensor) -> None:
-        """Move the running statistics towards this step's, given flat as `read` gives them (and filled up)."""
-        self.steps += 1
-        if self.buffers:
-            self.running.lerp_(mean[: len(self.running)].to(self.running.dtype), self._weights())
-
-    def _weights(self) -> torch.Tensor:
-        """How far each entry moves, flat: the layer's momentum, or 1/steps, a plain average, where that is None."""
-        if self.weights is None or None in self.momenta:
-            momenta = [1 / self.steps if momentum is None else momentum for momentum in self.momenta]
-            per_buffer = torch.tensor([momentum for momentum in momenta for _ in range(2)], dtype=torch.float64)
-            weights = per_buffer.repeat_interleave(torch.tensor(self.sizes))
-            self.weights = weights.to(self.running)
-        return self.weights
-
-    @torch.no_grad()
-    def publish(self, *modules: nn.Module) -> None:
-        """Copy the running statistics into the model (and into its average)."""
-        pieces = self.running.split(self.sizes)
-        for module in modules:
-            for name, mean, variance in zip(self.layers, pieces[::2], pieces[1::2], strict=True):
-                layer = module.get_submodule(name)
-                layer.running_mean.copy_(mean)  # type: ignore[operator,union-attr]
-                layer.running_var.copy_(variance)  # type: ignore[operator,union-attr]
-                layer.num_batches_tracked.fill_(self.steps)  # type: ignore[operator,union-attr]
-
-    def training_mode(self, module: nn.Module) -> None:
-        """module.train(), but a frozen BatchNorm goes on with the statistics it came with.
-
-        Where all is so already it costs less to see that: this is asked before each step, because modes that
-        an evaluation, or the model itself, has left behind would make a step depend on what was before it.
-        """
-        if not all(layer.training for layer in self.trained) or any(layer.training for layer in self.frozen):
-            module.train()
-            for layer in self.frozen:
-                layer.eval()
-
-
-def _is_frozen(module: nn.Module, name: str) -> bool:
-    """Whether a layer is not trained; one without weights goes by the smallest part around it that has some."""
-    parameters = list(module.get_submodule(name).parameters())
-    if not parameters and name:
-        return _is_frozen(module, name.rpartition(".")[0])
-    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 class OverlappedSum:
@@ -117,7 +30,8 @@ class OverlappedSum:
 
     `no_sync` is its context manager that only accumulates; DDP divides by the number of processes, which
     is undone in the loss. Each parameter without a gradient gets zeros, so that how a batch was cut
-    cannot decide whether weight decay and momentum move it.
+    cannot decide whether weight decay and momentum move it. DDP wraps `module` alone: gradients of `further` modules,
+    which are small (a projector), are summed with the numbers, after the backward pass.
     """
 
     def __init__(
@@ -127,8 +41,10 @@ class OverlappedSum:
         backward: Callable[[torch.Tensor], None],
         no_sync: Callable[[], AbstractContextManager],
         world_size: int,
+        further: Sequence[nn.Module] = (),
     ) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.further = [p for m in further for p in m.parameters() if p.requires_grad]
+        self.parameters = [p for p in module.parameters() if p.requires_grad] + self.further
         self.statistics = statistics
         self.backward = backward
         self.no_sync = no_sync
@@ -141,12 +57,22 @@ class OverlappedSum:
         total = self._run(forward, micro_batches[0], last=len(micro_batches) == 1)
         for micro_batch in micro_batches[1:]:
             total += self._run(forward, micro_batch, last=micro_batch is micro_batches[-1])
-        if self.world_size > 1:
-            dist.all_reduce(total)
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        return total
+        return self._reduce(total) if self.world_size > 1 else total
+
+    def _reduce(self, total: torch.Tensor) -> torch.Tensor:
+        """The sum of the numbers over all processes, and with them the gradients that DDP does not know."""
+        size = len(total)
+        gradients = [parameter.grad for parameter in self.further if parameter.grad is not None]
+        if gradients:
+            total = torch.cat([total, *(gradient.flatten() / self.world_size for gradient in gradients)])
+        dist.all_reduce(total)
+        pieces = total[size:].split([gradient.numel() for gradient in gradients])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view(gradient.shape))
+        return total[:size]
 
     def _run(self, forward: Forward, micro_batch: Any, last: bool) -> torch.Tensor:
         with nullcontext() if last else self.no_sync():
@@ -171,8 +97,9 @@ class OrderedSum:
         statistics: BatchNormStatistics,
         backward: Callable[[torch.Tensor], None],
         world_size: int,
+        further: Sequence[nn.Module] = (),
     ) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.parameters = [p for m in (module, *further) for p in m.parameters() if p.requires_grad]
         self.statistics = statistics
         self.backward = backward
         self.world_size = world_size

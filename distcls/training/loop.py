@@ -25,7 +25,6 @@ from distcls.inference.classifier import Classifier
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.identity import refuse_other_data
 from distcls.optim.build import momenta_per_weight
-from distcls.optim.losses import weigh_classes
 from distcls.plan.batches import plan_batches
 from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
@@ -34,6 +33,8 @@ from distcls.training.failures import ending_told
 from distcls.training.finish import finish, write_about_data
 from distcls.training.header import check_plan, describe, describe_longer
 from distcls.training.kernels import choose_kernels
+from distcls.training.objectives.build import build_objective
+from distcls.training.objectives.objective import describe_task
 from distcls.training.state import build_state
 from distcls.training.step import TrainStep
 from distcls.training.watch import Watch
@@ -70,9 +71,9 @@ def train(config: Config, default_name: str) -> Finished:
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
         checkpoints = Checkpoints(run, config.train)
         newest = checkpoints.newest()
-        state = build_state(config, data, acceleration, run, with_init_from=newest is None)
-        class_weights = weigh_classes(config.loss, data.train.labels, data.class_names)
-        train_step = TrainStep(config, state, plan, augment, acceleration, class_weights)
+        objective = build_objective(config.objective, describe_task(config, data, plan, augment, device, dtype))
+        state = build_state(config, data, objective, acceleration, run, with_init_from=newest is None)
+        train_step = TrainStep(config, objective, state, plan, acceleration)
         evaluate = Evaluator(config, processes)
         described = describe(config, data, plan, state.module, processes)
         run.progress.header([*described, *describe_longer(config, plan, run.dir), ("folder", str(run.dir))])
@@ -98,6 +99,7 @@ def train(config: Config, default_name: str) -> Finished:
             finished = state.step == plan.total_steps or stopped_early
             if is_due(state.step, config.train.checkpoint_every, plan) or stopping or finished:
                 watch.catch_up("save")
+                state.refuse_drift(processes)
                 checkpoints.save(state, ended=finished)
             checkpoints.raise_errors(wait=stopping or finished)
             if stopping:

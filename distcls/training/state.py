@@ -9,17 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from distcls.cluster.processes import Processes
 from distcls.config.metrics import METRICS
 from distcls.config.settings import Config, ModelConfig
 from distcls.data.split import Data
+from distcls.errors import DriftedError, UsageError
 from distcls.models.build import build_model
 from distcls.models.init_from import InitFrom, init_from
+from distcls.models.trial import try_model
+from distcls.models.weights import load_weights
 from distcls.optim.build import build_optimizer
 from distcls.optim.ema import build_ema, copy_buffers
+from distcls.optim.groups import Group, group_parameters
 from distcls.plan.randomness import seed_torch
 from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
-from distcls.training.gradients import BatchNormStatistics
+from distcls.training.objectives.objective import Objective
+from distcls.training.statistics import BatchNormStatistics
+
+RESERVED = ("model", "ema", "optimizer", "state", "length", "manifest")
+"""Names of the other files of a checkpoint."""
 
 
 @dataclass
@@ -72,6 +81,10 @@ class TrainState:
     statistics: BatchNormStatistics
     scaler: Any = None
     ema: nn.Module | None = None
+    groups: list[Group] = field(default_factory=list)
+    """What the optimizer's parameter groups are, and which learning rate each has."""
+    further: dict[str, nn.Module] = field(default_factory=dict)
+    """Modules of the objective, by name: a projector that is trained, a teacher that follows."""
     position: Position = field(default_factory=Position)
 
     @property
@@ -116,21 +129,32 @@ class TrainState:
 
     @property
     def eval_module(self) -> nn.Module:
-        """The network that is evaluated and kept: the average where there is one. Its statistics are current."""
-        self.publish_statistics()
-        return self.ema if self.ema is not None else self.module
-
-    def publish_statistics(self) -> None:
-        """Bring BatchNorm's running statistics into the modules."""
-        if self.ema is not None:
-            copy_buffers(self.ema, self.module)
-        self.statistics.publish(self.module, *([self.ema] if self.ema is not None else []))
+        """The network that is evaluated and kept: the average where there is one. Its buffers are the network's."""
+        if self.ema is None:
+            return self.module
+        copy_buffers(self.ema, self.module)
+        return self.ema
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Weights and buffers by file of the checkpoint."""
-        self.publish_statistics()
-        modules = {"model": self.module} | ({"ema": self.ema} if self.ema is not None else {})
+        modules = {"model": self.module} | ({"ema": self.eval_module} if self.ema is not None else {}) | self.further
         return {name: dict(module.state_dict()) for name, module in modules.items()}
+
+    def refuse_drift(self, processes: Processes) -> None:
+        """Raise DriftedError where the weights or buffers of two processes differ. All of them call it."""
+        if processes.world_size == 1:
+            return
+        named = [(f"{file}: {name}", t) for file, tensors in self.tensors().items() for name, t in tensors.items()]
+        sums = processes.from_all(torch.stack([_checksum(tensor) for _, tensor in named]).tolist())
+        for index, (name, _) in enumerate(named):
+            for rank, theirs in enumerate(sums):
+                if theirs[index] != sums[0][index]:
+                    raise DriftedError(
+                        f"at step {self.step} the processes have drifted apart: the first tensor that differs, between "
+                        f"rank 0 and rank {rank}, is {name!r}. Something draws or remembers by itself in each process: "
+                        "a model or optimizer with a generator or attributes of its own. They were equal at the last "
+                        "checkpoint."
+                    )
 
     def optimizer_state(self) -> dict[str, Any]:
         """Optimizer and loss scale, for torch.save."""
@@ -141,9 +165,11 @@ class TrainState:
         self, tensors: dict[str, dict[str, torch.Tensor]], optimizer_state: dict[str, Any], position: dict[str, Any]
     ) -> None:
         """Become what was saved. Raises ValueError where the optimizer's state lies differently in memory."""
-        self.module.load_state_dict(tensors["model"])
+        load_weights(self.module, tensors["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(tensors["ema"])
+            load_weights(self.ema, tensors["ema"])
+        for name, module in self.further.items():
+            load_weights(module, tensors[name])
         self.statistics.adopt()
         self.optimizer.load_state_dict(optimizer_state["optimizer"])
         _check_strides(self.optimizer)
@@ -157,7 +183,12 @@ class TrainState:
 
 
 def build_state(
-    config: Config, data: Data, acceleration: Acceleration, run: RunFolder, with_init_from: bool = True
+    config: Config,
+    data: Data,
+    objective: Objective,
+    acceleration: Acceleration,
+    run: RunFolder,
+    with_init_from: bool = True,
 ) -> TrainState:
     """The state before the first step, on the device. Weights are drawn on the CPU, so that devices agree.
 
@@ -167,19 +198,56 @@ def build_state(
     module = build_model(config.model, len(data.class_names), data.image_size)
     if config.model.init_from is not None and with_init_from:
         _load_as_main(module, config.model, data.class_names, run)
+    module.to(acceleration.device, acceleration.dtype)
+    is_supervised = config.objective.name == "supervised"
+    tried = try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    module.to(acceleration.device, acceleration.dtype)
     ema = build_ema(module) if config.train.ema_decay is not None else None
+    further = _build_further(config, objective, module, acceleration)
+    groups = group_parameters(config.optim, module, further)
     return TrainState(
         module=module,
         # Deterministic sums leave DDP out; one process needs none.
-        model=acceleration.prepare(module, distributed=not config.train.deterministic),
-        optimizer=build_optimizer(config.optim, module),
-        statistics=BatchNormStatistics(module),
+        model=acceleration.prepare(
+            module,
+            distributed=not config.train.deterministic,
+            # Code that is not ours may leave out a part of the model in some passes only.
+            all_used=is_supervised and ":" not in config.model.name and not tried.unused,
+        ),
+        optimizer=build_optimizer(groups),
+        statistics=BatchNormStatistics(
+            module,
+            *(own for own in further.values() if is_trained(own)),
+            moving=[module.get_buffer(name) for name in tried.moving],
+        ),
         scaler=acceleration.scaler,
-        ema=acceleration.prepare(ema, distributed=False, compiled=False) if ema is not None else None,
+        ema=acceleration.prepare_for_evaluation(ema) if ema is not None else None,
+        groups=groups,
+        further=further,
     )
+
+
+def is_trained(module: nn.Module) -> bool:
+    """True if any of its parameters requires a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _build_further(
+    config: Config, objective: Objective, module: nn.Module, acceleration: Acceleration
+) -> dict[str, nn.Module]:
+    """The objective's modules, on the device. Raises UsageError for a name that a checkpoint uses otherwise."""
+    seed_torch(torch.device("cpu"), config.train.seed, "objective")
+    further = objective.modules(module)
+    for name, own in further.items():
+        if name in RESERVED or not name.isidentifier():
+            raise UsageError(
+                f"objective.name={config.objective.name} calls a module {name!r}: a name is letters, digits and _, and "
+                f"none of {', '.join(RESERVED)}."
+            )
+        own.to(acceleration.device, acceleration.dtype).train(is_trained(own))
+        acceleration.prepare_for_evaluation(own)
+    return further
 
 
 def _load_as_main(module: nn.Module, config: ModelConfig, class_names: list[str], run: RunFolder) -> None:
@@ -189,11 +257,18 @@ def _load_as_main(module: nn.Module, config: ModelConfig, class_names: list[str]
         return init_from(module, config.init_from or "", class_names, config.init_partly), module.state_dict()
 
     done, tensors = run.processes.from_main(load)
-    module.load_state_dict(tensors)
+    load_weights(module, tensors)
     for line in done.notes:
         run.progress.note(line)
     for line in done.warnings:
         run.progress.warning(line)
+
+
+def _checksum(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor's bits as integers, int64 (), on its device."""
+    flat = tensor.detach().contiguous().flatten()
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return flat.view(sizes.get(flat.element_size(), torch.uint8)).sum(dtype=torch.int64)
 
 
 def _check_strides(optimizer: torch.optim.Optimizer) -> None:

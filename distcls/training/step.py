@@ -4,82 +4,114 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from distcls.config.settings import Config
-from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.loading.micro_batch import MicroBatch
+from distcls.errors import UsageError
 from distcls.optim.ema import update_ema
-from distcls.optim.losses import build_loss
-from distcls.optim.schedules import lr_at
+from distcls.optim.groups import lrs_at
 from distcls.plan.batches import BatchPlan
-from distcls.plan.randomness import seed_torch
+from distcls.plan.randomness import seed_everything
 from distcls.training.acceleration import Acceleration
 from distcls.training.gradients import OrderedSum, OverlappedSum
+from distcls.training.objectives.objective import Network, Objective, Terms
 from distcls.training.state import TrainState
 
-NUM_SUMS = 2
-"""Numbers that are summed over the global batch beside the gradients: the loss, and how many are right."""
+REPORTED_FIRST = ("loss", "accuracy", "grad_norm")
 
 
 class TrainStep:
-    """Calling it with this rank's micro-batches moves the state by one step."""
+    """Calling it with this rank's micro-batches moves the state by one step.
+
+    `names` are those of the numbers that it returns: REPORTED_FIRST, then the other scalars of the objective. Their
+    names are known after the first step.
+    """
 
     def __init__(
-        self,
-        config: Config,
-        state: TrainState,
-        plan: BatchPlan,
-        augment: Augmentation,
-        acceleration: Acceleration,
-        class_weights: np.ndarray | None = None,
+        self, config: Config, objective: Objective, state: TrainState, plan: BatchPlan, acceleration: Acceleration
     ) -> None:
-        self.config, self.state, self.plan = config, state, plan
+        self.config, self.objective, self.state, self.plan = config, objective, state, plan
         self.device = acceleration.device
-        self.augment = augment
-        weights = (
-            None if class_weights is None else torch.from_numpy(class_weights).to(acceleration.dtype).to(self.device)
-        )
-        self.loss = build_loss(config.loss, weights)
-        backward = acceleration.backward
+        self.network = Network(state.module, state.model, acceleration.autocast)
+        self.shapes: dict[str, torch.Size] | None = None
+        self.names: tuple[str, ...] = REPORTED_FIRST
         if config.train.deterministic:
-            self.sum_gradients = OrderedSum(state.module, state.statistics, backward, plan.world_size)
+            self.sum_gradients = OrderedSum(
+                state.module, state.statistics, acceleration.backward, plan.world_size, list(state.further.values())
+            )
         else:
             self.sum_gradients = OverlappedSum(
-                state.module, state.statistics, backward, lambda: acceleration.no_sync(state.model), plan.world_size
+                state.module,
+                state.statistics,
+                acceleration.backward,
+                lambda: acceleration.no_sync(state.model),
+                plan.world_size,
+                list(state.further.values()),
             )
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor | None:
-        """Loss, accuracy and gradient norm of the global batch, (3,) on the device; None for a skipped step."""
+        """The numbers called `names` of the global batch, float, on the device; None for a skipped step."""
         state, train = self.state, self.config.train
         if state.step in train.skip_steps:
             state.position.step += 1
             return None
-        state.statistics.training_mode(state.model)
+        state.statistics.training_mode()
         sums = self.sum_gradients(self._forward, micro_batches)
         norm = self._clip()
+        means, statistics = self._split(sums)
         if self._update():
-            state.statistics.update(sums[NUM_SUMS:] / self.plan.num_micro_batches)
+            state.statistics.update(statistics, self.plan.num_micro_batches)
             if state.ema is not None and train.ema_decay is not None:
                 update_ema(state.ema, state.module, train.ema_decay, state.step)
+            with torch.no_grad():
+                self.objective.update(means, state.step)
         else:
             state.position.skipped_steps += 1
         state.position.step += 1
-        return torch.cat([sums[:NUM_SUMS] / self.plan.global_batch_size, norm.reshape(1)])
+        return self._reported(means, norm)
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The micro-batch's part of the mean loss, and its sums. Draws are keyed by its place in the run."""
-        seed_torch(self.device, self.plan.seed, "model", self.state.step, micro_batch.index)
-        images, targets = self.augment(micro_batch)
-        logits = self.state.model(images)
-        losses = self.loss(logits, targets)
-        correct = logits.detach().argmax(1) == micro_batch.labels
-        if micro_batch.went_bad:
-            weights = micro_batch.weights()
-            losses, correct = losses * weights, correct * weights
+        seed_everything(self.device, self.plan.seed, "model", self.state.step, micro_batch.index)
+        terms = self.objective(self.network.begin(), micro_batch, self.state.step)
+        self._check(terms, micro_batch)
+        losses = terms.losses * micro_batch.weights() if micro_batch.went_bad else terms.losses
         loss = losses.sum()
-        return loss / self.plan.global_batch_size, torch.stack([loss.detach(), correct.sum().to(loss.dtype)])
+        sums = [value.detach().to(loss.dtype).flatten() for value in terms.sums.values()]
+        return loss / self.plan.global_batch_size, torch.cat([loss.detach().reshape(1), *sums])
+
+    def _check(self, terms: Terms, micro_batch: MicroBatch) -> None:
+        """What is summed has one layout in all steps and processes. Raises UsageError where it has not."""
+        if terms.losses.shape != micro_batch.labels.shape:
+            raise UsageError(
+                f"objective.name={self.config.objective.name} gave losses of shape {tuple(terms.losses.shape)}, "
+                f"expected one number per image, {tuple(micro_batch.labels.shape)}: leave out their mean."
+            )
+        shapes = {name: value.shape for name, value in terms.sums.items()}
+        if self.shapes is None:
+            self.shapes = shapes
+            others = [name for name, shape in shapes.items() if not shape and name not in REPORTED_FIRST]
+            self.names = (*REPORTED_FIRST, *others)
+        if list(shapes.items()) != list(self.shapes.items()):
+            raise UsageError(
+                f"objective.name={self.config.objective.name} gave the sums {shapes}, and {self.shapes} in its first "
+                "step: give the same names and shapes in the same order, with zeros for what there is none of."
+            )
+
+    def _split(self, sums: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The means over the global batch, "loss" and the objective's, by name; and the rest, which is BatchNorm's."""
+        shapes = {"loss": torch.Size(), **(self.shapes or {})}
+        sizes = [shape.numel() for shape in shapes.values()]
+        pieces = (sums[: sum(sizes)] / self.plan.global_batch_size).split(sizes)
+        means = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        return means, sums[sum(sizes) :]
+
+    def _reported(self, means: dict[str, torch.Tensor], norm: torch.Tensor) -> torch.Tensor:
+        """Where an objective counts no accuracy it is NaN."""
+        numbers = {**means, "grad_norm": norm}
+        missing = torch.full_like(norm, torch.nan)
+        return torch.stack([numbers.get(name, missing) for name in self.names])
 
     def _clip(self) -> torch.Tensor:
         """The norm of the whole gradient, which is cut back to max_grad_norm if that is set."""
@@ -96,9 +128,9 @@ class TrainStep:
     def _update(self) -> bool:
         """Move the weights, unless fp16 overflowed: whether they were moved."""
         state = self.state
-        lr = lr_at(state.step, self.config.optim, self.plan)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+        for group, lr in zip(state.optimizer.param_groups, lrs_at(state.step, state.groups, self.plan), strict=True):
+            group["lr"] = lr
+        seed_everything(self.device, self.plan.seed, "optimizer", state.step)  # some optimizers draw
         if state.scaler is None:
             state.optimizer.step()
             return True
@@ -106,9 +138,3 @@ class TrainStep:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         return state.scaler.get_scale() >= scale
-
-
-def _as_tensor(class_weights: np.ndarray | None, acceleration: Acceleration) -> torch.Tensor | None:
-    if class_weights is None:
-        return None
-    return torch.from_numpy(class_weights).to(acceleration.dtype).to(acceleration.device)

@@ -97,7 +97,7 @@ class Watch:
         if self.unseen is None:
             return
         (step, stats), self.unseen = self.unseen, None
-        loss, accuracy, norm = stats.tolist()
+        loss, accuracy, norm, *_ = stats.tolist()
         scaler = self.state.scaler
         if not math.isfinite(loss) or not (math.isfinite(norm) or scaler is not None):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))

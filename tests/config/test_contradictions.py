@@ -173,3 +173,27 @@ def test_the_batch_plan_looks_again_at_the_processes_that_were_started(settings:
 def test_a_plan_needs_a_length() -> None:
     with pytest.raises(UsageError, match=r"neither train\.num_epochs nor train\.num_steps is set"):
         plan_batches(TrainConfig(num_epochs=None), num_images=100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["optim.args={a: 1}"], "optim.args is for an optimizer"),
+        (["loss.args={a: 1}"], "loss.args is for a loss"),
+        (["objective.args={a: 1}"], "objective.args is for an objective"),
+        (["optim.groups=[{match: x, momentum: 0.5}]"], "momentum is for sgd, but the optimizer is adamw .*'x'"),
+        (["optim.groups=[{match: x, name: sgd, eps: 0.5}]"], "eps is for adam or adamw, but the optimizer is sgd"),
+        (["optim.groups=[{match: x, schedule: step}]"], "needs milestones.*matches 'x'"),
+        (["optim.groups=[{match: x, lr: 1e-4}]", "optim.min_lr=1e-3"], "is above optim.lr=0.0001.*matches 'x'"),
+        (["optim.groups=[{match: x, args: {a: 1}}]"], "args are for an optimizer of your own"),
+    ],
+)
+def test_what_a_group_or_a_built_in_part_cannot_use_is_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        load_config(None, settings)
+
+
+def test_a_group_of_another_schedule_inherits_nothing_that_it_cannot_use():
+    steps = ["optim.schedule=step", "optim.milestones=['50%']"]
+    load_config(None, [*steps, "optim.groups=[{match: x, schedule: cosine, min_lr: 1e-6}]"])
+    load_config(None, ["optim.name=sgd", "optim.nesterov=true", "optim.groups=[{match: x, name: adamw}]"])

@@ -19,7 +19,7 @@ def test_unknown_setting_names_the_place_and_the_nearest(write_config) -> None:
     [
         ("lr=1", "'optim.lr'"),
         ("train.lr=1", "'optim.lr'"),
-        ("name=x", "'data.name', 'model.name', 'loss.name', 'optim.name' or 'run.name'"),
+        ("name=x", "'data.name', 'model.name', 'objective.name', 'loss.name', 'optim.name' or 'run.name'"),
         ("num_epoch=3", "'train.num_epochs'"),
         ("optm.lr=1", "'optim'"),
         ("optim.learning_rate=1", "'optim.lr'"),
@@ -37,9 +37,9 @@ def test_unknown_setting_suggests(override: str, meant: str) -> None:
 
 def test_unknown_setting_lists_what_there_is() -> None:
     assert message("loss.xyzzy=1").endswith(
-        "unknown setting loss.xyzzy: loss has name, label_smoothing, gamma, class_weights, beta"
+        "unknown setting loss.xyzzy: loss has name, label_smoothing, gamma, class_weights, beta, args"
     )
-    assert "a config has data, augment, model, loss, optim, train, run" in message("xyzzy=1")
+    assert "a config has data, augment, model, objective, loss, optim, train, run" in message("xyzzy=1")
 
 
 def test_settings_like_finds_settings_without_their_section() -> None:

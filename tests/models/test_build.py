@@ -189,3 +189,21 @@ def test_a_look_at_the_outputs_leaves_nothing_in_the_model(monkeypatch):
     assert torch.equal(model.head.weight, expected[0]) and torch.equal(torch.rand(1), expected[1])
     assert model.cache is None
     model(torch.rand(2, 3, 8, 8)).sum().backward()
+
+
+def by_other_name(model_name: str, name: str = "x", **kwargs) -> torch.nn.Module:
+    """As timm.create_model: the first argument is the model's, and num_classes comes by name."""
+    assert (model_name, name) == ("resnet", "mine")
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, kwargs["num_classes"]))
+
+
+def test_your_own_model_gets_the_number_of_classes_by_name(monkeypatch):
+    import ledger
+
+    monkeypatch.setattr(ledger, "by_other_name", by_other_name, raising=False)
+    monkeypatch.setattr(
+        ledger, "by_place", lambda n, setting: by_other_name("resnet", "mine", num_classes=n), raising=False
+    )
+    config = ModelConfig(name="ledger:by_other_name", args={"model_name": "resnet", "name": "mine"})
+    assert build_model(config, 5, 8)[1].out_features == 5
+    assert build_model(ModelConfig(name="ledger:by_place", args={"setting": 1}), 4, 8)[1].out_features == 4

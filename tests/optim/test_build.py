@@ -1,6 +1,10 @@
-"""Which parameters are decayed, which have a rate of their own, and which words of the config are wrong."""
+"""Settings reach optimizers, several of them are one, and wrong names are errors."""
 
 from __future__ import annotations
+
+import copy
+import dataclasses
+import io
 
 import pytest
 import torch
@@ -8,7 +12,8 @@ from torch import nn
 
 from distcls.config.settings import OptimConfig, ParamGroupConfig
 from distcls.errors import UsageError
-from distcls.optim.build import build_optimizer, parameter_groups
+from distcls.optim.build import build_optimizer, momenta_per_weight
+from distcls.optim.groups import group_parameters
 
 
 def make_model() -> nn.Module:
@@ -18,55 +23,8 @@ def make_model() -> nn.Module:
     return model
 
 
-def groups_of(**settings) -> dict[tuple[float, float], list[str]]:
-    """(lr_scale, weight_decay) -> names."""
-    groups = parameter_groups(OptimConfig(weight_decay=0.1, **settings), make_model())
-    assert all(len(group["params"]) == len(group["names"]) for group in groups)
-    return {(group["lr_scale"], group["weight_decay"]): group["names"] for group in groups}
-
-
-def test_norms_and_biases_are_not_decayed():
-    assert groups_of() == {
-        (1.0, 0.1): ["backbone.0.weight", "head.weight"],
-        (1.0, 0.0): ["backbone.0.bias", "backbone.1.weight", "backbone.1.bias", "head.bias"],
-    }
-
-
-def test_unless_that_is_asked_for():
-    assert list(groups_of(decay_norms_and_biases=True)) == [(1.0, 0.1)]
-
-
-def test_a_pattern_gives_parameters_their_own_rate_and_decay():
-    found = groups_of(groups=[ParamGroupConfig(match="^backbone", lr_scale=0.1)])
-    assert found[(0.1, 0.1)] == ["backbone.0.weight"]
-    assert found[(0.1, 0.0)] == ["backbone.0.bias", "backbone.1.weight", "backbone.1.bias"]
-    assert found[(1.0, 0.1)] == ["head.weight"]
-    found = groups_of(groups=[ParamGroupConfig(match=r"bias$", weight_decay=0.5)])
-    assert found[(1.0, 0.5)] == ["backbone.0.bias", "backbone.1.bias", "head.bias"]
-
-
-def test_the_first_match_wins():
-    patterns = [ParamGroupConfig(match="head", lr_scale=10.0), ParamGroupConfig(match="weight", lr_scale=0.5)]
-    found = groups_of(groups=patterns)
-    assert found[(10.0, 0.1)] == ["head.weight"]
-    assert found[(0.5, 0.1)] == ["backbone.0.weight"]
-
-
-def test_every_trainable_parameter_is_in_one_group():
-    model = make_model()
-    model.backbone.requires_grad_(False)
-    groups = parameter_groups(OptimConfig(), model)
-    assert sorted(name for group in groups for name in group["names"]) == ["head.bias", "head.weight"]
-
-
-def test_a_pattern_that_matches_nothing_is_an_error_that_names_parameters():
-    with pytest.raises(UsageError, match=r"no parameter's name matches 'haed'.*backbone.0.weight"):
-        groups_of(groups=[ParamGroupConfig(match="haed")])
-
-
-def test_a_pattern_that_is_no_regular_expression_is_a_usage_error():
-    with pytest.raises(UsageError, match="head\\("):
-        groups_of(groups=[ParamGroupConfig(match="head(")])
+def build(config, model=None) -> torch.optim.Optimizer:
+    return build_optimizer(group_parameters(config, model or make_model()))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +32,7 @@ def test_a_pattern_that_is_no_regular_expression_is_a_usage_error():
 )
 def test_settings_reach_the_optimizer(name, kind):
     config = OptimConfig(name=name, lr=0.3, momentum=0.7, nesterov=name == "sgd", betas=[0.8, 0.95], eps=1e-3)
-    optimizer = build_optimizer(config, make_model())
+    optimizer = build(config)
     assert type(optimizer) is kind
     group = optimizer.param_groups[0]
     assert group["lr"] == 0.3 and group["fused"]
@@ -85,15 +43,132 @@ def test_settings_reach_the_optimizer(name, kind):
 
 
 def test_the_fused_kernel_can_be_switched_off():
-    assert not build_optimizer(OptimConfig(fused=False), make_model()).param_groups[0]["fused"]
+    assert not build(OptimConfig(fused=False)).param_groups[0]["fused"]
 
 
 def test_an_unknown_optimizer_names_the_nearest_and_the_known_ones():
     with pytest.raises(UsageError, match=r"optim.name=adamm: .*Did you mean 'adam.*sgd, adam, adamw, and my_pkg"):
-        build_optimizer(OptimConfig(name="adamm"), make_model())
+        build(OptimConfig(name="adamm"))
 
 
 def test_your_own_optimizer_gets_groups_and_rate():
-    optimizer = build_optimizer(OptimConfig(name="torch.optim:RMSprop", lr=0.5, weight_decay=0.1), make_model())
+    optimizer = build(OptimConfig(name="torch.optim:RMSprop", lr=0.5, weight_decay=0.1))
     assert isinstance(optimizer, torch.optim.RMSprop)
     assert [(g["lr"], g["lr_scale"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.5, 1, 0.1), (0.5, 1, 0)]
+
+
+def test_arguments_reach_your_own_optimizer():
+    optimizer = build(OptimConfig(name="torch.optim:RMSprop", args={"alpha": 0.5}))
+    assert optimizer.param_groups[0]["alpha"] == 0.5
+    with pytest.raises(UsageError, match=r"optim.name=torch.optim:RMSprop cannot be called with (.|\n)*beta=0.5"):
+        build(OptimConfig(name="torch.optim:RMSprop", args={"beta": 0.5}))
+
+
+def merged(params, lr):
+    """An optimizer of somebody's who puts all parameters into one group."""
+    return torch.optim.SGD([parameter for group in params for parameter in group["params"]], lr=lr)
+
+
+def test_your_own_optimizer_must_keep_the_groups(monkeypatch):
+    import ledger
+
+    monkeypatch.setattr(ledger, "merged", merged, raising=False)
+    with pytest.raises(UsageError, match="has 1 parameter groups, but was given 2"):
+        build(OptimConfig(name="ledger:merged"))
+
+
+# Several kinds -------------------------------------------------------------------------------------
+
+MIXED = OptimConfig(
+    name="adamw",
+    lr=0.01,
+    groups=[
+        ParamGroupConfig(match="^backbone", name="sgd", lr=0.1, momentum=0.7),
+        ParamGroupConfig(match="head.bias", name="torch.optim:RMSprop", args={"alpha": 0.5}),
+    ],
+)
+
+
+def step(optimizer, model, seed):
+    draw = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=draw)
+    optimizer.step()
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_one_step_of_several_kinds_is_a_step_of_each():
+    torch.manual_seed(0)
+    model = make_model()
+    alone = copy.deepcopy(model)
+    optimizer = build(MIXED, model)
+    backbone, head = alone.backbone, alone.head
+    parts = [
+        torch.optim.SGD(
+            [
+                {"params": [backbone[0].weight], "weight_decay": 0.01},
+                {"params": [p for p in backbone.parameters() if p.ndim == 1]},
+            ],
+            lr=0.1, momentum=0.7, fused=True,
+        ),
+        torch.optim.AdamW([head.weight], lr=0.01, weight_decay=0.01, fused=True),
+        torch.optim.RMSprop([head.bias], lr=0.01, alpha=0.5),
+    ]  # fmt: skip
+    for seed in range(3):
+        step(optimizer, model, seed)
+        for part in parts:
+            step(part, alone, seed) if part is parts[0] else part.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
+    assert [sorted(group["names"]) for group in optimizer.param_groups] == [
+        ["backbone.0.weight"], ["backbone.0.bias", "backbone.1.bias", "backbone.1.weight"],
+        ["head.weight"], ["head.bias"],
+    ]  # fmt: skip
+
+
+def test_several_kinds_are_restored_to_the_bit():
+    torch.manual_seed(0)
+    model = make_model()
+    optimizer = build(MIXED, model)
+    step(optimizer, model, 0)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    restored = copy.deepcopy(model)
+    again = build(MIXED, restored)
+    file.seek(0)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    for one, own in ((optimizer, model), (again, restored)):
+        one.param_groups[0]["lr"] = 0.05  # a rate that is set on the whole reaches the part
+        step(one, own, 1)
+        step(one, own, 2)
+    assert all(torch.equal(a, weights(restored)[name]) for name, a in weights(model).items())
+    assert len(again.state_dict()["state"]) == 6
+
+
+def test_a_rate_that_is_set_reaches_the_part():
+    torch.manual_seed(0)
+    model = make_model()
+    before = weights(model)
+    optimizer = build(MIXED, model)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    step(optimizer, model, 0)
+    assert all(torch.equal(a, before[name]) for name, a in weights(model).items())
+
+
+def test_a_loss_scale_reaches_every_part():
+    config = dataclasses.replace(MIXED, groups=MIXED.groups[:1])
+    model = make_model()
+    optimizer = build(config, model)
+    assert optimizer._step_supports_amp_scaling and not build(MIXED)._step_supports_amp_scaling
+    before = weights(model)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(1.0)
+    step(optimizer, model, 0)
+    assert all(torch.equal(a, before[name]) for name, a in weights(model).items())
+
+
+def test_momenta_are_counted_for_the_kind_that_keeps_most():
+    assert momenta_per_weight(OptimConfig(name="sgd")) == 1
+    assert momenta_per_weight(OptimConfig(name="sgd", groups=[ParamGroupConfig(match="x", name="adam")])) == 2

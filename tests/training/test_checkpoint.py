@@ -23,8 +23,8 @@ from distcls.errors import DiskError
 from distcls.files.verified import CorruptError, SummedFile, read_tensors, tensor_writer, verify_folder, write_folder
 from distcls.optim.ema import build_ema
 from distcls.training.checkpoint import Checkpoints
-from distcls.training.gradients import BatchNormStatistics
 from distcls.training.state import TrainState
+from distcls.training.statistics import BatchNormStatistics
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json", "length.json", "manifest.json"]
 
@@ -65,7 +65,7 @@ def make_state(seed: int = 0) -> TrainState:
     images = torch.randn(4, 3, 3, 3).contiguous(memory_format=torch.channels_last)
     module(images).square().sum().backward()
     state.optimizer.step()
-    state.statistics.update(torch.cat(state.statistics.read()))
+    state.statistics.update(torch.cat(state.statistics.read()), 1)
     return state
 
 
@@ -138,13 +138,13 @@ def test_a_restored_state_takes_the_same_next_step(tmp_path):
     save(checkpoints, state)
     checkpoints.restore(checkpoints.newest(), restored)
     for one in (state, restored):
-        one.statistics.training_mode(one.module)
+        one.statistics.training_mode()
         one.optimizer.zero_grad()
         torch.manual_seed(5)
         images = torch.randn(4, 3, 3, 3).contiguous(memory_format=torch.channels_last)
         one.module(images).square().sum().backward()
         one.optimizer.step()
-        one.statistics.update(torch.cat(one.statistics.read()))
+        one.statistics.update(torch.cat(one.statistics.read()), 1)
     assert_same_bits(state, restored)
 
 

@@ -22,6 +22,8 @@ from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.plan.batches import BatchPlan
+from distcls.training.objectives.build import build_objective
+from distcls.training.objectives.objective import Task
 from distcls.training.state import Position, TrainState, build_state
 from distcls.training.step import TrainStep
 
@@ -55,6 +57,8 @@ def fake_acceleration(scaler=None):
         backward=backward,
         no_sync=lambda _: contextlib.nullcontext(),
         prepare=lambda module, **_: module,
+        prepare_for_evaluation=lambda module: module,
+        autocast=contextlib.nullcontext,
     )
 
 
@@ -62,9 +66,12 @@ def start(config: Config, acceleration=None, class_weights=None) -> tuple[TrainS
     acceleration = acceleration or fake_acceleration()
     data: Any = SimpleNamespace(class_names=["a", "b", "c"], image_size=8)
     run: Any = SimpleNamespace(processes=SimpleNamespace(world_size=1), progress=SimpleNamespace(note=lambda _: None))
-    state = build_state(config, data, acceleration, run)
     normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
-    return state, TrainStep(config, state, PLAN, Augmentation(normalize, 3), acceleration, class_weights)
+    weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+    task = Task(config, PLAN, data, 3, Augmentation(normalize, 3), CPU, weights)
+    objective = build_objective(config.objective, task)
+    state = build_state(config, data, objective, acceleration, run)
+    return state, TrainStep(config, objective, state, PLAN, acceleration)
 
 
 def batch_of(step: int) -> list[MicroBatch]:
@@ -258,7 +265,7 @@ def test_a_step_reports_loss_accuracy_and_norm_of_the_global_batch(class_weights
     loss, accuracy, norm = train_step(batch_of(0)).tolist()
     losses, right = [], []
     for micro in batch_of(0):
-        logits = reference(train_step.augment(micro)[0])
+        logits = reference(train_step.objective.task.augment(micro)[0])
         losses.append(nn.functional.cross_entropy(logits, micro.labels, weight, reduction="sum") / 8)
         right.append((logits.argmax(1) == micro.labels).sum().item())
     torch.stack(losses).sum().backward()

@@ -23,28 +23,28 @@ from distcls.plan.batches import BatchPlan
 from distcls.plan.keys import numpy_generator
 
 
-def draw_crops(plan: BatchPlan, step: int) -> np.ndarray:
+def draw_crops(plan: BatchPlan, step: int, view: int = 0) -> np.ndarray:
     """The random numbers that say which parts remain of the images of one step: (B, NUM_DRAWS) from 0 to 1.
 
     Apart from the others, because workers need them, who cut while they read.
     """
-    return _generator(plan, step, "resized crop").random((plan.global_batch_size, NUM_DRAWS))
+    return _generator(plan, step, view, "resized crop").random((plan.global_batch_size, NUM_DRAWS))
 
 
-def draw_numbers(config: AugmentConfig, plan: BatchPlan, step: int) -> Numbers:
+def draw_numbers(config: AugmentConfig, plan: BatchPlan, step: int, view: int = 0) -> Numbers:
     """The random numbers of one step, a row for each of the B images of the global batch.
 
     "shift": (B, 2) pixels down and right. "mirrored": (B,) bool. "cutout" and "erased": (B, 4) boxes. Colours
-    and mixing: see color_jitter.py and mixing.py.
+    and mixing: see color_jitter.py and mixing.py. Objectives may want more than one view of the same images.
     """
-    generator = functools.partial(_generator, plan, step)
+    generator = functools.partial(_generator, plan, step, view)
     numbers: dict[str, np.ndarray] = {}
     size = plan.global_batch_size
     if config.pad_crop:
         numbers["shift"] = generator("crop").integers(-config.pad_crop, config.pad_crop, (size, 2), endpoint=True)
     if config.flip == "alternating":
         numbers["mirrored"] = _mirrored_first(plan.seed, plan.num_images)[plan.global_batch(step)]
-        numbers["mirrored"] = numbers["mirrored"] ^ (plan.positions(step) // plan.num_images % 2 == 1)
+        numbers["mirrored"] = numbers["mirrored"] ^ ((plan.positions(step) // plan.num_images + view) % 2 == 1)
     elif config.flip:
         numbers["mirrored"] = generator("flip").random(size) < 0.5
     if config.brightness or config.contrast or config.saturation or config.hue:
@@ -58,9 +58,9 @@ def draw_numbers(config: AugmentConfig, plan: BatchPlan, step: int) -> Numbers:
     return {name: torch.from_numpy(table) for name, table in numbers.items()}
 
 
-def _generator(plan: BatchPlan, step: int, kind: str) -> np.random.Generator:
+def _generator(plan: BatchPlan, step: int, view: int, kind: str) -> np.random.Generator:
     """Each kind of numbers has one of its own, so that switching one on changes no other."""
-    return numpy_generator(plan.seed, f"augment {kind}", step)
+    return numpy_generator(plan.seed, f"augment {kind}" + (f", view {view}" if view else ""), step)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,0 +1,212 @@
+"""A model tried before the first step, on a copy: what could not be trained, saved or resumed is refused by a sentence.
+
+A forward and a backward pass of two images also find the buffers that passes move, which every process must move alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from distcls.errors import UsageError
+from distcls.files.verified import tensor_writer, tensors_from
+from distcls.models.weights import load_weights
+from distcls.plan.randomness import global_state_kept
+
+
+def initialize_lazy(model: nn.Module, image_size: int) -> None:
+    """Give lazy layers their shapes, and weights from torch's global generator, by a pass of two images."""
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, 3, image_size, image_size))
+        model.train()
+
+
+class Tried(NamedTuple):
+    """What a training pass has shown of a model."""
+
+    moving: list[str]
+    """Buffers, other than BatchNorm's, that it moves."""
+    unused: list[str]
+    """Trained parameters that got no gradient."""
+
+
+def try_model(model: nn.Module, name: str, num_classes: int, image_size: int, as_classifier: bool = True) -> Tried:
+    """Return what a training pass of two images on a copy has shown. The model stays as it is.
+
+    as_classifier: a pass must give one number per class. Raises UsageError, naming the parameter or buffer, for a model
+    that cannot be trained or whose state does not come back from a file.
+    """
+    trial = _Trial(model, name)
+    trial.refuse_odd_parameters()
+    with global_state_kept():
+        trial.run(num_classes, image_size, as_classifier)
+        moving = trial.moving_buffers()
+        trial.refuse_what_files_lose()
+    return Tried(moving, trial.unused)
+
+
+class _Trial:
+    """One model under trial. `name` is model.name, for messages."""
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.model, self.name = model, name
+        self.snapshots: list[dict[str, torch.Tensor]] = []
+        self.unused: list[str] = []
+
+    def refuse(self, problem: str) -> UsageError:
+        return UsageError(f"model.name={self.name} {problem}")
+
+    def refuse_odd_parameters(self) -> None:
+        ends: dict[int, list[tuple[int, int, str]]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.is_complex():
+                raise self.refuse(f"has the complex parameter {name!r}, which is not supported: keep its real and "
+                                  "imaginary part in a real parameter (torch.view_as_real).")  # fmt: skip
+            if not parameter.numel():
+                continue
+            start = int(parameter.storage_offset()) * parameter.element_size()
+            extent = sum((n - 1) * s for n, s in zip(parameter.shape, parameter.stride(), strict=True)) + 1
+            stop = start + int(extent) * parameter.element_size()
+            others = ends.setdefault(parameter.untyped_storage().data_ptr(), [])
+            for other_start, other_stop, other in others:
+                if start < other_stop and other_start < stop:
+                    raise self.refuse(f"has two parameters in one memory, {other!r} and {name!r}: each would be moved "
+                                      "by itself. Tie them by using one nn.Parameter in both places.")  # fmt: skip
+            others.append((start, stop, name))
+
+    def run(self, num_classes: int, image_size: int, as_classifier: bool) -> None:
+        """Two training passes on a copy, the first with a backward pass, and buffers before, between and after."""
+        try:
+            self.copy = copy.deepcopy(self.model).train()
+        except (RuntimeError, TypeError) as error:
+            raise self.refuse(f"cannot be copied: {error}. Keep no computed tensors as attributes.") from error
+        parameter = next(self.copy.parameters())
+        draw = torch.Generator().manual_seed(0)
+        self.remember()
+        for number in (1, 2):
+            images = torch.randn(2, 3, image_size, image_size, generator=draw).to(parameter.device, parameter.dtype)
+            names = [name for name, _ in self.copy.named_parameters()]
+            weights = [p.detach().clone() for p in self.copy.parameters()] if number == 1 else []
+            outputs = self.forward(images, image_size)
+            if number == 1:
+                self.refuse_new_parameters(names, weights)
+                if as_classifier:
+                    self.check_outputs(outputs, num_classes)
+                self.backward(outputs)
+            self.remember()
+
+    def remember(self) -> None:
+        self.snapshots.append({name: buffer.detach().clone() for name, buffer in self.copy.named_buffers()})
+
+    def forward(self, images: torch.Tensor, image_size: int) -> object:
+        try:
+            return self.copy(images)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise self.refuse(
+                f"cannot take two images of {image_size} pixels: {error}. If they are too small for it: "
+                "data.image_size=N."
+            ) from error
+
+    def refuse_new_parameters(self, names: list[str], weights: list[torch.Tensor]) -> None:
+        now = dict(self.copy.named_parameters())
+        for name in now.keys() - set(names):
+            raise self.refuse(f"makes the parameter {name!r} in its first pass, after the optimizer was built: "
+                              "make it in __init__, or use one of torch's lazy layers.")  # fmt: skip
+        for name, before in zip(names, weights, strict=True):
+            if not torch.equal(now[name].detach(), before):
+                raise self.refuse(f"changes the parameter {name!r} in a forward pass, which each process would do by "
+                                  "itself: make it a buffer, or change it in __init__.")  # fmt: skip
+
+    def check_outputs(self, outputs: object, num_classes: int) -> None:
+        if isinstance(outputs, torch.Tensor) and outputs.shape == (2, num_classes):
+            return
+        given = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        has_auxiliary = any("aux" in field for field in getattr(outputs, "_fields", ()))
+        auxiliary = " Without its auxiliary outputs: model.args={aux_logits: false}." if has_auxiliary else ""
+        raise self.refuse(
+            f"gives {given} for two images in training, expected (2, {num_classes}): one number per class.{auxiliary}"
+        )
+
+    def backward(self, outputs: object) -> None:
+        tensors = outputs if isinstance(outputs, tuple | list) else [outputs]
+        floats = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
+        if not floats:
+            raise self.refuse("gives outputs that do not depend on any trained parameter: see model.freeze, and "
+                              "torch.no_grad() in its forward.")  # fmt: skip
+        try:
+            torch.stack([t.float().sum() for t in floats]).sum().backward()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise self.refuse(f"has no backward pass: {error}") from error
+        for name, parameter in self.copy.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                self.unused.append(name)
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                raise self.refuse(f"has a sparse gradient for {name!r}, which is not supported: use sparse=False.")
+
+    def moving_buffers(self) -> list[str]:
+        """Those that are saved and have moved. Raises UsageError for what cannot be shared over processes."""
+        first, between, last = self.snapshots
+        saved = self.copy.state_dict().keys()
+        of_batchnorm = {
+            f"{name}.{buffer}".lstrip(".")
+            for name, layer in self.copy.named_modules()
+            if isinstance(layer, _BatchNorm)
+            for buffer in ("running_mean", "running_var", "num_batches_tracked")
+        }
+        moving = []
+        for name, after in last.items():
+            if name in of_batchnorm:
+                continue
+            made = name not in first or first[name].shape != after.shape
+            if made and name in saved:
+                raise self.refuse(f"makes the buffer {name!r}, or its shape, in its first pass, so it could not "
+                                  "resume: make it in __init__, or with persistent=False.")  # fmt: skip
+            if made:
+                continue
+            if name not in saved:
+                if not _same(between[name], after):
+                    raise self.refuse(f"changes the buffer {name!r} in each pass and does not save it: leave out "
+                                      "persistent=False.")  # fmt: skip
+            elif not _same(first[name], after):
+                if after.dtype is torch.bool or after.is_complex():
+                    kind = str(after.dtype).removeprefix("torch.")
+                    raise self.refuse(f"changes the {kind} buffer {name!r} in a pass: only means of numbers can be "
+                                      "shared over processes.")  # fmt: skip
+                moving.append(name)
+        return moving
+
+    def refuse_what_files_lose(self) -> None:
+        """The state goes through the format of files, and must come back whole."""
+        state = dict(self.copy.state_dict())
+        for name, value in state.items():
+            if not isinstance(value, torch.Tensor):
+                raise self.refuse(f"has the state {name!r} of type {type(value).__name__}, but files keep tensors: "
+                                  "let get_extra_state give a tensor, or leave it out.")  # fmt: skip
+        file = io.BytesIO()
+        restored = copy.deepcopy(self.model)
+        try:
+            tensor_writer(state)(file)
+            load_weights(restored, tensors_from(file.getvalue()))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise self.refuse(f"has a state that does not come back from a file: {error}") from error
+        for name, value in restored.state_dict().items():
+            if not _same(value, state[name]):
+                raise self.refuse(f"does not restore {name!r} from a file: look at its _load_from_state_dict and "
+                                  "set_extra_state.")  # fmt: skip
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.dtype.is_floating_point:
+        return torch.equal(one.nan_to_num(), other.nan_to_num())
+    return torch.equal(one, other)

@@ -1,0 +1,91 @@
+"""Which parameters share which settings, and the learning rate of each group at a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from distcls.config.settings import OptimConfig, ParamGroupConfig
+from distcls.errors import UsageError, some_of
+from distcls.optim.schedules import lr_at
+from distcls.plan.batches import BatchPlan
+
+Named = list[tuple[str, nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trainable parameters with equal settings."""
+
+    settings: OptimConfig
+    """`optim.*`, with what the group has of its own."""
+    lr_scale: float
+    weight_decay: float
+    named: Named
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Groups of one kind can share an optimizer."""
+        return self.settings.name, repr(self.settings.args)
+
+    def options(self) -> dict[str, Any]:
+        """The group as optimizers of torch take it."""
+        return {
+            "params": [parameter for _, parameter in self.named],
+            "names": [name for name, _ in self.named],
+            "lr_scale": self.lr_scale,
+            "weight_decay": self.weight_decay,
+        }
+
+
+def group_parameters(
+    config: OptimConfig, model: nn.Module, further: Mapping[str, nn.Module] | None = None
+) -> list[Group]:
+    """Return the groups of a model's trainable parameters, those of one kind of optimizer together.
+
+    Otherwise they are in the order of the model. further: other modules that are trained, whose parameters are named
+    "NAME.…". Norms and biases are what has fewer than two dimensions; they are not decayed, unless asked. Raises
+    UsageError for a pattern of `optim.groups` that matches no parameter.
+    """
+    named = list(model.named_parameters())
+    for prefix, module in (further or {}).items():
+        named += [(f"{prefix}.{name}", parameter) for name, parameter in module.named_parameters()]
+    _check_patterns(config, [name for name, _ in named])
+    effective = [config, *(config.for_group(group) for group in config.groups)]
+    groups: dict[tuple, Group] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            index = next((i for i, own in enumerate(config.groups) if re.search(own.match, name)), None)
+            own = ParamGroupConfig() if index is None else config.groups[index]
+            settings = effective[0 if index is None else index + 1]
+            decayed = own.weight_decay is not None or parameter.ndim >= 2 or config.decay_norms_and_biases
+            decay = settings.weight_decay if decayed else 0.0
+            key = own.lr_scale, decay, repr(dataclasses.replace(settings, weight_decay=0.0, groups=[]))
+            groups.setdefault(key, Group(settings, own.lr_scale, decay, [])).named.append((name, parameter))
+    kinds = list(dict.fromkeys(group.kind for group in groups.values()))
+    return sorted(groups.values(), key=lambda group: kinds.index(group.kind))
+
+
+def lrs_at(step: int, groups: Sequence[Group], plan: BatchPlan) -> list[float]:
+    """The learning rate of each group at a step: a pure function of the step."""
+    settings = {id(group.settings): group.settings for group in groups}
+    lrs = {key: lr_at(step, own, plan) for key, own in settings.items()}
+    return [lrs[id(group.settings)] * group.lr_scale for group in groups]
+
+
+def _check_patterns(config: OptimConfig, names: list[str]) -> None:
+    for group in config.groups:
+        try:
+            re.compile(group.match)
+        except re.error as error:
+            raise UsageError(f"optim.groups: {group.match!r} is not a regular expression: {error}.") from error
+        if not any(re.search(group.match, name) for name in names):
+            raise UsageError(
+                f"optim.groups: no parameter's name matches {group.match!r}. "
+                f"The model's parameters are {some_of(names, 6)}."
+            )

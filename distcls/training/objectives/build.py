@@ -1,0 +1,36 @@
+"""The objectives: every built-in one is on this screen, any other is `my_pkg.module:make`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from distcls.config.imports import call_by_name, nearest
+from distcls.config.settings import ObjectiveConfig
+from distcls.errors import UsageError
+from distcls.training.objectives.objective import Objective, Task
+from distcls.training.objectives.supervised import Supervised
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "supervised": Supervised,
+}
+
+
+def build_objective(config: ObjectiveConfig, task: Task) -> Objective:
+    """Return the objective of a run. Raises UsageError where the name is unknown, or the arguments do not fit."""
+    if ":" in config.name:
+        objective = call_by_name("objective.name", config.name, task, **config.args)
+        if not isinstance(objective, Objective):
+            raise UsageError(
+                f"objective.name={config.name} gave a {type(objective).__name__}, expected an Objective: derive it "
+                "from distcls.training.objectives.objective.Objective."
+            )
+        return objective
+    if config.name not in OBJECTIVES:
+        raise UsageError(
+            f"objective.name={config.name}: there is no such objective.{nearest(config.name, OBJECTIVES)} Known are "
+            f"{', '.join(OBJECTIVES)}, and my_pkg.module:make for your own."
+        )
+    try:
+        return OBJECTIVES[config.name](task, **config.args)
+    except TypeError as error:
+        raise UsageError(f"objective.args={config.args} do not fit objective.name={config.name}: {error}.") from error

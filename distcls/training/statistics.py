@@ -1,0 +1,129 @@
+"""Buffers that forward passes move: BatchNorm's running statistics, and whatever else a model keeps of its inputs.
+
+A forward pass would move them once per micro-batch, in each process by its own. Here they move once a step, by the
+mean over the micro-batches of the global batch, so they are the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class BatchNormStatistics:
+    """Running statistics that move once a step, by the mean over the micro-batches that computed them.
+
+    Between steps, and whenever a forward pass begins, the model's buffers hold the true running statistics: a
+    BatchNorm in evaluation mode uses them, and one that does not run keeps them. In training each BatchNorm has
+    momentum 1, so that after a pass its buffers hold the statistics of that micro-batch: call `read` after each. Its
+    own counter, num_batches_tracked, says whether it ran in training mode, without waiting for the device.
+
+    `moving` are other floating-point and integer buffers that a forward pass changes (models/trial.py finds them):
+    each moves by the mean change over all micro-batches, which for a running mean is the same rule.
+    """
+
+    def __init__(self, *modules: nn.Module, moving: Sequence[torch.Tensor] = ()) -> None:
+        self.modules = modules
+        layers = [layer for module in modules for layer in _tracking_layers(module)]
+        self.frozen = [layer for layer, is_frozen in layers if is_frozen]
+        self.layers = [layer for layer, is_frozen in layers if not is_frozen]
+        self.buffers: list[torch.Tensor] = []
+        for layer in self.layers:
+            assert layer.running_mean is not None and layer.running_var is not None
+            self.buffers += [layer.running_mean, layer.running_var]
+        self.moving = list(moving)
+        self.counters = [layer.num_batches_tracked for layer in self.layers if layer.num_batches_tracked is not None]
+        self.modes: list[bool] = []
+        self.parts = [part for module in modules for part in module.modules()]
+        momenta = [layer.momentum for layer in self.layers]
+        self.has_averages = None in momenta
+        self.adopt()
+        self.momenta = torch.tensor([momentum or 0.0 for momentum in momenta]).to(self.running)
+        self.is_average = torch.tensor([momentum is None for momentum in momenta], device=self.running.device)
+        for layer in self.layers:
+            layer.momentum = 1.0
+
+    def adopt(self) -> None:
+        """Take what the model's buffers hold (fresh, or from a checkpoint) as the true statistics."""
+        self.running = torch.cat(self.buffers) if self.buffers else torch.empty(0)
+        self.pieces = self.running.split([buffer.numel() for buffer in self.buffers])
+        self.steps = torch.stack(self.counters) if self.counters else torch.empty(0, dtype=torch.long)
+        per_layer = [layer.num_features * 2 for layer in self.layers]
+        owner = torch.arange(len(self.layers)).repeat_interleave(torch.tensor(per_layer, dtype=torch.long))
+        self.owner = owner.to(self.running.device)  # which layer each entry of `running` belongs to
+        self.kept = [buffer.clone() for buffer in self.moving]
+
+    def read(self) -> list[torch.Tensor]:
+        """The statistics of the last micro-batch, to be summed by the caller: nothing, or one flat vector.
+
+        It holds the statistics of the layers that ran in training mode, the changes of `moving`, and for each layer 1
+        if it ran and 0 otherwise. The buffers get their true values back.
+        """
+        if not self.buffers and not self.moving:
+            return []
+        flat = []
+        if self.buffers:
+            ran = (torch.stack(self.counters) - self.steps).clamp_(0, 1).to(self.running.dtype)
+            flat = [torch.cat(self.buffers).mul_(ran[self.owner]), ran]
+            torch._foreach_copy_(self.buffers, self.pieces)
+            torch._foreach_copy_(self.counters, self.steps.unbind())
+        if self.moving:
+            flat += [(now - before).flatten() for now, before in zip(self.moving, self.kept, strict=True)]
+            torch._foreach_copy_(self.moving, self.kept)
+        return [torch.cat(flat)]
+
+    @torch.no_grad()
+    def update(self, sums: torch.Tensor, num_micro_batches: int) -> None:
+        """Move the true statistics by the sum of what `read` gave for each micro-batch of a step (and is filled up)."""
+        end = len(self.running)
+        if self.buffers:
+            counts = sums[end : end + len(self.layers)]
+            ran = counts > 0
+            self.steps += ran
+            rates = self.momenta
+            if self.has_averages:
+                rates = torch.where(self.is_average, 1 / self.steps.clamp(min=1).to(rates.dtype), rates)
+            mean = sums[:end] / counts.clamp(min=1)[self.owner]
+            self.running.lerp_(mean.to(self.running.dtype), (rates * ran)[self.owner])
+            torch._foreach_copy_(self.buffers, self.pieces)
+            torch._foreach_copy_(self.counters, self.steps.unbind())
+        offset = end + len(self.layers)
+        for buffer, before in zip(self.moving, self.kept, strict=True):
+            change = sums[offset : offset + buffer.numel()].view(buffer.shape) / num_micro_batches
+            before += change.to(before.dtype) if before.is_floating_point() else change.round().to(before.dtype)
+            buffer.copy_(before)
+            offset += buffer.numel()
+
+    def training_mode(self) -> None:
+        """Call train() at the start, after an evaluation, and whenever something else has left other modes behind.
+
+        A frozen BatchNorm goes on with the statistics it came with. What train() itself leaves in evaluation mode,
+        as models do that are fine-tuned with BatchNorm as it is, stays there. Asked before each step, because
+        modes that were left behind would make a step depend on what was before it.
+        """
+        if self.modes != [part.training for part in self.parts]:
+            for module in self.modules:
+                module.train()
+            for layer in self.frozen:
+                layer.eval()
+            self.modes = [part.training for part in self.parts]
+
+
+def _tracking_layers(module: nn.Module) -> list[tuple[_BatchNorm, bool]]:
+    """BatchNorm layers with running statistics, and whether each is frozen."""
+    return [
+        (layer, _is_frozen(module, name))
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats and layer.running_mean is not None
+    ]
+
+
+def _is_frozen(module: nn.Module, name: str) -> bool:
+    """True if a layer is not trained; one without weights goes by the smallest part around it that has some."""
+    parameters = list(module.get_submodule(name).parameters())
+    if not parameters and name:
+        return _is_frozen(module, name.rpartition(".")[0])
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
