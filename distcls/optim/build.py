@@ -60,6 +60,19 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     return OPTIMIZERS[config.name](groups, config, config.fused and device in FUSED_DEVICES)
 
 
+def start_momenta(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD's momenta zeros to start from, which is what its first step assumes.
+
+    Fused SGD makes them in its first step, but leaves them uninitialised if fp16 overflows in it, and goes on from
+    whatever was in that memory.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else []:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def parameter_groups(config: OptimConfig, model: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters with equal settings, in the order of the model.
 

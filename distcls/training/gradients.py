@@ -11,6 +11,7 @@ gradient in `parameter.grad`. They differ in the order of float additions:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -43,6 +44,7 @@ class BatchNormStatistics:
         self.buffers = [buffer for pair in pairs for buffer in pair if buffer is not None]
         self.sizes = [buffer.numel() for buffer in self.buffers]
         self.weights: torch.Tensor | None = None
+        self.averaged = torch.empty(0)
         self.adopt()
         for layer in self.layers.values():
             layer.momentum = 1.0
@@ -51,7 +53,9 @@ class BatchNormStatistics:
         """Take what the model's buffers hold (fresh, or from a checkpoint) as the true statistics."""
         self.running = torch.cat(self.buffers) if self.buffers else torch.empty(0)
         counters = [layer.num_batches_tracked for layer in self.layers.values()]
-        self.steps = max((int(counter) for counter in counters if counter is not None), default=0)
+        counted = [counter for counter in counters if counter is not None]
+        # On the device, because only the device knows at once if an fp16 step was skipped.
+        self.steps = torch.stack(counted).max() if counted else self.running.new_zeros((), dtype=torch.int64)
 
     def read(self) -> list[torch.Tensor]:
         """The statistics of the last micro-batch, to be summed by the caller: nothing, or one flat vector.
@@ -66,19 +70,29 @@ class BatchNormStatistics:
         return [flat]
 
     @torch.no_grad()
-    def update(self, mean: torch.Tensor) -> None:
-        """Move the running statistics towards this step's, given flat as `read` gives them (and filled up)."""
-        self.steps += 1
-        if self.buffers:
-            self.running.lerp_(mean[: len(self.running)].to(self.running.dtype), self._weights())
+    def update(self, mean: torch.Tensor, moved: torch.Tensor | None = None) -> None:
+        """Move the running statistics towards this step's, given flat as `read` gives them (and filled up).
+
+        moved: () on the device, 0 where fp16 skipped the step, so that they stay; None: it was taken.
+        """
+        if not self.buffers:
+            return
+        self.steps += 1 if moved is None else moved.to(self.steps.dtype)
+        mean = mean[: len(self.running)].to(self.running.dtype)
+        if moved is None:
+            self.running.lerp_(mean, self._weights())
+        else:  # not a weight of 0: the mean may be infinite
+            self.running = torch.where(moved.bool(), self.running.lerp(mean, self._weights()), self.running)
 
     def _weights(self) -> torch.Tensor:
         """How far each entry moves, flat: the layer's momentum, or 1/steps, a plain average, where that is None."""
-        if self.weights is None or None in self.momenta:
-            momenta = [1 / self.steps if momentum is None else momentum for momentum in self.momenta]
+        if self.weights is None:
+            momenta = [math.nan if momentum is None else momentum for momentum in self.momenta]
             per_buffer = torch.tensor([momentum for momentum in momenta for _ in range(2)], dtype=torch.float64)
-            weights = per_buffer.repeat_interleave(torch.tensor(self.sizes))
-            self.weights = weights.to(self.running)
+            self.weights = per_buffer.repeat_interleave(torch.tensor(self.sizes)).to(self.running)
+            self.averaged = self.weights.isnan()
+        if None in self.momenta:
+            return self.weights.masked_fill(self.averaged, self.steps.to(self.weights.dtype).reciprocal())
         return self.weights
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from distcls.config.settings import Config
 from distcls.data.split import Data
 from distcls.models.build import build_model
 from distcls.models.init_from import init_from
-from distcls.optim.build import build_optimizer
+from distcls.optim.build import build_optimizer, start_momenta
 from distcls.optim.ema import build_ema, copy_buffers
 from distcls.plan.randomness import seed_torch
 from distcls.runs.folder import RunFolder
@@ -156,11 +156,15 @@ def build_state(
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     module.to(acceleration.device, acceleration.dtype)
     ema = build_ema(module) if config.train.ema_decay is not None else None
+    # Deterministic sums leave DDP out; one process needs none.
+    model = acceleration.prepare(module, distributed=not config.train.deterministic)
+    optimizer = build_optimizer(config.optim, module)
+    if acceleration.scaler is not None:
+        start_momenta(optimizer)
     return TrainState(
         module=module,
-        # Deterministic sums leave DDP out; one process needs none.
-        model=acceleration.prepare(module, distributed=not config.train.deterministic),
-        optimizer=build_optimizer(config.optim, module),
+        model=model,
+        optimizer=optimizer,
         statistics=BatchNormStatistics(module),
         scaler=acceleration.scaler,
         ema=acceleration.prepare(ema, distributed=False, compiled=False) if ema is not None else None,

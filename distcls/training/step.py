@@ -51,7 +51,11 @@ class TrainStep:
             )
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor | None:
-        """Loss, accuracy and gradient norm of the global batch, (3,) on the device; None for a skipped step."""
+        """Return loss, accuracy and gradient norm of the global batch, on the device; None for a step of skip_steps.
+
+        Nothing waits for them. (3,); with fp16 (5,): then come the loss scale, and 1 where the weights moved, 0 where
+        a gradient overflowed.
+        """
         state, train = self.state, self.config.train
         if state.step in train.skip_steps:
             state.position.step += 1
@@ -59,14 +63,14 @@ class TrainStep:
         state.statistics.training_mode(state.model)
         sums = self.sum_gradients(self._forward, micro_batches)
         norm = self._clip()
-        if self._update():
-            state.statistics.update(sums[NUM_SUMS:] / self.plan.num_micro_batches)
-            if state.ema is not None and train.ema_decay is not None:
-                update_ema(state.ema, state.module, train.ema_decay, state.step)
-        else:
-            state.position.skipped_steps += 1
+        of_fp16 = self._update()
+        moved = None if of_fp16 is None else of_fp16[1]
+        state.statistics.update(sums[NUM_SUMS:] / self.plan.num_micro_batches, moved)
+        if state.ema is not None and train.ema_decay is not None:
+            update_ema(state.ema, state.module, train.ema_decay, state.step, moved)
         state.position.step += 1
-        return torch.cat([sums[:NUM_SUMS] / self.plan.global_batch_size, norm.reshape(1)])
+        numbers = [sums[:NUM_SUMS] / self.plan.global_batch_size, norm.reshape(1)]
+        return torch.cat(numbers if of_fp16 is None else [*numbers, of_fp16])
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The micro-batch's part of the mean loss, and its sums. Draws are keyed by its place in the run."""
@@ -93,19 +97,21 @@ class TrainStep:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.max_grad_norm, norm)
         return norm
 
-    def _update(self) -> bool:
-        """Move the weights, unless fp16 overflowed: whether they were moved."""
+    def _update(self) -> torch.Tensor | None:
+        """Move the weights, unless fp16 overflowed. With fp16, return the loss scale, and 1 if they moved: (2,)."""
         state = self.state
         lr = lr_at(state.step, self.config.optim, self.plan)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         if state.scaler is None:
             state.optimizer.step()
-            return True
-        scale = state.scaler.get_scale()
+            return None
+        one = torch.ones((), device=self.device)
+        before = state.scaler.scale(one)  # `get_scale` would wait for the device
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        return state.scaler.get_scale() >= scale
+        after = state.scaler.scale(one)
+        return torch.stack([after, (after >= before).to(after.dtype)])
 
 
 def _as_tensor(class_weights: np.ndarray | None, acceleration: Acceleration) -> torch.Tensor | None:
