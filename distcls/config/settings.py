@@ -261,9 +261,14 @@ class TrainConfig:
         "or in proportion to the square root of their size.",
     )
     precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = setting(
-        "auto", "Arithmetic: auto is bf16 on a GPU that has it, else float32."
+        "auto",
+        "Arithmetic: auto is bf16 on a GPU that has it in hardware, else float32; settled at a run's first start.",
     )
-    deterministic: bool = setting(False, "Give the same bits on 1, 2, 4 or 8 processes.")
+    deterministic: bool = setting(
+        False,
+        "Give the same bits on 1, 2, 4 or 8 processes, and on a GPU at each start: otherwise cuDNN times its kernels "
+        "and takes the fastest.",
+    )
     num_threads: int | None = setting(
         None,
         "CPU threads per process; the default shares the machine's cores, and is 1 where deterministic.",

@@ -13,6 +13,7 @@ from distcls.errors import UsageError
 from distcls.optim.build import momenta_per_weight
 from distcls.optim.losses import weigh_classes
 from distcls.plan.batches import BatchPlan
+from distcls.runs.resolution import describe_precision
 
 LARGEST_FOR_SMALL_MODELS = 96
 """Pixels from which on the hidden layer of cnn2 and cnn3 has more weights than there is to learn."""
@@ -39,6 +40,7 @@ def describe(
     """Name and value of each thing worth knowing before the first step."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    precision = describe_precision(config.train, processes.device)
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
     left_out = f"; {num_bad} unreadable left out, see data_report.json" if num_bad else ""
@@ -55,7 +57,7 @@ def describe(
         ("images", _describe_images(data)),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         *_warn_of_model(config, data, trained),
-        ("device", f"{_count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
+        ("device", f"{_count(processes.world_size, processes.device.type)}, {precision}{mode}"),
         (
             "batch",
             f"{plan.global_batch_size} = {_count(plan.world_size, 'process')}"
