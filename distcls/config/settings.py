@@ -95,7 +95,8 @@ class DataConfig:
     split_seed: int = setting(0, "Seed of the held-out splits, apart from train.seed.", minimum=0)
     cache: str = setting(
         "4 GB",
-        "Decoded images that take no more than this are kept in memory, once per machine; 0 reads files instead.",
+        "Decoded images that take no more than this are kept in memory, once per machine, and on each GPU where they "
+        "leave it three quarters of what is free; 0 reads files instead.",
         changes_run=False,
     )
     disk_cache: str = setting(
