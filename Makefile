@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slurm check format
+.PHONY: help demo test test-slurm test-gpu check format
 
 help:
 	@echo "make demo        train on images of digits that come along: no GPU, no download of data"
 	@echo "make test        run the tests"
 	@echo "make test-slurm  run those that need Slurm's daemons (tests/slurm/cluster install)"
+	@echo "make test-gpu    run every line of benchmarks/gpu.sh on a CPU, at tiny sizes"
 	@echo "make check       formatting, lint, types, architecture, configs, launchers and the README's commands"
 	@echo "make format      let ruff format the code"
 
@@ -23,6 +24,9 @@ test: $(VENV)/.installed-dev
 
 test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+test-gpu: $(VENV)/.installed-dev
+	PYTHON=$(CURDIR)/$(BIN)/python benchmarks/gpu.sh --device cpu
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
