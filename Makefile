@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-extras test-slurm check format pictures
+.PHONY: help demo test test-extras test-slurm test-gpu check format pictures
 
 help:
 	@echo "make demo         train on small bundled images of digits: no GPU, no download"
 	@echo "make test         run the tests"
 	@echo "make test-extras  run the tests that are slow and seldom break, or need more than distcls itself"
 	@echo "make test-slurm   run the tests that need Slurm's daemons (tests/slurm/cluster install)"
+	@echo "make test-gpu     run every line of benchmarks/gpu.sh on a CPU, at tiny sizes"
 	@echo "make check        check formatting, lint, types, architecture, configs, launchers, and the commands in README and docs"
 	@echo "make format       format the code with ruff"
 	@echo "make pictures     record the demo and copy its plots for the README"
@@ -29,6 +30,9 @@ test-extras: $(VENV)/.installed-dev
 
 test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+test-gpu: $(VENV)/.installed-dev
+	PYTHON=$(CURDIR)/$(BIN)/python benchmarks/gpu.sh --device cpu
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

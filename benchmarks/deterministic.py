@@ -151,6 +151,7 @@ def training_steps(
     from distcls.runs.folder import RunFolder
     from distcls.training.acceleration import Acceleration
     from distcls.training.kernels import choose_kernels
+    from distcls.training.late_numbers import LateNumbers
     from distcls.training.objectives.build import build_objective
     from distcls.training.objectives.objective import describe_task
     from distcls.training.state import build_state
@@ -178,14 +179,16 @@ def training_steps(
     train_step = TrainStep(config, objective, state, plan, acceleration)
     eight = dataclasses.replace(plan, total_steps=8)
     batches = list(train_batches(data.train, eight, config.augment, device, workers=0, start=0))
-    previous = None
+    late = LateNumbers(device)
     for micro_batches in itertools.cycle(batches):
         # The modes differ in global settings of torch too, which belong to their price.
         torch.use_deterministic_algorithms(exact)
         choose_kernels(config.train, processes)
-        if previous is not None:
-            previous.tolist()  # the finite-ness check, one step late
-        previous = train_step(micro_batches)
+        late.ask()
+        late.begin()
+        numbers = train_step(micro_batches)
+        assert numbers is not None
+        late.put(state.step, numbers)  # the finite-ness check, one step late
         yield
 
 

@@ -22,7 +22,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -160,9 +160,10 @@ def in_own_process(recipe: Recipe, model_name: str, threads: int) -> Iterator[No
 
 def _steps_on_demand(connection: Connection, recipe: Recipe, model_name: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    for _ in bare_loop(recipe, MODELS[model_name](10, recipe.pixels.shape[1])):
-        connection.recv()
-        connection.send(None)
+    with suppress(EOFError):  # the measurement is over
+        for _ in bare_loop(recipe, MODELS[model_name](10, recipe.pixels.shape[1])):
+            connection.recv()
+            connection.send(None)
 
 
 def crop_and_flip(chosen: torch.Tensor, pad: int, places: torch.Tensor) -> torch.Tensor:

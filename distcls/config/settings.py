@@ -104,7 +104,8 @@ class DataConfig:
     split_seed: int = setting(0, "Seed of the held-out splits, apart from train.seed.", minimum=0)
     cache: str = setting(
         "4 GB",
-        "Decoded images that take no more than this are kept in memory, once per machine; 0 reads files instead.",
+        "Decoded images that take no more than this are kept in memory, once per machine, and on each GPU where they "
+        "leave it three quarters of what is free; 0 reads files instead.",
         changes_run=False,
     )
     disk_cache: str = setting(
@@ -327,9 +328,14 @@ class TrainConfig:
         "or in proportion to the square root of their size.",
     )
     precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = setting(
-        "auto", "Arithmetic: auto is bf16 on a GPU that has it, else float32."
+        "auto",
+        "Arithmetic: auto is bf16 on a GPU that has it in hardware, else float32; settled at a run's first start.",
     )
-    deterministic: bool = setting(False, "Give the same bits on 1, 2, 4 or 8 processes.")
+    deterministic: bool = setting(
+        False,
+        "Give the same bits on 1, 2, 4 or 8 processes, and on a GPU at each start: otherwise cuDNN times its kernels "
+        "and takes the fastest.",
+    )
     num_threads: int | None = setting(
         None,
         "CPU threads per process; the default shares the machine's cores, and is 1 where deterministic.",

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torchmetrics import Metric
 
 from distcls.inference.metrics import MEANS, NUM_BINS, SplitMetrics, measure, measure_classes
 
+PIECE = 2**22
+"""Numbers that are summed over processes at a time: what libraries need beside them stays small."""
+
 
 class SplitSums(Metric):
-    """Adds up one split, batch by batch, on each process; torchmetrics sums the states over processes."""
+    """Adds up one split, batch by batch, on each process, and then over processes.
+
+    The sums over processes are taken in place, piece by piece: torchmetrics would gather one copy of every state per
+    process on each of them, which for ImageNet on 512 processes takes 10 GB of each GPU.
+    """
 
     confusion: torch.Tensor
     top5_correct: torch.Tensor
@@ -28,7 +36,7 @@ class SplitSums(Metric):
     full_state_update = False
 
     def __init__(self, num_classes: int, num_images: int, batch_size: int) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.num_classes = num_classes
         self.batch_size = batch_size
         num_batches = -(-num_images // batch_size)
@@ -66,7 +74,11 @@ class SplitSums(Metric):
         self.confidence[images] = confidence
 
     def compute(self) -> SplitMetrics:
-        """The metrics of the whole split. All processes must call it: it is where they meet."""
+        """Return the metrics of the whole split. All processes must call it once: it is where they meet."""
+        if dist.is_available() and dist.is_initialized():
+            for name in self._defaults:
+                for piece in getattr(self, name).split(PIECE):
+                    dist.all_reduce(piece)
         confusion = self.confusion.view(self.num_classes, self.num_classes).cpu().numpy()
         sums = np.zeros(len(MEANS) + NUM_BINS)
         for row in self.batch_sums.view(-1, len(sums)).cpu().numpy():

@@ -29,7 +29,7 @@ def initialize_lazy(model: nn.Module, image_size: int) -> None:
 
 
 class Tried(NamedTuple):
-    """What a training pass has shown of a model."""
+    """The findings of a training pass of a model."""
 
     moving: list[str]
     """Buffers, other than BatchNorm's, that it moves."""

@@ -72,3 +72,15 @@ def _build_part(groups: list[Group]) -> torch.optim.Optimizer:
     fused = settings.fused and device in FUSED_DEVICES
     options = [group.options() | kind.options(group.settings) for group in groups]
     return kind.make(options, lr=settings.lr, fused=fused or None)
+
+
+def start_momenta(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD's momenta zeros to start from, which is what its first step assumes.
+
+    Fused SGD makes them in its first step, but leaves them uninitialised if fp16 overflows in it, and continues from
+    whatever was in that memory.
+    """
+    for part in optimizer.parts if isinstance(optimizer, JointOptimizer) else [optimizer]:
+        for group in part.param_groups if isinstance(part, torch.optim.SGD) else ():
+            for parameter in group["params"] if group["momentum"] else ():
+                part.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -14,13 +14,19 @@ def build_ema(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int, moved: torch.Tensor | None = None) -> None:
     """Move the average towards the weights. Early steps count more, so that the initial weights are soon forgotten.
 
     The decay is min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage with num_updates.
+    moved: () on the device, 0 if the step moved no weights, so that the average stays too; None: it did.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(ema.parameters()), list(module.parameters()), 1 - decay)
+    averages: list[torch.Tensor] = list(ema.parameters())
+    weights: list[torch.Tensor] = list(module.parameters())
+    if moved is None:
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+    else:
+        torch._foreach_lerp_(averages, weights, [moved * (1 - decay)] * len(weights))
 
 
 @torch.no_grad()

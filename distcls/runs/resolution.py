@@ -34,7 +34,7 @@ def _precision(train: TrainConfig, processes: Processes) -> str:
     cuda = processes.device.type == "cuda"
     precision = train.precision
     if precision == "auto":
-        precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "float32"
+        precision = "bf16" if cuda and computes_bf16() else "float32"
     if precision == "fp16" and not cuda:
         raise UsageError(
             f"train.precision=fp16 needs a CUDA GPU, and this is {processes.device.type}: its loss scaling and "
@@ -42,6 +42,12 @@ def _precision(train: TrainConfig, processes: Processes) -> str:
         )
     if precision == "float64" and processes.device.type == "mps":
         raise UsageError("train.precision=float64: Apple's MPS has no float64. Use run.device=cpu or float32.")
+    if train.sync_batchnorm and processes.world_size > 1 and not cuda:
+        raise UsageError(
+            f"train.sync_batchnorm=true needs CUDA GPUs, and these {processes.world_size} processes train on "
+            f"{processes.device.type}: torch computes it only there. Leave it out; BatchNorm then sees the "
+            "micro-batches of each process, and train.micro_batch_size says how large these are."
+        )
     return precision
 
 
@@ -64,3 +70,19 @@ def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path
             f"cannot share the {parts} such parts of its batches of {batch}. Start {either(fitting)}; or begin another "
             "run with --name NAME, and a smaller train.micro_batch_size for more processes."
         )
+
+
+def computes_bf16() -> bool:
+    """True if this process's GPU computes bf16 in hardware: older ones emulate it, slower than float32."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def describe_precision(train: TrainConfig, device: torch.device) -> str:
+    """Return the precision, with the reason on a GPU for which `auto` had a choice."""
+    if device.type != "cuda" or train.precision not in ("float32", "bf16"):
+        return train.precision
+    if computes_bf16():
+        return "bf16 (this GPU has it in hardware)" if train.precision == "bf16" else train.precision
+    if train.precision == "bf16":
+        return "bf16 (this GPU only emulates it: train.precision=float32 is faster)"
+    return "float32 (this GPU has no bf16 in hardware)"

@@ -18,6 +18,7 @@ from distcls.errors import UsageError
 from distcls.optim.losses import weigh_classes
 from distcls.optim.schedules import lr_at
 from distcls.plan.batches import BatchPlan, total_steps
+from distcls.runs.resolution import describe_precision
 from distcls.runs.resuming import newest_step, trained_length
 from distcls.training.memory import Memory, estimate_memory, largest_that_fits, memory_for_each_process
 
@@ -46,6 +47,7 @@ def describe(
     """Return name and value of each thing worth knowing before the first step."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    precision = describe_precision(config.train, processes.device)
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
     left_out = f"; {num_bad} unreadable left out, see data_report.json" if num_bad else ""
@@ -61,7 +63,7 @@ def describe(
         ("images", _describe_images(data)),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         *_warn_of_model(config, data, trained),
-        ("device", f"{count(processes.world_size, processes.device.type)}, {config.train.precision}{mode}"),
+        ("device", f"{count(processes.world_size, processes.device.type)}, {precision}{mode}"),
         (
             "batch",
             f"{plan.global_batch_size} = {count(plan.world_size, 'process')}"

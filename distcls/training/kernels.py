@@ -14,16 +14,17 @@ from distcls.config.settings import TrainConfig
 
 
 def choose_kernels(train: TrainConfig, processes: Processes) -> None:
-    """Choose threads and kernels so that the same command gives the same bits.
+    """Choose threads and kernels: the fastest, or with train.deterministic those that give the same bits each time.
 
     Deterministic mode has one thread on a CPU by default, because the number decides the order of sums and
-    must not follow the number of processes.
+    must not follow the number of processes. On a GPU the other mode lets cuDNN time its kernels in the first steps,
+    and two starts may choose differently: a resumed run then rounds otherwise than one never stopped.
     """
     on_cpu = processes.device.type == "cpu"
     shared = slurm.cpus_per_rank() or max((os.cpu_count() or 1) // processes.local_world_size, 1)
     torch.set_num_threads(train.num_threads or (1 if train.deterministic and on_cpu else shared))
-    torch.backends.cudnn.benchmark = False  # it would choose kernels by their speed of the moment
-    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = not train.deterministic
+    torch.backends.cudnn.deterministic = True  # of these, the fastest: within a start, the same step has the same bits
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

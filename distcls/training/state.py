@@ -18,7 +18,7 @@ from distcls.models.build import build_model
 from distcls.models.init_from import InitFrom, init_from
 from distcls.models.trial import try_model
 from distcls.models.weights import load_weights
-from distcls.optim.build import build_optimizer
+from distcls.optim.build import build_optimizer, start_momenta
 from distcls.optim.ema import build_ema, copy_buffers
 from distcls.optim.groups import Group, group_parameters
 from distcls.plan.randomness import seed_torch
@@ -206,6 +206,9 @@ def build_state(
     ema = build_ema(module) if config.train.ema_decay is not None else None
     further = _build_further(config, objective, module, acceleration)
     groups = group_parameters(config.optim, module, further)
+    optimizer = build_optimizer(groups)
+    if acceleration.scaler is not None:
+        start_momenta(optimizer)
     return TrainState(
         module=module,
         # Deterministic sums leave DDP out; one process needs none.
@@ -215,7 +218,7 @@ def build_state(
             # Code that is not ours may leave out a part of the model in some passes only.
             all_used=is_supervised and ":" not in config.model.name and not tried.unused,
         ),
-        optimizer=build_optimizer(groups),
+        optimizer=optimizer,
         statistics=BatchNormStatistics(
             module,
             *(own for own in further.values() if is_trained(own)),

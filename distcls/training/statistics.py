@@ -76,8 +76,13 @@ class BatchNormStatistics:
         return [torch.cat(flat)]
 
     @torch.no_grad()
-    def update(self, sums: torch.Tensor, num_micro_batches: int) -> None:
-        """Move the true statistics by the sum of what `read` gave for each micro-batch of a step (and is filled up)."""
+    def update(self, sums: torch.Tensor, num_micro_batches: int, moved: torch.Tensor | None = None) -> None:
+        """Move the true statistics by the sum of what `read` gave for each micro-batch of a step (and is filled up).
+
+        moved: () on the device, 0 if fp16 skipped the step, so that they stay; None: it was taken.
+        """
+        if moved is not None:  # as if no layer had run; not a factor of 0, because the sums may be infinite
+            sums = torch.where(moved.bool(), sums, torch.zeros_like(sums))
         end = len(self.running)
         if self.buffers:
             counts = sums[end : end + len(self.layers)]

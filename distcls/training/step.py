@@ -19,13 +19,15 @@ from distcls.training.objectives.objective import Network, Objective, Terms
 from distcls.training.state import TrainState
 
 REPORTED_FIRST = ("loss", "accuracy", "grad_norm")
+OF_FP16 = ("loss_scale", "moved")
+"""The loss scale, and 1 if the weights moved, 0 if a gradient overflowed."""
 
 
 class TrainStep:
     """Calling it with this rank's micro-batches moves the state by one step.
 
-    `names` are those of the numbers that it returns: REPORTED_FIRST, then the other scalars of the objective. Their
-    names are known after the first step.
+    `names` are those of the numbers that it returns: REPORTED_FIRST, OF_FP16 in that precision, then the other scalars
+    of the objective, which are known after the first step.
     """
 
     def __init__(
@@ -35,7 +37,8 @@ class TrainStep:
         self.device = acceleration.device
         self.network = Network(state.module, state.model, acceleration.autocast)
         self.shapes: dict[str, torch.Size] | None = None
-        self.names: tuple[str, ...] = REPORTED_FIRST
+        self.reported_first = REPORTED_FIRST if acceleration.scaler is None else (*REPORTED_FIRST, *OF_FP16)
+        self.names = self.reported_first
         if config.train.deterministic:
             self.sum_gradients = OrderedSum(
                 state.module, state.statistics, acceleration.backward, plan.world_size, list(state.further.values())
@@ -51,7 +54,10 @@ class TrainStep:
             )
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor | None:
-        """The numbers called `names` of the global batch, float, on the device; None for a skipped step."""
+        """Return the numbers called `names` of the global batch, float, on the device; None for a step of skip_steps.
+
+        Nothing waits for them.
+        """
         state, train = self.state, self.config.train
         if state.step in train.skip_steps:
             state.position.step += 1
@@ -60,16 +66,14 @@ class TrainStep:
         sums = self.sum_gradients(self._forward, micro_batches)
         norm = self._clip()
         means, statistics = self._split(sums)
-        if self._update():
-            state.statistics.update(statistics, self.plan.num_micro_batches)
-            if state.ema is not None and train.ema_decay is not None:
-                update_ema(state.ema, state.module, train.ema_decay, state.step)
-            with torch.no_grad():
-                self.objective.update(means, state.step)
-        else:
-            state.position.skipped_steps += 1
+        of_fp16 = self._update()
+        moved = of_fp16.get("moved")
+        state.statistics.update(statistics, self.plan.num_micro_batches, moved)
+        if state.ema is not None and train.ema_decay is not None:
+            update_ema(state.ema, state.module, train.ema_decay, state.step, moved)
+        self._update_objective(means, moved)
         state.position.step += 1
-        return self._reported(means, norm)
+        return self._reported({**means, **of_fp16, "grad_norm": norm})
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The micro-batch's part of the mean loss, and its sums. Draws are keyed by its place in the run."""
@@ -91,8 +95,8 @@ class TrainStep:
         shapes = {name: value.shape for name, value in terms.sums.items()}
         if self.shapes is None:
             self.shapes = shapes
-            others = [name for name, shape in shapes.items() if not shape and name not in REPORTED_FIRST]
-            self.names = (*REPORTED_FIRST, *others)
+            others = [name for name, shape in shapes.items() if not shape and name not in self.reported_first]
+            self.names = (*self.reported_first, *others)
         if list(shapes.items()) != list(self.shapes.items()):
             raise UsageError(
                 f"objective.name={self.config.objective.name} gave the sums {shapes}, and {self.shapes} in its first "
@@ -107,10 +111,9 @@ class TrainStep:
         means = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
         return means, sums[sum(sizes) :]
 
-    def _reported(self, means: dict[str, torch.Tensor], norm: torch.Tensor) -> torch.Tensor:
-        """Where an objective counts no accuracy it is NaN."""
-        numbers = {**means, "grad_norm": norm}
-        missing = torch.full_like(norm, torch.nan)
+    def _reported(self, numbers: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The numbers called `names`; an accuracy that the objective does not count is NaN."""
+        missing = torch.full_like(numbers["grad_norm"], torch.nan)
         return torch.stack([numbers.get(name, missing) for name in self.names])
 
     def _clip(self) -> torch.Tensor:
@@ -125,16 +128,28 @@ class TrainStep:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.max_grad_norm, norm)
         return norm
 
-    def _update(self) -> bool:
-        """Move the weights, unless fp16 overflowed: whether they were moved."""
+    def _update(self) -> dict[str, torch.Tensor]:
+        """Move the weights, unless fp16 overflowed. With fp16, return the numbers of OF_FP16, on the device."""
         state = self.state
         for group, lr in zip(state.optimizer.param_groups, lrs_at(state.step, state.groups, self.plan), strict=True):
             group["lr"] = lr
         seed_everything(self.device, self.plan.seed, "optimizer", state.step)  # some optimizers draw
         if state.scaler is None:
             state.optimizer.step()
-            return True
-        scale = state.scaler.get_scale()
+            return {}
+        one = torch.ones((), device=self.device)
+        before = state.scaler.scale(one)  # `get_scale` would wait for the device
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        return state.scaler.get_scale() >= scale
+        after = state.scaler.scale(one)
+        return {"loss_scale": after, "moved": (after >= before).to(after.dtype)}
+
+    @torch.no_grad()
+    def _update_objective(self, means: dict[str, torch.Tensor], moved: torch.Tensor | None) -> None:
+        """Let the objective's modules follow, unless fp16 skipped the step: then they stay as they were."""
+        tensors = [tensor for own in self.state.further.values() for tensor in (*own.parameters(), *own.buffers())]
+        before = [] if moved is None else [tensor.clone() for tensor in tensors]
+        self.objective.update(means, self.state.step)
+        if moved is not None:
+            for tensor, old in zip(tensors, before, strict=True):
+                tensor.copy_(torch.where(moved.bool(), tensor, old))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import resource
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator
 from statistics import fmean
@@ -22,6 +21,7 @@ from distcls.inference.metrics import SplitMetrics
 from distcls.optim.schedules import lr_at
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
+from distcls.training.late_numbers import FinishedStep, LateNumbers
 from distcls.training.state import TrainState
 
 WENT_BAD = "went_bad.txt"
@@ -40,22 +40,20 @@ class Watch:
 
     def __init__(self, config: Config, state: TrainState, plan: BatchPlan, images: Split, run: RunFolder) -> None:
         self.config, self.state, self.plan, self.images, self.run = config, state, plan, images, run
-        self.unseen: tuple[int, torch.Tensor] | None = None
+        self.late = LateNumbers(run.processes.device)
         self.log_every = _at_least_once_an_epoch(config.train.log_every, plan)
         self.is_mixed = bool(config.augment.mixup or config.augment.cutmix)
         """Accuracy on mixtures of two images says little, so it is left out."""
         self.last_steps: deque[tuple[float, float]] = deque(maxlen=NUM_SHOWN)
         self.seconds_per_step = self.data_share = math.nan
         self.steps_timed = 0
-        self.waiting = 0.0
-        self.last = time.perf_counter()
         run.progress.start(plan.total_steps, state.step)
 
     def wait_for(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
-        """The next batch; the time that it took is what training waits for data."""
-        self.last = time.perf_counter()
+        """The next batch; the time that it takes is what training waits for data."""
+        self.late.ask()
         batch = next(batches)
-        self.waiting = time.perf_counter() - self.last
+        self.late.begin()
         for micro_batch in batch:
             for image in micro_batch.went_bad.values():
                 self._went_bad(image)
@@ -77,43 +75,37 @@ class Watch:
 
     def saw(self, stats: torch.Tensor | None) -> None:
         """A step was taken. Raises DivergedError if the step before was not finite."""
-        seconds = time.perf_counter() - self.last
-        if self.steps_timed == 1:  # the first step waited for loader workers to start: forget it
-            self.seconds_per_step = self.data_share = math.nan
-        self.steps_timed += 1
-        self.seconds_per_step = _smooth(self.seconds_per_step, seconds)
-        self.data_share = _smooth(self.data_share, self.waiting / seconds)
-        self._look()
-        if stats is not None:
-            self.unseen = (self.state.step - 1, stats)
+        self._look(self.late.take() if stats is None else self.late.put(self.state.step - 1, stats))
         self.run.at(self.state.step, "train")
 
     def catch_up(self, phase: str) -> None:
         """Look at the last step too, before something else begins: what is saved or evaluated has been looked at."""
-        self._look()
+        self._look(self.late.take())
         self.run.at(self.state.step, phase)
 
-    def _look(self) -> None:
-        if self.unseen is None:
+    def _time(self, finished: FinishedStep) -> None:
+        if self.steps_timed == 1:  # the first step waited for loader workers to start: forget it
+            self.seconds_per_step = self.data_share = math.nan
+        self.steps_timed += 1
+        self.seconds_per_step = _smooth(self.seconds_per_step, finished.seconds)
+        self.data_share = _smooth(self.data_share, finished.waiting / finished.seconds)
+
+    def _look(self, finished: FinishedStep | None) -> None:
+        if finished is None:
             return
-        (step, stats), self.unseen = self.unseen, None
-        loss, accuracy, norm, *_ = stats.tolist()
-        scaler = self.state.scaler
-        if not math.isfinite(loss) or not (math.isfinite(norm) or scaler is not None):
+        self._time(finished)
+        step, (loss, accuracy, norm, *others) = finished.step, finished.numbers
+        overflowed = self.state.scaler is not None and self._has_overflowed(step, *others[:2])
+        if not overflowed and not (math.isfinite(loss) and math.isfinite(norm)):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
             raise DivergedError(
                 f"step {step} is not finite: its loss is {loss}, its gradient norm {norm}.{self._list_images(step)} "
                 "All up to the last checkpoint is kept. To pass over this batch: the same command with "
                 f"'train.skip_steps=[{skip}]'; or begin another run with a lower optim.lr."
             )
-        if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
-            raise DivergedError(
-                f"at step {step} the gradients are still not finite in fp16 with a loss scale of "
-                f"{scaler.get_scale():.1e}: they are not too large, but wrong. Begin another run with "
-                "train.precision=bf16 or float32, or with a lower optim.lr."
-            )
-        self.last_steps.append((loss, accuracy))
-        self.state.position.add_step(loss, accuracy)
+        if not overflowed:  # else the loss may be infinite, and the means after it
+            self.last_steps.append((loss, accuracy))
+            self.state.position.add_step(loss, accuracy)
         completed = step + 1
         to_track = is_due(completed, self.log_every, self.plan)
         to_show = self.run.progress.is_time_for(completed)
@@ -124,17 +116,32 @@ class Watch:
         epoch = self.plan.epoch(completed)
         if to_track:
             self.run.track(
-                step=completed, epoch=epoch, split="train", loss=loss, accuracy=None if self.is_mixed else accuracy,
+                step=completed, epoch=epoch, split="train", loss=loss, accuracy=self._known(accuracy),
                 lr=lr, grad_norm=norm, images_per_second=rate, data_time=self.data_share,
             )  # fmt: skip
         if to_show:
             shown = self.last_steps or [(loss, accuracy)]
             mean_loss, mean_accuracy = map(fmean, zip(*shown, strict=True))
             self.run.progress.update(
-                completed, epoch, len(shown), mean_loss, None if self.is_mixed else mean_accuracy, lr, rate,
+                completed, epoch, len(shown), mean_loss, self._known(mean_accuracy), lr, rate,
                 _memory(self.run.processes.device), self.data_share,
                 (self.plan.total_steps - completed) * self.seconds_per_step,
             )  # fmt: skip
+
+    def _known(self, accuracy: float | None) -> float | None:
+        """The accuracy, or None where images are mixed, or the objective counts none."""
+        return None if self.is_mixed or accuracy is None or math.isnan(accuracy) else accuracy
+
+    def _has_overflowed(self, step: int, scale: float, moved: float) -> bool:
+        """True if fp16 skipped the step. Raises DivergedError where no loss scale can help any more."""
+        if scale < SMALLEST_SCALE:
+            raise DivergedError(
+                f"at step {step} the gradients are still not finite in fp16 with a loss scale of "
+                f"{scale:.1e}: they are not too large, but wrong. Begin another run with "
+                "train.precision=bf16 or float32, or with a lower optim.lr."
+            )
+        self.state.position.skipped_steps += not moved
+        return not moved
 
     def _list_images(self, step: int) -> str:
         """A sentence on the file that names a step's images, by micro-batch; the main process writes it."""
@@ -153,7 +160,7 @@ class Watch:
         """An evaluation of the val split is done."""
         step, epoch = self.state.step, self.plan.epoch(self.state.step)
         loss, accuracy = self.state.position.take_means()
-        means = {"train_loss": loss, "train_accuracy": None if self.is_mixed else accuracy}
+        means = {"train_loss": loss, "train_accuracy": self._known(accuracy)}
         self.run.track(step=step, epoch=epoch, split="val", **metrics.scores, **means)
         row = {**metrics.values, **means, "epoch": epoch, "step": step, "by_class": metrics.by_class}
         self.run.progress.evaluation_row({**row, "best": self.state.position.best_step == step})

@@ -5,9 +5,15 @@ from __future__ import annotations
 import time
 
 import ledger
+import numpy as np
 import pytest
 import torch
 from ranks import read_json
+from small_steps import AUGMENT, PLAN, make_config, make_split, make_step
+
+from distcls.data.loading.loader import train_batches
+from distcls.training.acceleration import Acceleration
+from distcls.training.late_numbers import LateNumbers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,7 +28,8 @@ SETTINGS = [
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_a_killed_run_ends_with_the_bits_of_one_never_killed(ranks, precision):
-    settings = [*SETTINGS, f"train.precision={precision}"]
+    """In deterministic mode: otherwise cuDNN times its kernels, and two starts may take different ones."""
+    settings = [*SETTINGS, f"train.precision={precision}", "train.deterministic=true"]
     ranks.run("train", "--name", "whole", *settings, gpus="0")
     assert read_json(ranks.folder / "runs" / "whole" / "env.json")["device"] == "cuda"
     group = ranks.start("train", "--name", "killed", *settings, gpus="0")
@@ -31,6 +38,31 @@ def test_a_killed_run_ends_with_the_bits_of_one_never_killed(ranks, precision):
     group.kill()
     ranks.run("train", "--name", "killed", *settings, gpus="0")
     assert digest(ranks, "killed") == digest(ranks, "whole")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_a_step_waits_for_nothing(precision, optimizer):
+    """What tests/training/test_late_numbers.py shows on meta tensors, with real copies, streams and a loss scale."""
+    config = make_config("resnet9", **AUGMENT["all"])
+    config.optim.name, config.optim.fused, config.train.precision = optimizer, True, precision
+    device = torch.device("cuda", 0)
+    _, train_step = make_step(config, Acceleration(config.train, device))
+    late = LateNumbers(device)
+    found = []
+    for step, micro_batches in enumerate(train_batches(make_split(config), PLAN, config.augment, device, 0, 0)):
+        late.ask()
+        late.begin()
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first makes what stays
+        try:
+            numbers = train_step(micro_batches)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        found.append(late.put(step, numbers))
+    found.append(late.take())
+    steps = [f for f in found if f is not None]
+    assert [f.step for f in steps] == [0, 1, 2, 3]
+    assert all(f.seconds > 0 and f.waiting >= 0 and np.isfinite(f.numbers[0]) for f in steps)
 
 
 def test_deterministic_mode_repeats_itself(ranks):

@@ -7,6 +7,8 @@ multiplication, and colours are clipped only once, at the end.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -44,8 +46,13 @@ def jitter(pixels: torch.Tensor, color: torch.Tensor, gray: torch.Tensor, dtype:
     """
     n, height, width, channels = pixels.shape
     flat = pixels.reshape(n, height * width, channels)
-    luma = torch.tensor(LUMA, dtype=dtype, device=pixels.device)
-    mean = (flat.sum(1, dtype=torch.int64) * luma).sum(1) / (height * width)
+    mean = (flat.sum(1, dtype=torch.int64) * _luma(dtype, pixels.device)).sum(1) / (height * width)
     colored = flat.to(dtype) @ color.to(dtype).transpose(1, 2)
     colored += (gray.to(dtype) * mean)[:, None, None]
     return colored.clamp_(0, 255).view(n, height, width, channels)
+
+
+@functools.cache
+def _luma(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Made once: to make it each time would copy three numbers to the device, and wait for that."""
+    return torch.tensor(LUMA, dtype=dtype, device=device)

@@ -38,7 +38,7 @@ def _resample(pixels: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Ten
     rows = torch.bmm(down, pixels.reshape(n, height, width * channels).to(down.dtype))
     columns = rows.view(n, size, width, channels).transpose(1, 2).reshape(n, width, size * channels)
     images = torch.bmm(right, columns).view(n, size, size, channels).transpose(1, 2)
-    return images.round_().clamp_(0, 255).to(torch.uint8)
+    return images.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _weights(starts: torch.Tensor, lengths: torch.Tensor, size_in: int, size_out: int) -> torch.Tensor:

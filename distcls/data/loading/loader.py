@@ -17,6 +17,7 @@ from distcls.data.augmentation.batchwise import draw_crops, draw_numbers
 from distcls.data.augmentation.image_transforms import ImageTransforms, build_transforms
 from distcls.data.loading.micro_batch import MicroBatch, Numbers, taken
 from distcls.data.loading.reading import Loaded, Request, chunks, is_in_memory, load_images
+from distcls.data.loading.transfer import copied_ahead, to_device
 from distcls.data.split import Split
 from distcls.errors import BadDataError
 from distcls.plan.batches import BatchPlan
@@ -42,7 +43,8 @@ def train_batches(
     drawn = (
         numbers for block in blocks for numbers in [_draw(split, augment, plan, i, crops_on_device) for i in block]
     )
-    return (_with_numbers(loaded, plan, numbers, device) for numbers in drawn)
+    ours = (to_device({name: table[plan.rows] for name, table in numbers.items()}, device) for numbers in drawn)
+    return (_with_numbers(loaded, plan, numbers) for numbers in copied_ahead(ours, dict.values, device))
 
 
 def _crops_on_device(split: Split, transforms: ImageTransforms | None, device: torch.device) -> bool:
@@ -67,9 +69,8 @@ def _draw(split: Split, augment: AugmentConfig, plan: BatchPlan, step: int, crop
     return numbers
 
 
-def _with_numbers(loaded: Iterator[Loaded], plan: BatchPlan, drawn: Numbers, device: torch.device) -> list[MicroBatch]:
+def _with_numbers(loaded: Iterator[Loaded], plan: BatchPlan, numbers: Numbers) -> list[MicroBatch]:
     """This rank's micro-batches of one step, from the next images that were loaded and the step's numbers."""
-    numbers = {name: table[plan.rows].to(device) for name, table in drawn.items()}
     tables = zip(*[chunks(table, plan.micro_batch_size) for table in numbers.values()], strict=True)
     parts = [dict(zip(numbers, rows, strict=True)) for rows in tables] or [{}] * plan.grad_accum_steps
     images = itertools.islice(loaded, plan.grad_accum_steps)

@@ -33,7 +33,8 @@ class MicroBatch:
     def weights(self) -> torch.Tensor:
         """What each image counts in the loss: 1, or 0 for one that went bad or was mixed with such a one; (m,)."""
         weights = torch.ones(len(self.labels), device=self.labels.device)
-        weights[list(self.went_bad)] = 0
+        for place in self.went_bad:
+            weights[place].zero_()  # a list of places would be copied to the device, and waited for
         return weights * weights[self.numbers["partner"]] if "partner" in self.numbers else weights
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,15 @@ from distcls.cluster import signals
 from distcls.data.augmentation.image_transforms import ImageTransforms
 from distcls.data.augmentation.resampling import crop_and_resize, resize
 from distcls.data.decoding.decode import BadImageError
+from distcls.data.loading.transfer import copied_ahead, move, to_device
 from distcls.data.split import Split
 from distcls.errors import OutOfMemoryError
 
 SECONDS_BEFORE_RETRY = 0.5
 """A network file system that stumbles is often back by then."""
+
+SHARE_OF_FREE_MEMORY = 0.25
+"""Of a GPU: what decoded images may take there. The rest is for the model, whose needs nobody knows beforehand."""
 
 
 class Request(NamedTuple):
@@ -62,34 +67,34 @@ def load_images(
 ) -> Iterator[Loaded]:
     """Pixels and labels of what is asked for, in pieces of `size` images."""
     if is_in_memory(split, device) and transforms is None:
-        return _load_from_memory(split, requests, size, device)
+        loaded = _load_from_memory(split, _resident(split, device), requests, size, device)
+        return copied_ahead(loaded, lambda images: [t for t in (images.labels, images.rows) if t is not None], device)
     pieces = (piece for request in requests for piece in request.pieces(size))
     in_threads = split.pixels is not None and transforms is None and workers > 0
     load = _load_in_threads if in_threads else _load_in_processes
     loaded = load(_BatchReader(split, transforms), pieces, device, workers)
-    return _copied_ahead(loaded, device) if device.type == "cuda" else loaded
+    return copied_ahead(loaded, lambda images: [images.pixels, images.labels], device)
 
 
 def is_in_memory(split: Split, device: torch.device) -> bool:
-    """Whether all pixels of a split lie where the training happens."""
+    """True if all pixels of a split lie where the training happens; on a GPU, if they leave room for the training."""
     if split.pixels is None or not split.in_memory:
         return False
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return _place(split.pixels, device) in _copies or split.pixels.nbytes <= SHARE_OF_FREE_MEMORY * free
     # Of more than 2^31 numbers, MPS gathers zeros, silently, before torch 2.14 (pytorch/pytorch#188756).
     return device.type != "mps" or split.pixels.size < 2**31
 
 
-def _load_from_memory(split: Split, requests: Iterator[Request], size: int, device: torch.device) -> Iterator[Loaded]:
-    pixels, all_labels = _resident(split, device), torch.from_numpy(split.labels)
+def _load_from_memory(
+    split: Split, pixels: torch.Tensor, requests: Iterator[Request], size: int, device: torch.device
+) -> Iterator[Loaded]:
     for request in requests:
-        rows = _to(torch.from_numpy(split.rows[request.indices]), device)
-        labels = _to(all_labels[torch.from_numpy(request.indices)], device)
-        for their_labels, their_rows in zip(chunks(labels, size), chunks(rows, size), strict=True):
-            yield Loaded(pixels, their_labels, their_rows, {})
-
-
-def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Without waiting where that is safe: MPS would read from memory that is free again (pytorch/pytorch#189690)."""
-    return tensor.to(device, non_blocking=device.type == "cuda")
+        here = {"rows": split.rows[request.indices], "labels": split.labels[request.indices]}
+        there = to_device({name: torch.from_numpy(table) for name, table in here.items()}, device)
+        for labels, rows in zip(chunks(there["labels"], size), chunks(there["rows"], size), strict=True):
+            yield Loaded(pixels, labels, rows, {})
 
 
 def chunks(table: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
@@ -102,7 +107,7 @@ def _resident(split: Split, device: torch.device) -> torch.Tensor:
     assert split.pixels is not None
     if device.type == "cpu":
         return torch.from_numpy(split.pixels)
-    place = (id(split.pixels), device)
+    place = _place(split.pixels, device)
     if place not in _copies:
         try:
             _copies[place] = torch.from_numpy(split.pixels).to(device)
@@ -112,7 +117,17 @@ def _resident(split: Split, device: torch.device) -> torch.Tensor:
                 f"the decoded images, {size:.1f} GB, do not fit {device}. Leave them on the disk, which "
                 "changes nothing in what is computed: data.cache=0, with data.disk_cache='200 GB' if the disk has room."
             ) from error
+        weakref.finalize(split.pixels, _copies.pop, place, None)
     return _copies[place]
+
+
+def resident_bytes(device: torch.device) -> int:
+    """How much memory of a GPU the decoded images take that are kept there."""
+    return sum(copy.nbytes for (_, where), copy in _copies.items() if where == device)
+
+
+def _place(pixels: np.ndarray, device: torch.device) -> tuple[int, torch.device]:
+    return id(pixels), device
 
 
 _copies: dict[tuple[int, torch.device], torch.Tensor] = {}
@@ -131,7 +146,7 @@ def _load_in_processes(
         generator=torch.Generator(),  # else each start of the loader would draw from the global one
     )
     for loaded in loader:
-        yield Loaded(_to(loaded.pixels, device), _to(loaded.labels, device), None, loaded.went_bad)
+        yield Loaded(move(loaded.pixels, device), move(loaded.labels, device), None, loaded.went_bad)
 
 
 def _load_in_threads(
@@ -146,25 +161,7 @@ def _load_in_threads(
             pixels, labels = loaded.pixels, loaded.labels
             if device.type == "cuda":
                 pixels, labels = pixels.pin_memory(), labels.pin_memory()
-            yield Loaded(_to(pixels, device), _to(labels, device), None, loaded.went_bad)
-
-
-def _copied_ahead(loaded: Iterator[Loaded], device: torch.device) -> Iterator[Loaded]:
-    """Asks for each batch before the one ahead of it is used, so that it travels to the GPU while that computes."""
-    ahead = torch.cuda.Stream(device)
-    waiting: Loaded | None = None
-    while True:
-        with torch.cuda.stream(ahead):
-            coming = next(loaded, None)
-        if waiting is not None:
-            yield waiting
-        if coming is None:
-            return
-        now = torch.cuda.current_stream(device)
-        now.wait_stream(ahead)
-        coming.pixels.record_stream(now)
-        coming.labels.record_stream(now)
-        waiting = coming
+            yield Loaded(move(pixels, device), move(labels, device), None, loaded.went_bad)
 
 
 class _BatchReader(Dataset):

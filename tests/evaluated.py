@@ -1,0 +1,87 @@
+"""One evaluation on real processes, whose metrics are written down by each: for tests of the evaluator."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ranks import SERVER, _free_port
+from torch import nn
+
+NUM_CLASSES = 7
+
+
+def make_split(num_images: int) -> Any:
+    from distcls.data.decoding.decode import Decoding
+    from distcls.data.sources.image_set import ArraySet
+    from distcls.data.split import Split
+
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (num_images, 4, 4, 3)).astype(np.uint8)
+    names, labels = [f"c{i}" for i in range(NUM_CLASSES)], draw.integers(0, NUM_CLASSES, num_images)
+    image_set = ArraySet("made", names, labels, images)
+    return Split("val", image_set, np.arange(num_images), image_set.labels, images, Decoding(4))
+
+
+def make_evaluator(processes: Any, batch_size: int) -> Any:
+    from distcls.config.settings import Config
+    from distcls.data.augmentation.preprocessing import Normalize
+    from distcls.inference.evaluator import Evaluator
+
+    config = Config()
+    config.train.eval_batch_size, config.data.workers = batch_size, 0
+    normalize = Normalize.build(config.augment.normalize, torch.device("cpu"), torch.float32, False)
+    return Evaluator(config, NUM_CLASSES, normalize, processes)
+
+
+def make_module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, NUM_CLASSES))
+
+
+def evaluate_as(rank: int, world_size: int, port: int, num_images: int, batch_size: int, path: str) -> None:
+    """What one process does."""
+    torch.set_num_threads(1)
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    os.environ.update({name: str(value) for name, value in {**own, "MASTER_PORT": port}.items()})
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    from distcls.cluster.processes import Processes
+    from distcls.inference import sums
+
+    sums.PIECE = 16  # so that there are many
+    with Processes("cpu") as processes:
+        assert processes.world_size == world_size
+        dist.all_gather = refuse  # type: ignore[assignment]
+        metrics = make_evaluator(processes, batch_size)(make_module(), make_split(num_images))
+    Path(path).write_bytes(pickle.dumps(metrics))
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("each process was sent a copy of the sums of every other")
+
+
+def evaluate_on(world_size: int, num_images: int, batch_size: int, folder: Path) -> list[Any]:
+    """The metrics that each process found."""
+    if world_size == 1:
+        processes = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1, asked_to_stop=lambda: False)
+        return [make_evaluator(processes, batch_size)(make_module(), make_split(num_images))]
+    port, paths = _free_port(), [folder / f"rank{rank}.pickle" for rank in range(world_size)]
+    started = [
+        SERVER.Process(target=evaluate_as, args=(rank, world_size, port, num_images, batch_size, str(path)))
+        for rank, path in enumerate(paths)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(90)
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    assert codes == [0] * world_size
+    return [pickle.loads(path.read_bytes()) for path in paths]

@@ -1,0 +1,30 @@
+"""What a failure is told as."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from distcls.config.settings import TrainConfig
+from distcls.data.loading import reading
+from distcls.training.failures import _understand
+
+META = torch.device("meta")
+
+
+def test_out_of_memory_names_what_makes_room(monkeypatch):
+    train = TrainConfig(global_batch_size=64, micro_batch_size=32, eval_batch_size=100)
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    told = str(_understand(error, train, META))
+    assert "train.micro_batch_size=16" in told and "train.eval_batch_size=50" in told
+    assert "data.cache" not in told  # no decoded images are there
+    pixels = np.empty(0)
+    monkeypatch.setitem(reading._copies, (id(pixels), META), torch.empty(3_000_000_000, dtype=torch.uint8, device=META))
+    told = str(_understand(error, train, META))
+    assert "the 3 GB of decoded images" in told and "data.cache=0" in told
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x")])
+def test_a_bug_stays_what_it_is(error):
+    assert _understand(error, TrainConfig(), META) is error
