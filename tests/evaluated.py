@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from ranks import SERVER, _free_port
 from torch import nn
+from variants import variant
 
 NUM_CLASSES = 7
 
@@ -30,19 +31,19 @@ def make_split(num_images: int) -> Any:
 
 
 def make_evaluator(processes: Any, batch_size: int) -> Any:
-    from distcls.config.settings import Config
-    from distcls.data.augmentation.preprocessing import Normalize
     from distcls.inference.evaluator import Evaluator
 
-    config = Config()
-    config.train.eval_batch_size, config.data.workers = batch_size, 0
-    normalize = Normalize.build(config.augment.normalize, torch.device("cpu"), torch.float32, False)
-    return Evaluator(config, NUM_CLASSES, normalize, processes)
+    return Evaluator(variant(train__eval_batch_size=batch_size, data__workers=0), processes)
 
 
-def make_module() -> nn.Module:
+def make_module() -> Any:
+    from distcls.data.decoding.decode import Decoding
+    from distcls.inference.classifier import Classifier
+
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(48, NUM_CLASSES))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, NUM_CLASSES))
+    names = [f"c{i}" for i in range(NUM_CLASSES)]
+    return Classifier(network, variant(train__precision="float32", model__channels_last=False), names, Decoding(4))
 
 
 def evaluate_as(rank: int, world_size: int, port: int, num_images: int, batch_size: int, path: str) -> None:

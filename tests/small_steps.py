@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from variants import variant
 
 from distcls.config.settings import Config, RandomResizedCropConfig
 from distcls.data.augmentation.batchwise import Augmentation
@@ -16,6 +17,8 @@ from distcls.data.decoding.random_crop import RandomCrop
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Split
 from distcls.plan.batches import BatchPlan
+from distcls.training.objectives.build import build_objective
+from distcls.training.objectives.objective import Task
 from distcls.training.state import TrainState, build_state
 from distcls.training.step import TrainStep
 
@@ -50,21 +53,26 @@ def make_split(config: Config) -> Split:
 
 
 def make_config(model: str, **augment: Any) -> Config:
-    config = Config()
-    config.model.name, config.model.args = model, {"dropout": 0.2}
-    config.train.ema_decay, config.train.max_grad_norm, config.train.log_every = 0.9, 1.0, "1 steps"
-    config.optim.fused = False
-    for name, value in augment.items():
-        setattr(config.augment, name, value)
-    return config
+    return variant(
+        model__name=model,
+        model__args={"dropout": 0.2},
+        train__ema_decay=0.9,
+        train__max_grad_norm=1.0,
+        train__log_every="1 steps",
+        optim__fused=False,
+        **{f"augment__{name}": value for name, value in augment.items()},
+    )
 
 
 def make_step(config: Config, acceleration: Any) -> tuple[TrainState, TrainStep]:
     """Of three weighted classes, on the device of the acceleration."""
     data: Any = SimpleNamespace(class_names=["a", "b", "c"], image_size=SIZE)
     run: Any = SimpleNamespace(processes=SimpleNamespace(world_size=1))
-    state = build_state(config, data, acceleration, run)
     normalize = Normalize.build(
         config.augment.normalize, acceleration.device, torch.float32, config.model.channels_last
     )
-    return state, TrainStep(config, state, PLAN, Augmentation(normalize, 3, SIZE), acceleration, np.ones(3))
+    weights = torch.ones(3, device=acceleration.device)
+    task = Task(config, PLAN, make_split(config), 3, Augmentation(normalize, 3, SIZE), acceleration.device, weights)
+    objective = build_objective(config.objective, task)
+    state = build_state(config, data, objective, acceleration, run)
+    return state, TrainStep(config, objective, state, PLAN, acceleration)

@@ -11,9 +11,11 @@ import pytest
 import torch
 from small_steps import AUGMENT, PLAN, make_config, make_split, make_step
 from torch.overrides import TorchFunctionMode
+from variants import variant
 
 from distcls.config.settings import Config
 from distcls.data.loading.loader import train_batches
+from distcls.models.trial import Tried
 from distcls.training import late_numbers, watch
 from distcls.training.late_numbers import FinishedStep, LateNumbers
 from distcls.training.state import TrainState
@@ -52,6 +54,12 @@ class NumbersOfMeta(LateNumbers):
         return super().put(step, torch.ones(numbers.shape))
 
 
+@pytest.fixture(autouse=True)
+def no_trial(monkeypatch):
+    """A model is tried before the first step, where waiting costs nothing; meta tensors cannot be tried."""
+    monkeypatch.setattr("distcls.training.state.try_model", lambda *_, **__: Tried([], []))
+
+
 def start(config: Config) -> tuple[TrainState, TrainStep]:
     acceleration: Any = SimpleNamespace(
         device=META,
@@ -60,6 +68,8 @@ def start(config: Config) -> tuple[TrainState, TrainStep]:
         backward=torch.Tensor.backward,
         no_sync=lambda _: contextlib.nullcontext(),
         prepare=lambda module, **_: module,
+        prepare_for_evaluation=lambda module: module,
+        autocast=contextlib.nullcontext,
     )
     return make_step(config, acceleration)
 
@@ -93,7 +103,7 @@ def run_steps(config: Config, monkeypatch, bad: dict[int, str] | None = None) ->
 @pytest.mark.parametrize("model", ["cnn2", "resnet9"])
 def test_a_step_waits_for_nothing(model, optimizer, deterministic, monkeypatch):
     config = make_config(model, **AUGMENT["crop and flip"])
-    config.optim.name, config.train.deterministic = optimizer, deterministic
+    config = variant(config, optim__name=optimizer, train__deterministic=deterministic)
     rows = run_steps(config, monkeypatch)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
 
@@ -110,15 +120,15 @@ def test_an_image_that_went_bad_is_not_waited_for(augment, monkeypatch):
 
 
 def test_the_focal_loss_waits_for_nothing(monkeypatch):
-    config = make_config("cnn2")
-    config.loss.name = "focal"
+    config = variant(make_config("cnn2"), loss__name="focal")
     assert len(run_steps(config, monkeypatch)) == 4
 
 
 def test_a_batchnorm_that_averages_waits_for_nothing(monkeypatch):
     config = make_config("cnn2")
     state, train_step = start(config)
-    state.statistics.momenta = [None, 0.1]
+    state.statistics.has_averages = True
+    state.statistics.is_average = torch.ones(2, dtype=torch.bool, device=META)
     batches = train_batches(make_split(config), PLAN, config.augment, META, 0, 0)
     train_step(next(batches))
     second = next(batches)

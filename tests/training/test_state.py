@@ -9,7 +9,7 @@ import json
 import math
 import random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from distcls.data.loading.micro_batch import MicroBatch
 from distcls.plan.batches import BatchPlan
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import Task
+from distcls.training.objectives.supervised import Supervised
 from distcls.training.state import Position, TrainState, build_state
 from distcls.training.step import TrainStep
 
@@ -298,12 +299,13 @@ def test_a_skipped_step_counts_and_moves_nothing():
 
 def overflowing(at: int, optimizer: str) -> tuple[TrainState, TrainStep]:
     """A run under a loss scale of 4 whose forward pass overflows in one step."""
-    config, scaler = make_config(), torch.amp.GradScaler("cpu", init_scale=4.0)
-    config.optim.name, config.optim.weight_decay = optimizer, 0.0
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    config = variant(make_config(), optim__name=optimizer, optim__weight_decay=0.0)
     acceleration = fake_acceleration(scaler)
     state, train_step = start(config, acceleration)
-    plain = train_step.loss
-    train_step.loss = lambda logits, labels: plain(logits * (torch.inf if state.step == at else 1.0), labels)
+    objective = cast(Supervised, train_step.objective)
+    plain = objective.loss
+    objective.loss = lambda logits, labels: plain(logits * (torch.inf if state.step == at else 1.0), labels)
     return state, train_step
 
 
@@ -318,7 +320,7 @@ def test_a_step_that_overflows_counts_and_moves_neither_weights_nor_average_nor_
     assert (state.step, scale, moved) == (at + 1, 2.0, 0.0)
     assert not math.isfinite(loss) and not math.isfinite(norm)
     assert all(torch.equal(snapshot(state)[name], tensor) for name, tensor in before.items())
-    assert state.statistics.steps == at
+    assert state.statistics.steps.tolist() == [at] * len(state.statistics.layers)
     *_, scale, moved = train_step(batch_of(at + 1)).tolist()
     assert (scale, moved) == (2.0, 1.0)
     assert not same_bits(snapshot(state), before)
