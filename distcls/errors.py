@@ -67,6 +67,12 @@ class DiskError(DistclsError):
     exit_code = 74
 
 
+class MissingProcessError(DistclsError):
+    """A process of the run has not come, and the others have waited long enough."""
+
+    on_all_ranks = True
+
+
 class PeerFailed(DistclsError):
     """Another process of the run has ended; its exit code is this one's too."""
 
@@ -87,7 +93,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 def explain(error: BaseException) -> DistclsError | None:
-    """What a library's error means, where it is no bug: a full disk, or the death of a loader worker."""
+    """Return what a library's error means, where it is no bug: a full disk or memory, or a loader worker's death."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return DiskError(f"{error}. All up to the last checkpoint is kept: make room, and the same command goes on.")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
@@ -95,4 +101,18 @@ def explain(error: BaseException) -> DistclsError | None:
             f"{error}\nIt was reading images. What ends such a process is mostly the machine running out of memory: "
             "use fewer of them, such as data.workers=1, or smaller images. All up to the last checkpoint is kept."
         )
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            f"{error or 'no memory is left'}: the machine has too little memory. Use smaller batches or images, or "
+            "keep fewer decoded images in memory (data.cache='1 GB')."
+        )
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if Python, NumPy, or torch on a CPU or Apple's GPU got no memory; CUDA has torch.OutOfMemoryError."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("DefaultCPUAllocator: " in text or text.startswith("MPS backend out of memory"))
+    )

@@ -45,7 +45,7 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 141  # what a shell reports for SIGPIPE
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         understood = explain(error)
         if understood is None:
             raise

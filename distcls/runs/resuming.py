@@ -14,10 +14,10 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.config.checking import either
 from distcls.config.differences import differences
 from distcls.config.loading import read_config
+from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.errors import DiskError, DistclsError, UsageError
 from distcls.runs.status import is_finished, now
 
@@ -32,6 +32,10 @@ class AlreadyFinished(DistclsError):
 
     exit_code = 0
     on_all_ranks = True
+
+    def __init__(self, message: str, run_dir: Path | None = None) -> None:
+        super().__init__(message)
+        self.run_dir = run_dir
 
 
 def default_name(config: Config, config_path: str | Path | None) -> str:
@@ -94,7 +98,8 @@ def _check_may_continue(path: Path, config: Config) -> None:
     if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
         raise AlreadyFinished(
             f"{path} is finished. To go on training: the same command with a larger train.num_epochs; "
-            f"to see its results: distcls eval {path}"
+            f"to see its results: distcls eval {path}",
+            path,
         )
     if is_finished(path) and not _newest_step(path):
         raise UsageError(
