@@ -13,6 +13,7 @@ errors of distcls.errors.
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ def train(
     settings = load_config(config_path, [*given, *_as_text(overrides)], unless_set)
     if not _training.acquire(blocking=False):
         raise UsageError("another thread of this process is training: wait for it, or start a process for each run.")
+    drawn = random.getstate()
     try:
         with signals.borrowed():
             from distcls.report.run_report import write_report
@@ -145,6 +147,7 @@ def train(
         assert already.run_dir is not None
         return Run(already.run_dir)
     finally:
+        random.setstate(drawn)  # libraries draw while they are imported
         _training.release()
     return Run(finished.dir)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
+import time
 from collections.abc import Sequence
 
 
@@ -13,6 +16,14 @@ def note_exit_code(code: int) -> None:
     if notes:
         with open(notes, "a") as file:
             file.write(f"{code}\n")
+
+
+def note_reason(text: str) -> None:
+    """Write why this process ends into torchrun's error file, so that its own report ends with that sentence."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        with contextlib.suppress(OSError), open(path, "w") as file:
+            json.dump({"message": text, "timestamp": int(time.time())}, file)
 
 
 def some_of(names: Sequence[str], most: int) -> str:

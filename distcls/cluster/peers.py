@@ -76,6 +76,7 @@ class Peers:
         self.sign = Sign()
         self.on_end: Callable[[Departure], int] = lambda departure: departure.exit_code
         self._heard: dict[int, tuple[Sign, float]] = {}
+        self._first: Departure | None = None
         self._moved_at = 0.0
         self._hang_timeout: float | None = None
         self._stopped = threading.Event()
@@ -103,6 +104,7 @@ class Peers:
         first = mine
         with contextlib.suppress(RuntimeError):  # the store went with process 0
             first = Departure(**json.loads(self.store.compare_set("departure", "", json.dumps(asdict(mine)))))
+            self._first = first
             self._acknowledge()
         return first
 
@@ -117,7 +119,7 @@ class Peers:
                 time.sleep(0.1)
             after = self._signs()
         except RuntimeError:
-            return MAIN_IS_GONE
+            return self._first or MAIN_IS_GONE
         return self._leave(
             _gone([rank for rank, sign in after.items() if rank != self.rank and sign == before.get(rank)])
         )
@@ -195,12 +197,11 @@ class Peers:
         return self.sign.beats * INTERVAL
 
     def _departure(self) -> Departure | None:
-        """The first that was told."""
-        if not self.store.check(["departure"]):
-            return None
-        departure = Departure(**json.loads(self.store.get("departure")))
-        self._acknowledge()
-        return departure
+        """Return the first that was told. It is remembered, since the store goes with process 0."""
+        if self._first is None and self.store.check(["departure"]):
+            self._first = Departure(**json.loads(self.store.get("departure")))
+            self._acknowledge()
+        return self._first
 
     def _acknowledge(self) -> None:
         """Tell that this process knows who left. The store goes with process 0: that waits until all who live know."""

@@ -13,6 +13,7 @@ from distcls.commands.exit_codes import run_command
 from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS
 from distcls.errors import MissingInputError, UsageError
+from distcls.runs.status import refuse_no_run
 
 MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channels_last", "run.device")
 """How the settings begin that `distcls eval` takes: the others change nothing, or the network."""
@@ -54,6 +55,7 @@ def _main(argv: Sequence[str]) -> int:
     for file in (options.json, options.csv):
         if file is not None and not file.parent.is_dir():
             raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Make it first.")
+    refuse_no_run(Path(options.run))
     from distcls.inference.evaluation import evaluate_run
 
     moved = [] if options.data is None else [override("data.root", options.data), *_kind_of(options)]

@@ -7,7 +7,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 
-from distcls.errors import DistclsError, Preempted, explain, note_exit_code
+from distcls.errors import DistclsError, Preempted, explain, note_exit_code, note_reason
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -34,6 +34,7 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
         return code or 0
     except DistclsError as error:
+        note_reason(str(error))
         if os.environ.get("RANK", "0") == "0" or not error.on_all_ranks:
             is_good_news = error.exit_code in (0, Preempted.exit_code)
             print(f"distcls: {error}" if is_good_news else f"distcls: error: {error}", file=sys.stderr)
@@ -49,6 +50,7 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
         understood = explain(error)
         if understood is None:
             raise
+        note_reason(str(understood))
         print(f"distcls: error: {understood}", file=sys.stderr)
         return understood.exit_code
 

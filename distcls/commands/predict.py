@@ -9,6 +9,7 @@ from pathlib import Path
 from distcls.commands.arguments import Parser
 from distcls.commands.exit_codes import run_command
 from distcls.errors import BadDataError, UsageError
+from distcls.runs.status import refuse_no_run
 
 BATCH_SIZE = 64
 
@@ -26,6 +27,7 @@ def _main(argv: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     if options.top < 1:
         raise UsageError(f"--top {options.top}: give how many classes to show, 1 or more.")
+    refuse_no_run(Path(options.run))
     from distcls.inference.classifier import load_kept_model
     from distcls.inference.prediction import find_images, print_predictions
 

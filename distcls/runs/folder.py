@@ -20,7 +20,7 @@ from distcls.cluster.peers import Departure
 from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
-from distcls.errors import DiskError, Preempted, note_exit_code
+from distcls.errors import DiskError, Preempted, note_exit_code, note_reason
 from distcls.files.atomic import write_text
 from distcls.runs.environment import environment
 from distcls.runs.resolution import resolve
@@ -138,6 +138,7 @@ class RunFolder:
             print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
         code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
         note_exit_code(code)
+        note_reason(str(departure))
         return code
 
     def write_end(self, state: str, reason: str | None, main_is_gone: bool) -> None:
@@ -159,9 +160,10 @@ class RunFolder:
                 status.write(state, self.step, "end", reason)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
-        """A callback for work that precedes training: done and total."""
+        """A callback for work that precedes training: done and total. While some is left, standing still is a fault."""
 
         def show(done: int, total: int) -> None:
+            self.processes.expect_progress(self.config.run.hang_timeout if done < total else None)
             self.progress.working(what, done, total)
 
         return show

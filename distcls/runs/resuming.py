@@ -19,7 +19,7 @@ from distcls.config.differences import differences
 from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.errors import DiskError, DistclsError, UsageError
-from distcls.runs.status import is_finished, now
+from distcls.runs.status import LOCK, is_finished, now
 
 LENGTH = "length.json"
 """File of a checkpoint: how long the run was to be, and whether it had come to that end."""
@@ -200,7 +200,7 @@ def lock_folder(path: Path) -> IO[str] | None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("a+")
+        file = (path / LOCK).open("a+")
     except OSError as error:
         raise DiskError(
             f"the run folder {path} cannot be written ({error.strerror}: {error.filename}). Give another: run.dir=DIR"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import struct
+import sys
 import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from distcls.errors import MissingInputError
 from distcls.files.atomic import write_text
 
 
@@ -62,11 +66,53 @@ def is_finished(path: Path) -> bool:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """status.json, or nothing where there is none."""
+    """Return status.json as it was written; empty where there is none, or it is damaged."""
     try:
-        return json.loads((path / "status.json").read_text())
+        status = json.loads((path / "status.json").read_text())
     except (OSError, ValueError):
         return {}
+    return status if isinstance(status, dict) else {}
+
+
+def state_of(path: Path) -> str | None:
+    """Return the state of the run in a folder, for people: a run that was killed has left "running" in its status.
+
+    None where there is no run. Whoever is at work holds the folder's lock.
+    """
+    status = read_status(path)
+    is_ours = status.get("pid") == os.getpid()  # looking would give our own lock free
+    if status.get("state") == "running" and not is_ours and not _is_locked(path / LOCK):
+        return "killed"
+    return status.get("state")
+
+
+LOCK = ".lock"
+"""File of the run folder that its run holds by a POSIX lock."""
+
+FLOCK = {"linux": "hhqqi4x", "darwin": "qqihh"}
+"""struct flock of <fcntl.h>: asking with it takes no lock, which might get in the way of a start."""
+
+
+def _is_locked(file: Path) -> bool:
+    """True if a process holds it, or nobody can say."""
+    if sys.platform not in FLOCK:
+        return True
+    kind = (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0) if sys.platform == "linux" else (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+    try:
+        with file.open() as opened:
+            answer = fcntl.fcntl(opened, fcntl.F_GETLK, struct.pack(FLOCK[sys.platform], *kind))
+    except FileNotFoundError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return fcntl.F_UNLCK not in (struct.unpack(FLOCK[sys.platform], answer)[0 if sys.platform == "linux" else 3],)
+
+
+def refuse_no_run(path: Path) -> None:
+    """Raise MissingInputError where a folder is not that of a run, before anything slow is imported."""
+    if not (path / "config.yaml").exists():
+        there = "has no config.yaml" if path.is_dir() else "does not exist"
+        raise MissingInputError(f"{path} is not a run folder: it {there}. Give a folder such as runs/digits.")
 
 
 def now() -> str:
