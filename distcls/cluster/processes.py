@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -42,7 +43,7 @@ class Processes:
         self._ballots: Any = None
         self._vote: tuple[torch.Tensor, Any] | None = None
         self.peers: Peers | None = None
-        self._has_left = self._has_worked = False
+        self._has_left = False
         self._before = [dict(kind._shared_state) for kind in ACCELERATE]
         for kind in ACCELERATE:
             kind._shared_state.clear()
@@ -89,7 +90,7 @@ class Processes:
             return
         if isinstance(error, DistclsError):
             self.why_failed(error, error.exit_code, str(error))
-            self._close(with_group=not self._has_worked)
+            self._close(with_group=self._is_idle())
             return
         first = self.why_failed(error, 1, f"{type(error).__name__}: {error}")
         self._close(with_group=False)
@@ -129,7 +130,6 @@ class Processes:
         number over a gloo group of its own, runs while the step does.
         """
         asked = signals.received() is not None
-        self._has_worked = True
         if self.peers is None:
             return asked
         self.peers.moved()
@@ -177,10 +177,19 @@ class Processes:
             raise departure.as_error() from error
         self._close()
 
+    def _is_idle(self) -> bool:
+        """True if no vote is under way, after a moment for it to come to its end."""
+        end = time.monotonic() + 1.0
+        while self._vote is not None and not self._vote[1].is_completed():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
+
     def _close(self, with_group: bool = True) -> None:
         """Stop the thread, close the group, and give Accelerate's state back. It may be called again.
 
-        with_group: False where another process may be gone while a sum with it is under way: closing would wait for it.
+        with_group: False where a sum with another process may be under way, for which closing would wait.
         """
         if self.peers is not None:
             self.peers.stop()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from distcls.errors import DistclsError, Preempted, explain, note_exit_code, note_reason
@@ -23,9 +26,31 @@ def run_command(command: Main, argv: Sequence[str] | None) -> int:
     code = 1  # a traceback's
     try:
         code = _exit_code(command, argv)
-        return code
+    except Exception:
+        if not _is_group_open():
+            raise
+        traceback.print_exc()
     finally:
         note_exit_code(code)
+    if code != Preempted.exit_code and _is_group_open():
+        _leave_at_once(code)
+    return code
+
+
+def _is_group_open() -> bool:
+    """True if a failed run has left a process group with work under way: closing it would wait for the others."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
+
+
+def _leave_at_once(code: int) -> None:
+    """Leave before Python takes itself down: torch's threads that come back to it then abort the process."""
+    for name in ("stdout", "stderr"):
+        with contextlib.suppress(OSError, ValueError):
+            getattr(sys, name).flush()
+    for child in multiprocessing.active_children():
+        child.terminate()
+    os._exit(code)
 
 
 def _exit_code(command: Main, argv: Sequence[str] | None) -> int:

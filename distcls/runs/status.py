@@ -89,23 +89,23 @@ def state_of(path: Path) -> str | None:
 LOCK = ".lock"
 """File of the run folder that its run holds by a POSIX lock."""
 
-FLOCK = {"linux": "hhqqi4x", "darwin": "qqihh"}
-"""struct flock of <fcntl.h>: asking with it takes no lock, which might get in the way of a start."""
+FLOCK = "hhqqi4x"
+"""struct flock of Linux's <fcntl.h>: to ask with it takes no lock, which might get in the way of a start."""
 
 
 def _is_locked(file: Path) -> bool:
     """True if a process holds it, or nobody can say."""
-    if sys.platform not in FLOCK:
+    if sys.platform != "linux":
         return True
-    kind = (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0) if sys.platform == "linux" else (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+    question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         with file.open() as opened:
-            answer = fcntl.fcntl(opened, fcntl.F_GETLK, struct.pack(FLOCK[sys.platform], *kind))
+            answer = fcntl.fcntl(opened, fcntl.F_GETLK, question)
     except FileNotFoundError:
         return False
     except OSError:  # a file system without locks
         return True
-    return fcntl.F_UNLCK not in (struct.unpack(FLOCK[sys.platform], answer)[0 if sys.platform == "linux" else 3],)
+    return struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK
 
 
 def refuse_no_run(path: Path) -> None:
