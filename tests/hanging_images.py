@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
-from distcls.data.sources.image_set import ImageSet
+from distcls.data.decoding.decode import Decoding
 
 
-class Hanging(ImageSet):
+class Hanging:
     """Forty images of two classes."""
 
-    class_names: Sequence[str] = ("a", "b")
+    class_names: list[str] = ["a", "b"]  # noqa: RUF012
     labels = np.arange(40) % 2
 
     def __len__(self) -> int:
-        return 40
+        return len(self.labels)
 
-    def image(self, index, decoding):
-        if index == 20:
+    def image(self, i: int, decoding: Decoding) -> np.ndarray:
+        if i == 20:
             time.sleep(1000)
-        return np.zeros((8, 8, 3), np.uint8)
+        return np.zeros(decoding.shape, np.uint8)
+
+    def name(self, i: int) -> str:
+        return str(i)
+
+    def fingerprint(self) -> str:
+        return "hanging"
 
 
 def make(config):
