@@ -119,9 +119,9 @@ def test_under_torchrun_the_last_that_is_said_is_the_sentence(tmp_path):
     command = [*launcher, "-m", "distcls.train", "data.root=nowhere", "data.name=folder"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     root_cause = done.stderr[done.stderr.index("Root Cause") :]
-    assert "the image folder nowhere does not exist. Name the one that holds" in root_cause
+    assert "nowhere does not exist. Name the one that holds" in root_cause
     assert "To enable traceback" not in done.stderr
-    assert "distcls: error: the image folder nowhere does not exist" in done.stderr
+    assert done.stderr.count("distcls: error: the image folder") == 1
 
 
 def test_an_image_that_hangs_before_training_ends_the_run_and_is_pointed_at(ranks):
