@@ -1,3 +1,19 @@
-"""distcls trains image classifiers; a run is a pure function of its config."""
+"""distcls trains image classifiers; a run is a pure function of its config.
+
+`distcls.train()` trains one, `distcls.load()` uses it (api.py). Importing this package imports nothing else.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """The Python API, imported when it is first used: torch takes seconds (__init__.pyi gives the types)."""
+    if name in ("Classifier", "Run", "load", "train"):
+        return getattr(importlib.import_module("distcls.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "Classifier", "Run", "load", "train"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
+import time
 from collections.abc import Sequence
 
 
@@ -13,6 +16,14 @@ def note_exit_code(code: int) -> None:
     if notes:
         with open(notes, "a") as file:
             file.write(f"{code}\n")
+
+
+def note_reason(text: str) -> None:
+    """Write why this process ends into torchrun's error file, so that its own report ends with that sentence."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        with contextlib.suppress(OSError), open(path, "w") as file:
+            json.dump({"message": text, "timestamp": int(time.time())}, file)
 
 
 def some_of(names: Sequence[str], most: int) -> str:
@@ -74,6 +85,12 @@ class DiskError(DistclsError):
     exit_code = 74
 
 
+class MissingProcessError(DistclsError):
+    """A process of the run has not come, and the others have waited long enough."""
+
+    on_all_ranks = True
+
+
 class PeerFailed(DistclsError):
     """Another process of the run has ended; its exit code is this one's too."""
 
@@ -94,7 +111,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 def explain(error: BaseException) -> DistclsError | None:
-    """What a library's error means, where it is no bug: a full disk, or the death of a loader worker."""
+    """Return what a library's error means, where it is no bug: a full disk or memory, or a loader worker's death."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return DiskError(f"{error}. All up to the last checkpoint is kept: make room, and the same command goes on.")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
@@ -102,4 +119,18 @@ def explain(error: BaseException) -> DistclsError | None:
             f"{error}\nIt was reading images. What ends such a process is mostly the machine running out of memory: "
             "use fewer of them, such as data.workers=1, or smaller images. All up to the last checkpoint is kept."
         )
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            f"{error or 'no memory is left'}: the machine has too little memory. Use smaller batches or images, or "
+            "keep fewer decoded images in memory (data.cache='1 GB')."
+        )
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if Python, NumPy, or torch on a CPU or Apple's GPU got no memory; CUDA has torch.OutOfMemoryError."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("DefaultCPUAllocator: " in text or text.startswith("MPS backend out of memory"))
+    )

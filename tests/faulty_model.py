@@ -33,6 +33,8 @@ class Faulty(nn.Module):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "hangs":
             time.sleep(1000)
+        if self.fault == "runs out of CPU memory":
+            torch.empty(2**60, dtype=torch.uint8)
         if self.fault == "runs out of memory":
             raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 

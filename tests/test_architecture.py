@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"sweeps"},
     {"commands"},
-    {"cli"},
+    {"api", "cli"},
     {"__main__", "train"},
 ]
 """Rooms and doors, from the ground up: each imports itself, and what lies in a layer below it."""
@@ -55,7 +55,7 @@ DEFERRED = {
 }
 """What the engine imports inside functions, and why."""
 
-LIGHT = {"__init__", "__main__", "cli", "train", "errors", "data/decoding/worker"}
+LIGHT = {"__init__", "__main__", "api", "cli", "train", "errors", "data/decoding/worker"}
 """Files, with all of the commands, that help, mistakes in a config and decoding processes wait for."""
 
 HEAVY = {"accelerate", "matplotlib", "sklearn", "tensorboard", "torch", "torchmetrics", "torchvision"}

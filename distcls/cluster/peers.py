@@ -1,16 +1,20 @@
 """Knows how the other processes are, so that none waits for one that has failed, hangs or is gone.
 
 A thread of each process tells the others a few times a second, over the store that brought them together, that it
-lives, how far its main thread has come and where it stands. Whoever fails says so there first (`leave`);
-the others then have a moment to end by themselves, since most collectives notice, and are ended otherwise.
+lives and how far its main thread has come. Whoever fails says so there first (`leave`); the others then have a moment
+to end by themselves, since most collectives notice, and are ended otherwise. Where nobody gets on, each writes down
+where its main thread stands.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import faulthandler
 import json
 import os
-import sys
+import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -57,31 +61,36 @@ class Sign:
     beats: int = 0
     progress: int = 0
     """Steps and batches that its main thread has completed."""
-    where: str = ""
+    hang_timeout: float | None = None
+    """Seconds in which somebody is expected to get on; None: whatever it takes."""
 
 
 class Peers:
     """The other processes, as this one hears of them. on_end(departure) gives the exit code of an end from outside."""
 
-    def __init__(self, rank: int, world_size: int) -> None:
-        store = dist.distributed_c10d._get_default_store()
+    def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
+        """Store: the one that brought them together, which each process has a connection to."""
         # A connection of its own: the main thread may be waiting on the other one.
         self.store = dist.PrefixStore("distcls-peers", store.clone())
         self.rank, self.world_size = rank, world_size
         self.sign = Sign()
-        self.hang_timeout: float | None = None
         self.on_end: Callable[[Departure], int] = lambda departure: departure.exit_code
         self._heard: dict[int, tuple[Sign, float]] = {}
+        self._first: Departure | None = None
         self._moved_at = 0.0
+        self._hang_timeout: float | None = None
         self._stopped = threading.Event()
         self._main = threading.get_ident()
         self._tell()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="distcls-peers")
         self._thread.start()
+        # Python ends a thread that waits in torch's C++ by tearing it down, and C++ then aborts the process.
+        atexit.register(self.stop)
 
     def expect_progress(self, hang_timeout: float | None) -> None:
         """From now on, nobody getting on for so many seconds ends the run; None: whatever it takes."""
-        self._moved_at, self.hang_timeout = self._awake(), hang_timeout
+        self.sign.progress += 1
+        self.sign.hang_timeout = hang_timeout
 
     def moved(self) -> None:
         """The main thread has got on."""
@@ -95,6 +104,7 @@ class Peers:
         first = mine
         with contextlib.suppress(RuntimeError):  # the store went with process 0
             first = Departure(**json.loads(self.store.compare_set("departure", "", json.dumps(asdict(mine)))))
+            self._first = first
             self._acknowledge()
         return first
 
@@ -109,7 +119,7 @@ class Peers:
                 time.sleep(0.1)
             after = self._signs()
         except RuntimeError:
-            return MAIN_IS_GONE
+            return self._first or MAIN_IS_GONE
         return self._leave(
             _gone([rank for rank, sign in after.items() if rank != self.rank and sign == before.get(rank)])
         )
@@ -117,11 +127,14 @@ class Peers:
     def stop(self) -> None:
         """From now on this process ends by itself, and minds no others."""
         self._stopped.set()
-        self._thread.join(2 * INTERVAL + 1)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(2 * INTERVAL + 1)
+        atexit.unregister(self.stop)
 
     # In the thread -----------------------------------------------------------------------------------
 
     def _watch(self) -> None:
+        has_said_where = False
         try:
             while not self._stopped.wait(INTERVAL):
                 self._tell()
@@ -129,12 +142,14 @@ class Peers:
                     self._look_around()
                 if departure := self._departure():
                     return self._end(departure)
+                if not has_said_where and self.store.check(["hang"]):
+                    self.store.set(f"where{self.rank}", _where(self._main))
+                    has_said_where = True
         except RuntimeError:
             self._end(MAIN_IS_GONE)
 
     def _tell(self) -> None:
         self.sign.beats += 1
-        self.sign.where = _where(self._main)
         self.store.set(f"rank{self.rank}", json.dumps(asdict(self.sign)))
 
     def _end(self, departure: Departure) -> None:
@@ -156,25 +171,37 @@ class Peers:
         silent = [rank for rank, (_, heard_at) in self._heard.items() if now - heard_at > SILENCE]
         if silent:
             self._leave(_gone(silent))
-        if self.hang_timeout is not None and now - self._moved_at > self.hang_timeout:
-            places = "\n".join(f"  process {rank}: {sign.where}" for rank, sign in sorted(signs.items()))
+        hang_timeout = max((s.hang_timeout for s in signs.values() if s.hang_timeout is not None), default=None)
+        if hang_timeout != self._hang_timeout:  # from now on
+            self._hang_timeout, self._moved_at = hang_timeout, now
+        if hang_timeout is not None and now - self._moved_at > hang_timeout:
             reason = (
-                f"no process has got on for {self.hang_timeout:g} s (run.hang_timeout). Where they stand:\n{places}\n"
-                "The one that does not wait for the others is where to look."
+                f"no process has got on for {hang_timeout:g} s (run.hang_timeout). Where they stand:\n"
+                f"{self._where_all_stand()}\nThe one that does not wait for the others is where to look."
             )
             self._leave(Departure(-1, 1, reason))
+
+    def _where_all_stand(self) -> str:
+        """A line for each process, which writes it down itself within a moment, if it still can."""
+        self.store.set("hang", "")
+        self.store.set("where0", _where(self._main))
+        keys = [f"where{rank}" for rank in range(self.world_size)]
+        end = time.monotonic() + DIAGNOSIS
+        while not self.store.check(keys) and time.monotonic() < end:
+            time.sleep(INTERVAL)
+        found = {rank: self.store.get(key).decode() for rank, key in enumerate(keys) if self.store.check([key])}
+        return "\n".join(f"  process {r}: {found.get(r, 'gives no answer')}" for r in range(self.world_size))
 
     def _awake(self) -> float:
         """Seconds that this process has not been suspended: where all were, none is at fault."""
         return self.sign.beats * INTERVAL
 
     def _departure(self) -> Departure | None:
-        """The first that was told."""
-        if not self.store.check(["departure"]):
-            return None
-        departure = Departure(**json.loads(self.store.get("departure")))
-        self._acknowledge()
-        return departure
+        """Return the first that was told. It is remembered, since the store goes with process 0."""
+        if self._first is None and self.store.check(["departure"]):
+            self._first = Departure(**json.loads(self.store.get("departure")))
+            self._acknowledge()
+        return self._first
 
     def _acknowledge(self) -> None:
         """Tell that this process knows who left. The store goes with process 0: that waits until all who live know."""
@@ -208,11 +235,32 @@ MAIN_IS_GONE = _gone([0])
 
 
 def _where(thread: int) -> str:
-    """The innermost place of a thread, and the innermost in this package."""
-    frame = innermost = sys._current_frames().get(thread)
-    package = str(Path(__file__).parent)
-    while frame is not None and not frame.f_code.co_filename.startswith(package):
-        frame = frame.f_back
-    places = [f for f in (frame, innermost) if f is not None]
-    names = [f"{'/'.join(Path(f.f_code.co_filename).parts[-2:])}:{f.f_lineno} {f.f_code.co_name}" for f in places]
-    return " → ".join(dict.fromkeys(names))
+    """The innermost place of a thread, and the innermost in this package: "loop.py:80 in train → …".
+
+    The C code of faulthandler writes it down, which only reads: looking into the frames of another thread from Python
+    makes objects of them, and a process that did so while they came and went has crashed.
+    """
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        text = file.read().decode(errors="replace")
+    return place_in(text, thread)
+
+
+def place_in(traceback: str, thread: int) -> str:
+    """What faulthandler wrote of a thread, as "training/step.py:62 _forward → torch/nn/linear.py:125 forward"."""
+    for part in traceback.split("\n\n"):
+        head, _, lines = part.partition("\n")
+        number = re.search(r"(?:Thread|thread) 0x([0-9a-f]+)", head)
+        if number is None or int(number[1], 16) != thread:
+            continue
+        calls = re.findall(r'File "(.*)", line (\d+) in (.*)', lines)
+        ours = [call for call in calls if call[0].startswith(f"{PACKAGE}/")]
+        places = [
+            f"{'/'.join(Path(file).parts[-2:])}:{line} {function}" for file, line, function in ours[:1] + calls[:1]
+        ]
+        return " → ".join(dict.fromkeys(places)) or "outside Python"
+    return "unknown"
+
+
+PACKAGE = Path(__file__).parents[1]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from distcls.cluster import signals
+from distcls.cluster.joining import meet
 from distcls.cluster.peers import Departure, Peers
-from distcls.errors import DistclsError, PeerFailed, UsageError
+from distcls.errors import DistclsError, UsageError
 
 T = TypeVar("T")
 
@@ -24,16 +25,45 @@ PATIENCE = timedelta(days=1)
 """Longest wait for work that one process does for all, such as decoding a data set: peers.py knows if it lives."""
 
 
+ACCELERATE = (PartialState, AcceleratorState, GradientState)
+"""What accelerate keeps once for a whole process."""
+
+
 class Processes:
-    """All processes, and this one among them. Accelerate starts the process group, from torchrun's variables."""
+    """All processes of a run, and this one among them, from torchrun's variables.
+
+    A context manager: whoever fails tells the others, and what was opened is closed. Then there may be other Processes.
+    """
 
     def __init__(self, device: str, hang_timeout: float = 0.0) -> None:
+        """Raises UsageError, and MissingProcessError where a process does not come."""
         timeout = max(TIMEOUT, timedelta(seconds=hang_timeout + 60))
-        state = PartialState(cpu=_on_cpu(device), timeout=timeout)
+        on_cpu = _on_cpu(device)
+        self.world_size = 1
+        self._ballots: Any = None
+        self._vote: tuple[torch.Tensor, Any] | None = None
+        self.peers: Peers | None = None
+        self._has_left = False
+        self._before = [dict(kind._shared_state) for kind in ACCELERATE]
+        for kind in ACCELERATE:
+            kind._shared_state.clear()
+        self._had_group = dist.is_initialized()
+        try:
+            self._join(on_cpu, timeout)
+        except BaseException:
+            self._close()
+            raise
+
+    def _join(self, on_cpu: bool, timeout: timedelta) -> None:
+        meeting = meet(TIMEOUT) if not self._had_group and (on_cpu or torch.cuda.is_available()) else None
+        if meeting is not None:
+            # Accelerate adopts it.
+            dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timeout, **meeting._asdict())
+        state = PartialState(cpu=on_cpu, timeout=timeout)
         assert state.device is not None
         self.device = state.device
         self.rank: int = state.process_index
-        self.world_size: int = state.num_processes
+        self.world_size = state.num_processes
         self.local_rank: int = state.local_process_index
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.is_main: bool = state.is_main_process
@@ -41,12 +71,10 @@ class Processes:
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if self.world_size != expected:
             raise UsageError(f"WORLD_SIZE is {expected}, but {self.world_size} processes were connected.")
-        self._ballots: Any = None
-        self._vote: tuple[torch.Tensor, Any] | None = None
-        self.peers: Peers | None = None
         if self.world_size > 1:
             self._ballots = dist.new_group(backend="gloo", timeout=TIMEOUT)
-            self.peers = Peers(self.rank, self.world_size)
+            store = dist.distributed_c10d._get_default_store()
+            self.peers = Peers(store, self.rank, self.world_size)
             self.wait_for_everyone()
             # Public since torch 2.14 or so, and private before.
             set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
@@ -56,12 +84,18 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Leave together where all of them do: else the others would tell that one is gone without a word."""
+        """Leave together; or tell the others why not, and raise PeerFailed where another one was the first to fail."""
         if error is None:
             self.end()
-        elif isinstance(error, DistclsError) and error.on_all_ranks:
-            with contextlib.suppress(PeerFailed):  # this process has its own error to tell
-                self.end()
+            return
+        if isinstance(error, DistclsError):
+            self.why_failed(error, error.exit_code, str(error))
+            self._close(with_group=self._is_idle())
+            return
+        first = self.why_failed(error, 1, f"{type(error).__name__}: {error}")
+        self._close(with_group=False)
+        if first is not None and isinstance(error, Exception):
+            raise first.as_error() from None
 
     def wait_for_everyone(self) -> None:
         """Returns when all processes have called it."""
@@ -127,26 +161,52 @@ class Processes:
             self.peers.moved()
 
     def why_failed(self, error: BaseException, exit_code: int, reason: str) -> Departure | None:
-        """Tell the others that this process fails. Where another one did before, and this is what follows: why."""
-        if self.peers is None:
+        """Tell the others, once, that this process fails. Where another one did before, return why."""
+        if self.peers is None or self._has_left:
             return None
+        self._has_left = True
         first = self.peers.who_left() if _is_lost_connection(error) else self.peers.leave(exit_code, reason)
         self.peers.stop()
         return None if first.rank == self.rank else first
 
     def end(self) -> None:
         """Leave together, so that no process finds another one gone. Raises PeerFailed where one is."""
-        if self.peers is None:
+        if self.peers is None or self._has_left:
+            self._close()
             return
+        self._has_left = True
         try:
             if self._vote is not None:
                 self._vote[1].wait()
             self.wait_for_everyone()
         except RuntimeError as error:
-            raise self.peers.who_left().as_error() from error
-        finally:
+            departure = self.peers.who_left()
+            self._close(with_group=False)
+            raise departure.as_error() from error
+        self._close()
+
+    def _is_idle(self) -> bool:
+        """True if no vote is under way, after a moment for it to come to its end."""
+        end = time.monotonic() + 1.0
+        while self._vote is not None and not self._vote[1].is_completed():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _close(self, with_group: bool = True) -> None:
+        """Stop the thread, close the group, and give Accelerate's state back. It may be called again.
+
+        with_group: False where a sum with another process may be under way, for which closing would wait.
+        """
+        if self.peers is not None:
             self.peers.stop()
-        dist.destroy_process_group()
+        self._vote = self._ballots = None
+        if not self._had_group and dist.is_initialized() and (with_group or self.world_size == 1):
+            dist.destroy_process_group()
+        for kind, before in zip(ACCELERATE, self._before, strict=True):
+            kind._shared_state.clear()
+            kind._shared_state.update(before)
 
 
 def _is_lost_connection(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop: the first is noted, a second one leaves at once.
 
-While there is nothing to save, before training begins, the first one leaves at once too (`first_does`).
+While there is nothing to save, before training begins, the first one leaves at once too (`first_does`). A command
+takes the signals for good (`install`); the Python API borrows them for the time of a run (`borrowed`).
 
 This file imports nothing heavy, because `install` is the first thing that an entry point does: a signal
 that arrives while torch is being imported must not be lost, or kill the process.
@@ -8,13 +9,14 @@ that arrives while torch is being imported must not be lost, or kill the process
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 REPEAT = 1.0
 """Seconds in which the same signal again is the same order: a terminal and torchrun both pass Ctrl-C on."""
@@ -25,8 +27,12 @@ SECONDS_BETWEEN_LOOKS = 5.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 _received: list[int] = []
+_first_at = 0.0
 _reaction: list[Callable[[str], None]] = []
 _second_leaves = True
+_minded = False
+"""True while this file handles the stop signals."""
+_borrowed = False
 _masks = threading.local()
 """What was blocked before a fork, in the thread that forks."""
 
@@ -37,7 +43,7 @@ def install(second_leaves: bool = True) -> None:
     A thread reads them from a socket, because a Python handler would wait for the main thread to come
     back from C++: a second signal has to end a process that hangs in a collective whose peer is gone.
     """
-    global _second_leaves
+    global _second_leaves, _minded
     _second_leaves = second_leaves
     if signal.getsignal(signal.SIGTERM) is _do_nothing:
         return
@@ -47,7 +53,42 @@ def install(second_leaves: bool = True) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, _do_nothing)
     threading.Thread(target=_listen, args=(reader, writer), daemon=True, name="distcls-signals").start()
-    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_ignore_in_child)
+    _minded = True
+    _register_at_fork()
+
+
+@contextlib.contextmanager
+def borrowed() -> Iterator[None]:
+    """Record the stop signals while the block runs, and give them back to whoever had them before.
+
+    For a program that is not ours: nothing in it is ended. What the first signal does (`first_does`) is done in the
+    main thread, where it may raise; a second signal raises KeyboardInterrupt there. Outside the main thread, which
+    alone can take signals, and where `install` has taken them, it changes nothing.
+    """
+    global _minded, _borrowed
+    if _minded or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    # A handler that was not set from Python cannot be put back: such a signal is left alone.
+    taken = [number for number in STOP_SIGNALS if before[number] is not None]
+    _minded = _borrowed = True
+    _register_at_fork()
+    try:
+        for number in taken:
+            signal.signal(number, _note_in_main_thread)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
+        _minded = _borrowed = False
+        _received.clear()
+        _reaction.clear()
+
+
+def are_borrowed() -> bool:
+    """True where a signal must not end the process, because it is not ours."""
+    return _borrowed
 
 
 def received() -> str | None:
@@ -92,12 +133,22 @@ def _await_parent() -> None:
             os._exit(0)
 
 
+def _register_at_fork() -> None:
+    if not _hooks:  # they cannot be taken back, and do nothing while nobody minds the signals
+        os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_ignore_in_child)
+        _hooks.append(True)
+
+
+_hooks: list[bool] = []
+
+
 def _block() -> None:
-    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if _minded else None
 
 
 def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+    if _masks.before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
 
 
 def _ignore_in_child() -> None:
@@ -105,7 +156,8 @@ def _ignore_in_child() -> None:
 
     Blocked, and not ignored: a loader worker that is ended while it still starts has to hear of it later.
     """
-    signal.set_wakeup_fd(-1)
+    if _minded and not _borrowed:
+        signal.set_wakeup_fd(-1)
 
 
 def _do_nothing(number: int, frame: object) -> None:
@@ -114,16 +166,33 @@ def _do_nothing(number: int, frame: object) -> None:
 
 def _listen(reader: socket.socket, writer: socket.socket) -> None:
     """`writer` is kept alive here: closing it would stop the notices."""
-    first_at = 0.0
     while True:
         for number in reader.recv(64):
-            if number not in STOP_SIGNALS or ([number] == _received and time.monotonic() - first_at < REPEAT):
+            if number not in STOP_SIGNALS or _is_repeated(number):
                 continue
             if _received:
                 if _second_leaves:
                     os._exit(128 + number)
                 continue
-            _received.append(number)
-            first_at = time.monotonic()
-            for reaction in _reaction:
-                reaction(signal.Signals(number).name)
+            _note(number)
+
+
+def _note_in_main_thread(number: int, frame: object) -> None:
+    """The handler of borrowed signals: Python calls it between two steps of the main thread, where it may raise."""
+    if _is_repeated(number):
+        return
+    if _received:
+        raise KeyboardInterrupt
+    _note(number)
+
+
+def _note(number: int) -> None:
+    global _first_at
+    _received.append(number)
+    _first_at = time.monotonic()
+    for reaction in _reaction:
+        reaction(signal.Signals(number).name)
+
+
+def _is_repeated(number: int) -> bool:
+    return [number] == _received and time.monotonic() - _first_at < REPEAT

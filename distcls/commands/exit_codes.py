@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from distcls.errors import DistclsError, Preempted, explain, note_exit_code
+from distcls.errors import DistclsError, Preempted, explain, note_exit_code, note_reason
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -23,9 +26,31 @@ def run_command(command: Main, argv: Sequence[str] | None) -> int:
     code = 1  # a traceback's
     try:
         code = _exit_code(command, argv)
-        return code
+    except Exception:
+        if not _is_group_open():
+            raise
+        traceback.print_exc()
     finally:
         note_exit_code(code)
+    if code != Preempted.exit_code and _is_group_open():
+        _leave_at_once(code)
+    return code
+
+
+def _is_group_open() -> bool:
+    """True if a failed run has left a process group with work under way: closing it would wait for the others."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
+
+
+def _leave_at_once(code: int) -> None:
+    """Leave before Python takes itself down: torch's threads that come back to it then abort the process."""
+    for name in ("stdout", "stderr"):
+        with contextlib.suppress(OSError, ValueError):
+            getattr(sys, name).flush()
+    for child in multiprocessing.active_children():
+        child.terminate()
+    os._exit(code)
 
 
 def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
@@ -34,6 +59,7 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
         return code or 0
     except DistclsError as error:
+        note_reason(str(error))
         if os.environ.get("RANK", "0") == "0" or not error.on_all_ranks:
             is_good_news = error.exit_code in (0, Preempted.exit_code)
             print(f"distcls: {error}" if is_good_news else f"distcls: error: {error}", file=sys.stderr)
@@ -45,10 +71,11 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         return 141  # what a shell reports for SIGPIPE
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         understood = explain(error)
         if understood is None:
             raise
+        note_reason(str(understood))
         print(f"distcls: error: {understood}", file=sys.stderr)
         return understood.exit_code
 

@@ -17,7 +17,7 @@ from distcls.inference.classifier import load_classifier
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.identity import aligned, choose_split, is_same_place
 from distcls.inference.metrics import SplitMetrics, worst_confusions
-from distcls.runs.status import read_status
+from distcls.runs.status import state_of
 from distcls.terminal.progress import Progress
 
 
@@ -54,7 +54,7 @@ def evaluate_run(
         if metrics is None:
             raise KeyboardInterrupt
         if processes.is_main:
-            state = read_status(run_dir).get("state")
+            state = state_of(run_dir)
             if state not in ("finished", None):
                 print(
                     f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr

@@ -38,6 +38,7 @@ class BatchPlan:
     world_size: int = 1
     shares: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float64 (num_images,), how often each image is drawn, as shares of 1; None: each once an epoch."""
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def num_micro_batches(self) -> int:
@@ -81,13 +82,11 @@ class BatchPlan:
 
     def _order(self, epoch: int) -> np.ndarray:
         """The order of one epoch. The last two are kept, because a step may lie across their seam."""
-        shares, order = _orders.get((self.seed, self.num_images, epoch), (None, None))
-        if order is None or shares is not self.shares:
-            if len(_orders) >= 2:
-                _orders.pop(next(iter(_orders)))
-            order = self._draw_order(epoch)
-            _orders[(self.seed, self.num_images, epoch)] = self.shares, order
-        return order
+        if epoch not in self._orders:
+            if len(self._orders) >= 2:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[epoch] = self._draw_order(epoch)
+        return self._orders[epoch]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         """A permutation; or, where images have shares, as many images drawn with replacement."""
@@ -95,9 +94,6 @@ class BatchPlan:
         if self.shares is None:
             return generator.permutation(self.num_images)
         return generator.choice(self.num_images, self.num_images, p=self.shares)
-
-
-_orders: dict[tuple[int, int, int], tuple[np.ndarray | None, np.ndarray]] = {}
 
 
 def plan_batches(

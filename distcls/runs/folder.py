@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distcls.cluster import signals, slurm
 from distcls.cluster.agreement import refuse_differences, refuse_to_begin_anew
@@ -20,7 +20,7 @@ from distcls.cluster.peers import Departure
 from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
-from distcls.errors import DiskError, Preempted, note_exit_code
+from distcls.errors import DiskError, Preempted, note_exit_code, note_reason
 from distcls.files.atomic import write_text
 from distcls.runs.environment import environment
 from distcls.runs.opening import sign_config
@@ -34,20 +34,35 @@ from distcls.terminal.progress import Progress
 class RunFolder:
     """A run's folder, locked. Its `config` is the whole of it: what the user's left open is settled.
 
-    All processes of the run make one; the main process alone writes.
+    All processes of the run make one; the main process alone writes. A context manager, which gives the folder free.
     """
 
     def __init__(self, config: Config, processes: Processes, default_name: str) -> None:
         """Raises UsageError, DiskError and AlreadyFinished, on all processes alike."""
         self.processes = processes
-        self.dir, stored = processes.from_main(lambda: self._open(config, default_name))
-        self.config = resolve(config, stored, self.dir, processes)
-        refuse_differences(self.config, processes)
         self.progress = Progress() if processes.is_main else Progress.silent()
         self.status: StatusFile | None = None
         self.tracker: Tracker | None = None
         self.step = 0
         self.reason: str | None = None
+        self._lock: IO[str] | None = None
+        try:
+            self._enter(config, default_name)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _enter(self, config: Config, default_name: str) -> None:
+        processes = self.processes
+        self.dir, stored = processes.from_main(lambda: self._open(config, default_name))
+        self.config = resolve(config, stored, self.dir, processes)
+        refuse_differences(self.config, processes)
         self._goes_on, self._has_begun = stored is not None, False
         status = processes.from_main(self._begin_folder)
         self.is_shared = all(processes.from_all(read_status(self.dir) == status))
@@ -56,7 +71,6 @@ class RunFolder:
             refuse_to_begin_anew(steps_of(self.config, self.dir), self.dir, processes)
         if processes.peers is not None:
             processes.peers.on_end = self._tell_end
-        signals.first_does(self._leave)
 
     def _warn_of_short_notice(self, save_seconds: float | None) -> None:
         """torchrun, and so accelerate launch, kills its processes some time after a SIGTERM, saved or not."""
@@ -106,11 +120,16 @@ class RunFolder:
                 raise DiskError(f"{self.dir} cannot be written: {error}") from error
         self.processes.expect_progress(self.config.run.hang_timeout)
 
-    def _leave(self, signal_name: str) -> None:
-        """At a signal before training there is nothing to save: end this process, and the others by it."""
+    def leave_before_training(self, signal_name: str) -> None:
+        """At a signal before training there is nothing to save: end this process, and the others by it.
+
+        Raises Preempted instead where the process is not ours to end.
+        """
         departure = Departure(self.processes.rank, Preempted.exit_code, f"{signal_name} before training began")
         if self.processes.peers is not None:
             self.processes.peers.leave(departure.exit_code, departure.reason)
+        if signals.are_borrowed():
+            raise Preempted(f"{departure.reason}: there is nothing to save.")
         os._exit(self._tell_end(departure))
 
     def _tell_end(self, departure: Departure) -> int:
@@ -121,6 +140,7 @@ class RunFolder:
             print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
         code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
         note_exit_code(code)
+        note_reason(str(departure))
         return code
 
     def write_end(self, state: str, reason: str | None, main_is_gone: bool) -> None:
@@ -142,9 +162,10 @@ class RunFolder:
                 status.write(state, self.step, "end", reason)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
-        """A callback for work that precedes training: done and total."""
+        """A callback for work that precedes training: done and total. While some is left, standing still is a fault."""
 
         def show(done: int, total: int) -> None:
+            self.processes.expect_progress(self.config.run.hang_timeout if done < total else None)
             self.progress.working(what, done, total)
 
         return show
@@ -181,7 +202,9 @@ class RunFolder:
             write_text(self.dir / name, json.dumps(value, indent=2) + "\n")
 
     def close(self) -> None:
-        """Write what the trackers still hold back."""
+        """Write what the trackers still hold back, and give the folder free."""
         if self.tracker is not None:
             with contextlib.suppress(OSError):
                 self.tracker.close()
+        if self._lock is not None:
+            self._lock.close()

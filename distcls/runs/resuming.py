@@ -18,7 +18,7 @@ from distcls.config.differences import Difference, differences
 from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.errors import DiskError, DistclsError, UsageError
-from distcls.runs.status import is_finished, now
+from distcls.runs.status import LOCK, is_finished, now
 
 LENGTH = "length.json"
 """File of a checkpoint: how long the run was to be, and whether it had come to that end."""
@@ -31,6 +31,10 @@ class AlreadyFinished(DistclsError):
 
     exit_code = 0
     on_all_ranks = True
+
+    def __init__(self, message: str, run_dir: Path | None = None) -> None:
+        super().__init__(message)
+        self.run_dir = run_dir
 
 
 def default_name(config: Config, config_path: str | Path | None) -> str:
@@ -107,7 +111,8 @@ def _check_may_continue(path: Path, config: Config) -> None:
     if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
         raise AlreadyFinished(
             f"{path} is finished. To train it longer: the same command with a larger train.num_epochs; "
-            f"to see its results: distcls eval {path}"
+            f"to see its results: distcls eval {path}",
+            path,
         )
     if is_finished(path) and not newest_step(path):
         raise UsageError(
@@ -200,7 +205,7 @@ def lock_folder(path: Path) -> IO[str] | None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("a+")
+        file = (path / LOCK).open("a+")
     except OSError as error:
         raise DiskError(
             f"the run folder {path} cannot be written ({error.strerror}: {error.filename}). Give another: run.dir=DIR"

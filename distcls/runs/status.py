@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import struct
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -63,12 +66,46 @@ def is_finished(path: Path) -> bool:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Return what status.json says; nothing where there is none, or none that can be read."""
+    """Return status.json as it was written; empty where there is none, or it is damaged."""
     try:
-        found = json.loads((path / "status.json").read_text())
+        status = json.loads((path / "status.json").read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return status if isinstance(status, dict) else {}
+
+
+def state_of(path: Path) -> str | None:
+    """Return the state of the run in a folder, for people: a run that was killed has left "running" in its status.
+
+    None where there is no run. Whoever is at work holds the folder's lock.
+    """
+    status = read_status(path)
+    is_ours = status.get("pid") == os.getpid()  # looking would give our own lock free
+    if status.get("state") == "running" and not is_ours and not _is_locked(path / LOCK):
+        return "killed"
+    return status.get("state")
+
+
+LOCK = ".lock"
+"""File of the run folder that its run holds by a POSIX lock."""
+
+FLOCK = "hhqqi4x"
+"""struct flock of Linux's <fcntl.h>: to ask with it takes no lock, which might get in the way of a start."""
+
+
+def _is_locked(file: Path) -> bool:
+    """True if a process holds it, or nobody can say."""
+    if sys.platform != "linux":
+        return True
+    question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with file.open() as opened:
+            answer = fcntl.fcntl(opened, fcntl.F_GETLK, question)
+    except FileNotFoundError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK
 
 
 def now() -> str:

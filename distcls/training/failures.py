@@ -11,7 +11,7 @@ import torch
 from distcls.cluster import signals
 from distcls.config.settings import TrainConfig
 from distcls.data.loading.reading import resident_bytes
-from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, explain
+from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, explain, is_out_of_memory
 from distcls.runs.folder import RunFolder
 
 
@@ -23,6 +23,7 @@ def ending_told(run: RunFolder) -> Iterator[None]:
     where another process was the first to fail.
     """
     try:
+        signals.first_does(run.leave_before_training)
         yield
     except Preempted:
         _leave_together(run, "preempted", signals.received() or "another process was asked to stop")
@@ -34,12 +35,10 @@ def ending_told(run: RunFolder) -> Iterator[None]:
         raise
     else:
         _leave_together(run, "finished", run.reason)
-    finally:
-        run.close()
 
 
 def _understand(error: BaseException, train: TrainConfig, device: torch.device) -> BaseException:
-    if isinstance(error, torch.OutOfMemoryError) or str(error).startswith("MPS backend out of memory"):
+    if is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError):
         return OutOfMemoryError(_smaller_batches(train, device))
     return explain(error) or error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import shlex
 
 import numpy as np
@@ -17,7 +18,7 @@ from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.augmentation.preprocessing import describe_preprocessing
 from distcls.data.loading.loader import train_batches
 from distcls.data.split import Data, Split
-from distcls.errors import Preempted
+from distcls.errors import DivergedError, Preempted
 from distcls.inference.classifier import Classifier, write_model
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.metrics import SplitMetrics, worst_confusions
@@ -67,6 +68,11 @@ def finish(
             metrics = evaluate(classifier, split, probabilities)
             if metrics is None:
                 raise Preempted("stopped in the last evaluation: the same command goes on with it.")
+            if not math.isfinite(metrics.values["loss"]):
+                raise DivergedError(
+                    f"the best weights give a loss of {metrics.values['loss']} on {split.name}: the last steps were "
+                    "too large. Begin another run with a lower optim.lr, or with train.max_grad_norm=1."
+                )
             measured[split.name], kept[split.name] = metrics, probabilities
     went_bad = any(run.processes.from_all((run.dir / WENT_BAD).exists()))  # on another machine, perhaps
     run.processes.expect_progress(None)  # the others wait for what is written

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 
 import torch
 
 from distcls.cluster import slurm
 from distcls.cluster.processes import Processes
 from distcls.config.settings import TrainConfig
+from distcls.plan.randomness import global_state_kept
+
+
+@contextlib.contextmanager
+def chosen_kernels(train: TrainConfig, processes: Processes) -> Iterator[None]:
+    """Around a run: `choose_kernels`; afterwards torch's settings and random generators are as they were before."""
+    on_gpu = processes.device.type == "cuda"
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    gpu_state = torch.cuda.get_rng_state(processes.device) if on_gpu else None
+    with global_state_kept():
+        try:
+            choose_kernels(train, processes)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+            torch.set_deterministic_debug_mode(mode)
+            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+            if gpu_state is not None:
+                torch.cuda.set_rng_state(gpu_state, processes.device)
 
 
 def choose_kernels(train: TrainConfig, processes: Processes) -> None:

@@ -32,7 +32,7 @@ from distcls.training.checkpoint import Checkpoints
 from distcls.training.failures import ending_told
 from distcls.training.finish import finish, write_about_data
 from distcls.training.header import check_plan, describe, describe_longer
-from distcls.training.kernels import choose_kernels
+from distcls.training.kernels import chosen_kernels
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
 from distcls.training.state import build_state
@@ -54,10 +54,12 @@ def train(config: Config, default_name: str) -> Finished:
     default_name: of the run, if the config gives none. Raises Preempted after a stop signal (everything is saved), and
     the other errors of errors.py.
     """
-    processes = Processes(config.run.device, config.run.hang_timeout)
-    choose_kernels(config.train, processes)
-    run = RunFolder(config, processes, default_name)
-    with ending_told(run):
+    with (
+        Processes(config.run.device, config.run.hang_timeout) as processes,
+        chosen_kernels(config.train, processes),
+        RunFolder(config, processes, default_name) as run,
+        ending_told(run),
+    ):
         config = run.config
         acceleration = Acceleration(config.train, processes.device)
         device, dtype = acceleration.device, acceleration.dtype

@@ -97,6 +97,11 @@ class TrainState:
         """Whether these weights have been measured."""
         return self.position.evaluated_step == self.step
 
+    def is_finite(self) -> bool:
+        """True if all weights are numbers; it waits for the device."""
+        weights = [p.detach() for p in self.module.parameters() if p.is_floating_point() and p.numel()]
+        return not weights or bool(torch.isfinite(torch.stack(torch._foreach_norm(weights, math.inf))).all())
+
     def record(self, metrics: dict[str, Any], metric: str) -> bool:
         """Take note of an evaluation of these weights; True if it is the best so far by this metric.
 

@@ -81,6 +81,11 @@ class Watch:
     def catch_up(self, phase: str) -> None:
         """Look at the last step too, before something else begins: what is saved or evaluated has been looked at."""
         self._look(self.late.take())
+        if phase == "save" and not self.state.is_finite():
+            raise DivergedError(
+                f"the weights after step {self.state.step} are not finite: the step was too large. All up to the last "
+                "checkpoint is kept. Begin another run with a lower optim.lr, or with train.max_grad_norm=1."
+            )
         self.run.at(self.state.step, phase)
 
     def _time(self, finished: FinishedStep) -> None:

@@ -176,5 +176,5 @@ def test_nothing_slow_is_imported_before_signals_are_noted(start):
 
 def test_importing_installs_nothing(start):
     """Only entry points do: a notebook that imports distcls keeps its Ctrl-C."""
-    code = "import signal, distcls.train; print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)"
+    code = "import signal, distcls.api; print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)"
     assert line(start(code)) == "True"

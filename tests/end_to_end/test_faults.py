@@ -29,6 +29,7 @@ def faulty(fault: str, rank: int) -> list[str]:
     [
         ("raises", 1, [1, 1], ["ValueError: the fifth forward pass", "process 1 ended: ValueError"]),
         ("raises", 0, [1, 1], ["ValueError: the fifth forward pass"]),
+        ("runs out of CPU memory", 0, [71, 71], ["16 images at once do not fit"]),
         ("runs out of memory", 1, [71, 71], ["16 images at once do not fit", "train.micro_batch_size=8"]),
         ("is killed", 1, [1, -9], ["process 1 is gone without a word: killed"]),
         ("hangs", 1, [1, 1], ["no process has got on for 6 s", "process 1: ", "faulty_model.py:", " fail"]),
@@ -108,6 +109,35 @@ def test_when_the_main_process_is_killed_under_torchrun_the_others_say_so_too(tm
     assert done.returncode == 1 and "distcls: error: process 0 is gone without a word: killed" in done.stderr
     status = read_json(tmp_path / "runs" / "a" / "status.json")
     assert status["state"] == "failed" and "process 0 is gone without a word" in status["reason"]
+
+
+def test_under_torchrun_the_last_that_is_said_is_the_sentence(tmp_path):
+    """Its own report names the root cause at its end: ours, instead of advice about tracebacks."""
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command = [*launcher, "-m", "distcls.train", "data.root=nowhere", "data.name=folder"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    root_cause = done.stderr[done.stderr.index("Root Cause") :]
+    assert "nowhere does not exist. Name the one that holds" in root_cause
+    assert "To enable traceback" not in done.stderr
+    assert done.stderr.count("distcls: error: the image folder") == 1
+
+
+def test_an_image_that_hangs_before_training_ends_the_run_and_is_pointed_at(ranks):
+    settings = ["--name", "a", *SETTINGS, "data.name=hanging_images:make", "data.image_size=8", "run.hang_timeout=3"]
+    group = ranks.start("train", *settings, world_size=2)
+    assert group.wait(60) == [1, 1], group.output()
+    assert "no process has got on for 3 s" in group.output()
+    assert "hanging_images.py:" in group.output()
+    assert read_json(ranks.folder / "runs" / "a" / "status.json")["state"] == "failed"
+
+
+def test_a_run_whose_last_step_broke_its_weights_has_not_finished(ranks):
+    settings = [*SETTINGS, "train.num_steps=1", "optim.name=sgd", "optim.lr=3e38"]
+    output = ranks.run("train", "--name", "a", *settings, expect=70)
+    assert "not finite" in output or "a loss of nan" in output
+    assert read_json(ranks.folder / "runs" / "a" / "status.json")["state"] == "failed"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -25,7 +25,7 @@ from distcls.runs.resuming import (
     length_of,
     lock_folder,
 )
-from distcls.runs.status import StatusFile, read_status
+from distcls.runs.status import StatusFile, read_status, state_of
 
 
 @pytest.fixture(autouse=True)
@@ -311,6 +311,46 @@ def test_no_status_or_a_damaged_one_is_empty(tmp_path, text):
     status = StatusFile(tmp_path)
     status.write("running", 1, "train")
     assert read_status(tmp_path)["step"] == 1
+
+
+RUNNING = """
+import sys, time
+from pathlib import Path
+from distcls.runs.resuming import lock_folder
+from distcls.runs.status import StatusFile
+file = lock_folder(Path(sys.argv[1]))
+StatusFile(Path(sys.argv[1])).write("running", 3, "train")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_is_running_while_its_lock_is_held_and_killed_afterwards(tmp_path):
+    assert state_of(tmp_path / "none") is None
+    holder = subprocess.Popen([sys.executable, "-c", RUNNING, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
+        assert state_of(tmp_path) == "running"
+        with pytest.raises(UsageError, match="in use by process"):  # looking did not give it free
+            lock_folder(tmp_path)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert state_of(tmp_path) == "killed"
+    lock = lock_folder(tmp_path)
+    StatusFile(tmp_path).write("running", 3, "train")
+    assert state_of(tmp_path) == "running"  # by this process, whose lock is not lost by looking
+    assert lock is not None
+    lock.close()
+    StatusFile(tmp_path).write("finished", 3, "end")
+    assert state_of(tmp_path) == "finished"
+
+
+def test_what_is_no_run_is_refused_before_anything_slow_is_imported(tmp_path):
+    for command in (["predict", "nope", "x.png"], ["eval", "nope"]):
+        code = f"import sys; from distcls.cli import main; print(main({command})); print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "66\nFalse\n" and "nope: there is no such run folder" in done.stderr
 
 
 def test_a_start_that_trained_nothing_leaves_the_run_where_it_was(tmp_path):

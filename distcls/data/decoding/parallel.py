@@ -117,6 +117,8 @@ def do_all(job: Job, progress: Progress | None = None, done: Collection[tuple[in
     to_do = sum(stop - start for start, stop in chunks)
     in_parallel = to_do > MIN_IMAGES and not isinstance(job.image_set, ArraySet)
     num_done = len(job.image_set) - to_do
+    if progress:
+        progress(num_done, len(job.image_set))  # whoever waits knows from now on what for
     for count, answer in _do_in_parallel(job, chunks) if in_parallel else _do_here(job, chunks):
         yield answer
         num_done += count

@@ -111,6 +111,7 @@ def _resident(split: Split, device: torch.device) -> torch.Tensor:
     if place not in _copies:
         try:
             _copies[place] = torch.from_numpy(split.pixels).to(device)
+            weakref.finalize(split.pixels, _copies.pop, place, None)  # they go together, and the id is used again
         except torch.OutOfMemoryError as error:
             size = split.pixels.nbytes / 1e9
             raise OutOfMemoryError(

@@ -1,0 +1,6 @@
+from distcls.api import Classifier as Classifier
+from distcls.api import Run as Run
+from distcls.api import load as load
+from distcls.api import train as train
+
+__version__: str

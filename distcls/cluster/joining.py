@@ -1,0 +1,132 @@
+"""Brings the processes of a run together before torch does, which would wait in silence for one that never comes.
+
+A process that was killed, refused or never started is missing: the others name it after a few seconds, and end with a
+sentence when they have waited long enough.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch.distributed as dist
+
+from distcls.cluster import signals
+from distcls.errors import MissingProcessError, Preempted, some_of
+
+NOTICE = 5.0
+"""Seconds after which a process that is missing is named, once."""
+PAUSE = 0.1
+"""Seconds between two looks."""
+
+_meetings = 0
+"""How often the processes have met: an agent's store keeps what was said at the last time."""
+
+
+class Meeting(NamedTuple):
+    """What the processes have in common once all are there."""
+
+    store: dist.Store
+    rank: int
+    world_size: int
+
+
+def meet(limit: timedelta) -> Meeting | None:
+    """Return when all processes of the run are there; None where the environment does not describe several.
+
+    Raises MissingProcessError, naming the ranks, after `limit`, and Preempted at a stop signal.
+    """
+    global _meetings
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    if any(name not in os.environ for name in names) or int(os.environ["WORLD_SIZE"]) == 1:
+        return None
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    _meetings += 1
+    prefix = f"distcls-{_meetings}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    waiting = _Waiting(rank, world_size, limit.total_seconds())
+    is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    while True:
+        if not is_host:
+            waiting.until(lambda: _listens(host, port), lambda: [0])
+        try:
+            server = dist.TCPStore(host, port, world_size, is_host, timeout=limit, wait_for_workers=False)
+            store = dist.PrefixStore(prefix, server)
+            _call_the_roll(store, waiting)
+            return Meeting(store, rank, world_size)
+        except dist.DistNetworkError:
+            if is_host:
+                raise
+            time.sleep(PAUSE)  # process 0 went, or this was its last run's: wait for it to listen again
+
+
+class _Waiting:
+    """Waits for the others, patiently but not in silence."""
+
+    def __init__(self, rank: int, world_size: int, limit: float) -> None:
+        self.rank, self.world_size, self.limit = rank, world_size, limit
+        self.began = time.monotonic()
+        self.has_told = False
+
+    def until(self, is_so: Callable[[], bool], missing: Callable[[], Sequence[int]]) -> None:
+        """Return when `is_so`. Raises MissingProcessError after the limit, naming the ranks that are `missing`."""
+        while not is_so():
+            name = signals.received()
+            if name is not None:
+                raise Preempted(f"{name} before training began: there is nothing to save.")
+            waited = time.monotonic() - self.began
+            if waited > self.limit:
+                raise MissingProcessError(
+                    f"{self._name(missing() or [0])} did not start within {self.limit:,.0f} s: see what was printed "
+                    "there, then start all processes again."
+                )
+            if waited > NOTICE and not self.has_told and (ranks := missing()):
+                self.has_told = True
+                print(
+                    f"distcls: process {self.rank} is waiting for {self._name(ranks)} to start",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            time.sleep(PAUSE)
+
+    def _name(self, ranks: Sequence[int]) -> str:
+        kind = "process" if len(ranks) == 1 else "processes"
+        return f"{kind} {some_of([str(rank) for rank in ranks], 20)} of {self.world_size}"
+
+
+def _call_the_roll(store: dist.Store, waiting: _Waiting) -> None:
+    """Process 0 waits for all, and the others for its word; where it gives up, all do."""
+    rank = waiting.rank
+    store.set(f"here{rank}", "")
+    if rank != 0:
+        waiting.limit += 2 * NOTICE  # process 0 knows better who is missing
+        waiting.until(lambda: store.check(["verdict"]), lambda: [] if store.check(["here0"]) else [0])
+        if verdict := store.get("verdict").decode():
+            raise MissingProcessError(verdict)
+        return
+    absent = set(range(1, waiting.world_size))
+
+    def all_are_here() -> bool:
+        absent.difference_update([other for other in absent if store.check([f"here{other}"])])
+        return not absent
+
+    try:
+        waiting.until(all_are_here, lambda: sorted(absent))
+    except MissingProcessError as error:
+        store.set("verdict", str(error))
+        time.sleep(3 * PAUSE)  # the store goes with this process
+        raise
+    store.set("verdict", "")
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=5):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,165 @@
+"""The Python API: as many runs as one likes in one process, each as if it had a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import ledger
+import pytest
+from ranks import await_step, read_json
+
+import distcls
+from distcls.errors import UsageError
+
+SETTINGS = {
+    "model.name": "cnn2",
+    "model.args": {"dropout": 0.3},
+    "train.num_steps": 6,
+    "train.global_batch_size": 32,
+    "train.num_threads": 1,
+    "augment.pad_crop": 1,
+    "run.trackers": [],
+}
+SECOND = {"train.seed": 3, "train.precision": "float64", "train.deterministic": True}
+
+LIGHT = """
+import sys, time
+start = time.perf_counter()
+import distcls
+seconds = time.perf_counter() - start
+heavy = {"torch", "numpy", "yaml", "accelerate"} & set(sys.modules)
+assert not heavy, heavy
+assert "train" in dir(distcls) and not hasattr(distcls, "trian")
+print(seconds)
+"""
+
+MANY = """
+import json, random, signal, sys, threading
+import numpy as np, torch
+import distcls
+from distcls.errors import DistclsError, UsageError
+
+settings, second = map(json.loads, sys.argv[1:])
+torch.set_num_threads(2)
+
+def state():
+    return {"threads": torch.get_num_threads(), "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn": torch.backends.cudnn.deterministic, "torch": torch.default_generator.get_state().tolist(),
+        "random": random.getstate(), "numpy": np.random.get_state()[1].tolist(),
+        "signals": [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]}
+
+def check():
+    assert [name for name, value in state().items() if value != before[name]] == []
+
+before = state()
+first = distcls.train(overrides=settings, name="first")
+check()
+try:
+    distcls.train(overrides={**settings, "train.seed": 9}, name="first")
+except UsageError as refused:
+    assert "another config" in str(refused)
+else:
+    raise AssertionError
+try:
+    distcls.train(overrides={**settings, "model.name": "nonsense"}, name="fails")
+except DistclsError:
+    pass
+else:
+    raise AssertionError
+check()
+distcls.train(overrides=[f"{k}={json.dumps(v)}" for k, v in {**settings, **second}.items()], name="second")
+check()
+assert distcls.train(overrides=settings, name="first") == first  # finished before
+found = []
+thread = threading.Thread(target=lambda: found.append(distcls.train(overrides=settings, name="thread")))
+thread.start()
+thread.join()
+assert found[0].metrics == first.metrics
+assert callable(distcls.train) and distcls.train.__module__ == "distcls.api"
+label = distcls.load(first).predict([np.zeros((20, 30, 3), np.uint8)])[0].label
+assert label in distcls.load(first.dir).class_names
+print("test accuracy", first.metrics["test"]["accuracy"], sorted(path.name for path in first.dir.glob("plots/*")))
+"""
+
+INTERRUPTED = """
+import json, signal, sys
+import distcls
+from distcls.errors import DistclsError, Preempted
+
+settings = json.loads(sys.argv[1])
+try:
+    distcls.train(overrides=settings, name="a")
+except Preempted as stopped:
+    assert isinstance(stopped, DistclsError)
+    print("stopped:", stopped)
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+run = distcls.train(overrides=settings, name="a")
+print("finished", run.dir)
+"""
+
+
+def python(tmp_path: Path, code: str, *arguments: str) -> subprocess.Popen:
+    """A program that is not ours, as a user would start it."""
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen, seconds: float = 150) -> str:
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    return output
+
+
+def test_importing_it_costs_next_to_nothing(tmp_path):
+    assert min(float(finish(python(tmp_path, LIGHT), 60)) for _ in range(3)) < 0.1
+
+
+def test_runs_in_one_process_are_those_of_processes_of_their_own(ranks):
+    for name, settings in (("first-alone", SETTINGS), ("second-alone", {**SETTINGS, **SECOND})):
+        ranks.run("train", "--name", name, *[f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    output = finish(python(ranks.folder, MANY, json.dumps(SETTINGS), json.dumps(SECOND)))
+    assert "curves.png" in output
+    runs = ranks.folder / "runs"
+    for name in ("first", "second"):
+        assert ledger.digest(runs / name, 6) == ledger.digest(runs / f"{name}-alone", 6)
+    assert ledger.digest(runs / "thread", 6) == ledger.digest(runs / "first", 6)
+    assert read_json(runs / "second" / "metrics.json") != read_json(runs / "first" / "metrics.json")
+
+
+def test_ctrl_c_saves_and_the_same_call_resumes(tmp_path):
+    settings = {**SETTINGS, "train.num_steps": 500, "model.name": "ledger:make", "model.args": {"width": 8}}
+    process = python(tmp_path, INTERRUPTED, json.dumps(settings))
+    try:
+        await_step(tmp_path / "runs" / "a", 3)
+        process.send_signal(signal.SIGINT)
+        output = finish(process)
+    finally:
+        process.kill()
+    assert "stopped: stopped at step" in output and "finished runs/a" in output
+    assert "going on from step" in output
+    assert read_json(tmp_path / "runs" / "a" / "status.json")["state"] == "finished"
+
+
+def test_what_is_given_wrong_is_an_error_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"give \['optim.lr=1'\]"):
+        distcls.train(overrides="optim.lr=1")
+    with pytest.raises(UsageError, match="optim.lr"):
+        distcls.train(overrides={"optim.lr": "fast"})
+    with pytest.raises(UsageError, match="nothing.yaml"):
+        distcls.train("nothing.yaml")
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        distcls.trian  # noqa: B018
+    assert not (tmp_path / "runs").exists()
