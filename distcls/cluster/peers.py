@@ -146,7 +146,7 @@ class Peers:
                     self.store.set(f"where{self.rank}", _where(self._main))
                     has_said_where = True
         except RuntimeError:
-            self._end(MAIN_IS_GONE)
+            self._end(self._first or MAIN_IS_GONE)
 
     def _tell(self) -> None:
         self.sign.beats += 1
@@ -198,9 +198,10 @@ class Peers:
 
     def _departure(self) -> Departure | None:
         """Return the first that was told. It is remembered, since the store goes with process 0."""
-        if self._first is None and self.store.check(["departure"]):
-            self._first = Departure(**json.loads(self.store.get("departure")))
-            self._acknowledge()
+        if not self.store.check(["departure"]):
+            return None
+        self._first = Departure(**json.loads(self.store.get("departure")))
+        self._acknowledge()  # also where it was known: process 0 must not leave before the others know
         return self._first
 
     def _acknowledge(self) -> None:

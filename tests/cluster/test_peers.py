@@ -128,6 +128,19 @@ def test_process_0_keeps_the_store_until_all_who_live_know(group, monkeypatch):
     assert three.peers[2].who_left().reason == "a bug"
 
 
+def test_process_0_does_not_end_itself_before_the_others_know(group, monkeypatch):
+    """Its thread knows at once that it leaves; the store would go with it."""
+    monkeypatch.setattr(peers, "DIAGNOSIS", 1.5)
+    two = group(2)
+    two.falls_silent(1)
+    leaving = threading.Thread(target=two.peers[0].leave, args=(Preempted.exit_code, "SIGUSR1"))
+    start = time.monotonic()
+    leaving.start()
+    two.wait(lambda: 0 in two.ends)
+    assert time.monotonic() - start > 1
+    leaving.join()
+
+
 def test_process_0_does_not_wait_for_ever_for_one_that_cannot_know(group):
     two = group(2)
     two.falls_silent(1)
