@@ -94,7 +94,7 @@ def run_steps(config: Config, monkeypatch, bad: dict[int, str] | None = None) ->
         with NothingFromTheHost() if step else contextlib.nullcontext():  # the first makes what stays
             numbers = train_step(micro_batches)
             watched.saw(numbers)
-    watched.catch_up("save")
+    watched.catch_up("evaluate")  # a save may wait: it looks whether the weights are finite
     return rows
 
 

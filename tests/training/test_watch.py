@@ -21,7 +21,7 @@ from distcls.training.watch import Watch
 
 def make_watch(tmp_path, scaler: object = None) -> Watch:
     """Of a run that tells nothing."""
-    state: Any = SimpleNamespace(step=1, scaler=scaler, position=Position())
+    state: Any = SimpleNamespace(step=1, scaler=scaler, position=Position(), is_finite=lambda: True)
     progress = SimpleNamespace(start=lambda total, done: None, is_time_for=lambda step: False)
     processes = SimpleNamespace(is_main=True, device=torch.device("cpu"))
     run: Any = SimpleNamespace(progress=progress, at=lambda step, phase: None, dir=tmp_path, processes=processes)
@@ -100,7 +100,7 @@ class Told:
             processes=SimpleNamespace(is_main=True, device=torch.device("cpu")),
             track=lambda **row: self.tracked.append(row),
         )
-        self.state: Any = SimpleNamespace(step=0, scaler=None, position=Position())
+        self.state: Any = SimpleNamespace(step=0, scaler=None, position=Position(), is_finite=lambda: True)
         self.watch = Watch(config, self.state, BatchPlan(12, 4, 4, 40, 0), cast(Any, None), run)
 
     def train(self, numbers: list[tuple[float, float]]) -> None:

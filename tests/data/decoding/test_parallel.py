@@ -103,9 +103,8 @@ def test_a_build_whose_decoding_process_died_is_resumed(
         decoded(image_set, tmp_path, progress=kill_all)
     resumed: list[int] = []
     result = decoded(image_set, tmp_path, progress=lambda done, total: resumed.append(done))
-    assert counts[0] < resumed[0] and len(counts) + len(resumed) == len(
-        cut_chunks(DecodeJob(image_set, Decoding(8), None))
-    )
+    num_chunks = len(cut_chunks(DecodeJob(image_set, Decoding(8), None)))
+    assert 0 < counts[-1] == resumed[0] and len(counts[1:]) + len(resumed[1:]) == num_chunks
     monkeypatch.setattr(parallel, "MIN_IMAGES", 10**9)
     assert np.array_equal(np.asarray(result.pixels), np.asarray(decoded(image_set, tmp_path / "here").pixels))
 
