@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,50 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # tests are modules: `ranks`, `ledger` … are imported by name
 
 from ranks import Ranks, warm_up
+
+EXTRAS = [
+    "cluster/test_processes.py::test_a_process_that_does_not_come_*1*",
+    "end_to_end/test_crossval.py::test_all_folds_*",
+    "end_to_end/test_faults.py::*is killed-1*",
+    "end_to_end/test_faults.py::*hangs-1*",
+    "end_to_end/test_faults.py::test_a_process_with_loader_workers_*",
+    "end_to_end/test_faults.py::test_a_signal_in_an_evaluation_*3*",
+    "end_to_end/test_faults.py::test_an_image_that_hangs_*",
+    "end_to_end/test_faults.py::test_processes_that_were_suspended_*",
+    "end_to_end/test_faults.py::test_when_the_main_process_is_killed_under_torchrun_*",
+    "end_to_end/test_files_that_go_bad.py::test_in_training_*1-1*",
+    "end_to_end/test_kill.py::*1-0-0*",
+    "end_to_end/test_launchers.py::*",
+    "end_to_end/test_machines.py::test_an_old_run_*",
+    "end_to_end/test_machines.py::test_without_a_shared_disk_*",
+    "end_to_end/test_objectives.py::test_a_kill_costs_nothing*1-*",
+    "end_to_end/test_objectives.py::*bf16*",
+    "end_to_end/test_workers.py::*True*",
+    "end_to_end/test_world_sizes.py::*8]",
+    "end_to_end/test_world_sizes.py::*bf16-12*",
+    "launch/test_node.py::test_a_machine_that_waits_*",
+    "launch/test_node.py::test_two_machines_*",
+    "launch/test_spot_watch.py::test_every_clouds_notice_*",
+    "report/test_findings.py::test_a_sick_machine_*",
+    "soak/test_models.py::*",
+    "test_api.py::test_ctrl_c_*",
+    "test_readme.py::test_the_commands_work*docs/*",
+]
+"""Tests that are slow and seldom break, or whose neighbours cover most of the same: make test-extras runs them.
+
+Patterns of a test's name under tests/."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark EXTRAS. A pattern that matches nothing in a file that was collected is a mistake."""
+    names = {item.nodeid.partition("tests/")[2]: item for item in items}
+    files = {name.partition("::")[0] for name in names}
+    for pattern in EXTRAS:
+        found = [item for name, item in names.items() if fnmatchcase(name, pattern.replace("[", "[[]"))]
+        for item in found:
+            item.add_marker(pytest.mark.extras)
+        if not found and pattern.partition("::")[0] in files and not any("::" in word for word in sys.argv):
+            raise pytest.UsageError(f"tests/conftest.py: EXTRAS names {pattern!r}, and there is no such test")
 
 
 @pytest.fixture(scope="session")
