@@ -142,6 +142,7 @@ def training_steps(
     """The steps of one run. Its batches are made beforehand, because both modes take the same."""
     import torch
 
+    from distcls.cluster.kernels import choose_kernels
     from distcls.config.loading import load_config
     from distcls.data.augmentation.batchwise import Augmentation
     from distcls.data.augmentation.preprocessing import Normalize
@@ -150,7 +151,6 @@ def training_steps(
     from distcls.plan.batches import plan_batches
     from distcls.runs.folder import RunFolder
     from distcls.training.acceleration import Acceleration
-    from distcls.training.kernels import choose_kernels
     from distcls.training.late_numbers import LateNumbers
     from distcls.training.objectives.build import build_objective
     from distcls.training.objectives.objective import describe_task

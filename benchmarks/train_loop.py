@@ -34,6 +34,7 @@ from PIL import Image
 from side_by_side import Timings, alternate, cifar_folder, conditions, ratio
 from torch import nn
 
+from distcls.cluster.kernels import choose_kernels
 from distcls.cluster.processes import Processes
 from distcls.config.durations import is_due
 from distcls.config.loading import load_config
@@ -48,7 +49,6 @@ from distcls.plan.batches import plan_batches
 from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
 from distcls.training.finish import write_about_data
-from distcls.training.kernels import choose_kernels
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
 from distcls.training.state import build_state

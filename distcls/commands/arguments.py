@@ -120,6 +120,8 @@ def _check_setting(word: str) -> None:
         raise UsageError(f"{word!r} is not a setting: did you mean -c {word}?")
     if os.path.isdir(word):
         raise UsageError(f"{word!r} is not a setting: did you mean --data {word}?")
+    if word in settings_like(word):
+        raise UsageError(f"{word} has no value: settings are written without spaces, {word}=VALUE")
     raise UsageError(f"{word!r} is not a setting: settings are written key=value, such as optim.lr=3e-4")
 
 

@@ -39,4 +39,5 @@ def _main(argv: Sequence[str]) -> int:
             from distcls.report.run_report import write_report
 
             write_report(finished.dir)
+            print(f"\nplots are in {finished.dir / 'plots'}")
     return 0

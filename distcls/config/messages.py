@@ -55,7 +55,8 @@ def _suggest(key: str, path: str, kind: type) -> str:
     """Return where an unknown key may belong: in another section, or under a name that is nearly the same."""
     known = list(hints_of(kind))
     same = [] if "[" in path else _called(key)
-    candidates = same or difflib.get_close_matches(key, known, n=2) or settings_like(key)
+    near = [name if "[" in path else join(path, name) for name in difflib.get_close_matches(key, known, n=2)]
+    candidates = same or near or settings_like(key)
     if candidates:
         return f"did you mean {either(map(repr, candidates))}?"
     return f"{path or 'a config'} has {', '.join(known)}"

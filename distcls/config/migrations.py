@@ -24,10 +24,18 @@ def forget_what_did_nothing(root: Given) -> None:
     for rule in BELONGS:
         section, to = _section(root, rule.setting), _section(root, rule.to)
         setting, other = rule.setting.split(".")[1], rule.to.split(".")[1]
-        if other in to and not rule.applies(to[other].plain()):
+        values = [to[other].plain()] if other in to else []
+        if values and not any(map(rule.applies, [*values, *_in_groups(to, other)])):
             section.pop(setting, None)
     if _section(root, "augment.random_resized_crop").get("random_resized_crop", Given(None, "")).value is None:
         _section(root, "data.decode_size").pop("decode_size", None)
+
+
+def _in_groups(section: dict[str, Any], setting: str) -> list[Any]:
+    """Return the values that a setting has in groups of parameters: one that a group reads did something."""
+    groups = section["groups"].value if "groups" in section else None
+    given = [group.value for group in groups or [] if isinstance(group.value, dict)]
+    return [group[setting].plain() for group in given if setting in group]
 
 
 def _section(root: Given, setting: str) -> dict[str, Any]:

@@ -224,7 +224,7 @@ class LossConfig:
     args: dict[str, Any] = setting({}, "Arguments of a loss of your own.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ObjectiveConfig:
     """What a step makes of the model and the images."""
 

@@ -41,12 +41,7 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
         return model
     if config.name.startswith("torchvision/"):
         return _torchvision_model(config.name.removeprefix("torchvision/"), num_classes, config.args)
-    if config.name not in MODELS:
-        theirs = f" Did you mean 'torchvision/{config.name}'?" if config.name in _torchvision_names() else ""
-        raise UsageError(
-            f"model.name={config.name}: there is no such model.{theirs or nearest(config.name, MODELS)} Known are "
-            f"{', '.join(MODELS)}, torchvision/NAME, and my_pkg.module:make for your own."
-        )
+    check_model_name(config.name)
     try:
         return MODELS[config.name](num_classes, image_size, **config.args)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -54,6 +49,20 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
         raise UsageError(
             f"model.args={config.args} do not fit model.name={config.name}: {error}. It takes {', '.join(known)}."
         ) from error
+
+
+def check_model_name(name: str) -> None:
+    """Raise UsageError for a name that is none of MODELS, torchvision's, or code that can be imported."""
+    if ":" in name:
+        import_by_name("model.name", name)
+    elif name.startswith("torchvision/"):
+        _check_torchvision_name(name.removeprefix("torchvision/"))
+    elif name not in MODELS:
+        theirs = f" Did you mean 'torchvision/{name}'?" if name in _torchvision_names() else ""
+        raise UsageError(
+            f"model.name={name}: there is no such model.{theirs or nearest(name, MODELS)} Known are "
+            f"{', '.join(MODELS)}, torchvision/NAME, and my_pkg.module:make for your own."
+        )
 
 
 def _call(config: ModelConfig, num_classes: int) -> nn.Module:
@@ -88,16 +97,22 @@ def _check_outputs(name: str, model: nn.Module, num_classes: int, image_size: in
 def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
     import torchvision
 
-    known = _torchvision_names()
-    if name not in known:
-        version, hint = torchvision.__version__, nearest(name, known)
-        raise UsageError(f"model.name=torchvision/{name}: torchvision {version} has no such model.{hint}")
+    _check_torchvision_name(name)
     try:
         return torchvision.models.get_model(name, num_classes=num_classes, **args)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).rstrip(".")
         advice = " For trained weights: model.init_from=FILE." if "weights" in args else ""
         raise UsageError(f"model.args={args} do not fit model.name=torchvision/{name}: {reason}.{advice}") from error
+
+
+def _check_torchvision_name(name: str) -> None:
+    import torchvision
+
+    known = _torchvision_names()
+    if name not in known:
+        version, hint = torchvision.__version__, nearest(name, known)
+        raise UsageError(f"model.name=torchvision/{name}: torchvision {version} has no such model.{hint}")
 
 
 def _torchvision_names() -> list[str]:

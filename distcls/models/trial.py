@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from distcls.errors import UsageError
+from distcls.errors import UsageError, is_out_of_memory
 from distcls.files.verified import tensor_writer, tensors_from
 from distcls.models.weights import load_weights
 from distcls.plan.randomness import global_state_kept
@@ -57,6 +57,7 @@ class _Trial:
 
     def __init__(self, model: nn.Module, name: str) -> None:
         self.model, self.name = model, name
+        self.buffers: dict[str, torch.Tensor] = {}
         self.snapshots: list[dict[str, torch.Tensor]] = []
         self.unused: list[str] = []
 
@@ -103,7 +104,13 @@ class _Trial:
             self.remember()
 
     def remember(self) -> None:
-        self.snapshots.append({name: buffer.detach().clone() for name, buffer in self.copy.named_buffers()})
+        buffers = dict(self.copy.named_buffers())
+        for name, buffer in buffers.items():
+            if name in self.buffers and self.buffers[name] is not buffer and name in self.model.state_dict():
+                raise self.refuse(f"puts another tensor in the place of the buffer {name!r} in each pass, so that it "
+                                  "cannot be followed: change it in place, with copy_ or lerp_.")  # fmt: skip
+        self.buffers = buffers
+        self.snapshots.append({name: buffer.detach().clone() for name, buffer in buffers.items()})
 
     def forward(self, images: torch.Tensor, image_size: int) -> object:
         try:
@@ -111,6 +118,8 @@ class _Trial:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise self.refuse(
                 f"cannot take two images of {image_size} pixels: {error}. If they are too small for it: "
                 "data.image_size=N."

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distcls.config.imports import call_by_name, nearest
+from distcls.config.imports import call_by_name, import_by_name, nearest
 from distcls.config.settings import OptimConfig
 from distcls.errors import UsageError
 from distcls.optim.groups import Group
@@ -42,6 +42,17 @@ def momenta_per_weight(config: OptimConfig) -> int:
     return max(OPTIMIZERS[name].num_momenta if name in OPTIMIZERS else 2 for name in names)
 
 
+def check_optimizer_name(name: str) -> None:
+    """Raise UsageError for a name that is none of OPTIMIZERS or code that can be imported."""
+    if ":" in name:
+        import_by_name("optim.name", name)
+    elif name not in OPTIMIZERS:
+        raise UsageError(
+            f"optim.name={name}: there is no such optimizer.{nearest(name, OPTIMIZERS)} "
+            f"Known are {', '.join(OPTIMIZERS)}, and my_pkg.module:make for your own."
+        )
+
+
 def build_optimizer(groups: Sequence[Group]) -> torch.optim.Optimizer:
     """Return one optimizer over these groups, with a parameter group for each; it carries `lr_scale` and `names`.
 
@@ -63,11 +74,7 @@ def _build_part(groups: list[Group]) -> torch.optim.Optimizer:
                 f"{len(groups)}: keep them as they are, since each has a learning rate of its own."
             )
         return optimizer
-    if settings.name not in OPTIMIZERS:
-        raise UsageError(
-            f"optim.name={settings.name}: there is no such optimizer.{nearest(settings.name, OPTIMIZERS)} "
-            f"Known are {', '.join(OPTIMIZERS)}, and my_pkg.module:make for your own."
-        )
+    check_optimizer_name(settings.name)
     kind, device = OPTIMIZERS[settings.name], groups[0].named[0][1].device.type
     fused = settings.fused and device in FUSED_DEVICES
     options = [group.options() | kind.options(group.settings) for group in groups]

@@ -66,6 +66,13 @@ class BatchPlan:
         """Passes over the data after this many steps."""
         return completed_steps * self.global_batch_size / self.num_images
 
+    def counted_epoch(self, completed_steps: int) -> float:
+        """Return k after the step at which epoch k ends, though it may reach into the next one; else as `epoch`."""
+        exact = self.epoch(completed_steps)
+        whole = math.floor(exact)
+        ends = math.ceil(whole * self.num_images / self.global_batch_size)
+        return float(whole) if whole and completed_steps == ends else exact
+
     def positions(self, step: int) -> np.ndarray:
         """Where the images of one step stand in the endless stream: (B,) int64."""
         return np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)

@@ -37,7 +37,9 @@ class RunFolder:
     All processes of the run make one; the main process alone writes. A context manager, which gives the folder free.
     """
 
-    def __init__(self, config: Config, processes: Processes, default_name: str) -> None:
+    def __init__(
+        self, config: Config, processes: Processes, default_name: str, check: Callable[[], None] = lambda: None
+    ) -> None:
         """Raises UsageError, DiskError and AlreadyFinished, on all processes alike."""
         self.processes = processes
         self.progress = Progress() if processes.is_main else Progress.silent()
@@ -47,7 +49,7 @@ class RunFolder:
         self.reason: str | None = None
         self._lock: IO[str] | None = None
         try:
-            self._enter(config, default_name)
+            self._enter(config, default_name, check)
         except BaseException:
             self.close()
             raise
@@ -58,9 +60,9 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _enter(self, config: Config, default_name: str) -> None:
+    def _enter(self, config: Config, default_name: str, check: Callable[[], None]) -> None:
         processes = self.processes
-        self.dir, stored = processes.from_main(lambda: self._open(config, default_name))
+        self.dir, stored = processes.from_main(lambda: self._open(config, default_name, check))
         self.config = resolve(config, stored, self.dir, processes)
         refuse_differences(self.config, processes)
         self._goes_on, self._has_begun = stored is not None, False
@@ -82,9 +84,10 @@ class RunFolder:
                 f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={math.ceil(2 * save_seconds + 30)}"
             )
 
-    def _open(self, config: Config, default_name: str) -> tuple[Path, Config | None]:
+    def _open(self, config: Config, default_name: str, check: Callable[[], None]) -> tuple[Path, Config | None]:
         """The folder, locked, and the config of the run that is in it. On the main process only."""
         path = choose_folder(config, default_name)
+        check()
         self._lock = lock_folder(path)
         return path, config_to_keep(path)
 

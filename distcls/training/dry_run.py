@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
+from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.augmentation.image_transforms import build_transforms
+from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.build import build_data
 from distcls.models.build import build_model
 from distcls.models.init_from import init_from
@@ -18,6 +22,11 @@ from distcls.runs.resuming import choose_folder, config_to_keep, steps_of
 from distcls.runs.tracking.trackers import check_trackers
 from distcls.terminal.progress import Progress
 from distcls.training.header import check_plan, describe_longer, describe_plan
+from distcls.training.names import refuse_unknown_names
+from distcls.training.objectives.build import build_objective
+from distcls.training.objectives.objective import describe_task
+
+CPU = torch.device("cpu")
 
 
 def dry_run(config: Config, name: str) -> None:
@@ -26,6 +35,7 @@ def dry_run(config: Config, name: str) -> None:
     Raises what `train` would raise before its first step.
     """
     with Processes(config.run.device) as processes:
+        processes.from_main(lambda: refuse_unknown_names(config))
         check_trackers(config.run.trackers)
         folder = processes.from_main(lambda: choose_folder(config, name))
         step, stored = processes.from_main(lambda: (steps_of(config, folder), config_to_keep(folder)))
@@ -41,7 +51,11 @@ def dry_run(config: Config, name: str) -> None:
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
         is_supervised = config.objective.name == "supervised"
         try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
-        build_optimizer(group_parameters(config.optim, module))
+        normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
+        augment = Augmentation(normalize, len(data.class_names), data.image_size)
+        task = describe_task(config, data, plan, augment, CPU, torch.float32)
+        further = build_objective(config.objective, task).modules(module)
+        build_optimizer(group_parameters(config.optim, module, further))
         build_loss(config.loss)
         if processes.is_main:
             described = describe_plan(config, data, plan, module, processes)

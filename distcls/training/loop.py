@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from distcls.cluster.kernels import chosen_kernels
 from distcls.cluster.processes import Processes
 from distcls.config.durations import is_due
 from distcls.config.settings import Config
@@ -32,7 +33,7 @@ from distcls.training.checkpoint import Checkpoints
 from distcls.training.failures import ending_told
 from distcls.training.finish import finish, write_about_data
 from distcls.training.header import check_plan, describe, describe_longer
-from distcls.training.kernels import chosen_kernels
+from distcls.training.names import refuse_unknown_names
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
 from distcls.training.state import build_state
@@ -57,7 +58,7 @@ def train(config: Config, default_name: str) -> Finished:
     with (
         Processes(config.run.device, config.run.hang_timeout) as processes,
         chosen_kernels(config.train, processes),
-        RunFolder(config, processes, default_name) as run,
+        RunFolder(config, processes, default_name, check=lambda: refuse_unknown_names(config)) as run,
         ending_told(run),
     ):
         config = run.config

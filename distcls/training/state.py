@@ -157,8 +157,8 @@ class TrainState:
                     raise DriftedError(
                         f"at step {self.step} the processes have drifted apart: the first tensor that differs, between "
                         f"rank 0 and rank {rank}, is {name!r}. Something draws or remembers by itself in each process: "
-                        "a model or optimizer with a generator or attributes of its own. They were equal at the last "
-                        "checkpoint."
+                        "a model or optimizer with a generator or attributes of its own. Or the machines are of several "
+                        "kinds, and their processors round differently. They were equal at the last checkpoint."
                     )
 
     def optimizer_state(self) -> dict[str, Any]:

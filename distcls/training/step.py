@@ -94,6 +94,12 @@ class TrainStep:
             )
         shapes = {name: value.shape for name, value in terms.sums.items()}
         if self.shapes is None:
+            taken = {"loss", "grad_norm", *OF_FP16} & shapes.keys()
+            if taken:
+                raise UsageError(
+                    f"objective.name={self.config.objective.name} gave a sum the name {min(taken)!r}, which is that of "
+                    "a number of the step itself: call it otherwise."
+                )
             self.shapes = shapes
             others = [name for name, shape in shapes.items() if not shape and name not in self.reported_first]
             self.names = (*self.reported_first, *others)

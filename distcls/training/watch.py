@@ -167,7 +167,13 @@ class Watch:
         loss, accuracy = self.state.position.take_means()
         means = {"train_loss": loss, "train_accuracy": self._known(accuracy)}
         self.run.track(step=step, epoch=epoch, split="val", **metrics.scores, **means)
-        row = {**metrics.values, **means, "epoch": epoch, "step": step, "by_class": metrics.by_class}
+        row = {
+            **metrics.values,
+            **means,
+            "epoch": self.plan.counted_epoch(step),
+            "step": step,
+            "by_class": metrics.by_class,
+        }
         self.run.progress.evaluation_row({**row, "best": self.state.position.best_step == step})
 
 

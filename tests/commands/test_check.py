@@ -202,7 +202,7 @@ def test_a_process_of_its_own_writes_only_json_to_stdout(folder: Path) -> None:
         (["a", "b"], 2, "give one folder of images, or settings written key=value, not a and b"),
         (["a", "--data", "b"], 2, "not a and b"),
         (["--plot", "x"], 2, "did you mean --plots?"),
-        (["data.rot=x"], 2, "did you mean 'root'?"),
+        (["data.rot=x"], 2, "did you mean 'data.root'?"),
     ],
 )
 def test_mistakes_are_explained(words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:

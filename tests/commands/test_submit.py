@@ -76,7 +76,7 @@ def test_time_is_written_as_for_sbatch_or_in_short(capsys, written, minutes):
         (["--job-dir", "jobs"], "--job-dir jobs: give an absolute path, in a folder that all nodes see"),
         (["--signal-delay", "3600"], "--signal-delay 3600: the job would be asked to stop before it starts"),
         (["--array", "train.seed"], "write key=v1,v2,… with different values, such as train.seed=0,1,2"),
-        (["--array", "train.sed=1,2"], "unknown setting train.sed: did you mean 'seed'?"),
+        (["--array", "train.sed=1,2"], "unknown setting train.sed: did you mean 'train.seed'?"),
         (["--nodes", "0"], "argument --nodes: '0' is not a whole number of 1 or more"),
     ],
 )

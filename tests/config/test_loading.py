@@ -201,7 +201,7 @@ def test_all_mistakes_are_reported_at_once(write_config) -> None:
         "  x.yaml:5: data.workers must be a whole number",
         "  augment.transforms=[{nam: A}, {args: 1}]: unknown setting augment.transforms[0].nam",
         "  augment.transforms=[{nam: A}, {args: 1}]: augment.transforms[1].args must be a mapping",
-        "  x.yaml:2: unknown setting optim.lrr: did you mean 'lr'?",
+        "  x.yaml:2: unknown setting optim.lrr: did you mean 'optim.lr'?",
         "  x.yaml:3: optim.betas[0] must be a number",
         "  x.yaml:3: optim.betas[2] must be a number",
         "  train.seed=a: train.seed must be a whole number",

@@ -10,8 +10,8 @@ from distcls.config.messages import settings_like
 
 def test_unknown_setting_names_the_place_and_the_nearest(write_config) -> None:
     path = write_config("# comment\noptim:\n  name: sgd\n  lrr: 1\n")
-    assert message(path=path) == "x.yaml:4: unknown setting optim.lrr: did you mean 'lr'?"
-    assert message("optim.lrr=1") == "optim.lrr=1: unknown setting optim.lrr: did you mean 'lr'?"
+    assert message(path=path) == "x.yaml:4: unknown setting optim.lrr: did you mean 'optim.lr'?"
+    assert message("optim.lrr=1") == "optim.lrr=1: unknown setting optim.lrr: did you mean 'optim.lr'?"
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_unknown_setting_names_the_place_and_the_nearest(write_config) -> None:
         ("train.batch_size=32", "'train.global_batch_size'"),
         ("dropout=0.3", "'model.args.dropout'"),
         ("model.pretrained=true", "'model.init_from'"),
-        ("augment.normalize.men=[1,1,1]", "'mean'"),
+        ("augment.normalize.men=[1,1,1]", "'augment.normalize.mean'"),
         ("optim.groups=[{mach: head}]", "'match'"),
     ],
 )

@@ -28,3 +28,10 @@ def test_a_config_of_a_run_may_be_given_again_as_it_is(write_config, tmp_path) -
 def test_what_is_up_to_date_stays(write_config) -> None:
     config = load_config(None, ["optim.name=sgd", "optim.momentum=0.5", "loss.name=focal", "loss.gamma=3"])
     assert read_config(write_config(to_yaml(config))) == config
+
+
+def test_what_only_a_group_of_parameters_reads_stays(write_config) -> None:
+    settings = ["optim.momentum=0.8", "optim.schedule=constant", "optim.min_lr=1e-5"]
+    groups = "optim.groups=[{match: head, name: sgd, schedule: cosine}]"
+    config = load_config(None, ["optim.name=adamw", *settings, groups])
+    assert read_config(write_config(to_yaml(config))) == config

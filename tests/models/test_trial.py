@@ -213,3 +213,28 @@ def test_parameters_without_a_gradient_are_found():
     model = Base()
     model.spare, model.frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
     assert attempt(model).unused == ["spare"]
+
+
+def test_a_buffer_that_is_replaced_is_refused():
+    class Replacing(Base):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("center", torch.zeros(3))
+
+        def forward(self, images):
+            if self.training:
+                self.center = self.center * 0.9 + images.detach().mean((0, 2, 3)) * 0.1
+            return self.head(images.mean((2, 3)) - self.center)
+
+    with pytest.raises(UsageError, match=r"in the place of the buffer 'center' .* change it in place"):
+        attempt(Replacing())
+
+
+def test_a_machine_without_memory_is_not_called_a_model_that_is_too_large():
+    class Greedy(Base):
+        def forward(self, images):
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as caught:
+        attempt(Greedy())
+    assert not isinstance(caught.value, UsageError)

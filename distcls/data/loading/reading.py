@@ -118,7 +118,6 @@ def _resident(split: Split, device: torch.device) -> torch.Tensor:
                 f"the decoded images, {size:.1f} GB, do not fit {device}. Leave them on the disk, which "
                 "changes nothing in what is computed: data.cache=0, with data.disk_cache='200 GB' if the disk has room."
             ) from error
-        weakref.finalize(split.pixels, _copies.pop, place, None)
     return _copies[place]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,13 +11,13 @@ from distcls.config.imports import import_by_name, nearest
 from distcls.config.settings import DataConfig
 from distcls.data.sources.csv_manifest import open_csv
 from distcls.data.sources.digits import open_digits
-from distcls.data.sources.folder import LAYOUTS, open_folder
+from distcls.data.sources.folder import LAYOUTS, existing_root, open_folder
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.sources.imagenet import open_imagenet, open_tiny_imagenet
 from distcls.data.sources.npz import open_npz
 from distcls.data.sources.synthetic import open_synthetic
 from distcls.data.sources.torchvision_sets import open_cifar10, open_fashion_mnist, open_mnist, open_stl10
-from distcls.errors import BadDataError, UsageError
+from distcls.errors import BadDataError, MissingInputError, UsageError
 
 DATASETS: dict[str, Callable[[DataConfig], dict[str, ImageSet]]] = {
     "digits": open_digits,
@@ -55,6 +56,16 @@ def open_image_sets(config: DataConfig, least_classes: int = 2) -> dict[str, Ima
         layouts = f" {LAYOUTS}" if config.name == "folder" else ""
         raise BadDataError(f"{config.root or config.name} {problem}{layouts}")
     return {split: image_sets[split] for split in SPLITS if split in image_sets}
+
+
+def check_source(config: DataConfig) -> None:
+    """Raise UsageError for a data.name that is not known, MissingInputError where data.root does not exist."""
+    _opener(config.name)
+    if config.name in ("folder", "imagenet", "tiny_imagenet"):
+        existing_root(config)
+    elif config.root is not None and config.name in ("csv", "npz") and not os.path.exists(config.root):
+        path = os.path.abspath(config.root)
+        raise MissingInputError(f"{path} does not exist. Name the file of your images: --data FILE.{config.name}")
 
 
 def _opener(name: str) -> Callable[[DataConfig], dict[str, ImageSet]]:

@@ -77,7 +77,8 @@ class Terms(NamedTuple):
     """(m,), one per image. The step sums them over the global batch, and divides by its number of images."""
     sums: dict[str, torch.Tensor]
     """Sums over the images of the micro-batch, by name: the same names and shapes in every step. Divided by the
-    number of images in the global batch, scalars are reported, "accuracy" first, and all reach `Objective.update`."""
+    number of images in the global batch, they reach `Objective.update`; "accuracy" is reported and logged. Not the
+    names of the step's own numbers: loss, grad_norm, loss_scale, moved."""
 
 
 class Network:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from distcls.cluster.kernels import choose_kernels
 from distcls.config.settings import TrainConfig
-from distcls.training.kernels import choose_kernels
 
 
 @pytest.fixture(autouse=True)
