@@ -157,7 +157,7 @@ class TrainState:
                     raise DriftedError(
                         f"at step {self.step} the processes have drifted apart: the first tensor that differs, between "
                         f"rank 0 and rank {rank}, is {name!r}. Something draws or remembers by itself in each process: "
-                        "a model or optimizer with a generator or attributes of its own. Or the machines are of several "
+                        "a model or optimizer with a generator or attributes of its own. Or machines are of several "
                         "kinds, and their processors round differently. They were equal at the last checkpoint."
                     )
 
