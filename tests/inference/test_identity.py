@@ -96,7 +96,7 @@ def test_an_image_of_the_same_size_and_time_in_the_place_of_another_is_refused(
     content[-1] ^= 255
     file.write_bytes(content)
     os.utime(file, ns=BEFORE)
-    with pytest.raises(UsageError, match="has changed"):
+    with pytest.raises(UsageError, match="have changed"):
         refuse_other_data(opened(), run_dir)
 
 
