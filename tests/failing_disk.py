@@ -14,7 +14,7 @@ def break_files(names: list[str]) -> None:
 
     def broken(self: FolderSet, i: int, decoding: Decoding) -> np.ndarray:
         if self.name(i) in names:
-            raise BadImageError("not an image, or of a format that is not supported")
+            raise BadImageError("not an image, or in an unsupported format")
         return image(self, i, decoding)
 
     FolderSet.image = broken

@@ -18,13 +18,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "distcls"
 
 NOT_YET = [
-    *["cli", "errors", "commands/", "config/settings", "inference/", "plan/randomness", "runs/", "sweeps/"],
+    *["cli", "errors", "commands/", "inference/", "runs/", "sweeps/"],
     *["terminal/", "training/", "cluster/peers", "cluster/processes", "cluster/signals"],
-    *["data/build", "data/split", "data/stratify", "data/cache/", "data/decoding/", "data/inspection/"],
-    *["data/loading/", "data/sources/", "data/augmentation/__init__", "data/augmentation/batchwise"],
-    *["optim/__init__", "optim/build", "optim/losses", "models/build", "models/init_from"],
-    *["report/calibration", "report/confusion", "report/curves", "report/data_check", "report/figure"],
-    *["report/findings", "report/pictures", "report/run_report"],
 ]
 """Files and rooms that have still to be rewritten. Nothing is added here; remove what you have rewritten."""
 

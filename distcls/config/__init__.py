@@ -1,1 +1,1 @@
-"""Settings: which there are, how they are read and checked, and what is said of a mistake."""
+"""Defines, reads and checks all settings, and explains mistakes in them."""

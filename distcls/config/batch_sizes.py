@@ -1,7 +1,7 @@
-"""How a global batch is cut into micro-batches, how many processes can share them, and what cannot be cut.
+"""Cuts a global batch into micro-batches, and says how many processes can share them.
 
-A micro-batch is part of the run: BatchNorm, dropout and mixup see one at a time. Its default is settled once, at the
-first start, and stored.
+The micro-batch size is part of the run, since BatchNorm, dropout and mixup see one micro-batch at a time. Its default
+is fixed when a run first starts, and stored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from distcls.config.settings import TrainConfig
 from distcls.config.wording import count, either
 
 Problem = tuple[str, str]
-"""The setting that is the first to look at, and the message."""
+"""The setting to look at first, and the message."""
 
 MOST_PARTS = 8
 SMALLEST_PART = 16
@@ -21,10 +21,10 @@ SMALLEST_PART = 16
 
 
 def default_micro_batch_size(train: TrainConfig, world_size: int) -> int:
-    """Return the micro-batch size of a run that gives none: B / processes, which fills each process.
+    """Return the default micro-batch size: B / processes, so that each process computes its share in one pass.
 
     Deterministic runs promise the same bits on any number of processes, so theirs depends on B alone: B/8, but at
-    least 16 images where B allows, and parts whose number is a power of two.
+    least 16 images if B allows, with a power of two as the number of micro-batches.
     """
     batch = train.global_batch_size
     if not train.deterministic:
@@ -36,23 +36,23 @@ def default_micro_batch_size(train: TrainConfig, world_size: int) -> int:
 
 
 def fitting_world_sizes(train: TrainConfig, micro_batch_size: int) -> list[int]:
-    """Return the numbers of processes that can share the batches of a run, smallest first."""
+    """Return the numbers of processes that can share a run's batches, smallest first."""
     parts = train.global_batch_size // micro_batch_size
     numbers = _divisors(parts)
     return [number for number in numbers if number & (number - 1) == 0] if train.deterministic else numbers
 
 
 def wrong_batches(train: TrainConfig, world_size: int) -> Iterator[Problem]:
-    """Yield what keeps a global batch from being cut into equal parts for so many processes, and summed in one order.
+    """Yield the reasons why a global batch cannot be cut equally for this many processes, or summed in one order.
 
-    A default micro-batch size is not judged: it may be one that was settled at the run's first start.
+    A default micro-batch size is not checked, since it may have been fixed when the run first started.
     """
     yield from _wrong_cut(train, world_size)
     yield from _wrong_determinism(train, world_size)
 
 
 def wrong_default(train: TrainConfig, world_size: int) -> str | None:
-    """Return what to say where so many processes cannot share the default micro-batches of a run that begins."""
+    """Return the message if this many processes cannot share the default micro-batches of a new run, else None."""
     if not train.deterministic:
         return None
     micro = default_micro_batch_size(train, world_size)
@@ -62,8 +62,8 @@ def wrong_default(train: TrainConfig, world_size: int) -> str | None:
     batch, parts = train.global_batch_size, count(train.global_batch_size // micro, "micro-batch")
     return (
         f"train.deterministic cuts a batch of {batch} into {parts} of {count(micro, 'image')} by default, which "
-        f"{world_size} processes cannot share: start {either(fitting)}; or set "
-        f"train.micro_batch_size={batch // world_size}, which is part of the run, on any number of processes"
+        f"{world_size} processes cannot share: start {either(fitting)}, or set "
+        f"train.micro_batch_size={batch // world_size}, which then applies on any number of processes"
     )
 
 
@@ -81,7 +81,7 @@ def _wrong_cut(train: TrainConfig, world_size: int) -> Iterator[Problem]:
 
 
 def _ways_that_fit(batch: int, micro: int | None, world_size: int) -> Iterator[str]:
-    """The nearest micro-batch sizes, batch sizes and numbers of processes that would work."""
+    """Yield the nearest micro-batch sizes, batch sizes and numbers of processes that would work."""
     if micro and batch % world_size == 0:
         yield f"train.micro_batch_size={either(_nearest_divisors(batch // world_size, micro))}"
     unit = (micro or 1) * world_size

@@ -1,7 +1,7 @@
-"""Settings that are valid alone but conflict with each other, or do nothing together, and what to type instead.
+"""Checks for settings that are valid alone but conflict with each other or have no effect, and says what to type.
 
-Nothing here is slow to import: the loader looks for contradictions before torch is imported, and batches.py
-asks for those of the batch sizes again when it knows the processes that have really been started.
+Nothing here is slow to import: the loader looks for contradictions before torch is imported. batches.py checks the
+batch sizes again once it knows how many processes were started.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ NO_LENGTH = "neither train.num_epochs nor train.num_steps is set: give one of th
 
 
 class Belongs(NamedTuple):
-    """A setting that is only read where another one, `to`, has one of these values."""
+    """A setting that only has an effect if another one, `to`, has one of these values."""
 
     setting: str
     to: str
     values: tuple[str, ...]
 
     def applies(self, to: Any) -> bool:
-        """True if the setting is read where the other one has this value."""
+        """True if the setting has an effect when the other one has this value."""
         return to in self.values
 
     def place(self) -> str:
-        """Return where it is read: "optim.name=sgd"."""
+        """Return the condition for it: "optim.name=sgd"."""
         return f"{self.to}={either(self.values)}"
 
 
@@ -51,13 +51,13 @@ BELONGS = (
     Belongs("loss.gamma", "loss.name", ("focal",)),
     Belongs("loss.beta", "loss.class_weights", ("effective",)),
 )
-"""Given where they do nothing, such settings are refused: whoever sets one believes that it matters."""
+"""Such settings are refused where they have no effect, because whoever sets one believes that it matters."""
 
 
 def contradictions(config: Config, world_size: int, unsure: Collection[str] = ()) -> Iterator[Problem]:
-    """Yield what is wrong with a config on so many processes.
+    """Yield the problems of a config on this many processes.
 
-    unsure: settings and sections whose values are mistaken; no rule that reads one of them is applied.
+    unsure: settings and sections with invalid values; rules that read any of them are skipped.
     """
     for rule, reads in RULES:
         if not any(_overlap(path, wrong) for path in reads.split() for wrong in unsure):
@@ -83,13 +83,13 @@ def _ignored(config: Config, rule: Belongs) -> Iterator[Problem]:
     own = ", or do it in your own code" if ":" in str(now) else ""
     yield (
         rule.setting,
-        f"{rule.setting}={shown(as_plain(value))} does nothing: it is for {rule.place()}, but {rule.to} is "
+        f"{rule.setting}={shown(as_plain(value))} has no effect: it is for {rule.place()}, but {rule.to} is "
         f"{shown(as_plain(now))}. Change one of them, or leave {rule.setting} at {shown(as_plain(default))}{own}",
     )
 
 
 def _in_groups(config: Config, path: str) -> Iterator[Any]:
-    """Yield the values that a setting of `optim` has in the groups of parameters."""
+    """Yield a setting's values in the parameter groups, if it is one of `optim`."""
     section, _, name = path.partition(".")
     for group in config.optim.groups if section == "optim" else ():
         yield getattr(config.optim.for_group(group), name)
@@ -99,13 +99,13 @@ def _wrong_data(data: DataConfig) -> Iterator[Problem]:
     if data.args and data.name != "synthetic" and ":" not in data.name:
         yield (
             "data.args",
-            f"data.args is for data.name=synthetic and for a factory of yours, but data.name is {data.name}: "
+            f"data.args is for data.name=synthetic and for your own factories, but data.name is {data.name}: "
             "remove data.args",
         )
     if data.root is not None and data.name in ("digits", "synthetic"):
         yield (
             "data.root",
-            f"data.root={data.root} is not read by data.name={data.name}: add data.name=folder (or csv, npz …), "
+            f"data.root={data.root} is not used by data.name={data.name}: add data.name=folder (or csv, npz …), "
             "or leave one of them out",
         )
     if data.folds is not None and data.fold is None:
@@ -115,7 +115,7 @@ def _wrong_data(data: DataConfig) -> Iterator[Problem]:
             "one of them, or run all of them: distcls crossval",
         )
     if data.fold is not None and data.folds is None:
-        yield "data.fold", f"data.fold={data.fold} is one of how many? Add data.folds, such as data.folds=5"
+        yield "data.fold", f"data.fold={data.fold} needs the number of folds: add data.folds, such as data.folds=5"
     elif data.fold is not None and data.folds is not None and data.fold >= data.folds:
         yield "data.fold", f"data.fold={data.fold} must be from 0 to {data.folds - 1}, for data.folds={data.folds}"
 
@@ -132,9 +132,9 @@ def _wrong_length(train: TrainConfig) -> Iterator[Problem]:
 
 
 def _wrong_names(run: RunConfig) -> Iterator[Problem]:
-    """A run's name is that of a folder, to which -fold0 or a number may be added."""
+    """Yield problems with run.name and run.dir. A run's name names a folder, and may get a suffix such as -fold0."""
     if run.name is not None and (not run.name.strip() or run.name in (".", "..") or "\0" in run.name):
-        yield "run.name", f"run.name={run.name!r} is no name of a folder: give another, or leave it out"
+        yield "run.name", f"run.name={run.name!r} cannot be the name of a folder: choose another, or leave it out"
     if run.dir is not None and not run.dir.strip():
         yield "run.dir", "run.dir is empty: give a folder, or leave it out"
     for setting, text in (("run.name", run.name), ("run.dir", run.dir)):
@@ -142,7 +142,7 @@ def _wrong_names(run: RunConfig) -> Iterator[Problem]:
         if longest > LONGEST_NAME:
             yield (
                 setting,
-                f"{setting} has a name of {longest} bytes, and {LONGEST_NAME} are allowed: shorten it",
+                f"{setting} has a name of {longest} bytes, but only {LONGEST_NAME} are allowed: shorten it",
             )
 
 
@@ -158,7 +158,7 @@ def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
     if optim.schedule in ("cosine", "one_cycle") and optim.min_lr > optim.lr:
         yield (
             "optim.min_lr",
-            f"optim.min_lr={optim.min_lr:g}, where the learning rate ends, is above optim.lr={optim.lr:g}, its peak: "
+            f"optim.min_lr={optim.min_lr:g}, the final learning rate, is above optim.lr={optim.lr:g}, its peak: "
             "make it smaller",
         )
 
@@ -184,7 +184,7 @@ def _wrong_groups(optim: OptimConfig) -> Iterator[Problem]:
                     f"remove {name}" + (", or give it in args" if ":" in effective.name else ""),
                 )
         if effective.args and ":" not in effective.name:
-            yield "optim.groups", f"args are for an optimizer of your own, my_pkg.module:make{for_group}: remove them"
+            yield "optim.groups", f"args are for your own optimizer, my_pkg.module:make{for_group}: remove them"
 
 
 def _wrong_args(config: Config) -> Iterator[Problem]:
@@ -203,17 +203,17 @@ def _wrong_colors(data: DataConfig) -> Iterator[Problem]:
         yield (
             "data.background",
             f"data.background={data.background} is not a colour: "
-            'give its name in CSS, such as black, or "#rrggbb" in quotes',
+            'give a CSS colour name, such as black, or "#rrggbb" in quotes',
         )
     if data.float_range is not None and (len(data.float_range) != 2 or data.float_range[0] == data.float_range[1]):
         yield (
             "data.float_range",
-            f"data.float_range must be two numbers, those of black and white, but {data.float_range} was given",
+            f"data.float_range must be two different numbers, for black and white, but {data.float_range} was given",
         )
 
 
 def _is_color(name: str) -> bool:
-    if name == "white":  # the default waits for no import
+    if name == "white":  # the default needs no import
         return True
     from PIL import ImageColor
 
@@ -229,7 +229,7 @@ def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[Problem]:
             yield (
                 f"augment.normalize.{name}",
                 f"augment.normalize.{name} must be 3 numbers (red, green, blue), but {numbers} was given: "
-                "for gray images write the same number 3 times",
+                "for gray images, repeat one number 3 times",
             )
     if not all(number > 0 for number in normalize.std):
         yield "augment.normalize.std", f"augment.normalize.std must be above 0, but {normalize.std} was given"
@@ -251,7 +251,7 @@ def _wrong_weights(config: Config) -> Iterator[Problem]:
     if weights in ("balanced", "effective") and sampling != "none":
         yield (
             "loss.class_weights",
-            f"loss.class_weights={weights} and train.sampling={sampling} would make up for rare classes twice: "
+            f"loss.class_weights={weights} and train.sampling={sampling} would compensate for rare classes twice: "
             "set one of them to none",
         )
     for name, weight in weights.items() if isinstance(weights, dict) else ():
@@ -265,8 +265,8 @@ def _wrong_crop(config: Config) -> Iterator[Problem]:
         if data.decode_size is not None:
             yield (
                 "data.decode_size",
-                f"data.decode_size={data.decode_size} does nothing: it is for augment.random_resized_crop, which is "
-                "off. Add augment.random_resized_crop={} or leave data.decode_size out",
+                f"data.decode_size={data.decode_size} has no effect: it is for augment.random_resized_crop, which is "
+                "off. Add augment.random_resized_crop={}, or leave out data.decode_size",
             )
         return
     for name, numbers in (("scale", crop.scale), ("ratio", crop.ratio)):
@@ -278,8 +278,8 @@ def _wrong_crop(config: Config) -> Iterator[Problem]:
     if data.decode_size and data.image_size and data.decode_size < data.image_size:
         yield (
             "data.decode_size",
-            f"data.decode_size={data.decode_size} is smaller than data.image_size={data.image_size}, so that the model "
-            f"would see enlarged pixels: make it {data.image_size} or more, or leave it out",
+            f"data.decode_size={data.decode_size} is smaller than data.image_size={data.image_size}, so images would "
+            f"have to be enlarged: make it {data.image_size} or more, or leave it out",
         )
 
 
@@ -305,4 +305,4 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_crop(config), "augment.random_resized_crop data.decode_size data.image_size"),
     (lambda config, _: _wrong_names(config.run), "run.name run.dir"),
 )
-"""Each rule, and the settings that it reads."""
+"""Each rule and the settings it reads."""

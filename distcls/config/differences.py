@@ -1,4 +1,4 @@
-"""In what two configs differ: what may change when a run is resumed, and what would make it another run."""
+"""Compares two configs: some settings may change when a run is resumed, others would make it another run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distcls.config.yaml_text import as_plain, shown
 
 
 class Difference(NamedTuple):
-    """A setting that two configs have with different values, as plain values."""
+    """A setting with different values in two configs, as plain values."""
 
     path: str
     before: Any
@@ -25,7 +25,7 @@ class Difference(NamedTuple):
 
 
 def differences(old: Config, new: Config, everything: bool = False) -> list[Difference]:
-    """Return the settings that differ, of those that change the run, or of all."""
+    """Return the settings that differ: those that change the run or, with `everything`, all of them."""
     return list(_changes(old, new, everything))
 
 

@@ -1,4 +1,4 @@
-"""How long and how often: "5 steps", "0.5 epochs" and "10%" as steps, in one place and without rounding errors."""
+"""Turns durations such as "5 steps", "0.5 epochs" and "10%" into steps, in one place and without rounding errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORMS = "write a whole number of steps (5 or '5 steps'), epochs ('1 epoch', '0.
 
 
 class Plan(Protocol):
-    """Turns a duration into steps; batches.BatchPlan is one."""
+    """The lengths that turn durations into steps; batches.BatchPlan has them."""
 
     @property
     def num_images(self) -> int: ...
@@ -28,7 +28,7 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of training: so many steps, passes over the training set, or percent of all steps."""
+    """A length of training: a number of steps, of passes over the training set, or of percent of all steps."""
 
     value: float
     unit: Literal["step", "epoch", "percent"]
@@ -36,7 +36,7 @@ class Duration:
 
 @cache
 def parse_duration(written: str | int | float) -> Duration:
-    """Read 5, "5", "5 steps", "0.5 epochs" or "10%". Raises ValueError, listing the forms, for anything else."""
+    """Read 5, "5", "5 steps", "0.5 epochs" or "10%". Raises ValueError, which lists the forms, for anything else."""
     text = _as_text(written)
     if not re.fullmatch(DURATION_PATTERN, text):
         raise ValueError(f"{written!r} is not a duration: {_FORMS}")
@@ -47,7 +47,7 @@ def parse_duration(written: str | int | float) -> Duration:
 
 
 def describe_every(written: str) -> str:
-    """Return "every 5 steps", "every epoch", "every 10%": a duration as the time between two events."""
+    """Return a duration as an interval: "every 5 steps", "every epoch" or "every 10%"."""
     duration = parse_duration(written)
     if duration.unit == "percent":
         return f"every {duration.value:g}%"
@@ -61,21 +61,21 @@ def _as_text(written: str | int | float) -> str:
 
 
 def steps_at(duration: Duration, plan: Plan, count: int = 1) -> int:
-    """Return the number of completed steps at which `count` of this duration have passed: rounded up, exactly."""
+    """Return the number of completed steps after which `count` times this duration has passed, rounded up exactly."""
     return math.ceil(count * _exact_steps(duration, plan))
 
 
 def is_due(completed_steps: int, every: Duration | str, plan: Plan) -> bool:
-    """True if what happens `every` so often happens now. It also happens after the last step.
+    """True if something that happens at this interval is due now. It is also due after the last step.
 
-    Something shorter than a step is due after each step. Raises ValueError for a duration of zero.
+    An interval shorter than a step is due after every step. Raises ValueError for a duration of zero.
     """
     if completed_steps <= 0:
         return False
     length = _exact_steps(parse_duration(every) if isinstance(every, str) else every, plan)
     if length == 0:
         raise ValueError("nothing can happen every 0 steps: give a duration longer than zero")
-    # The last multiple that lies within these steps is due now unless the step before had reached it.
+    # The last multiple within these steps is due now unless the previous step had already reached it.
     last = completed_steps // length * length
     return last > completed_steps - 1 or completed_steps == plan.total_steps
 
@@ -86,7 +86,7 @@ def _exact_steps(duration: Duration, plan: Plan) -> Fraction:
 
 @cache
 def _fraction(duration: Duration, num_images: int, global_batch_size: int, total_steps: int) -> Fraction:
-    # repr gives back the decimal that was written, so 0.1 epochs is exactly a tenth.
+    # repr returns the decimal as written, so 0.1 epochs is exactly a tenth.
     value = Fraction(repr(duration.value))
     if duration.unit == "epoch":
         return value * num_images / global_batch_size

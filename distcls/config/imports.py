@@ -1,7 +1,7 @@
-"""Names in a config that stand for the user's own code: `my_pkg.module:make`.
+"""Imports the user's own code, which a config names as `my_pkg.module:make`.
 
-This is the only place where a config leads to an import, and so the place where code of a stranger's run folder is
-refused (runs/opening.py decides which that is).
+No other place imports what a config names, so this is where code named in somebody else's run folder is refused
+(runs/opening.py decides which names those are).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _allowed: ContextVar[tuple[Collection[str], str] | None] = ContextVar("_allowed"
 
 @contextmanager
 def importing_only(names: Collection[str], otherwise: str) -> Iterator[None]:
-    """Inside, any other name than these raises UsageError with the message `otherwise`, and imports nothing."""
+    """Allow only these names to be imported in the block; others raise UsageError with the message `otherwise`."""
     token = _allowed.set((names, otherwise))
     try:
         yield
@@ -36,8 +36,8 @@ def importing_only(names: Collection[str], otherwise: str) -> Iterator[None]:
 def call_by_name(setting: str, name: str, /, *args: Any, **kwargs: Any) -> Any:
     """Import `package.module:function` and call it.
 
-    Raises UsageError, naming the setting, where the module or the function is not there, or where the
-    arguments do not fit it. The current folder is searched too, as `python -m` does.
+    Raises UsageError, naming the setting, if the module or function does not exist or does not take these
+    arguments. The current folder is searched too, as with `python -m`.
     """
     function = import_by_name(setting, name)
     try:
@@ -48,9 +48,9 @@ def call_by_name(setting: str, name: str, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def import_by_name(setting: str, name: str) -> Any:
-    """The object that `package.module:attribute` names. Raises UsageError where there is none.
+    """Return the object named `package.module:attribute`. Raises UsageError if it does not exist.
 
-    Nothing in Python's standard library is a model or a transform: `os:system` is refused before anybody calls it.
+    Python's standard library holds no models or transforms, so `os:system` is refused before anybody calls it.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
@@ -64,15 +64,15 @@ def import_by_name(setting: str, name: str) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the user's module was found, but imports something that is not there
+            raise  # the user's module exists but imports something missing
         raise UsageError(
             f"{setting}={name}: there is no module {error.name!r}. Write package.module:function, "
             f"installed or under the current folder ({os.getcwd()})."
         ) from error
     if _is_standard_library(module):
         raise UsageError(
-            f"{setting}={name}: {module_name} belongs to Python itself, and nothing in it fits {setting}. Name a class "
-            "or function of your own, or of a package that you have installed."
+            f"{setting}={name}: {module_name} belongs to Python itself, and nothing in it fits {setting}. Name your "
+            "own class or function, or one from a package that you have installed."
         )
     if not hasattr(module, attribute):
         public = [entry for entry in vars(module) if not entry.startswith("_")]

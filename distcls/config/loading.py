@@ -1,8 +1,7 @@
-"""From YAML files and `key=value` arguments to settings: every mistake is named, with its place and a way out.
+"""Turns YAML files and `key=value` arguments into settings, and reports every mistake with its place and a fix.
 
-What was written (yaml_text.py) is changed by overrides, then checked against the type hints and ranges of
-settings.py; last, contradictions.py looks for settings that conflict with each other. Nothing here is slow to import.
-Every error is a UsageError.
+Overrides change what yaml_text.py has read. The result is checked against the type hints and ranges in settings.py,
+and contradictions.py looks for settings that conflict. Nothing here is slow to import. Every error is a UsageError.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from distcls.config.yaml_text import Given, read_override, read_yaml
 from distcls.errors import UsageError
 
 FOLDER_SETTINGS = ("data.root", "data.cache_dir", "model.init_from", "run.dir")
-"""Settings in which ~ stands for the home folder."""
+"""Settings in which ~ means the home folder."""
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_set: Sequence[str] = ()) -> Config:
-    """Return the config of a new run: a YAML file (or the defaults), then the overrides, such as "optim.lr=1e-3".
+    """Return the config of a new run: a YAML file (or the defaults) with overrides such as "optim.lr=1e-3".
 
-    `unless_set` holds overrides that apply only to what neither the file nor an override has set. The batch
-    sizes must fit the number of processes, WORLD_SIZE. Raises UsageError, which names all mistakes.
+    `unless_set` are overrides for settings that neither the file nor `overrides` sets. The batch sizes must fit
+    the number of processes, WORLD_SIZE. Raises UsageError, which lists all mistakes.
     """
     mistakes = Mistakes()
     root = read_yaml(Path(path)) if path is not None else Given({}, "the defaults")
@@ -46,10 +45,10 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_s
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Return the config that a run has saved, whatever the number of processes now. Raises UsageError.
+    """Return a run's saved config, whatever the number of processes now. Raises UsageError.
 
-    A run of an earlier version is read as this version writes it (migrations.py). What contradicts what may be known
-    better since then: only what `overrides` bring in is judged by that.
+    Configs of earlier versions are migrated (migrations.py). Only `overrides` are checked for contradictions, because
+    this version may know more of them than the one that started the run.
     """
     mistakes = Mistakes()
     root = read_yaml(Path(path))
@@ -63,22 +62,22 @@ def _is_of_a_run(path: Path) -> bool:
 
 
 class Mistakes:
-    """The mistakes of a config: all are found before any is reported."""
+    """Collects the mistakes in a config, so that all can be reported at once."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
         self.unsure: list[str] = []
-        """Settings and sections that have no valid value, so that nothing can be said of what depends on them."""
+        """Settings and sections without a valid value, so that whatever depends on them cannot be checked."""
 
     def note(self, message: str, path: str = "") -> None:
-        """Add a mistake at the setting or section at `path`; "optim.groups[0].match" is in optim.groups."""
+        """Add a mistake in the setting or section at `path`; "optim.groups[0].match" counts as optim.groups."""
         if message not in self.messages:
             self.messages.append(message)
         if path:
             self.unsure.append(path.partition("[")[0])
 
     def report(self) -> None:
-        """Raise UsageError where there are any, with a line for each."""
+        """Raise UsageError if there are any mistakes, with a line for each."""
         if len(self.messages) > 1:
             lines = "\n  ".join(self.messages)
             raise UsageError(f"the config has {len(self.messages)} mistakes:\n  {lines}")
@@ -87,7 +86,7 @@ class Mistakes:
 
 
 _WRONG = object()
-"""Stands for the value of a setting that has no valid one."""
+"""Marks a setting without a valid value."""
 
 _LENGTHS = (["train", "num_steps"], ["train", "num_epochs"])
 
@@ -105,7 +104,7 @@ def _override(root: Given, overrides: Sequence[str], mistakes: Mistakes) -> None
 
 
 def _drop_other_length(root: Given, changes: list[tuple[list[str], Given]]) -> None:
-    """num_steps on the command line replaces num_epochs of the file, and the other way round."""
+    """Let num_steps on the command line replace num_epochs from the file, and vice versa."""
     changed = [keys for keys, given in changes if keys in _LENGTHS and given.value is not None]
     train = _find(root, ["train"])
     if train is not None and isinstance(train.value, dict):
@@ -115,9 +114,9 @@ def _drop_other_length(root: Given, changes: list[tuple[list[str], Given]]) -> N
 
 
 def _put(root: Given, keys: list[str], given: Given) -> None:
-    """Set what `keys` lead to, in place. Mappings on the way are made where there are none.
+    """Set the value at `keys`, in place, and create the mappings that lead there.
 
-    A value that is no section where one must be stays, and is reported.
+    A value where a section must be is kept, and reported later.
     """
     mapping = root.value
     for depth, key in enumerate(keys[:-1], 1):
@@ -133,7 +132,7 @@ def _put(root: Given, keys: list[str], given: Given) -> None:
 
 
 def _gives_way(there: Given, keys: list[str]) -> bool:
-    """True if a mapping may take the place of a value: of null, of augment's "none", of what is no section."""
+    """True if a mapping may replace a value: null, "none" for augment, or anything where no section is expected."""
     return there.value is None or (keys == ["augment"] and _is_off(there)) or not _is_section_at(keys)
 
 
@@ -160,13 +159,13 @@ def _is_off(given: Given) -> bool:
 
 
 def _only_normalize(augment: Given | None) -> dict[str, Given]:
-    """No augmentation is no reason to feed the model other pixel values."""
+    """Return only augment.normalize: without augmentation, the model should still see the same pixel values."""
     settings = augment.value if augment is not None and isinstance(augment.value, dict) else {}
     return {key: given for key, given in settings.items() if key == "normalize"}
 
 
 def _build(root: Given, world_size: int, mistakes: Mistakes, judged: Sequence[str] | None = None) -> Config:
-    """Return the settings. judged: the overrides whose contradictions are looked for; None: everything is."""
+    """Return the settings. judged: the overrides to check for contradictions; None: check everything."""
     _choose_length(root)
     config = _section(Config, root, "", mistakes)
     for path, problem in contradictions(config, world_size, mistakes.unsure):
@@ -185,7 +184,7 @@ def _world_size() -> int:
 
 
 def _choose_length(root: Given) -> None:
-    """num_steps takes the place of the default num_epochs."""
+    """Let num_steps replace the default num_epochs."""
     train = _find(root, ["train"])
     num_steps = _find(root, ["train", "num_steps"])
     if train is not None and num_steps is not None and num_steps.value is not None:
@@ -193,7 +192,7 @@ def _choose_length(root: Given) -> None:
 
 
 def _section(kind: type, given: Given, path: str, mistakes: Mistakes) -> Any:
-    """Return an instance of a dataclass of settings.py. A section that is missing or empty keeps its defaults."""
+    """Return an instance of a dataclass from settings.py. A missing or empty section keeps its defaults."""
     if given.value is None or (kind is AugmentConfig and _is_off(given)):
         given = Given({}, given.where)
     if not isinstance(given.value, dict):
@@ -233,7 +232,7 @@ def _convert(given: Given, hint: Any, limits: Mapping, path: str, mistakes: Mist
 
 
 def _alternative(given: Given, hint: Any) -> Any:
-    """Which part of a hint such as `bool | Literal["x"]` is meant, by how the value is written."""
+    """Return the part of a hint such as `bool | Literal["x"]` that the value's form suggests."""
     kinds = {part: {dict: dict, Literal: str}.get(get_origin(part), part) for part in alternatives(hint)}
     if len(kinds) == 1:
         return hint
@@ -267,7 +266,7 @@ def _scalar(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
 
 
 def _read_scalar(given: Given, hint: Any) -> Any:
-    """The value as bool, int, float, str or one of the choices. Raises ValueError where it is none."""
+    """Return the value as bool, int, float, str or one of the choices. Raises ValueError if it is not one."""
     if get_origin(hint) is Literal:
         return _one_of(given.text, get_args(hint))
     if hint is str and (isinstance(given.value, str) or _is_number(given.value)):
@@ -292,7 +291,7 @@ def _one_of(text: str, choices: tuple[str, ...]) -> str:
 
 
 def _whole(given: Given) -> int:
-    """1000 and 1e3 are whole numbers; 1000.0 looks like a mistake."""
+    """Return a whole number, such as 1000 or 1e3. Raises ValueError for 1000.0, which looks like a mistake."""
     if isinstance(given.value, float) and not ("e" in given.text.lower() and given.value.is_integer()):
         raise ValueError("not a whole number")
     return int(given.value)

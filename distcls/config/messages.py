@@ -1,4 +1,4 @@
-"""Messages about a setting that does not exist, or that cannot have the value it was given."""
+"""Messages about settings that do not exist or have invalid values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES_ELSEWHERE = {
     "scheduler": "optim.schedule",
     "num_workers": "data.workers",
 }
-"""Settings by the names that other tools have for them."""
+"""Settings by the names that other tools use for them."""
 
 
 def join(path: str, key: str) -> str:
@@ -47,12 +47,12 @@ def _all_paths(kind: type = Config, path: str = "") -> tuple[str, ...]:
 
 
 def unknown_setting(key: str, given: Given, kind: type, path: str) -> str:
-    """Return the message for a key that the section `kind` at `path` does not have, with what may have been meant."""
+    """Return the message for an unknown key in the section `kind` at `path`, with suggestions."""
     return f"{given.where}: unknown setting {join(path, key)}: {_suggest(key, path, kind)}"
 
 
 def _suggest(key: str, path: str, kind: type) -> str:
-    """Return where an unknown key may belong: in another section, or under a name that is nearly the same."""
+    """Return suggestions for an unknown key: the same name in another section, or a similar one."""
     known = list(hints_of(kind))
     same = [] if "[" in path else _called(key)
     near = [name if "[" in path else join(path, name) for name in difflib.get_close_matches(key, known, n=2)]
@@ -63,7 +63,7 @@ def _suggest(key: str, path: str, kind: type) -> str:
 
 
 def settings_like(path: str) -> list[str]:
-    """Return the dotted paths that somebody may mean who writes "lr", "train.lr", "epochs" or "learning_rate"."""
+    """Return the dotted paths that may be meant by "lr", "train.lr", "epochs" or "learning_rate"."""
     if path in _all_paths():
         return [path]
     key = path.rpartition(".")[2]
@@ -72,7 +72,7 @@ def settings_like(path: str) -> list[str]:
 
 
 def _called(key: str) -> list[str]:
-    """Return the settings of that name, here or elsewhere."""
+    """Return the settings with this name, in distcls or in other tools."""
     return _ending_in([key]) or [path for name, path in NAMES_ELSEWHERE.items() if name == key]
 
 
@@ -81,14 +81,14 @@ def _ending_in(names: Sequence[str]) -> list[str]:
 
 
 def not_a_section(given: Given, kind: type, path: str) -> str:
-    """Return the message for a value where the section `kind` at `path` was expected."""
+    """Return the message for a value given in place of the section `kind` at `path`."""
     hint = ", or 'none' to turn it off" if kind is AugmentConfig else ""
     settings = ", ".join(hints_of(kind))
     return f"{given.where}: {path} is a section with the settings {settings}{hint}, but {given.shown()} was given"
 
 
 def mismatch(given: Given, hint: Any, limits: Mapping, path: str) -> str:
-    """Return the message for a value that is not of the type or in the range of the setting at `path`."""
+    """Return the message for a value of the wrong type, or out of range, for the setting at `path`."""
     literals = [part for part in alternatives(hint) if get_origin(part) is Literal]
     expected, choices = _expected(hint, limits), [choice for part in literals for choice in get_args(part)]
     near = difflib.get_close_matches(given.text, choices, n=1)

@@ -1,7 +1,7 @@
-"""The one table of metrics: what each is called, which value is better, how it is written and where it is shown.
+"""The table of all metrics: their names, which values are better, how they are formatted and where they are shown.
 
-The formulas are in inference/metrics.py, under the same names. A metric that is added here, with its formula
-there, appears wherever its line says.
+The formulas are in inference/metrics.py, under the same names. Add a metric here and its formula there, and it appears
+wherever its line says.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that a split is measured by. Shares are from 0 to 1."""
+    """One number that is measured on a split. Shares are from 0 to 1."""
 
     name: str
-    """In metrics.json, metrics.csv, TensorBoard and settings."""
+    """Its name in metrics.json, metrics.csv, TensorBoard and settings."""
     title: str
     format: str
     better: Literal["higher", "lower"] | None
-    """Such a metric has a column in metrics.csv, and `train.best_metric` can choose it; None for a plain count."""
+    """If set, the metric has a column in metrics.csv and can be `train.best_metric`; None for plain counts."""
     rank: int | None = None
-    """Its place in the table of evaluations, of which a narrow terminal drops the highest first; None: not there."""
+    """Its place in the table of evaluations; narrow terminals drop the highest ranks first. None: not in the table."""
     of_training: bool = False
-    """True if training measures it too: "train_" and its name is the mean over the steps since the last evaluation."""
+    """True if training measures it too; "train_" plus its name is the mean over the steps since the last evaluation."""
     in_summary: bool = False
-    """True if the tables at the end of a run and of `distcls crossval` have it; `distcls eval` shows all."""
+    """True if it is in the tables at the end of a run and of `distcls crossval`; `distcls eval` shows all metrics."""
     in_curves: bool = False
     """True if plots/curves.png draws it."""
 
     def text(self, value: Any) -> str:
-        """Return a value as people read it."""
+        """Return a value formatted for people."""
         return format(value, self.format)
 
     def is_better(self, value: float, than: float) -> bool:
-        """True if a value beats another one. A NaN never does."""
+        """True if a value is better than another one. NaN never is."""
         return value < than if self.better == "lower" else value > than
 
 
@@ -57,7 +57,7 @@ METRICS = {
 }
 
 BEST_METRICS = tuple(metric.name for metric in METRICS.values() if metric.better)
-"""Those that can choose the best weights, and that metrics.csv has."""
+"""The metrics that can pick the best weights; metrics.csv has a column for each."""
 
 TRAIN_MEANS = {f"train_{metric.name}": metric for metric in METRICS.values() if metric.of_training}
-"""Of the training steps since the last evaluation, by their name in metrics.csv."""
+"""The means over the training steps since the last evaluation, by their names in metrics.csv."""

@@ -1,7 +1,7 @@
-"""How a config.yaml of an earlier version is read: small changes of what was written, before it is checked.
+"""Updates a config.yaml from an earlier version before it is checked.
 
-Settings that are missing mean their defaults, so a new setting needs nothing here. One that is renamed, or that means
-something else than it did, gets a function in MIGRATIONS; tests/end_to_end/test_old_runs.py reads an old run.
+Missing settings take their defaults, so a new setting needs no migration. A setting that is renamed or changes its
+meaning gets a function in MIGRATIONS; tests/end_to_end/test_old_runs.py reads an old run.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from distcls.config.yaml_text import Given
 
 
 def migrate(root: Given) -> None:
-    """Bring the config of a run folder up to date, in place. What is up to date already stays as it is."""
+    """Bring the config of a run folder up to date, in place."""
     for migration in MIGRATIONS:
         migration(root)
 
 
 def forget_what_did_nothing(root: Given) -> None:
-    """0.1.0 took optim.momentum for adamw, and ignored it; since then that is refused, and no difference of runs."""
+    """Remove settings without effect, such as optim.momentum for adamw, which 0.1.0 ignored and later ones refuse."""
     for rule in BELONGS:
         section, to = _section(root, rule.setting), _section(root, rule.to)
         setting, other = rule.setting.split(".")[1], rule.to.split(".")[1]
@@ -39,7 +39,7 @@ def _in_groups(section: dict[str, Any], setting: str) -> list[Any]:
 
 
 def _section(root: Given, setting: str) -> dict[str, Any]:
-    """Return the section of a setting, empty where there is none."""
+    """Return the section of a setting; empty if there is none."""
     section = root.value.get(setting.split(".")[0])
     return section.value if section is not None and isinstance(section.value, dict) else {}
 

@@ -1,4 +1,4 @@
-"""The type hints of settings.py, as the loader reads them, and as a JSON schema for editors."""
+"""Reads the type hints in settings.py, for the loader, and turns them into a JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LIMIT_KEYWORDS = {
     "maximum": "maximum",
     "below": "exclusiveMaximum",
 }
-"""JSON Schema's keyword for each limit of `settings.setting`."""
+"""The JSON Schema keyword for each limit of `settings.setting`."""
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the schema of a YAML config (JSON Schema 2020-12), with which editors complete and check settings."""
+    """Return the schema of a YAML config (JSON Schema 2020-12), which lets editors complete and check settings."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A config of distcls",
@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
 
 @functools.cache
 def hints_of(kind: type) -> dict[str, Any]:
-    """Return the type hint of each setting and section of a dataclass of settings.py."""
+    """Return the type hint of each setting and section in a dataclass of settings.py."""
     return get_type_hints(kind)
 
 
@@ -41,7 +41,7 @@ def is_section(hint: Any) -> TypeGuard[type]:
 
 
 def split_optional(hint: Any) -> tuple[Any, bool]:
-    """`X | None` is (X, True), anything else (hint, False)."""
+    """Return (X, True) for `X | None`, and (hint, False) for anything else."""
     if NoneType in alternatives(hint):
         (inner,) = (part for part in alternatives(hint) if part is not NoneType)
         return inner, True
@@ -49,12 +49,12 @@ def split_optional(hint: Any) -> tuple[Any, bool]:
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
-    """`X | Y` is (X, Y), anything else (hint,)."""
+    """Return (X, Y) for `X | Y`, and (hint,) for anything else."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _section_schema(kind: type) -> dict[str, Any]:
-    """A section may be empty, and augment may be 'none'."""
+    """Return the schema of a section, which may be empty; augment may also be 'none'."""
     properties = {field.name: _setting_schema(field, hints_of(kind)[field.name]) for field in dataclasses.fields(kind)}
     section = {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
     return {"anyOf": [section, {"enum": ["none"]}]} if kind is AugmentConfig else section
@@ -68,7 +68,7 @@ def _setting_schema(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
 
 
 def _value_schema(hint: Any, limits: Mapping) -> dict[str, Any]:
-    """Return the JSON schema of what the loader accepts. The limits of a list are those of its items."""
+    """Return the JSON schema of the values that the loader accepts. The limits of a list apply to its items."""
     inner, optional = split_optional(hint)
     if len(alternatives(inner)) > 1:
         return {"anyOf": [_value_schema(part, limits) for part in alternatives(inner)]}

@@ -1,4 +1,4 @@
-"""Words that messages share: alternatives, numbers of things, and what was probably meant."""
+"""Phrases that messages share: alternatives, counts, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def count(number: int, thing: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean …?" with the known word that is most like this one, or nothing."""
+    """Return " Did you mean …?" with the most similar known word, or nothing."""
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -1,4 +1,4 @@
-"""A config as YAML, both ways. What is read remembers where it stands: at `configs/x.yaml:12`, or in an override."""
+"""Reads and writes configs as YAML. Each value read remembers its origin: `configs/x.yaml:12`, or an override."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from distcls.errors import UsageError
 
 @dataclass(frozen=True)
 class Given:
-    """A value as somebody gave it. Mappings and lists hold Given values; `text` is a scalar as it was typed."""
+    """A value as the user gave it. Mappings and lists hold Given values; `text` is a scalar as typed."""
 
     value: Any
     where: str
     text: str = ""
 
     def plain(self) -> Any:
-        """The value alone, down to the last."""
+        """Return the bare value, with bare values inside it."""
         if isinstance(self.value, dict):
             return {key: item.plain() for key, item in self.value.items()}
         if isinstance(self.value, list):
@@ -37,13 +37,13 @@ class Given:
         return self.value
 
     def shown(self) -> str:
-        """As a message quotes it."""
+        """Return the value as messages quote it."""
         text = repr(self.value) if isinstance(self.value, str) else self.text or shown(self.plain())
         return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]} …"
 
 
 def shown(value: Any) -> str:
-    """A plain value as a message quotes it."""
+    """Return a plain value as messages quote it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -51,23 +51,23 @@ LARGEST_FILE = 1_000_000
 """Bytes; reading that many takes seconds."""
 
 DEEPEST, MOST_VALUES = 30, 100_000
-"""Limits of a config, beyond which it is a mistake or an attack."""
+"""Limits beyond which a config is a mistake or an attack."""
 
 LONGEST_QUOTE = 200
-"""Characters of a value that a message quotes."""
+"""The most characters of a value that messages quote."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: 1e-3 is a number; yes, on, 12:30 and 2024-01-01 are not what YAML 1.1 makes of them."""
+    """Reads scalars as in YAML 1.2: 1e-3 is a number; yes, on, 12:30 and 2024-01-01 are strings (not so in 1.1)."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Return the next node. Raises YAMLError where it lies too deep: each level makes the next token slower."""
+        """Return the next node. Raises YAMLError if it is nested too deeply: each level slows down the parser."""
         if self._depth > DEEPEST:
             mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem=f"values lie more than {DEEPEST} levels deep", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=f"values are nested more than {DEEPEST} levels deep", problem_mark=mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -75,7 +75,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or `_Loader` would not read back as a string."""
+    """Quotes strings that YAML 1.1 or `_Loader` would not read back as strings."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -99,22 +99,22 @@ _SCALARS = {
 
 
 def read_yaml(path: Path) -> Given:
-    """The mapping that a file holds; an empty one where it is empty. Raises UsageError, with the line."""
+    """Return the mapping in a file, which may be empty. Raises UsageError, which names the line."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
-            raise UsageError(f"{path}: a config has at most {LARGEST_FILE:,} bytes: is this another file?")
+            raise UsageError(f"{path}: a config has at most {LARGEST_FILE:,} bytes. Is this the right file?")
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: a config is UTF-8 text, but {error.reason} at byte {error.start}") from error
+        raise UsageError(f"{path}: a config must be UTF-8 text, but {error.reason} at byte {error.start}") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot read the config ({error.strerror}){_files_beside(path)}") from error
     root = _parse(text, str(path), lines=True)
     if root.value is None:
         return Given({}, root.where)
     if not isinstance(root.value, dict):
-        raise UsageError(f"{root.where}: a config is a mapping with sections such as 'optim:', not {root.shown()}")
+        raise UsageError(f"{root.where}: a config must have sections such as 'optim:', but is {root.shown()}")
     return root
 
 
@@ -125,10 +125,10 @@ def _files_beside(path: Path) -> str:
 
 
 def _parse(text: str, source: str, lines: bool) -> Given:
-    if any("\udc80" <= character <= "\udcff" for character in text):  # how Python writes a byte that is not UTF-8
+    if any("\udc80" <= character <= "\udcff" for character in text):  # how Python decodes a byte that is not UTF-8
         raise UsageError(
-            f"{source.encode('utf-8', 'replace').decode()}: a config is UTF-8 text, and this name has other bytes in "
-            "it. Make a link to the file or folder, ln -s OLD NEW, and give the name of the link"
+            f"{source.encode('utf-8', 'replace').decode()}: a config must be UTF-8 text, but this name has other "
+            "bytes. Create a link to the file or folder, ln -s OLD NEW, and give the link's name"
         )
     loader = None
     try:
@@ -138,7 +138,7 @@ def _parse(text: str, source: str, lines: bool) -> Given:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if lines and mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise UsageError(f"{source}{line}: not valid YAML: {problem} (quotes around a value may help)") from error
+        raise UsageError(f"{source}{line}: not valid YAML: {problem} (quoting a value may help)") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -146,7 +146,7 @@ def _parse(text: str, source: str, lines: bool) -> Given:
 
 
 class _Reader:
-    """Makes Given values of YAML nodes, of which an alias may hold the same ones again and again, or itself."""
+    """Turns YAML nodes into Given values. Aliases may repeat nodes many times, or contain themselves."""
 
     def __init__(self, source: str, lines: bool) -> None:
         self.source, self.lines, self.count = source, lines, 0
@@ -155,8 +155,8 @@ class _Reader:
         self.count += 1
         where = self._where(node)
         if depth > DEEPEST or self.count > MOST_VALUES:
-            limit = f"more than {DEEPEST} levels deep" if depth > DEEPEST else f"of more than {MOST_VALUES:,} values"
-            raise UsageError(f"{where}: a config {limit}, or that refers to itself, cannot be read: write it plainly")
+            limit = f"more than {DEEPEST} levels" if depth > DEEPEST else f"more than {MOST_VALUES:,} values"
+            raise UsageError(f"{where}: the config has {limit}, or an alias that contains itself: write it out plainly")
         if isinstance(node, yaml.MappingNode):
             return Given(self._read_mapping(node, depth), where)
         if isinstance(node, yaml.SequenceNode):
@@ -182,7 +182,7 @@ class _Reader:
 
 def _given_scalar(node: yaml.Node, where: str) -> Given:
     if node.tag not in _SCALARS:
-        raise UsageError(f"{where}: the YAML tag {node.tag} is not known here: write the plain value")
+        raise UsageError(f"{where}: the YAML tag {node.tag} is not supported: write the plain value")
     try:
         return Given(_SCALARS[node.tag](node.value), where, node.value)
     except ValueError as error:  # such as !!int abc
@@ -190,16 +190,16 @@ def _given_scalar(node: yaml.Node, where: str) -> Given:
 
 
 def read_override(override: str) -> tuple[list[str], Given]:
-    """`optim.lr=1e-3` as the keys that lead to the setting, and its value. Raises UsageError."""
+    """Return the keys and the value in an override such as `optim.lr=1e-3`. Raises UsageError."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise UsageError(f"{override}: a setting is written key=value, such as optim.lr=0.001")
+        raise UsageError(f"{override}: write settings as key=value, such as optim.lr=0.001")
     return keys, _parse(text, override, lines=False)
 
 
 def to_yaml(config: Config) -> str:
-    """All settings, a block for each section, which `load_config` reads back as they were."""
+    """Return all settings as YAML, one block per section, which `load_config` reads back unchanged."""
     sections = ({name: _blocks(section)} for name, section in _fields_of(config))
     dump = functools.partial(
         yaml.dump, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
@@ -208,14 +208,14 @@ def to_yaml(config: Config) -> str:
 
 
 def as_plain(value: Any) -> Any:
-    """A setting's value with dicts for the dataclasses in it."""
+    """Return a setting's value, with dicts in place of dataclasses."""
     if isinstance(value, list):
         return [as_plain(item) for item in value]
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 class _Block(dict):
-    """A mapping that is written over several lines."""
+    """A mapping that is written on several lines."""
 
 
 _Dumper.add_representer(
@@ -228,7 +228,7 @@ def _fields_of(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _blocks(value: Any) -> Any:
-    """Sections as blocks, and everything in them, such as lists, on one line."""
+    """Return sections as blocks; everything in them, such as lists, is written on one line."""
     if not dataclasses.is_dataclass(value):
         return as_plain(value)
     return _Block({name: _blocks(item) for name, item in _fields_of(value)})

@@ -1,7 +1,7 @@
-"""From a DataConfig to splits of decoded images that the processes of a machine share.
+"""Turns a DataConfig into splits of decoded images that the processes of a machine share.
 
-Read `build_data`; every step of it is one file of this folder. Nothing here imports torch at its top:
-decoding processes import this package, and must start fast.
+Start with `build_data`; each of its steps is a file in this folder. Nothing here imports torch at the top:
+decoding processes import this package and must start fast.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """What building data needs to know about the processes of a run."""
+    """The view of a run's processes that building data needs."""
 
     @property
     def is_local_main(self) -> bool:
-        """True in one process of each machine."""
+        """True in exactly one process per machine."""
         ...
 
     def wait_for_everyone(self) -> None:
-        """Returns when all processes have called it."""
+        """Return once every process has called it."""
         ...
 
     def from_all(self, value: T) -> list[T]:
-        """What each process has given, by rank."""
+        """Return the value each process passed, by rank."""
         ...
 
 
@@ -63,10 +63,10 @@ class OneProcess:
     is_local_main: bool = True
 
     def wait_for_everyone(self) -> None:
-        """There is nobody to wait for."""
+        """Return at once: there is nobody to wait for."""
 
     def from_all(self, value: T) -> list[T]:
-        """A list of one."""
+        """Return a list with just this value."""
         return [value]
 
 
@@ -77,11 +77,11 @@ def build_data(
     crop: RandomResizedCropConfig | None = None,
     least_classes: int = 2,
 ) -> Data:
-    """Opens, decodes, checks and splits the images; all processes of a run call it together and get the same.
+    """Open, decode, check and split the images. All processes of a run call this together and get the same result.
 
-    progress(images done, images in all) is called in the one process per machine that decodes, once per
-    image set and size. crop: what training cuts out of its images, which decides how they are decoded; without
-    it, all splits are as evaluation sees them. least_classes: 1 where nothing is learned.
+    progress(images done, total images) is called in the one process per machine that decodes, for each image set
+    and size. crop: the random crops used in training, which determine how training images are decoded; if None, all
+    splits are decoded as evaluation sees them. least_classes: 1 is enough if nothing is to be learned.
     Raises UsageError, MissingInputError, BadDataError and DiskError, each saying what to do.
     """
     image_sets = _open_once_per_machine(config, processes, least_classes)
@@ -94,7 +94,7 @@ def build_data(
     if random_crop is not None:
         decodings["train"] = _decoding_to_crop_from(image_sets["train"], random_crop, decoding, config)
     decoded: dict[tuple[str, Decoding], Decoded] = {}
-    for name, (source, _) in reversed(cuts.items()):  # train last, so that what the others decode is checked already
+    for name, (source, _) in reversed(cuts.items()):  # train last: the other splits may already have checked its set
         way = source, decodings[name]
         if way not in decoded:
             checked = decoded.get((source, decoding))
@@ -131,7 +131,7 @@ def build_data(
 
 
 def _open_once_per_machine(config: DataConfig, processes: Processes, least_classes: int) -> dict[str, ImageSet]:
-    """One process of each machine goes first: it alone downloads, and unpacks what the others then map."""
+    """Let one process per machine go first: only it downloads and unpacks, and the others map the result."""
     if processes.is_local_main:
         image_sets = open_image_sets(config, least_classes)
         processes.wait_for_everyone()
@@ -141,25 +141,30 @@ def _open_once_per_machine(config: DataConfig, processes: Processes, least_class
 
 
 def _refuse_differences(processes: Processes, seen_here: object, in_words: str) -> None:
-    """Each machine may have a copy of its own. Raises UsageError where they are not of the same images."""
+    """Raise UsageError if the processes see different images, as when each machine has its own copy of the data."""
     seen = processes.from_all((seen_here, f"{in_words} on {socket.gethostname()}"))
     for rank, (there, words) in enumerate(seen):
         if there != seen[0][0]:
             raise UsageError(
-                f"the processes see different images: process 0 {seen[0][1]}, process {rank} {words}, or of other "
-                "names, contents or labels. Copy the same files to all machines, as rsync -a --checksum --delete does."
+                f"the processes see different images: process 0 {seen[0][1]}, process {rank} {words}; if the counts "
+                "match, their names, contents or labels differ. Copy the same files to all machines, for example with "
+                "rsync -a --checksum --delete."
             )
 
 
 def _decoding_to_crop_from(
     image_set: ImageSet, random_crop: RandomCrop, decoding: Decoding, config: DataConfig
 ) -> Decoding:
-    """What training crops are cut from: squares of data.decode_size, square arrays as they are, or the whole image."""
+    """Return what training crops are cut from: squares of data.decode_size, unchanged square arrays, or whole images.
+
+    Raises UsageError if data.decode_size is smaller than the images that the model sees.
+    """
     if config.decode_size is not None:
         if config.decode_size < decoding.shape[0]:
             raise UsageError(
                 f"data.decode_size={config.decode_size} is smaller than the {decoding.shape[0]} pixels that the model "
-                "sees, which would be enlarged: make it as large or more, set data.image_size, or leave it out"
+                "sees, so images would have to be enlarged: make it at least that large, set data.image_size, or "
+                "leave it out"
             )
         return dataclasses.replace(decoding, image_size=config.decode_size)
     if isinstance(image_set, ArraySet) and image_set.images.shape[1] == image_set.images.shape[2]:
@@ -176,7 +181,7 @@ def _decode(
     processes: Processes,
     progress: Progress | None,
 ) -> Decoded:
-    """Images that are cropped from their files are decoded too, once, to find the bad ones."""
+    """Decode an image set. Sets that training crops straight from files are decoded once too, to find bad images."""
     limits = Limits.of(config)
     if decoding.keeps_pixels:
         if checked is not None:
@@ -194,7 +199,7 @@ def _decode(
 
 
 def _found_by_set(decoded: dict[tuple[str, Decoding], Decoded]) -> dict[str, Decoded]:
-    """What decoding each image set has shown, whatever the sizes it was decoded to."""
+    """Return the findings for each image set, merged over the sizes it was decoded to."""
     found: dict[str, Decoded] = {}
     for (name, _), of_set in reversed(decoded.items()):
         found[name] = dataclasses.replace(of_set, bad={**of_set.bad, **(found[name].bad if name in found else {})})
@@ -202,7 +207,7 @@ def _found_by_set(decoded: dict[tuple[str, Decoding], Decoded]) -> dict[str, Dec
 
 
 def _fingerprint(image_sets: dict[str, ImageSet], splits: dict[str, Split], decoded: dict[str, Decoded]) -> str:
-    """Of the sets, of which image is in which split, and of the bytes of all files that were decoded."""
+    """Return a digest of the image sets, of which image is in which split, and of all decoded files' bytes."""
     sets = [f"{name} {_of_set(image_set, decoded.get(name))}".encode() for name, image_set in image_sets.items()]
     rows = [part for name, split in splits.items() for part in (name.encode(), split.rows)]
     return digest(image_sets["train"].class_names, *sets, *rows)
@@ -213,12 +218,12 @@ def _of_set(image_set: ImageSet, decoded: Decoded | None) -> str:
     if decoded is None or decoded.digests is None:
         return listed
     content = decoded.digests.copy()
-    content[list(decoded.bad)] = 0  # nobody sees these
+    content[list(decoded.bad)] = 0  # bad images are skipped, so their content does not matter
     return digest([], listed.encode(), content)
 
 
 def _of_split(split: Split, decoded: Decoded) -> str:
-    """Of the images of one split and their labels, whatever became of the others."""
+    """Return a digest of one split's images and labels, independent of the other splits."""
     if decoded.digests is None:
         return digest(split.image_set.class_names, split.image_set.fingerprint().encode(), split.rows)
     return digest(split.image_set.class_names, split.labels, decoded.digests[split.rows])

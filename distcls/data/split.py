@@ -1,4 +1,4 @@
-"""What training, evaluation and analysis see of the data: splits of labelled uint8 images."""
+"""The data as training, evaluation and analysis see it: splits of labelled uint8 images."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from distcls.data.decoding.parallel import checked_image
 from distcls.data.decoding.random_crop import RandomCrop
 from distcls.data.sources.image_set import ImageSet
 
-LISTED_BY_NAME = 200_000  # images; splits.json of a larger data set holds positions instead of paths
+LISTED_BY_NAME = 200_000  # images; for larger data sets, splits.json holds positions instead of paths
 
 
 @dataclass
 class Split:
-    """One of train, val and test: some images of an image set, without the bad ones."""
+    """Train, val or test: a subset of an image set, without its bad images."""
 
     name: str
     image_set: ImageSet
     rows: np.ndarray
-    """int64 (n,), positions in image_set and in pixels."""
+    """int64 (n,), positions in image_set and pixels."""
     labels: np.ndarray
     """int64 (n,), class ids."""
     pixels: np.ndarray | None
-    """uint8 (N, image_size, image_size, 3) of the whole image set, mapped and shared; None: decode from disk."""
+    """uint8 (N, image_size, image_size, 3), the whole image set, memory-mapped and shared; None: decode from disk."""
     decoding: Decoding
     in_memory: bool = True
-    """Whether pixels, if there are any, are few enough to stay in memory; else workers read them from disk."""
+    """True if pixels, where there are any, are small enough to stay in memory; if not, workers read them from disk."""
     random_crop: RandomCrop | None = None
-    """What training cuts out of each image. It is the decoding too where it cuts from the file's own pixels."""
+    """The crop that training takes of each image; equal to decoding if it cuts from the file's own pixels."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def image(self, i: int) -> np.ndarray:
-        """uint8 (image_size, image_size, 3). Raises BadImageError or OSError where a file has gone bad meanwhile."""
+        """Return uint8 (image_size, image_size, 3). Raises BadImageError or OSError if the file has since gone bad."""
         if self.pixels is None:
             return checked_image(self.image_set, int(self.rows[i]), self.decoding)
         return np.asarray(self.pixels[self.rows[i]])
 
     def random_part(self, i: int, draws: np.ndarray) -> np.ndarray:
-        """uint8 (h, w, 3): what random_crop keeps of the file's own pixels. Raises as `image`."""
+        """Return random_crop's part of the file's own pixels, uint8 (h, w, 3). Raises the same errors as `image`."""
         assert self.random_crop is not None
         cropping = dataclasses.replace(self.random_crop, draws=tuple(draws.tolist()))
         return checked_image(self.image_set, int(self.rows[i]), cropping)
 
     def image_name(self, i: int) -> str:
-        """Path under the root, or something like digits/17."""
+        """Return the path under the root, or a name such as digits/17."""
         return self.image_set.name(int(self.rows[i]))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,14 +72,17 @@ def split_without_bad(
     decoding: Decoding,
     in_memory: bool = True,
 ) -> Split:
-    """Splits are cut first and bad images left out then: repairing one image moves no other to another split."""
+    """Return a split without its bad images.
+
+    They are removed after the splits were cut, so that repairing one image moves no other into another split.
+    """
     good = rows[~np.isin(rows, list(bad))]
     return Split(name, image_set, good, image_set.labels[good], pixels, decoding, in_memory)
 
 
 @dataclass
 class Data:
-    """All splits of a run. val and test are None where there are none and none were to be cut."""
+    """All splits of a run. val and test are None if the data has none and none was cut."""
 
     train: Split
     val: Split | None
@@ -87,31 +90,31 @@ class Data:
     class_names: list[str]
     decoding: Decoding
     fingerprint: str
-    """Hex digest of classes, labels, names and contents of files, and of which image is in which split."""
+    """Hex digest of classes, labels, file names and contents, and of which image is in which split."""
     report: dict[str, Any]
-    """For data_report.json: counts, ignored files, bad files with their reasons."""
+    """For data_report.json: counts, ignored files, and bad files with the reasons."""
     listing_fingerprint: str = ""
-    """The same without the contents of files: what runs began with before files were hashed."""
+    """The same without file contents, as stored by runs from before files were hashed."""
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of what the model sees."""
+        """Height and width in pixels of the images that the model sees."""
         assert self.decoding.image_size is not None
         return self.decoding.image_size
 
     def has_fingerprint(self, fingerprint: str) -> bool:
-        """True if a run that began with this fingerprint began with these images, as far as it says.
+        """True if a run with this fingerprint was started on these images.
 
-        A run of a version that hashed no files knows their names and sizes only.
+        The fingerprint of a run from before files were hashed covers only their names and sizes.
         """
         return fingerprint in (self.fingerprint, self.listing_fingerprint)
 
     def splits(self) -> list[Split]:
-        """Those that exist, train first."""
+        """Return the splits that exist, train first."""
         return [split for split in (self.train, self.val, self.test) if split is not None]
 
     def split_lists(self) -> dict[str, list[str] | list[int]]:
-        """For splits.json: the images of each split, by name; by position above 200,000 images."""
+        """Return the images of each split, for splits.json: names, or positions if there are over 200,000 images."""
         splits = self.splits()
         if sum(map(len, splits)) > LISTED_BY_NAME:
             return {split.name: split.rows.tolist() for split in splits}

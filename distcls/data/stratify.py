@@ -1,4 +1,4 @@
-"""Which images are for training, validation and test, where the data set itself does not say."""
+"""Decides which images are for training, validation and test if the data set itself does not say."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from distcls.errors import UsageError
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a stratified share of images off: (kept, held out) positions in labels, int64, sorted.
+    """Hold out a stratified share of the images: return (kept, held out) positions in labels, int64, sorted.
 
-    The share holds in total, rounded half up, and in every class to one image; every class keeps one.
-    Own code because scikit-learn's takes seconds to import. Drawn from PCG64's raw stream, which numpy
-    promises never to change, unlike its `permutation`.
+    The total is exact, rounded half up; each class is within one image of its share and keeps at least one.
+    Our own code, because scikit-learn takes seconds to import. Random numbers come from PCG64's raw stream,
+    which numpy promises never to change, unlike its `permutation`.
     """
     by_class = _shuffled_by_class(labels, seed, purpose)
     counts = np.bincount(labels)
@@ -27,10 +27,10 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int, purpose: str) -> tu
 
 
 def cut_fold(labels: np.ndarray, folds: int, fold: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Stratified k-fold: (the other folds, this fold) as positions in labels, int64, sorted.
+    """Stratified k-fold: return (the other folds, this fold) as positions in labels, int64, sorted.
 
-    All folds are dealt from one shuffled order, class after class: each image is in one fold, and neither
-    the folds nor the shares of a class in them differ by more than one image.
+    Images are dealt to the folds from one shuffled order, class by class. So each image is in exactly one fold, and
+    folds differ by at most one image, both in size and in how many they have of a class.
     """
     fold_of = np.empty(len(labels), np.int64)
     fold_of[_shuffled_by_class(labels, seed, "fold")] = np.arange(len(labels)) % folds
@@ -38,7 +38,7 @@ def cut_fold(labels: np.ndarray, folds: int, fold: int, seed: int) -> tuple[np.n
 
 
 def _shuffled_by_class(labels: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-    """Positions in labels, int64: those of class 0 in random order, then those of class 1, and so on."""
+    """Return positions in labels, int64: class 0 in random order, then class 1, and so on."""
     shuffled = np.argsort(_random_bits(len(labels), seed, purpose), kind="stable")
     return shuffled[np.argsort(labels[shuffled], kind="stable")]
 
@@ -48,7 +48,7 @@ def _random_bits(count: int, seed: int, purpose: str) -> np.ndarray:
 
 
 def _held_out_counts(counts: np.ndarray, fraction: float) -> np.ndarray:
-    """How many of each class: the largest remainders are rounded up until the total is exact."""
+    """Return how many images of each class to hold out, rounding up the largest remainders until the total is exact."""
     most = np.maximum(counts - 1, 0)
     exact = counts * fraction
     held_out = np.minimum(np.floor(exact).astype(np.int64), most)
@@ -59,16 +59,16 @@ def _held_out_counts(counts: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def cut_splits(labels: Mapping[str, np.ndarray], config: DataConfig) -> dict[str, tuple[str, np.ndarray]]:
-    """Says for train, val and test which image set they come from and which of its images they are.
+    """Return, for each of train, val and test, the image set it comes from and its positions in that set.
 
-    labels holds those of each image set, by the name of its split. A missing test split is cut from
-    train first, then a missing val split from what is left; a share of no images gives no split. With
-    data.folds, val is a fold of what is left. Raises UsageError where there is a val split already.
+    labels holds the labels of each image set, by split name. A missing test split is cut from train first,
+    then a missing val split from the rest; a share of zero images makes no split. With data.folds, val is
+    one fold of the rest. Raises UsageError if data.folds is set but the data has a val split.
     """
     if config.folds is not None and "val" in labels:
         raise UsageError(
-            "data.folds takes val from the training images, but this data has a val split of its own. "
-            "Add its images to train, or leave out data.folds"
+            "data.folds cuts val from the training images, but this data has a val split of its own. "
+            "Move its images to train, or leave out data.folds"
         )
     splits = {name: (name, np.arange(len(of_set))) for name, of_set in labels.items()}
     for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):

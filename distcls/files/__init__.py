@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and verified when they are read."""
+"""Writes files whole or not at all, and verifies them when they are read."""

@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole: a reader, a kill or a power cut finds the old content or the new one."""
+"""Replaces files and folders whole, so that even after a kill or a power cut there is either the old or the new one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 UNFINISHED = ".writing-"
-"""How the name of a folder begins that is still being written, or was when its process was killed."""
+"""Prefix of a folder that is being written, or whose writer was killed."""
 
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
-"""What file systems answer that cannot sync a folder: they have no other way to make a name durable."""
+"""The errors of file systems that cannot sync a folder; they have no other way to make a name durable."""
 
 
 # Files ---------------------------------------------------------------------------------------------
@@ -26,11 +26,11 @@ NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends; after an error `path` is as it was.
+    """Open a binary file that replaces `path` when the block ends; after an error, `path` is unchanged.
 
-    durable: also survive a power cut, which takes milliseconds to seconds. Raises OSError.
+    durable: survive power cuts too, which takes milliseconds to seconds. Raises OSError.
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # `path` may have the longest name there is
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # `path` may already have the longest allowed name
     try:
         with temporary.open("wb") as file:
             yield file
@@ -52,7 +52,7 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
 
 
 def write_text(path: Path, text: str, durable: bool = True) -> None:
-    """Replace a text file whole, see `replacing`. UTF-8; file names that are not stay the bytes they have on disk."""
+    """Replace a text file whole, see `replacing`. It is UTF-8, except that odd bytes in file names stay as they are."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"), durable)
 
 
@@ -62,7 +62,7 @@ def write_json(path: Path, value: Any, durable: bool = True) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk. Raises OSError."""
+    """Wait until a file, or the names in a folder, are on disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -78,7 +78,7 @@ def fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def folder_beside(final: Path) -> Iterator[Path]:
-    """A folder on the file system of `final`, removed at the end with everything that was not renamed away."""
+    """Create a folder on the file system of `final`; it is removed when the block ends, unless it was renamed."""
     with tempfile.TemporaryDirectory(prefix=f".{final.name}-", dir=final.parent) as temporary:
         building = Path(temporary, "building")
         building.mkdir()
@@ -95,11 +95,11 @@ def rename_unless_there(folder: Path, final: Path) -> None:
 
 
 def put_in_place(folder: Path, final: Path) -> None:
-    """Move a finished folder to its place, where an older one may lie. After an OSError the older one is back."""
+    """Move a finished folder to its place, replacing an older one. After an OSError, the older one is back."""
     old = final.parent / f"{UNFINISHED}old-{final.name}-{secrets.token_hex(4)}"
     try:
         if final.exists():
-            os.rename(final, old)  # not removed first: a network file system keeps what somebody has open
+            os.rename(final, old)  # not removed first, because a network file system keeps files that are open
         os.rename(folder, final)
         fsync(final.parent)
     except OSError:
@@ -115,11 +115,11 @@ def put_in_place(folder: Path, final: Path) -> None:
 
 
 def json_text(value: Any) -> str:
-    """JSON that people can read. In names of files that are not UTF-8, each odd byte is escaped, and reads back."""
+    """Return JSON that people can read. In file names that are not UTF-8, odd bytes are escaped and read back."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def printable(name: str) -> str:
-    """A name as it can be printed and drawn: a file's may hold bytes that are not UTF-8."""
+    """Return a name that can be printed and drawn: file names may contain bytes that are not UTF-8."""
     return name.encode("utf-8", "replace").decode()

@@ -1,7 +1,7 @@
-"""Folders of files that appear whole or not at all, and are read only when nothing in them was torn or altered.
+"""Writes folders of files whole or not at all, and verifies that nothing in them was torn or altered.
 
-Every file is fsynced, a manifest of sizes and SHA-256 sums is added, then the folder gets its name and the
-parent is fsynced. All bytes go through Python's files, so that a disk that fails shows as an OSError.
+Every file is fsynced, a manifest of sizes and SHA-256 sums is added, then the folder gets its name and its
+parent is fsynced. All bytes go through Python's files, so that a failing disk raises OSError.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from distcls.files.atomic import UNFINISHED, fsync, json_text, put_in_place
 
 Tensors = dict[str, torch.Tensor]
 Writer = Callable[[Any], Any]
-"""Writes the content of one file to a binary stream."""
+"""Writes the contents of one file to a binary stream."""
 
 CHUNK = 64 * 2**20
-"""Bytes after which what is written is waited for."""
+"""Bytes to write before waiting for the disk."""
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-"""What the system says of files that are not there."""
+"""The system's errors for missing files."""
 DAMAGE = {errno.EIO, getattr(errno, "EUCLEAN", errno.EIO), errno.EBADMSG}
-"""What it says of blocks that the disk has lost."""
+"""The system's errors for blocks that the disk has lost."""
 SECONDS_BEFORE_RETRY = 1.0
 
 
 class CorruptError(Exception):
-    """A folder that is torn or altered; the message is the reason."""
+    """A folder is torn or altered; the message is the reason."""
 
     is_unreadable = False
-    """Whether that is only what the system says of it: a network that is gone says the same as a broken disk."""
+    """True if the system reported it, which may only be a lost network: that looks the same as a broken disk."""
 
 
 def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[], None] = lambda: None) -> None:
-    """Make a folder of files appear whole, or not at all. Raises DiskError, naming it.
+    """Make a folder of files appear whole or not at all. Raises DiskError, which names it.
 
-    on_progress is called each time that CHUNK bytes more are on the disk.
+    on_progress is called each time another CHUNK bytes are on disk.
     """
     temporary = path.parent / f"{UNFINISHED}{path.name}"
     try:
@@ -56,15 +56,15 @@ def write_folder(path: Path, writers: dict[str, Writer], on_progress: Callable[[
         _write_file(temporary / "manifest.json", json_writer(manifest), on_progress)
         fsync(temporary)
         put_in_place(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save has its own for what a stream refuses
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if a write fails
         shutil.rmtree(temporary, ignore_errors=True)
-        raise DiskError(f"{path} could not be written: {error}. Older checkpoints are as they were.") from error
+        raise DiskError(f"{path} could not be written: {error}. Older checkpoints are unchanged.") from error
 
 
 def verify_folder(path: Path) -> None:
-    """Raise CorruptError unless every file has the size and SHA-256 sum of the manifest.
+    """Raise CorruptError unless every file has the size and SHA-256 sum in the manifest.
 
-    Raises DiskError where a file is there and cannot be read: rights, or a network that stumbles, damage nothing.
+    Raises DiskError for a file that exists but cannot be read: permissions and network trouble do no damage.
     """
     try:
         _verify(path)
@@ -83,12 +83,12 @@ def _verify(path: Path) -> None:
                 raise CorruptError(f"{name} has {size} bytes instead of {expected['size']}")
             with (path / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                    raise CorruptError(f"{name} does not have the content that was written")
+                    raise CorruptError(f"{name} does not have the contents that were written")
     except OSError as error:
         if error.errno not in GONE | DAMAGE:
             raise DiskError(
-                f"{error.filename or path} cannot be read: {error.strerror}. Nothing was changed: see that you may "
-                "read it and that the disk is there, then run again."
+                f"{error.filename or path} cannot be read: {error.strerror}. Nothing was changed: check its "
+                "permissions and that the disk is available, then run again."
             ) from error
         corrupt = CorruptError(f"{type(error).__name__}: {error}")
         corrupt.is_unreadable = error.errno in DAMAGE
@@ -98,7 +98,7 @@ def _verify(path: Path) -> None:
 
 
 def tensor_writer(tensors: Tensors) -> Writer:
-    """As safetensors. They must be contiguous there, and each memory written once: a tied tensor gets two names."""
+    """Return a writer of safetensors. These hold contiguous tensors, each memory once: a tied tensor gets two names."""
 
     def write(file: BinaryIO) -> None:
         names: dict[tuple, str] = {}
@@ -114,17 +114,17 @@ def tensor_writer(tensors: Tensors) -> Writer:
 
 
 def json_writer(value: Any) -> Writer:
-    """As JSON that people can read."""
+    """Return a writer of JSON that people can read."""
     return lambda file: file.write(json_text(value).encode())
 
 
 def text_writer(text: str) -> Writer:
-    """As it is."""
+    """Return a writer of plain text."""
     return lambda file: file.write(text.encode())
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a safetensors file, on the CPU, tied names included."""
+    """Return the tensors in a safetensors file, on the CPU, including tied names."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         tied = json.loads((file.metadata() or {}).get("tied", "{}"))
@@ -132,7 +132,7 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def tensors_from(content: bytes) -> Tensors:
-    """The tensors of such a file's content, tied names included."""
+    """Return the tensors in the contents of a safetensors file, including tied names."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     tied = json.loads(header.get("__metadata__", {}).get("tied", "{}"))
     tensors = safetensors_torch.load(content)
@@ -140,24 +140,24 @@ def tensors_from(content: bytes) -> Tensors:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
+    """Return the value in a JSON file."""
     return json.loads(path.read_text())
 
 
 def place(tensor: torch.Tensor) -> tuple:
-    """Where a tensor lies and how it is read there: equal for tied tensors."""
+    """Return where a tensor is in memory and how it is laid out: equal for tied tensors."""
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 class SummedFile:
-    """A binary stream to a file that takes size and SHA-256 sum on the way."""
+    """A binary stream to a file that computes size and SHA-256 sum on the way."""
 
     def __init__(self, file: BinaryIO, on_progress: Callable[[], None]) -> None:
         self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
         self.on_progress, self.on_disk = on_progress, 0
 
     def write(self, data: Any) -> int:
-        """All of it, in parts: a slow disk that takes one after the other is no disk that hangs."""
+        """Write all data in parts and report progress, so that a slow disk is not mistaken for one that hangs."""
         data = memoryview(data).cast("B")
         for start in range(0, len(data), CHUNK):
             part = data[start : start + CHUNK]
@@ -176,7 +176,7 @@ class SummedFile:
 
 
 def _write_file(path: Path, write: Writer, on_progress: Callable[[], None]) -> dict[str, Any]:
-    """Write a file to the disk for good; its entry in the manifest."""
+    """Write a file durably, and return its entry in the manifest."""
     with path.open("wb") as file:
         summed = SummedFile(file, on_progress)
         write(summed)

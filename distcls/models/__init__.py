@@ -1,1 +1,1 @@
-"""The networks, and where their weights start."""
+"""Builds models and loads their initial weights."""

@@ -1,4 +1,4 @@
-"""The networks: every built-in one is on this screen, any other is `my_pkg.module:make`."""
+"""Builds the model from the config: all built-in ones are listed here, any other is `my_pkg.module:make`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
-    """The model with fresh weights, drawn from torch's global generator, in the wanted memory format."""
+    """Return the model in the configured memory format, with new weights drawn from torch's global generator."""
     model = _make(config, num_classes, image_size)
     initialize_lazy(model, image_size)
     if config.channels_last:
@@ -60,13 +60,13 @@ def check_model_name(name: str) -> None:
     elif name not in MODELS:
         theirs = f" Did you mean 'torchvision/{name}'?" if name in _torchvision_names() else ""
         raise UsageError(
-            f"model.name={name}: there is no such model.{theirs or nearest(name, MODELS)} Known are "
+            f"model.name={name}: there is no such model.{theirs or nearest(name, MODELS)} Known: "
             f"{', '.join(MODELS)}, torchvision/NAME, and my_pkg.module:make for your own."
         )
 
 
 def _call(config: ModelConfig, num_classes: int) -> nn.Module:
-    """num_classes by its name, as factories such as timm.create_model want it; first, where none is called so."""
+    """Call a factory with num_classes by keyword, as timm.create_model needs, or first if it has no such parameter."""
     parameters = inspect.signature(import_by_name("model.name", config.name)).parameters.values()
     if any(p.name == "num_classes" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return call_by_name("model.name", config.name, **{"num_classes": num_classes, **config.args})
@@ -74,23 +74,23 @@ def _call(config: ModelConfig, num_classes: int) -> nn.Module:
 
 
 def _check_outputs(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
-    """Raises UsageError where two images do not give a number per class each: some losses would not notice.
+    """Raise UsageError if two images do not give one number per class each, which some losses would not notice.
 
-    What fails here for another reason, such as a model that only runs on a GPU, is told when it is trained.
+    Other failures, such as of a model that only runs on a GPU, are reported once training starts.
     """
     if not isinstance(model, nn.Module):
-        raise UsageError(f"model.name={name} gave a {type(model).__name__}, expected a torch.nn.Module.")
+        raise UsageError(f"model.name={name} returned a {type(model).__name__}, expected a torch.nn.Module.")
     try:
         with torch.no_grad(), global_state_kept():
-            # A copy: a first forward pass may leave something in a model.
+            # A copy, because a first forward pass may change the model.
             outputs = copy.deepcopy(model).eval()(torch.zeros(2, 3, image_size, image_size))
     except Exception:
         return
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
     if shape != (2, num_classes):
         raise UsageError(
-            f"model.name={name} gives {shape} for two images of {image_size} pixels, expected (2, {num_classes}): one "
-            "number per class, before any softmax."
+            f"model.name={name} returns {shape} for two images of {image_size} pixels, expected (2, {num_classes}): "
+            "one number per class, before any softmax."
         )
 
 
@@ -122,16 +122,16 @@ def _torchvision_names() -> list[str]:
 
 
 def freeze(model: nn.Module, prefixes: list[str]) -> None:
-    """Stop the training of modules by name. Raises UsageError for a name that matches nothing."""
+    """Exclude modules from training, by name. Raises UsageError for a name that matches nothing."""
     for prefix in prefixes:
         matched = [p for name, p in model.named_parameters() if f"{name}.".startswith(f"{prefix}.")]
         if not matched:
             tops = [name for name, _ in model.named_children()]
             raise UsageError(
-                f"model.freeze: no parameter's name begins with {prefix!r}.{nearest(prefix, tops)} "
+                f"model.freeze: no parameter name begins with {prefix!r}.{nearest(prefix, tops)} "
                 f"The model's parts are {', '.join(tops)}."
             )
         for parameter in matched:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"model.freeze={prefixes} freezes the whole model: leave a part of it out of the list.")
+        raise UsageError(f"model.freeze={prefixes} freezes the whole model: leave at least one part unfrozen.")

@@ -1,4 +1,4 @@
-"""Convolutional networks as in a beginner's tutorial, of two and of three blocks with BatchNorm."""
+"""Convolutional networks like those in beginners' tutorials, with two or three blocks and BatchNorm."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def _cnn(num_classes: int, image_size: int, channels: list[int], hidden: int, dr
 
 
 def cnn2(num_classes: int, image_size: int, hidden: int = 128, dropout: float = 0.2) -> nn.Sequential:
-    """Return a network of 32 and 64 channels and a hidden layer of 128: 545 thousand parameters at 32 pixels."""
+    """Return a network with 32 and 64 channels and a hidden layer of 128: 545 thousand parameters at 32 pixels."""
     return _cnn(num_classes, image_size, [32, 64], hidden, dropout)
 
 
 def cnn3(num_classes: int, image_size: int, hidden: int = 512, dropout: float = 0.3) -> nn.Sequential:
-    """Return a network of 32, 64 and 128 channels and a hidden layer of 512: 1.1 million parameters at 32 pixels."""
+    """Return a network with 32, 64 and 128 channels and a hidden layer of 512: 1.1 million parameters at 32 pixels."""
     return _cnn(num_classes, image_size, [32, 64, 128], hidden, dropout)
 
 

@@ -1,4 +1,4 @@
-"""Starting from weights that another run learned, with a new head where the classes differ."""
+"""Starts a model from the weights of another run, with a new head if the classes differ."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ Tensors = dict[str, torch.Tensor]
 
 
 LEAST_SHARE = 0.5
-"""Of a model's tensors, its head left out, that must be found, unless model.init_partly allows less."""
+"""The share of a model's tensors, not counting its head, that must be found unless model.init_partly is set."""
 
 
 class InitFrom(NamedTuple):
-    """What was loaded, in words."""
+    """A report of what was loaded, as sentences."""
 
     notes: list[str]
     warnings: list[str]
-    """What probably was not meant."""
+    """Results that were probably not intended."""
 
 
 def init_from(model: nn.Module, source: str, class_names: list[str], partly: bool = False) -> InitFrom:
-    """Load the weights of a run folder or a weights file into a model, and return what was done.
+    """Load the weights of a run folder or weights file into a model, and return a report.
 
-    The head (the last layer with as many outputs as there are classes) keeps its fresh weights where the number of
-    classes differs, or their names do. Other shapes that differ are a UsageError, and so are weights for less than
-    half of the model, unless `partly`: they are mostly those of another architecture with a few names in common.
-    No code can come with weights: .safetensors holds none, and of other files torch reads tensors only.
+    The head (the last layer with as many outputs as there are classes) keeps its new weights if the number or names
+    of the classes differ. Raises UsageError for any other difference in shapes and, unless `partly`, for weights of
+    fewer than half of the model's tensors, which usually come from another architecture with a few names in common.
+    Weights cannot execute code: .safetensors holds none, and from other files torch reads only tensors.
     """
     path = find_weights(Path(source).expanduser())
     own = model.state_dict()
@@ -53,31 +53,32 @@ def init_from(model: nn.Module, source: str, class_names: list[str], partly: boo
     if len(loaded) < LEAST_SHARE * wanted and not partly:
         raise UsageError(
             f"model.init_from={source} has only {len(loaded)} of the model's {wanted} tensors"
-            f"{', its head left out' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and model.args "
-            "to fit; or, if the others shall start fresh: model.init_partly=true"
+            f"{', not counting its head' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and "
+            "model.args to match, or accept new weights for the rest: model.init_partly=true"
         )
     load_weights(model, own | loaded)
     notes = [f"weights from {path}: {len(loaded)} of {len(own)} tensors"]
     if fresh:
-        notes.append(
-            f"new head for {len(class_names)} classes, since they differ from those of {source}: {', '.join(head)}"
-        )
+        notes.append(f"new head for {len(class_names)} classes, because {source} has different ones: {', '.join(head)}")
     warnings = []
     if missing:
         warnings.append(
-            f"{source} has weights for {len(loaded)} of {wanted} tensors: the other {len(missing)} start fresh, "
+            f"{source} has weights for {len(loaded)} of {wanted} tensors. The other {len(missing)} get new weights: "
             f"{some_of(missing, 5)}"
         )
     return InitFrom(notes, warnings)
 
 
 def find_weights(path: Path) -> Path:
-    """The weights of a run folder, in model/, or the newest best ones while the run goes on; a file is itself."""
+    """Return the weights file of a run folder, or the path itself if it is a file.
+
+    A finished run's weights are in model/; until then, the best checkpoint's are used. Raises MissingInputError.
+    """
     if path.is_dir():
         kept = [path / "model" / "model.safetensors", path / "model.safetensors"]
         best = sorted(path.glob("checkpoints/best-*/model.safetensors"), reverse=True)
         newest = sorted(path.glob("checkpoints/step-*/model.safetensors"), reverse=True)
-        # model/ of a finished run that was made longer is older than its best weights so far.
+        # If a finished run was extended, its model/ is older than its best weights so far.
         goes_on = read_status(path).get("state", "finished") != "finished"
         for candidate in [*best, *kept, *newest] if goes_on else [*kept, *best, *newest]:
             if candidate.exists():
@@ -85,12 +86,12 @@ def find_weights(path: Path) -> Path:
     elif path.exists():
         return path
     raise MissingInputError(
-        f"{path}: there are no weights. Give a run folder that has a checkpoint, or a file .safetensors or .pt."
+        f"{path}: no weights found. Give a run folder with a checkpoint, or a .safetensors or .pt file."
     )
 
 
 def read_weights(path: Path) -> Tensors:
-    """Tensors by name. Raises UsageError for another file."""
+    """Return tensors by name. Raises UsageError if the file does not hold weights."""
     try:
         tensors: dict[str, Any] = (
             load_file(path)
@@ -99,18 +100,18 @@ def read_weights(path: Path) -> Tensors:
         )
     except Exception as error:
         raise UsageError(
-            f"{path} could not be read as weights: {error}. Expected .safetensors or a state_dict."
+            f"{path} cannot be read as weights: {error}. Expected .safetensors or a state_dict."
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
             tensors = tensors[key]
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise UsageError(f"{path} holds no weights: expected .safetensors or a state_dict, tensors by name.")
+        raise UsageError(f"{path} does not hold weights: expected .safetensors, or a state_dict of tensors by name.")
     return tensors
 
 
 def without_prefixes(tensors: Tensors, own: Tensors) -> Tensors:
-    """Names without what DDP and torch.compile put before them, unless they fit the model as they are."""
+    """Strip the prefixes that DDP and torch.compile add to names, unless the names already fit the model."""
     while tensors and not set(tensors) & set(own):
         prefix = next((p for p in ("module.", "_orig_mod.") if all(name.startswith(p) for name in tensors)), None)
         if prefix is None:
@@ -120,7 +121,7 @@ def without_prefixes(tensors: Tensors, own: Tensors) -> Tensors:
 
 
 def _class_names_beside(path: Path) -> list[str] | None:
-    """The classes that the weights were trained on, where they are known."""
+    """Return the classes that the weights were trained on, or None if unknown."""
     for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
         if (folder / "classes.json").exists():
             return json.loads((folder / "classes.json").read_text())
@@ -128,7 +129,7 @@ def _class_names_beside(path: Path) -> list[str] | None:
 
 
 def _head_names(model: nn.Module, num_classes: int) -> list[str]:
-    """The parameters of the last layer that has an output per class."""
+    """Return the parameter names of the last layer with one output per class."""
     layers = [
         (name, m)
         for name, m in model.named_modules()
@@ -140,9 +141,9 @@ def _head_names(model: nn.Module, num_classes: int) -> list[str]:
 def _does_not_fit(source: str, own: Tensors, tensors: Tensors, unfit: list[str]) -> str:
     if not unfit:
         return (
-            f"model.init_from={source}: none of its tensors is one of this model's. It has "
-            f"{', '.join(list(tensors)[:4])} …, the model has {', '.join(list(own)[:4])} …: set model.name to fit."
+            f"model.init_from={source} has no tensors in common with this model. It has "
+            f"{', '.join(list(tensors)[:4])} …, the model has {', '.join(list(own)[:4])} …: set model.name to match."
         )
     shapes = [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}" for name in unfit[:5]]
     differs = "; ".join(shapes)
-    return f"model.init_from={source} is of another architecture: {differs}. Set model.name and model.args to fit."
+    return f"model.init_from={source} has a different architecture: {differs}. Set model.name and model.args to match."

@@ -1,6 +1,7 @@
-"""A model tried before the first step, on a copy: what could not be trained, saved or resumed is refused by a sentence.
+"""Tries a model out before the first step, on a copy, and refuses what could not be trained, saved or resumed.
 
-A forward and a backward pass of two images also find the buffers that passes move, which every process must move alike.
+A forward and a backward pass of two images also find the buffers that a pass changes, which must stay the same in all
+processes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from distcls.plan.randomness import global_state_kept
 
 
 def initialize_lazy(model: nn.Module, image_size: int) -> None:
-    """Give lazy layers their shapes, and weights from torch's global generator, by a pass of two images."""
+    """Pass two images through lazy layers to give them shapes, and weights from torch's global generator."""
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         with torch.no_grad():
             model.eval()(torch.zeros(2, 3, image_size, image_size))
@@ -29,19 +30,19 @@ def initialize_lazy(model: nn.Module, image_size: int) -> None:
 
 
 class Tried(NamedTuple):
-    """The findings of a training pass of a model."""
+    """The findings from a training pass."""
 
     moving: list[str]
-    """Buffers, other than BatchNorm's, that it moves."""
+    """Buffers, other than BatchNorm's, that the pass changes."""
     unused: list[str]
-    """Trained parameters that got no gradient."""
+    """Trainable parameters that get no gradient."""
 
 
 def try_model(model: nn.Module, name: str, num_classes: int, image_size: int, as_classifier: bool = True) -> Tried:
-    """Return what a training pass of two images on a copy has shown. The model stays as it is.
+    """Return the findings from a training pass of two images through a copy. The model stays as it is.
 
-    as_classifier: a pass must give one number per class. Raises UsageError, naming the parameter or buffer, for a model
-    that cannot be trained or whose state does not come back from a file.
+    as_classifier: require one number per class. Raises UsageError, naming the parameter or buffer, for a model that
+    cannot be trained or whose state cannot be restored from a file.
     """
     trial = _Trial(model, name)
     trial.refuse_odd_parameters()
@@ -53,7 +54,7 @@ def try_model(model: nn.Module, name: str, num_classes: int, image_size: int, as
 
 
 class _Trial:
-    """One model under trial. `name` is model.name, for messages."""
+    """A model being tried out. `name` is model.name, for messages."""
 
     def __init__(self, model: nn.Module, name: str) -> None:
         self.model, self.name = model, name
@@ -68,8 +69,8 @@ class _Trial:
         ends: dict[int, list[tuple[int, int, str]]] = {}
         for name, parameter in self.model.named_parameters():
             if parameter.is_complex():
-                raise self.refuse(f"has the complex parameter {name!r}, which is not supported: keep its real and "
-                                  "imaginary part in a real parameter (torch.view_as_real).")  # fmt: skip
+                raise self.refuse(f"has the complex parameter {name!r}, which is not supported: store its real and "
+                                  "imaginary parts in a real parameter (torch.view_as_real).")  # fmt: skip
             if not parameter.numel():
                 continue
             start = int(parameter.storage_offset()) * parameter.element_size()
@@ -78,16 +79,16 @@ class _Trial:
             others = ends.setdefault(parameter.untyped_storage().data_ptr(), [])
             for other_start, other_stop, other in others:
                 if start < other_stop and other_start < stop:
-                    raise self.refuse(f"has two parameters in one memory, {other!r} and {name!r}: each would be moved "
-                                      "by itself. Tie them by using one nn.Parameter in both places.")  # fmt: skip
+                    raise self.refuse(f"has two parameters that share memory, {other!r} and {name!r}, and both would "
+                                      "be updated. Tie them by using one nn.Parameter in both places.")  # fmt: skip
             others.append((start, stop, name))
 
     def run(self, num_classes: int, image_size: int, as_classifier: bool) -> None:
-        """Two training passes on a copy, the first with a backward pass, and buffers before, between and after."""
+        """Run two training passes on a copy, the first with backward; save buffers before, between and after."""
         try:
             self.copy = copy.deepcopy(self.model).train()
         except (RuntimeError, TypeError) as error:
-            raise self.refuse(f"cannot be copied: {error}. Keep no computed tensors as attributes.") from error
+            raise self.refuse(f"cannot be copied: {error}. Do not store computed tensors as attributes.") from error
         parameter = next(self.copy.parameters())
         draw = torch.Generator().manual_seed(0)
         self.remember()
@@ -121,42 +122,42 @@ class _Trial:
             if is_out_of_memory(error):
                 raise
             raise self.refuse(
-                f"cannot take two images of {image_size} pixels: {error}. If they are too small for it: "
+                f"fails on two images of {image_size} pixels: {error}. If they are too small for it, set "
                 "data.image_size=N."
             ) from error
 
     def refuse_new_parameters(self, names: list[str], weights: list[torch.Tensor]) -> None:
         now = dict(self.copy.named_parameters())
         for name in now.keys() - set(names):
-            raise self.refuse(f"makes the parameter {name!r} in its first pass, after the optimizer was built: "
-                              "make it in __init__, or use one of torch's lazy layers.")  # fmt: skip
+            raise self.refuse(f"creates the parameter {name!r} in its first pass, after the optimizer was built: "
+                              "create it in __init__, or use one of torch's lazy layers.")  # fmt: skip
         for name, before in zip(names, weights, strict=True):
             if not torch.equal(now[name].detach(), before):
-                raise self.refuse(f"changes the parameter {name!r} in a forward pass, which each process would do by "
-                                  "itself: make it a buffer, or change it in __init__.")  # fmt: skip
+                raise self.refuse(f"changes the parameter {name!r} in a forward pass, which would differ between "
+                                  "processes: make it a buffer, or change it in __init__.")  # fmt: skip
 
     def check_outputs(self, outputs: object, num_classes: int) -> None:
         if isinstance(outputs, torch.Tensor) and outputs.shape == (2, num_classes):
             return
         given = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         has_auxiliary = any("aux" in field for field in getattr(outputs, "_fields", ()))
-        auxiliary = " Without its auxiliary outputs: model.args={aux_logits: false}." if has_auxiliary else ""
+        auxiliary = " Turn off its auxiliary outputs: model.args={aux_logits: false}." if has_auxiliary else ""
         raise self.refuse(
-            f"gives {given} for two images in training, expected (2, {num_classes}): one number per class.{auxiliary}"
+            f"returns {given} for two images in training, expected (2, {num_classes}): one number per class.{auxiliary}"
         )
 
     def backward(self, outputs: object) -> None:
         tensors = outputs if isinstance(outputs, tuple | list) else [outputs]
         floats = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
         if not floats:
-            raise self.refuse("gives outputs that do not depend on any trained parameter: see model.freeze, and "
+            raise self.refuse("returns outputs that depend on no trainable parameter: check model.freeze, and "
                               "torch.no_grad() in its forward.")  # fmt: skip
         try:
             torch.stack([t.float().sum() for t in floats]).sum().backward()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise self.refuse(f"has no backward pass: {error}") from error
+            raise self.refuse(f"fails in the backward pass: {error}") from error
         for name, parameter in self.copy.named_parameters():
             if parameter.requires_grad and parameter.grad is None:
                 self.unused.append(name)
@@ -164,7 +165,7 @@ class _Trial:
                 raise self.refuse(f"has a sparse gradient for {name!r}, which is not supported: use sparse=False.")
 
     def moving_buffers(self) -> list[str]:
-        """Those that are saved and have moved. Raises UsageError for what cannot be shared over processes."""
+        """Return the saved buffers that changed. Raises UsageError for those that processes cannot share."""
         first, between, last = self.snapshots
         saved = self.copy.state_dict().keys()
         of_batchnorm = {
@@ -179,39 +180,39 @@ class _Trial:
                 continue
             made = name not in first or first[name].shape != after.shape
             if made and name in saved:
-                raise self.refuse(f"makes the buffer {name!r}, or its shape, in its first pass, so it could not "
-                                  "resume: make it in __init__, or with persistent=False.")  # fmt: skip
+                raise self.refuse(f"creates or resizes the buffer {name!r} in its first pass, so it could not be "
+                                  "resumed: create it in __init__, or with persistent=False.")  # fmt: skip
             if made:
                 continue
             if name not in saved:
                 if not _same(between[name], after):
-                    raise self.refuse(f"changes the buffer {name!r} in each pass and does not save it: leave out "
+                    raise self.refuse(f"changes the buffer {name!r} in each pass but does not save it: remove "
                                       "persistent=False.")  # fmt: skip
             elif not _same(first[name], after):
                 if after.dtype is torch.bool or after.is_complex():
                     kind = str(after.dtype).removeprefix("torch.")
-                    raise self.refuse(f"changes the {kind} buffer {name!r} in a pass: only means of numbers can be "
-                                      "shared over processes.")  # fmt: skip
+                    raise self.refuse(f"changes the {kind} buffer {name!r} in a pass, but only real numbers can be "
+                                      "averaged across processes.")  # fmt: skip
                 moving.append(name)
         return moving
 
     def refuse_what_files_lose(self) -> None:
-        """The state goes through the format of files, and must come back whole."""
+        """Write the state in the format of checkpoints and read it back, which must change nothing."""
         state = dict(self.copy.state_dict())
         for name, value in state.items():
             if not isinstance(value, torch.Tensor):
-                raise self.refuse(f"has the state {name!r} of type {type(value).__name__}, but files keep tensors: "
-                                  "let get_extra_state give a tensor, or leave it out.")  # fmt: skip
+                raise self.refuse(f"has the state {name!r} of type {type(value).__name__}, but files hold only "
+                                  "tensors: return a tensor from get_extra_state, or remove it.")  # fmt: skip
         file = io.BytesIO()
         restored = copy.deepcopy(self.model)
         try:
             tensor_writer(state)(file)
             load_weights(restored, tensors_from(file.getvalue()))
         except (RuntimeError, ValueError, KeyError) as error:
-            raise self.refuse(f"has a state that does not come back from a file: {error}") from error
+            raise self.refuse(f"has a state that cannot be restored from a file: {error}") from error
         for name, value in restored.state_dict().items():
             if not _same(value, state[name]):
-                raise self.refuse(f"does not restore {name!r} from a file: look at its _load_from_state_dict and "
+                raise self.refuse(f"does not restore {name!r} from a file: check its _load_from_state_dict and "
                                   "set_extra_state.")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Weights from a file into a module."""
+"""Loads weights from a file into a module."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 def load_weights(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Load all tensors of a module's state. Raises RuntimeError where their names or shapes are others.
+    """Load all tensors of a module's state. Raises RuntimeError if names or shapes differ.
 
-    Files hold no versions of the layers (`_metadata` of a state dict), and some models rearrange themselves for
-    weights without one, as of an old version. Ours are of the version that reads them.
+    Files do not store the layers' versions (`_metadata` of a state dict), and some models take weights without one
+    for old and convert them. Our files are always of the version that reads them.
     """
     state: OrderedDict[str, torch.Tensor] = OrderedDict(tensors)
     state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""How weights follow gradients: losses, optimizers, schedules, averages."""
+"""Turns gradients into weights: losses, optimizers, schedules and averages."""

@@ -1,4 +1,4 @@
-"""From the config to an optimizer: every built-in kind is on this screen, any other is `my_pkg.module:make`."""
+"""Builds the optimizer from the config: all built-in kinds are listed here, any other is `my_pkg.module:make`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Kind:
 
     make: Callable[..., torch.optim.Optimizer]
     options: Callable[[OptimConfig], dict[str, Any]]
-    """What each of its parameter groups takes from `optim.*`, beside rate and decay."""
+    """Returns the arguments that its parameter groups take from `optim.*`, apart from learning rate and decay."""
     num_momenta: int
-    """How many numbers it keeps for each weight."""
+    """How many numbers it keeps per weight."""
 
 
 OPTIMIZERS: dict[str, Kind] = {
@@ -37,7 +37,7 @@ FUSED_DEVICES = ("cpu", "cuda", "mps")
 
 
 def momenta_per_weight(config: OptimConfig) -> int:
-    """How many numbers the optimizer keeps for each trained weight: an estimate, 2 for one of your own."""
+    """Return how many numbers the optimizer keeps per trained weight, which is assumed to be 2 for your own."""
     names = [config.name, *(config.for_group(group).name for group in config.groups)]
     return max(OPTIMIZERS[name].num_momenta if name in OPTIMIZERS else 2 for name in names)
 
@@ -49,14 +49,14 @@ def check_optimizer_name(name: str) -> None:
     elif name not in OPTIMIZERS:
         raise UsageError(
             f"optim.name={name}: there is no such optimizer.{nearest(name, OPTIMIZERS)} "
-            f"Known are {', '.join(OPTIMIZERS)}, and my_pkg.module:make for your own."
+            f"Known: {', '.join(OPTIMIZERS)}, and my_pkg.module:make for your own."
         )
 
 
 def build_optimizer(groups: Sequence[Group]) -> torch.optim.Optimizer:
-    """Return one optimizer over these groups, with a parameter group for each; it carries `lr_scale` and `names`.
+    """Return one optimizer with a parameter group for each of these groups, which also has `lr_scale` and `names`.
 
-    Where groups are of several kinds, a step of it is a step of each kind. Raises UsageError.
+    If the groups are of several kinds, a step of it is a step of each kind. Raises UsageError.
     """
     parts = [_build_part(list(same)) for _, same in itertools.groupby(groups, lambda group: group.kind)]
     return parts[0] if len(parts) == 1 else JointOptimizer(parts)
@@ -71,7 +71,7 @@ def _build_part(groups: list[Group]) -> torch.optim.Optimizer:
         if len(optimizer.param_groups) != len(groups):
             raise UsageError(
                 f"optim.name={settings.name} has {len(optimizer.param_groups)} parameter groups, but was given "
-                f"{len(groups)}: keep them as they are, since each has a learning rate of its own."
+                f"{len(groups)}: keep them as they are, since each has its own learning rate."
             )
         return optimizer
     check_optimizer_name(settings.name)
@@ -82,10 +82,10 @@ def _build_part(groups: list[Group]) -> torch.optim.Optimizer:
 
 
 def start_momenta(optimizer: torch.optim.Optimizer) -> None:
-    """Give SGD's momenta zeros to start from, which is what its first step assumes.
+    """Start SGD's momenta at zero, as its first step assumes.
 
-    Fused SGD makes them in its first step, but leaves them uninitialised if fp16 overflows in it, and continues from
-    whatever was in that memory.
+    Fused SGD creates them in its first step but, if fp16 overflows in that step, leaves them uninitialised and
+    continues from whatever was in that memory.
     """
     for part in optimizer.parts if isinstance(optimizer, JointOptimizer) else [optimizer]:
         for group in part.param_groups if isinstance(part, torch.optim.SGD) else ():

@@ -18,7 +18,7 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int, moved
     """Move the average towards the weights. Early steps count more, so that the initial weights are soon forgotten.
 
     The decay is min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage with num_updates.
-    moved: () on the device, 0 if the step moved no weights, so that the average stays too; None: it did.
+    moved: () on the device, 0 if the step left the weights unchanged, as the average then must stay too; None: 1.
     """
     decay = min(decay, (1 + step) / (10 + step))
     averages: list[torch.Tensor] = list(ema.parameters())

@@ -1,4 +1,4 @@
-"""Which parameters share which settings, and the learning rate of each group at a step."""
+"""Groups parameters that share settings, and gives each group's learning rate at a step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Group:
     """Trainable parameters with equal settings."""
 
     settings: OptimConfig
-    """`optim.*`, with what the group has of its own."""
+    """`optim.*`, overridden by the group's own settings."""
     lr_scale: float
     weight_decay: float
     named: Named
@@ -34,7 +34,7 @@ class Group:
         return self.settings.name, repr(self.settings.args)
 
     def options(self) -> dict[str, Any]:
-        """The group as optimizers of torch take it."""
+        """Return the group in the form that torch's optimizers take."""
         return {
             "params": [parameter for _, parameter in self.named],
             "names": [name for name, _ in self.named],
@@ -46,11 +46,11 @@ class Group:
 def group_parameters(
     config: OptimConfig, model: nn.Module, further: Mapping[str, nn.Module] | None = None
 ) -> list[Group]:
-    """Return the groups of a model's trainable parameters, those of one kind of optimizer together.
+    """Return the groups of a model's trainable parameters, sorted by kind of optimizer, then in the model's order.
 
-    Otherwise they are in the order of the model. further: other modules that are trained, whose parameters are named
-    "NAME.…". Norms and biases are what has fewer than two dimensions; they are not decayed, unless asked. Raises
-    UsageError for a pattern of `optim.groups` that matches no parameter.
+    further: other modules to train, whose parameters are named "NAME.…". Norms and biases, taken to be all parameters
+    with fewer than two dimensions, get no weight decay unless the config says so. Raises UsageError for a pattern in
+    `optim.groups` that matches no parameter.
     """
     named = list(model.named_parameters())
     for prefix, module in (further or {}).items():
@@ -72,7 +72,7 @@ def group_parameters(
 
 
 def lrs_at(step: int, groups: Sequence[Group], plan: BatchPlan) -> list[float]:
-    """The learning rate of each group at a step: a pure function of the step."""
+    """Return the learning rate of each group at a step: a pure function of the step."""
     settings = {id(group.settings): group.settings for group in groups}
     lrs = {key: lr_at(step, own, plan) for key, own in settings.items()}
     return [lrs[id(group.settings)] * group.lr_scale for group in groups]
@@ -86,6 +86,6 @@ def _check_patterns(config: OptimConfig, names: list[str]) -> None:
             raise UsageError(f"optim.groups: {group.match!r} is not a regular expression: {error}.") from error
         if not any(re.search(group.match, name) for name in names):
             raise UsageError(
-                f"optim.groups: no parameter's name matches {group.match!r}. "
+                f"optim.groups: no parameter name matches {group.match!r}. "
                 f"The model's parameters are {some_of(names, 6)}."
             )

@@ -1,4 +1,4 @@
-"""Several optimizers as one: a step of all is one call, and a checkpoint of all is one dict."""
+"""Combines several optimizers into one, with a single step and a single checkpoint."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import torch
 
 
 class JointOptimizer(torch.optim.Optimizer):
-    """Its parameter groups are those of the parts, in order; each part keeps its own way of stepping."""
+    """An optimizer whose parameter groups are those of its parts, in order; each part steps its own groups."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = list(parts)
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
-        # A loss scale is undone in the step itself, without waiting for the device, where all parts can do that.
+        # If all parts can, the step itself undoes the loss scale, without waiting for the device.
         self._step_supports_amp_scaling = all(getattr(p, "_step_supports_amp_scaling", False) for p in parts)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Move all parameters once. Takes no closure."""
         for part in self.parts:
-            for name in ("grad_scale", "found_inf"):  # what torch.amp.GradScaler leaves here
+            for name in ("grad_scale", "found_inf"):  # set on this optimizer by torch.amp.GradScaler
                 if hasattr(self, name):
                     setattr(part, name, getattr(self, name))
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return state and groups, numbered through all parts."""
+        """Return the state and groups of all parts, numbered consecutively."""
         self.state.clear()
         for part in self.parts:
             self.state.update(part.state)
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Give each part what `state_dict` has taken from it."""
+        """Restore each part from a `state_dict`."""
         super().load_state_dict(state_dict)
         groups = iter(self.param_groups)
         for part in self.parts:
@@ -46,10 +46,10 @@ class JointOptimizer(torch.optim.Optimizer):
         self._share()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none)
 
     def _share(self) -> None:
-        """The groups here are those of the parts, so that a rate set on one is set on the other."""
+        """Share the parts' group objects, so that a learning rate set here is also set there."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]

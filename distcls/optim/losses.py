@@ -1,4 +1,4 @@
-"""What is minimised: a function from logits and targets to one number per image, and how much each class weighs."""
+"""Builds the loss, a function from logits and targets to one number per image, and the weights of classes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ LOSSES: dict[str, Callable[[LossConfig, torch.Tensor | None], Loss]] = {
 
 
 def build_loss(config: LossConfig, class_weights: torch.Tensor | None = None) -> Loss:
-    """loss(logits (m, C), targets (m,) class ids or (m, C) shares) -> (m,), one number per image.
+    """Return loss(logits (m, C), targets (m,) class ids or (m, C) shares) -> (m,), one number per image.
 
-    It is per image because the sum over the global batch is taken elsewhere, in one order (gradients.py). That sum
-    is divided by the number of images, weighted or not. class_weights: (C,), see `weigh_classes`.
+    It is per image because gradients.py sums over the global batch, in a fixed order, and divides by the number of
+    images, weighted or not. class_weights: (C,), see `weigh_classes`.
     """
     if ":" in config.name:
         return _checked(config.name, partial(import_by_name("loss.name", config.name), **config.args))
     if config.name not in LOSSES:
         raise UsageError(
             f"loss.name={config.name}: there is no such loss.{nearest(config.name, LOSSES)} "
-            f"Known are {', '.join(LOSSES)}, and my_pkg.module:loss for your own."
+            f"Known: {', '.join(LOSSES)}, and my_pkg.module:loss for your own."
         )
     return LOSSES[config.name](config, class_weights)
 
@@ -44,25 +44,25 @@ def build_loss(config: LossConfig, class_weights: torch.Tensor | None = None) ->
 def focal(
     logits: torch.Tensor, targets: torch.Tensor, gamma: float, weight: torch.Tensor | None, label_smoothing: float
 ) -> torch.Tensor:
-    """Cross entropy times (1 - p)^gamma, which is small for what is learned already (Lin et al., arXiv 1708.02002).
+    """Return cross entropy times (1 - p)^gamma, which is small for well-learned images (Lin et al., arXiv 1708.02002).
 
-    As cross entropy, a sum over classes, so that targets may be mixed or smoothed.
+    Like cross entropy it is a sum over classes, so that targets may be mixed or smoothed.
     """
     log_probs = F.log_softmax(logits, 1)
     if targets.ndim == 1:
         targets = F.one_hot(targets, logits.shape[1]).to(log_probs.dtype)
     targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
-    # The gradient of 0^gamma is infinite where gamma < 1.
+    # The gradient of x^gamma at 0 is infinite if gamma < 1.
     rest = (-torch.expm1(log_probs)).clamp_min(torch.finfo(log_probs.dtype).eps)
     losses = -targets * rest**gamma * log_probs
     return (losses if weight is None else losses * weight).sum(1)
 
 
 def weigh_classes(config: LossConfig, labels: np.ndarray, class_names: Sequence[str]) -> np.ndarray | None:
-    """A weight for each class, float64 (C,), or None where all weigh the same.
+    """Return a weight for each class, float64 (C,), or None if all weigh the same.
 
-    The mean over the training images, whose labels (n,) are given, is 1, so that the learning rate keeps its
-    meaning. Raises UsageError for a name that is no class.
+    labels: (n,), of the training images; their mean weight is 1, so that the learning rate keeps its meaning.
+    Raises UsageError for a name that is not a class.
     """
     counts = np.bincount(labels, minlength=len(class_names))
     if config.class_weights == "none":
@@ -87,14 +87,14 @@ def _given_weights(given: dict[str, float], class_names: Sequence[str]) -> np.nd
 
 
 def _checked(name: str, loss: Loss) -> Loss:
-    """A mean would be divided by the number of images twice, and train too slowly without a word."""
+    """Raise UsageError if a loss is not per image: a mean would be divided twice and silently train too slowly."""
 
     def checked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         losses = loss(logits, targets)
         if losses.shape != logits.shape[:1]:
             raise UsageError(
-                f"loss.name={name} gave a result of shape {tuple(losses.shape)}, expected one number per image, "
-                f"{tuple(logits.shape[:1])}: leave out its mean, as with reduction='none'."
+                f"loss.name={name} returned shape {tuple(losses.shape)}, expected one number per image, "
+                f"{tuple(logits.shape[:1])}: do not take the mean, as with reduction='none'."
             )
         return losses
 

@@ -1,1 +1,1 @@
-"""A step as config and step number decide it: which images it takes, and its random numbers."""
+"""Plans each step from the config and its number alone: its images and its random numbers."""

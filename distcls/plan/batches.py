@@ -1,9 +1,9 @@
-"""Which images a step takes, and who takes them: the one plan that every process cuts its work from.
+"""Decides which images a step takes and which rank takes them: the one plan that all processes share.
 
-The training set is one endless stream: the permutation of epoch 0, then of epoch 1, and so on. Step s
-takes positions [s*B, (s+1)*B) of it, across the seam between epochs. So every batch is full, each image
-comes exactly once an epoch, and nothing depends on how many processes share the work. With train.sampling an
-epoch is as many images drawn with replacement instead.
+The training set is an endless stream: the permutation of epoch 0, then of epoch 1, and so on. Step s
+takes positions [s*B, (s+1)*B) of it, across the boundary between epochs. So every batch is full, each image
+occurs exactly once per epoch, and nothing depends on how many processes share the work. With train.sampling, an
+epoch is the same number of images drawn with replacement.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ class BatchPlan:
     rank: int = 0
     world_size: int = 1
     shares: np.ndarray | None = field(default=None, compare=False, repr=False)
-    """float64 (num_images,), how often each image is drawn, as shares of 1; None: each once an epoch."""
+    """float64 (num_images,), the probability of drawing each image; None: each exactly once per epoch."""
     _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def num_micro_batches(self) -> int:
-        """Micro-batches in a global batch."""
+        """The number of micro-batches in a global batch."""
         return self.global_batch_size // self.micro_batch_size
 
     @property
     def grad_accum_steps(self) -> int:
-        """Micro-batches that this rank accumulates in a step."""
+        """The number of micro-batches that this rank accumulates in a step."""
         return self.num_micro_batches // self.world_size
 
     @property
     def micro_batches(self) -> range:
-        """The indices, in the global batch, of this rank's micro-batches."""
+        """The indices of this rank's micro-batches in the global batch."""
         first = self.rank * self.grad_accum_steps
         return range(first, first + self.grad_accum_steps)
 
@@ -63,7 +63,7 @@ class BatchPlan:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def epoch(self, completed_steps: int) -> float:
-        """Passes over the data after this many steps."""
+        """Return how many passes over the data this many steps make."""
         return completed_steps * self.global_batch_size / self.num_images
 
     def counted_epoch(self, completed_steps: int) -> float:
@@ -74,11 +74,11 @@ class BatchPlan:
         return float(whole) if whole and completed_steps == ends else exact
 
     def positions(self, step: int) -> np.ndarray:
-        """Where the images of one step stand in the endless stream: (B,) int64."""
+        """Return the positions of one step's images in the endless stream: (B,) int64."""
         return np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)
 
     def global_batch(self, step: int) -> np.ndarray:
-        """The images of one step: (B,) int64 indices into the training split."""
+        """Return the images of one step: (B,) int64 indices into the training split."""
         start, stop = step * self.global_batch_size, (step + 1) * self.global_batch_size
         parts = []
         for epoch in range(start // self.num_images, (stop - 1) // self.num_images + 1):
@@ -88,7 +88,7 @@ class BatchPlan:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The order of one epoch. The last two are kept, because a step may lie across their seam."""
+        """Return the order of one epoch. The last two are cached, because a step may span two epochs."""
         if epoch not in self._orders:
             if len(self._orders) >= 2:
                 self._orders.pop(next(iter(self._orders)))
@@ -96,7 +96,7 @@ class BatchPlan:
         return self._orders[epoch]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        """A permutation; or, where images have shares, as many images drawn with replacement."""
+        """Draw a permutation or, if images have shares, the same number of images with replacement."""
         generator = numpy_generator(self.seed, "order", epoch)
         if self.shares is None:
             return generator.permutation(self.num_images)
@@ -106,9 +106,9 @@ class BatchPlan:
 def plan_batches(
     config: TrainConfig, num_images: int, rank: int = 0, world_size: int = 1, labels: np.ndarray | None = None
 ) -> BatchPlan:
-    """The plan of a run. Raises UsageError where B, m and the number of processes do not fit.
+    """Return the plan of a run. Raises UsageError if B, m and the number of processes do not fit together.
 
-    labels: (num_images,) class ids, which train.sampling needs.
+    labels: (num_images,) class ids, needed for train.sampling.
     """
     for _, problem in wrong_batches(config, world_size):
         raise UsageError(problem)
@@ -119,7 +119,7 @@ def plan_batches(
 
 
 def _shares(sampling: str, labels: np.ndarray | None) -> np.ndarray | None:
-    """How often each image is drawn, so that classes come equally often, or by the square root of their size."""
+    """Return each image's probability, for classes that are equally likely or weighted by the root of their size."""
     if sampling == "none":
         return None
     if labels is None:
@@ -129,7 +129,7 @@ def _shares(sampling: str, labels: np.ndarray | None) -> np.ndarray | None:
 
 
 def total_steps(config: TrainConfig, num_images: int) -> int:
-    """Return the length of a run in steps, rounded up. Raises UsageError where the config has none."""
+    """Return the length of a run in steps, rounded up. Raises UsageError if the config sets no length."""
     if config.num_steps is not None:
         return config.num_steps
     if config.num_epochs is None:

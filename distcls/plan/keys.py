@@ -1,6 +1,6 @@
-"""The key of a random draw: a hash of the seed, a purpose and a position in the run, never of a rank.
+"""Derives the key of a random draw by hashing the seed, a purpose and a position in the run, never a rank.
 
-Nothing here imports torch: processes that only decode draw too.
+Nothing here imports torch, because decoding processes draw random numbers too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import numpy as np
 
 
 def key(seed: int, purpose: str, *counters: int) -> int:
-    """A well-mixed 63-bit number for this purpose and position (63: what every library takes as a seed)."""
+    """Return a well-mixed 63-bit number for this purpose and position. All libraries accept 63 bits as a seed."""
     text = f"{seed}:{purpose}:{':'.join(map(str, counters))}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
-    """A NumPy generator for this purpose and position."""
+    """Return a NumPy generator for this purpose and position."""
     return np.random.Generator(np.random.PCG64(key(seed, purpose, *counters)))

@@ -1,20 +1,20 @@
-"""Where every random draw of a run comes from: a seed, a purpose and a position, never a rank.
+"""Seeds every random draw of a run by a seed, a purpose and a position, never by a rank.
 
-A draw is keyed by a 64-bit BLAKE2 hash of `(seed, purpose, counters)`. So it does not matter which
-process draws, in which order, or what was drawn before; and `(seed 0, epoch 1)` has nothing to do with
+The key of a draw is a 64-bit BLAKE2 hash of `(seed, purpose, counters)`. So it does not matter which
+process draws, in which order, or what was drawn before; and `(seed 0, epoch 1)` is unrelated to
 `(seed 1, epoch 0)`, which `seed + epoch` would make equal.
 
 | purpose        | counters                                         | draws                                |
 |----------------|--------------------------------------------------|--------------------------------------|
 | "order"        | epoch                                            | the permutation of the epoch         |
-| "augment KIND" | step                                             | numbers of a kind, a global batch's  |
-| "augment KIND, view N" | step                                     | the same for a further view          |
+| "augment KIND" | step                                             | one kind of numbers, global batch    |
+| "augment KIND, view N" | step                                     | the same for another view            |
 | "sample"       | position in the stream of training images        | transforms of a single image         |
 | "model"        | step, index of the micro-batch in the global one | dropout, stochastic depth            |
 | "optimizer"    | step                                             | noise that an optimizer adds         |
-| "objective"    |                                                  | the weights of its modules           |
-| "init"         |                                                  | the weights                          |
-| "split"        |                                                  | what is held out                     |
+| "objective"    |                                                  | its modules' initial weights         |
+| "init"         |                                                  | the model's initial weights          |
+| "split"        |                                                  | which images are held out            |
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from distcls.plan.keys import key
 
 
 def seed_torch(device: torch.device, seed: int, purpose: str, *counters: int) -> None:
-    """Point the global generators of the CPU and of `device`, which dropout and init use, at this position.
+    """Seed the global generators of the CPU and of `device`, which dropout and init use, for this position.
 
-    `torch.manual_seed` would do, but visits every device and costs 60 µs; this costs 1 µs on a CPU.
+    `torch.manual_seed` would also work, but it visits every device and takes 60 µs; this takes 1 µs on a CPU.
     """
     number = key(seed, purpose, *counters)
     torch.default_generator.manual_seed(number)
@@ -43,7 +43,7 @@ def seed_torch(device: torch.device, seed: int, purpose: str, *counters: int) ->
 
 
 def seed_everything(device: torch.device, seed: int, purpose: str, *counters: int) -> None:
-    """`seed_torch`, and the global generators of Python and NumPy, which a model's own code may use: 12 µs."""
+    """Do what `seed_torch` does, and seed Python's and NumPy's global generators, which a model may use: 12 µs."""
     seed_torch(device, seed, purpose, *counters)
     number = key(seed, purpose, *counters)
     random.seed(number)
@@ -51,7 +51,7 @@ def seed_everything(device: torch.device, seed: int, purpose: str, *counters: in
 
 
 def seed_libraries(seed: int, purpose: str, *counters: int) -> None:
-    """Point the CPU's global generators of torch, Python and NumPy, which transforms use, at this position: 11 µs."""
+    """Seed the global CPU generators of torch, Python and NumPy, which transforms use, for this position: 11 µs."""
     number = key(seed, purpose, *counters)
     torch.default_generator.manual_seed(number)
     random.seed(number)
@@ -60,7 +60,7 @@ def seed_libraries(seed: int, purpose: str, *counters: int) -> None:
 
 @contextmanager
 def global_state_kept() -> Iterator[None]:
-    """What is drawn inside from the generators of `seed_libraries` changes nothing for those who draw afterwards."""
+    """Restore the generators of `seed_libraries` when the block ends, so that draws inside it affect no later ones."""
     states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
     try:
         yield

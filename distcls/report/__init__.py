@@ -1,1 +1,1 @@
-"""The pictures of a run and of its data."""
+"""Draws the plots of a run and of its data."""

@@ -1,4 +1,4 @@
-"""Whether a model is right as often as it is sure: the reliability diagram."""
+"""Draws the reliability diagram, which shows if a model is right as often as its confidence says."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from distcls.report.figure import BLUE, GREY, ORANGE, figure_file
 def plot_calibration(
     confidence_sum: np.ndarray, correct: np.ndarray, count: np.ndarray, ece: float, split: str, path: str | Path
 ) -> None:
-    """Reliability diagram: how often the model is right where it says it is 80 % sure, and how often it says so.
+    """Draw a reliability diagram: how often the model is right when it is, say, 80 % confident, and how often it is so.
 
-    confidence_sum, correct, count: (bins,), for bins of equal width from 0 to 1 the sum of the confidences, the
-    number of right answers and of images. ece: expected calibration error, a share.
+    confidence_sum, correct, count: (bins,), for bins of equal width from 0 to 1, the sum of confidences and the
+    numbers of correct predictions and of images. ece: expected calibration error, a share.
     """
     with figure_file(path, 5.2, 6) as figure:
         reliability, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
@@ -30,7 +30,7 @@ def _draw_reliability(axes: Axes, confidence_sum: np.ndarray, correct: np.ndarra
     seen = count > 0
     confidence, accuracy = confidence_sum[seen] / count[seen], correct[seen] / count[seen]
     left, width = edges[:-1][seen], 1 / len(count)
-    axes.bar(left, accuracy, width, align="edge", color=BLUE, edgecolor="white", label="share that is right")
+    axes.bar(left, accuracy, width, align="edge", color=BLUE, edgecolor="white", label="share correct")
     gap = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 0.8}
     axes.bar(left, confidence - accuracy, width, accuracy, align="edge", label="gap to the confidence", **gap)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the confusion matrix."""
+"""Draws the confusion matrix, which shows which classes are mistaken for which."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAX_TICKS = 40
 
 
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], split: str, path: str | Path) -> None:
-    """The confusion matrix of a split, int (C, C), one row for each true class, shaded by the share of the row.
+    """Draw the confusion matrix of a split, int (C, C), with one row per true class, shaded by the share of its row.
 
-    Up to 20 classes the counts are written in; from 40 on only some classes are named.
+    With up to 20 classes, cells show their counts; with more than 40, only some classes are named.
     """
     names = [shorten(name, 24) for name in class_names]
     side = min(max(0.42 * len(names), 3), 9)
@@ -36,7 +36,7 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], split: str
         _draw_colorbar(figure, image)
         right, total = int(np.trace(confusion)), int(confusion.sum())
         axes.set_title(
-            f"Confusion matrix of the {split} split\n{right:,} of {total:,} right ({right / max(total, 1):.2%})"
+            f"Confusion matrix of the {split} split\n{right:,} of {total:,} correct ({right / max(total, 1):.2%})"
         )
 
 
@@ -45,7 +45,7 @@ def _row_shares(confusion: np.ndarray) -> np.ndarray:
 
 
 def _square_root_norm() -> Any:
-    """Shades by the square root, so that a confusion of a few percent can be seen at all."""
+    """Return shades by the square root, so that confusions of a few percent are visible."""
     return PowerNorm(0.5, vmin=0, vmax=1)
 
 

@@ -1,4 +1,4 @@
-"""The curves of a run: loss, accuracy and learning rate."""
+"""Draws the curves of a run: loss, accuracy and learning rate."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from distcls.report.figure import BLUE, GREY, ORANGE, figure_file
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, kept_step: int | None = None) -> None:
-    """Loss, accuracy and learning rate against epochs, from the rows of read_metrics.
+    """Draw loss, accuracy and learning rate against epochs, from the rows of read_metrics.
 
-    Training is drawn as means between evaluations, of all steps, and of an epoch's logged steps where there are none.
-    kept_step: of the evaluation whose weights were kept, which gets a star.
+    Training is drawn as means over all steps between evaluations or, without evaluations, over the logged steps of
+    each epoch. kept_step: the step of the evaluation whose weights were kept, marked with a star.
     """
     metrics = [metric for metric in METRICS.values() if metric.in_curves]
     with figure_file(path, 4.3 * len(metrics) + 3.4, 3.8) as figure:
@@ -33,7 +33,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, kept_step: 
 def _draw_train(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     epochs, values = _points(rows, "train", name)
     means = _means_between_evaluations(rows, name) or _epoch_means(epochs, values)
-    if len(values) >= 4 * len(means[0]) or len(means[0]) < 3:  # else steps say little that their means do not
+    if len(values) >= 4 * len(means[0]) or len(means[0]) < 3:  # otherwise single steps add little to the means
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=0.8)
     if len(means[0]):
         label = "train (epoch means)" if _are_of_epochs(rows) else "train (means between evaluations)"
@@ -41,7 +41,7 @@ def _draw_train(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> Non
 
 
 def _means_between_evaluations(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Means over the training steps before each evaluation, drawn in their middle, so that they do not lag."""
+    """Return the mean over the training steps before each evaluation, at their midpoint, so that it does not lag."""
     ends, values = _points(rows, "val", f"train_{name}")
     if not len(values):
         return None
@@ -51,14 +51,14 @@ def _means_between_evaluations(rows: Sequence[Mapping[str, Any]], name: str) -> 
 
 
 def _epoch_means(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the steps that were logged in each epoch, at the mean of where they were."""
-    numbers = np.ceil(epochs)  # a step that ends an epoch belongs to it
+    """Return the mean of the logged steps in each epoch, at the mean of their positions."""
+    numbers = np.ceil(epochs)  # the step that ends an epoch belongs to it
     inside = [numbers == number for number in np.unique(numbers)]
     return np.array([epochs[i].mean() for i in inside]), np.array([values[i].mean() for i in inside])
 
 
 def _are_of_epochs(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """True if what is averaged between evaluations is an epoch, or, without evaluations, what was logged of one."""
+    """True if the means are over about one epoch each, as they are without evaluations."""
     epochs = [row["epoch"] for row in rows if row["split"] == "val" and row.get("train_loss") is not None]
     return not epochs or all(0.9 <= gap <= 1.1 for gap in np.diff([0.0, *epochs])[:-1])
 
@@ -80,7 +80,7 @@ def _finish_curve(axes: Axes, metric: Metric) -> None:
         _say_that_empty(axes)
     elif metric.better == "lower" and min(lines) > 0 and max(lines) > 50 * min(lines):
         axes.set_yscale("log")
-        # Plain numbers: matplotlib's own labels are formulas, which the style does not typeset.
+        # Plain numbers, because matplotlib's own labels are formulas, which our style does not typeset.
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
     elif metric.format.endswith("%"):
@@ -110,7 +110,7 @@ def _say_that_empty(axes: Axes) -> None:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and finite values of one curve."""
+    """Return the epochs and finite values of one curve."""
     points = [
         (row["epoch"], row[name])
         for row in rows

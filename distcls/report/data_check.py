@@ -1,4 +1,4 @@
-"""What `distcls check` found, on one screen and as pictures."""
+"""Shows the findings of `distcls check`, on one screen and as plots."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from distcls.data.inspection.check import Copies, DataCheck
 from distcls.report.data_plots import plot_class_counts, plot_colors, plot_samples, plot_sizes
 from distcls.terminal.progress import Progress
 
-SHOWN = 10  # of each kind of problem
-MOST_CLASSES = 30  # in the table; of more, the largest and the smallest are shown
-MOST_SAMPLED = 1000  # classes, of which samples are drawn
+SHOWN = 10  # examples of each kind of problem
+MOST_CLASSES = 30  # in the table; if there are more, only the largest and smallest are shown
+MOST_SAMPLED = 1000  # classes to draw samples of
 
 
 def print_check(check: DataCheck, progress: Progress, config_path: Path | None) -> None:
-    """Everything on one screen: what there is, the classes, each kind of problem, and what to do."""
+    """Print everything on one screen: the data, its classes, each kind of problem, and what to do next."""
     progress.header(list(_describe(check)))
     for line in _class_table(check):
         progress.note(line)
@@ -97,7 +97,7 @@ def _class_table(check: DataCheck) -> Iterator[str]:
 
 
 def _shown_classes(counts: np.ndarray) -> list[int | None]:
-    """All in their order; of many the largest, None for those between, and the smallest."""
+    """Return all classes in order; if there are many, the largest, None for those in between, and the smallest."""
     if len(counts) <= MOST_CLASSES:
         return list(range(len(counts)))
     order = np.argsort(-counts, kind="stable").tolist()
@@ -121,7 +121,10 @@ def _problems(check: DataCheck) -> Iterator[tuple[str, list[str]]]:
 
 
 def _copies_line(copies: Copies) -> str:
-    """Three copies, of as many splits and classes as there are. Where distcls cuts them, names do not tell splits."""
+    """Show up to three copies, from as many splits and classes as possible.
+
+    Leaks also show the splits, which file names do not tell if distcls cut them.
+    """
     places = list(zip(copies.images, copies.splits, copies.classes, strict=True))
     first = [*reversed({place[1:]: place for place in reversed(places)}.values())]
     shown = [*first, *(place for place in places if place not in first)][:3]
@@ -130,7 +133,7 @@ def _copies_line(copies: Copies) -> str:
 
 
 def _train_command(check: DataCheck, config_path: Path | None) -> str:
-    """With the measured statistics, which are better than the default for all but pretrained models."""
+    """Return a command to train with the measured statistics, which suit all but pretrained models best."""
     words = ["distcls", "train"]
     if config_path:
         words += ["-c", str(config_path)]
@@ -142,7 +145,7 @@ def _train_command(check: DataCheck, config_path: Path | None) -> str:
 
 
 def draw(check: DataCheck, folder: Path) -> None:
-    """Samples of each class, class counts, sizes and colours, as PNG."""
+    """Draw samples of each class, class counts, sizes and colours, as PNG files."""
     counts = {name: of_split for name, of_split in check.per_class.items() if name != "unreadable"}
     plot_class_counts(counts, check.class_names, folder / "classes.png")
     assert check.decoding.image_size is not None
@@ -161,7 +164,7 @@ def draw(check: DataCheck, folder: Path) -> None:
 
 
 def _samples(check: DataCheck, label: int, most: int) -> list[np.ndarray]:
-    """Some training images of a class, from its first to its last."""
+    """Return some training images of a class, spread evenly from its first to its last."""
     train = check.splits[0]
     places = np.flatnonzero(train.labels == label)
     chosen = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).astype(int))

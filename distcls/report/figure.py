@@ -1,6 +1,6 @@
-"""What all plots have in common: how they look, and how they get to the disk.
+"""Gives all plots one style and one way to the disk.
 
-matplotlib is imported late (it takes seconds) and used without pyplot, which keeps global state and may want a display.
+matplotlib is imported late (it takes seconds) and used without pyplot, which keeps global state and may need a display.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ FURTHER_FONTS = (
     *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic"),
     *("Malgun Gothic", "Arial Unicode MS"),
 )
-"""With Chinese, Japanese and Korean, which matplotlib's own font lacks: of Linux, macOS and Windows."""
+"""Fonts of Linux, macOS and Windows with Chinese, Japanese and Korean characters, which matplotlib's own font lacks."""
 
 
 @contextmanager
 def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, in our style; written beside `path` and renamed over it. Raises DiskError."""
+    """Give a figure of this size in inches, in our style, and write it to `path` atomically. Raises DiskError."""
     path = Path(path)
     with matplotlib.rc_context({**STYLE, "font.family": _fonts()}), warnings.catch_warnings():
-        # Names in scripts that no font here has show as boxes; that is no news for the terminal.
+        # Characters that no installed font has are drawn as boxes; that needs no warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
@@ -72,19 +72,21 @@ def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figur
             with replacing(path, durable=False) as file:
                 FigureCanvasAgg(figure).print_png(file)  # savefig would draw everything twice
         except OSError as error:
-            raise DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights.") from error
+            raise DiskError(
+                f"Cannot write {path}: {error.strerror}. Free some space or fix its permissions."
+            ) from error
 
 
 @cache
 def _fonts() -> list[str]:
-    """matplotlib's own, and those of FURTHER_FONTS that are installed: it complains of names that are not."""
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of fonts that have no bold
+    """Return matplotlib's own font and the installed ones of FURTHER_FONTS: it warns about fonts that are missing."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns about fonts without a bold variant
     installed = set(get_font_names())
     return ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in installed)]
 
 
 def shorten(text: str, length: int) -> str:
-    """The start and the end of a long text: class names often differ only there. What cannot be drawn is a "?"."""
+    """Shorten a long text in the middle, since class names often differ only at the end. Odd bytes become "?"."""
     text = printable(text)
     if len(text) <= length:
         return text

@@ -1,4 +1,4 @@
-"""The results of `distcls doctor`, on one screen."""
+"""Shows the results of `distcls doctor` on one screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MARKS = {"ok": ("ok", "green"), "warning": ("!", "yellow"), "broken": ("✗", "b
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """A line for each, with the advice below it."""
+    """Print a line for each finding, with any advice below it."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for column in (None, "cyan", None):
         table.add_column(style=column, overflow="fold")

@@ -1,4 +1,4 @@
-"""Pages of images: training batches, predictions, mistakes, samples."""
+"""Draws pages of images: training batches, predictions, mistakes and samples."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def plot_images(
     heading: str,
     colors: Sequence[str] | None = None,
 ) -> None:
-    """A grid of images, uint8 (n, H, W, 3), of which the first 64 are shown, each with its title above.
+    """Draw a grid of the first 64 images, uint8 (n, H, W, 3), each below its title.
 
-    colors: one for each image ("green", "red"), of its title and frame.
+    colors: the colour of each image's title and frame, such as "green" or "red".
     """
     shown = min(len(images), MAX_IMAGES)
     grid = _grid(shown, max((title.count("\n") + 1 for title in titles[:shown]), default=0))
@@ -44,15 +44,15 @@ def plot_images(
 
 
 def prediction_title(predicted: str, confidence: float, true: str, image: str) -> str:
-    """Return the title of an image for `plot_images`: the predicted class, the true one if it differs, and the name."""
+    """Return an image's title for `plot_images`: the predicted class, the true one if it differs, and the name."""
     lines = [f"predicted {predicted} ({confidence:.0%})", *([f"true {true}"] if true != predicted else []), image]
     return "\n".join(lines)
 
 
 def page_in_inches(figure: Figure) -> Axes:
-    """The whole figure as one coordinate system, in inches from its top left: for pages of many images.
+    """Return one pair of axes for the whole figure, in inches from its top left, for pages of many images.
 
-    Axes for each image would take ten times as long to draw.
+    Separate axes for each image would take ten times as long to draw.
     """
     figure.set_layout_engine("none")
     width, height = figure.get_size_inches()
@@ -62,7 +62,7 @@ def page_in_inches(figure: Figure) -> Axes:
 
 
 def draw_image(page: Axes, image: np.ndarray, left: float, top: float, side: float, frame: str | None = None) -> float:
-    """uint8 (H, W, 3), fitted into a square of so many inches, with a frame of this colour; its upper edge."""
+    """Draw uint8 (H, W, 3) inside a square, with a frame of this colour; return its upper edge, all in inches."""
     most = max(image.shape[:2])
     height, width = (side * length / most for length in image.shape[:2])
     left, top = left + (side - width) / 2, top + (side - height) / 2
@@ -77,7 +77,7 @@ def draw_image(page: Axes, image: np.ndarray, left: float, top: float, side: flo
 
 
 class _Grid(NamedTuple):
-    """Where images lie on their page, in inches."""
+    """The layout of images on a page, in inches."""
 
     columns: int
     rows: int
@@ -93,13 +93,13 @@ class _Grid(NamedTuple):
         return max(self.rows, 1) * (self.cell + self.title) + 0.5
 
     def place(self, index: int) -> tuple[float, float]:
-        """Left and top of an image."""
+        """Return the left and top edge of an image."""
         row, column = divmod(index, self.columns)
         return 0.12 + column * (self.cell + 0.12), 0.4 + self.title + row * (self.cell + self.title)
 
 
 def _grid(num_images: int, title_lines: int) -> _Grid:
-    """As square as leaves few places empty in the last row."""
+    """Return a nearly square layout that leaves few places empty in the last row."""
     fewest, most = math.ceil(math.sqrt(num_images)), math.ceil(math.sqrt(1.8 * num_images))
     columns = min(range(max(fewest, 1), max(most, 1) + 1), key=lambda columns: -num_images % columns)
     cell = 1.15 if num_images > 36 else 1.4 if num_images > 12 else 1.8
@@ -111,7 +111,7 @@ def _ink(color: str) -> str:
 
 
 def _short_title(title: str, inches: float) -> str:
-    """Of a path, the end is what tells files apart."""
+    """Shorten a title to a width. Paths keep their ends, which tell files apart."""
     most = int(inches * 15)
     lines = [f"…{line[1 - most :]}" if "/" in line and len(line) > most else line for line in title.split("\n")]
     return "\n".join(shorten(line, most) for line in lines)

@@ -1,4 +1,4 @@
-"""The plots of a run, from its folder alone: they can be made again at any time, without its images and its model."""
+"""Draws the plots of a run from its folder alone, so that they can be redrawn any time without its images or model."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ HEADINGS = {
     "predictions": "Predictions on the {split} split",
     "worst_mistakes": "The most confident mistakes on the {split} split",
 }
-"""Of the pages of pictures, by the name under which a run keeps them."""
+"""The headings of the pages of images, by the name under which a run stores them."""
 
 
 def write_report(run_dir: Path) -> list[str]:
-    """Draw plots/ and return its files' names: curves, training images, and of test (or val) confusion and more.
+    """Draw plots/ and return the file names: curves, training images, and plots of the predictions on test (or val).
 
-    Of a run that has not finished, only the curves can be drawn. Raises MissingInputError where there is nothing
-    to draw, DiskError where plots/ cannot be written.
+    For an unfinished run, only the curves can be drawn. Raises MissingInputError if there is nothing to draw, and
+    DiskError if plots/ cannot be written.
     """
     if not (run_dir / "metrics.csv").exists():
-        raise MissingInputError(f"{run_dir} has no metrics.csv yet: nothing was logged that could be drawn.")
+        raise MissingInputError(f"{run_dir} has no metrics.csv yet, so there is nothing to draw.")
     folder = run_dir / "plots"
     kept_step = (_read_json(run_dir / "kept.json") or {}).get("step")
     plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png", kept_step)
     drawn = ["curves.png", *_draw_predictions(run_dir, folder)]
-    for name in HEADINGS:  # of an earlier, shorter run, which still had mistakes
+    for name in HEADINGS:  # left from before the run was extended, when there were still mistakes
         if f"{name}.png" not in drawn:
             (folder / f"{name}.png").unlink(missing_ok=True)
     return drawn
@@ -66,13 +66,13 @@ def _draw_predictions(run_dir: Path, folder: Path) -> list[str]:
 
 
 def confusion_matrix(found: Predictions, num_classes: int) -> np.ndarray:
-    """int64 (C, C), rows are the true classes."""
+    """Return the confusion matrix, int64 (C, C), with one row per true class."""
     pairs = np.bincount(found.labels * num_classes + found.preds, minlength=num_classes**2)
     return pairs.reshape(num_classes, num_classes)
 
 
 def calibration_bins(found: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By equal bins of confidence: its sum, how many images are right, and how many there are; (bins,) each."""
+    """Return, for equal bins of confidence, its sum and the numbers of correct and of all images; (bins,) each."""
     bins = np.clip(np.ceil(found.confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
     right = bins[found.preds == found.labels]
     return (
@@ -83,7 +83,7 @@ def calibration_bins(found: Predictions) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _captions(pictures: Pictures, found: Predictions, class_names: list[str]) -> tuple[list[str], list[str]]:
-    """What was predicted, what is true where that differs, and the image's name; green where it is right."""
+    """Return each image's title (see prediction_title) and its colour: green if the prediction is right, else red."""
     captions, colors = [], []
     for place in pictures.places:
         pred, label = class_names[found.preds[place]], class_names[found.labels[place]]

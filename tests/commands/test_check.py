@@ -81,7 +81,7 @@ def test_bad_files_are_named_with_their_reason(folder: Path, capsys: pytest.Capt
     code, found = check(folder)
     assert code == 65
     assert [file["path"] for file in found["bad_files"]] == ["train/cat/07.png", "test/dog/00.png"]
-    assert found["bad_files"][0]["reason"] == "not an image, or of a format that is not supported"
+    assert found["bad_files"][0]["reason"] == "not an image, or in an unsupported format"
     assert "truncated" in found["bad_files"][1]["reason"]
     told = capsys.readouterr()
     assert "  train/cat/07.png: not an image" in told.out and "next" not in told.out
@@ -146,7 +146,7 @@ def test_too_few_images_are_told(folder: Path) -> None:
     assert code == 0
     assert found["warnings"] == [
         "dog has 3 training images: hard to learn from",
-        "val has 20 images, each worth 5% of its accuracy: hard to measure with",
+        "val has 20 images, each worth 5% of its accuracy: too few to measure reliably",
     ]
 
 
@@ -156,7 +156,7 @@ def test_a_class_without_readable_images_is_an_error(folder: Path) -> None:
     code, found = check(folder, "data.max_bad_fraction=1")
     assert (
         code == 65
-        and "no readable training image is left of 1 class: dog. Add images, or remove this class" in found["errors"][0]
+        and "no readable training images in 1 class: dog. Add images, or remove this class" in found["errors"][0]
     )
 
 

@@ -157,7 +157,7 @@ def test_both_lengths_at_once_are_an_error(write_config) -> None:
 
 def test_contradictions_name_the_line_of_the_file(write_config) -> None:
     path = write_config("optim:\n  lr: 1\n  nesterov: true\n")
-    assert message(path=path).startswith("x.yaml:3: optim.nesterov=true does nothing: it is for optim.name=sgd")
+    assert message(path=path).startswith("x.yaml:3: optim.nesterov=true has no effect: it is for optim.name=sgd")
 
 
 @pytest.mark.parametrize("text", ["four", "0", "-1"])
@@ -187,7 +187,7 @@ def test_a_saved_config_is_not_judged_by_rules_that_came_later(write_config) -> 
     path = write_config("train: {sampling: balanced}\nloss: {class_weights: balanced}\n")
     assert "rare classes twice" in message(path=path)
     assert read_config(path).loss.class_weights == "balanced"
-    with pytest.raises(UsageError, match=r"data.fold=9: data.fold=9 is one of how many"):
+    with pytest.raises(UsageError, match=r"data.fold=9: data.fold=9 needs the number of folds"):
         read_config(path, ["data.fold=9"])
 
 
@@ -196,7 +196,7 @@ def test_all_mistakes_are_reported_at_once(write_config) -> None:
     lines = message("train.seed=a", "nonsense", "augment.transforms=[{nam: A}, {args: 1}]", path=path).splitlines()
     assert lines[0] == "the config has 10 mistakes:"
     expected = [
-        "  nonsense: a setting is written key=value",
+        "  nonsense: write settings as key=value",
         "  x.yaml:7: unknown setting modle: did you mean 'model'?",
         "  x.yaml:5: data.workers must be a whole number",
         "  augment.transforms=[{nam: A}, {args: 1}]: unknown setting augment.transforms[0].nam",
@@ -205,7 +205,7 @@ def test_all_mistakes_are_reported_at_once(write_config) -> None:
         "  x.yaml:3: optim.betas[0] must be a number",
         "  x.yaml:3: optim.betas[2] must be a number",
         "  train.seed=a: train.seed must be a whole number",
-        "  x.yaml:6: loss.gamma=1.0 does nothing",
+        "  x.yaml:6: loss.gamma=1.0 has no effect",
     ]
     assert len(lines) == 11
     for line, start in zip(lines[1:], expected, strict=True):

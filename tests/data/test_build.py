@@ -89,7 +89,7 @@ def test_float_images_are_bad_until_their_range_is_known(
         Image.fromarray(level).save(path.with_suffix(".tif"))
         path.unlink()
     settings = {"name": "folder", "root": str(two_classes), "cache": cache}
-    with pytest.raises(BadDataError, match=r"say which are black and white, such as data.float_range=\[0, 1\]"):
+    with pytest.raises(BadDataError, match=r"give the values of black and white, such as data.float_range=\[0, 1\]"):
         build(**settings)
     data = build(**settings, float_range=[0.0, 1.0])
     assert data.image_size == 8 and data.train.image(1)[0, 0, 0] == int(Path(data.train.image_name(1)).stem) * 10

@@ -91,9 +91,9 @@ def file_instead_of_folder(root: Path) -> None:
     ("spoil", "code", "message"),
     [
         (empty_class, 65, "train/zebra has no images"),
-        (one_class, 65, "train has one class folder only, cat/: it takes two classes"),
-        (unknown_class, 65, "test/Cat is a class that the training images do not have (cat, dog)"),
-        (empty_split, 65, "val has no class folders in it. Fill it, or remove it"),
+        (one_class, 65, "train has only one class folder, cat/: training needs at least two"),
+        (unknown_class, 65, "test/Cat is a class without training images (the classes are cat, dog)"),
+        (empty_split, 65, "val has no class folders. Add some, or remove it"),
         (no_train, 66, "has test/ but no train/ with class folders"),
         (file_instead_of_folder, 66, "is not a folder"),
     ],
@@ -129,7 +129,7 @@ def test_labels_that_do_not_match_are_refused(ranks):
         "    return ArraySet('made', ['a', 'b', 'c'], labels, np.zeros((50, 8, 8, 3), np.uint8))\n"
     )
     told = ranks.run("train", "data.name=made:make", "train.num_threads=1", expect=65)
-    assert "labels of the train split of made:make must lie between 0 and 2" in told
+    assert "labels of the train split of made:make must be between 0 and 2" in told
 
 
 def test_what_was_trained_on_by_range_and_background_is_so_predicted(ranks):
@@ -153,7 +153,9 @@ def test_little_data_is_told_before_the_first_step(ranks):
     before, _ = ranks.run("train", *FAST).split("val accuracy")
     few, *unsure = read_json(ranks.folder / "runs" / "images" / "data_report.json")["warnings"]
     assert few.startswith("cat has ") and few.endswith(" training images: hard to learn from") and few in before
-    assert len(unsure) == 2 and "val has 4 images, each worth 25% of its accuracy: hard to measure with" in before
+    assert (
+        len(unsure) == 2 and "val has 4 images, each worth 25% of its accuracy: too few to measure reliably" in before
+    )
 
 
 def test_mutated_files_crash_nothing_and_are_all_named(ranks):

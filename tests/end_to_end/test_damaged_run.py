@@ -51,7 +51,7 @@ def test_images_that_changed_places_between_two_starts_are_another_data_set(rank
     second.rename(first)
     away.rename(second)
     output = ranks.run("train", "--data", "images", *SETTINGS, "train.num_steps=4", expect=2)
-    assert "the data is not what runs/r began with:\n  no image came or went" in output
+    assert "the data is not what runs/r began with:\n  no image was added or removed" in output
     second.rename(away)
     first.rename(second)
     away.rename(first)

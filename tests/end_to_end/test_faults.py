@@ -119,7 +119,7 @@ def test_under_torchrun_the_last_that_is_said_is_the_sentence(tmp_path):
     command = [*launcher, "-m", "distcls.train", "data.root=nowhere", "data.name=folder"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     root_cause = done.stderr[done.stderr.index("Root Cause") :]
-    assert "nowhere does not exist. Name the one that holds" in root_cause
+    assert "nowhere does not exist. Give the folder that holds" in root_cause
     assert "To enable traceback" not in done.stderr
     assert done.stderr.count("distcls: error: the image folder") == 1
 

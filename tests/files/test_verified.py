@@ -54,7 +54,7 @@ def flip_a_bit(path: Path) -> None:
     ("damage", "reason"),
     [
         (shorten, "has 10 bytes instead of 11"),
-        (flip_a_bit, "does not have the content that was written"),
+        (flip_a_bit, "does not have the contents that were written"),
         (os.unlink, "No such file"),
     ],
 )

@@ -67,5 +67,5 @@ def test_an_image_that_cannot_be_read_any_more_ends_the_evaluation(monkeypatch):
         raise OSError("Stale file handle")
 
     split.image_set.image = gone
-    with pytest.raises(BadDataError, match="An evaluation leaves none out"):
+    with pytest.raises(BadDataError, match="Evaluation never skips images"):
         make_evaluator(a_process(), 8)(make_module(), split)

@@ -134,7 +134,7 @@ def test_a_frozen_part_is_not_trained():
 
 
 def test_a_name_is_frozen_as_a_whole_word():
-    with pytest.raises(UsageError, match=r"no parameter's name begins with 'block'. Did you mean 'blocks'\?"):
+    with pytest.raises(UsageError, match=r"no parameter name begins with 'block'. Did you mean 'blocks'\?"):
         build_model(ModelConfig(freeze=["block"]), 3, 8)
 
 
@@ -157,9 +157,9 @@ def test_your_own_model_with_other_outputs_than_classes_is_told(monkeypatch):
 
     monkeypatch.setattr(ledger, "one_too_many", one_too_many, raising=False)
     monkeypatch.setattr(ledger, "no_module", lambda num_classes: "a name", raising=False)
-    with pytest.raises(UsageError, match=r"ledger:one_too_many gives \(2, 6\) for two .* expected \(2, 5\)"):
+    with pytest.raises(UsageError, match=r"ledger:one_too_many returns \(2, 6\) for two .* expected \(2, 5\)"):
         build_model(ModelConfig(name="ledger:one_too_many"), 5, 8)
-    with pytest.raises(UsageError, match=r"ledger:no_module gave a str, expected a torch.nn.Module"):
+    with pytest.raises(UsageError, match=r"ledger:no_module returned a str, expected a torch.nn.Module"):
         build_model(ModelConfig(name="ledger:no_module"), 5, 8)
     assert build_model(ModelConfig(name="ledger:one_too_many"), 5, 9).training  # a size that it cannot take: told later
 

@@ -125,18 +125,18 @@ class TooSmall(Base):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (MakesParameter, "makes the parameter 'scale' in its first pass.*__init__"),
+        (MakesParameter, "creates the parameter 'scale' in its first pass.*__init__"),
         (ChangesParameter, "changes the parameter 'head.bias' in a forward pass"),
         (Sparse, "sparse gradient for 'table.weight'.*sparse=False"),
-        (Overlapping, "two parameters in one memory, 'head.weight' and 'same'|'same' and 'head.weight'"),
+        (Overlapping, "two parameters that share memory, 'head.weight' and 'same'|'same' and 'head.weight'"),
         (Complex, "complex parameter 'phase'"),
-        (TwoOutputs, r"gives tuple for two images in training, expected \(2, 2\)"),
-        (lambda: Remembering(persistent=False), "buffer 'seen' in each pass and does not save it"),
+        (TwoOutputs, r"returns tuple for two images in training, expected \(2, 2\)"),
+        (lambda: Remembering(persistent=False), "buffer 'seen' in each pass but does not save it"),
         (lambda: Remembering(dtype=torch.bool), "bool buffer 'seen'"),
-        (MakesBuffer, "makes the buffer 'grid'"),
+        (MakesBuffer, "creates or resizes the buffer 'grid'"),
         (ExtraState, "state '_extra_state' of type dict"),
         (Forgetful, "does not restore '_extra_state' from a file"),
-        (TooSmall, r"cannot take two images of 8 pixels.*data.image_size"),
+        (TooSmall, r"fails on two images of 8 pixels.*data.image_size"),
     ],
 )
 def test_models_that_would_go_wrong_are_refused(make, message):

@@ -61,7 +61,7 @@ def test_every_trainable_parameter_is_in_one_group():
 
 
 def test_a_pattern_that_matches_nothing_is_an_error_that_names_parameters():
-    with pytest.raises(UsageError, match=r"no parameter's name matches 'haed'.*backbone.0.weight"):
+    with pytest.raises(UsageError, match=r"no parameter name matches 'haed'.*backbone.0.weight"):
         groups_of(groups=[ParamGroupConfig(match="haed")])
 
 

@@ -372,7 +372,7 @@ def test_verification_names_the_file_and_what_is_wrong(tmp_path):
     with pytest.raises(CorruptError, match=r"a\.bin has 4 bytes instead of 5"):
         verify_folder(tmp_path / "x")
     (tmp_path / "x" / "a.bin").write_bytes(b"12346")
-    with pytest.raises(CorruptError, match=r"a\.bin does not have the content that was written"):
+    with pytest.raises(CorruptError, match=r"a\.bin does not have the contents that were written"):
         verify_folder(tmp_path / "x")
 
 
@@ -435,7 +435,7 @@ def full_disk(size: int = 600):
 def check_disk_error_leaves_the_old_ones(checkpoints, state):
     save(checkpoints, at(state, 5))
     with (
-        pytest.raises(DiskError, match=r"step-00000007 could not be written: .*Older checkpoints are as they were"),
+        pytest.raises(DiskError, match=r"step-00000007 could not be written: .*Older checkpoints are unchanged"),
         full_disk(),
     ):
         save(checkpoints, at(state, 7))

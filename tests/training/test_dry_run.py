@@ -11,10 +11,10 @@ import pytest
         ("loss.name=focl", "there is no such loss. Did you mean 'focal'?", 2),
         ("optim.name=adamm", "there is no such optimizer. Did you mean", 2),
         ("run.trackers=[tensorbord]", "run.trackers names 'tensorbord', which is not a tracker", 2),
-        ("model.init_from=nope.pt", "nope.pt: there are no weights", 66),
+        ("model.init_from=nope.pt", "nope.pt: no weights found", 66),
         ("augment.transforms=[{name: RandAugmen}]", "has no 'RandAugmen' in transforms.v2. Did you mean", 2),
         ("loss.class_weights={'11': 2}", "there is no class '11'", 2),
-        ("model.freeze=[block]", "no parameter's name begins with 'block'", 2),
+        ("model.freeze=[block]", "no parameter name begins with 'block'", 2),
         ("optim.warmup=99 epochs", "its learning rate would never reach optim.lr", 2),
     ],
 )

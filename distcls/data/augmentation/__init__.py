@@ -1,1 +1,1 @@
-"""What changes training images at random, whole batches at a time or one by one."""
+"""Changes training images at random, in whole batches or one by one."""

@@ -1,7 +1,7 @@
-"""What a training image goes through, for a whole batch at once, on the device.
+"""Augments a whole batch of training images at once, on the device.
 
-Numbers and pixels are apart: `draw_numbers` draws one table for the *global* batch of a step on the CPU,
-keyed by the step, and each rank takes its rows. `Augmentation` applies rows to pixels, and draws nothing.
+Random numbers and pixels are kept apart: `draw_numbers` draws one table for the *global* batch of a step on the CPU,
+keyed by the step, and each rank takes its rows. `Augmentation` applies these rows to pixels and draws nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from distcls.plan.keys import numpy_generator
 
 
 def draw_crops(plan: BatchPlan, step: int, view: int = 0) -> np.ndarray:
-    """The random numbers that say which parts remain of the images of one step: (B, NUM_DRAWS) from 0 to 1.
+    """Draw the random numbers for the random resized crops of one step: (B, NUM_DRAWS) from 0 to 1.
 
-    Apart from the others, because workers need them, who cut while they read.
+    They are separate from the others because workers, which crop while they read, need them.
     """
     return _generator(plan, step, view, "resized crop").random((plan.global_batch_size, NUM_DRAWS))
 
 
 def draw_numbers(config: AugmentConfig, plan: BatchPlan, step: int, view: int = 0) -> Numbers:
-    """The random numbers of one step, a row for each of the B images of the global batch.
+    """Draw the random numbers of one step, with a row for each of the B images in the global batch.
 
-    "shift": (B, 2) pixels down and right. "mirrored": (B,) bool. "cutout" and "erased": (B, 4) boxes. Colours
-    and mixing: see color_jitter.py and mixing.py. Objectives may want more than one view of the same images.
+    "shift": (B, 2) pixels down and right. "mirrored": (B,) bool. "cutout" and "erased": (B, 4) boxes. For colours
+    and mixing, see color_jitter.py and mixing.py. view: objectives may need several views of the same images.
     """
     generator = functools.partial(_generator, plan, step, view)
     numbers: dict[str, np.ndarray] = {}
@@ -59,21 +59,21 @@ def draw_numbers(config: AugmentConfig, plan: BatchPlan, step: int, view: int = 
 
 
 def _generator(plan: BatchPlan, step: int, view: int, kind: str) -> np.random.Generator:
-    """Each kind of numbers has one of its own, so that switching one on changes no other."""
+    """Return a generator for one kind of numbers, so that switching one kind on changes no other."""
     return numpy_generator(plan.seed, f"augment {kind}" + (f", view {view}" if view else ""), step)
 
 
 @functools.lru_cache(maxsize=1)
 def _mirrored_first(seed: int, num_images: int) -> np.ndarray:
-    """Which images an alternating flip mirrors in epoch 0, 2, 4 …; in 1, 3, 5 … it mirrors the others.
+    """Return which images an alternating flip mirrors in epochs 0, 2, 4 …; in 1, 3, 5 … it mirrors the others.
 
-    As in KellerJordan/cifar10-airbench: in any two epochs the model sees both sides of every image.
+    As in KellerJordan/cifar10-airbench: in any two consecutive epochs the model sees both sides of every image.
     """
     return numpy_generator(seed, "augment alternating flip").random(num_images) < 0.5
 
 
 class Augmentation:
-    """Applies a step's numbers to a micro-batch and normalises it. image_size: side of what "box" cuts out."""
+    """Applies a step's random numbers to a micro-batch and normalises it. image_size: side to resize "box" crops to."""
 
     def __init__(self, normalize: Normalize, num_classes: int, image_size: int = 0) -> None:
         self.normalize = normalize
@@ -81,10 +81,10 @@ class Augmentation:
         self.image_size = image_size
 
     def __call__(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (m, 3, H, W), and targets: class ids (m,), or shares (m, C) if mixed."""
+        """Return images (m, 3, H, W) and targets: class ids (m,), or shares (m, C) if mixed."""
         pixels, rows, labels, numbers = batch.pixels, batch.rows, batch.labels, batch.numbers
         if "box" in numbers or "shift" not in numbers:
-            pixels, rows = batch.own_pixels, None  # a shift takes them from where they lie, which saves a copy
+            pixels, rows = batch.own_pixels, None  # a shift gathers them itself, which saves a copy
         if "box" in numbers:
             pixels = crop_and_resize(pixels, numbers["box"], self.image_size)
         if "shift" in numbers:
@@ -102,7 +102,7 @@ class Augmentation:
 
 
 def _mirror(pixels: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    """Mirroring alone: on a CPU, image by image takes a tenth of the time of `_move`, or of all at once."""
+    """Mirror without a shift. On a CPU, image by image takes a tenth of the time of `_move`, or of all at once."""
     if pixels.device.type != "cpu":
         return torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
     result = pixels.clone()
@@ -114,9 +114,9 @@ def _mirror(pixels: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
 def _move(
     pixels: torch.Tensor, images: torch.Tensor | None, shift: torch.Tensor, mirrored: torch.Tensor | None
 ) -> torch.Tensor:
-    """Random crop of some of the images (all), reflected at their edges, and mirroring, as one gather of pixels.
+    """Shift images (None: all) with reflection at their edges, and mirror them, in a single gather of pixels.
 
-    Twice as fast on a CPU as indexing by (image, row, column), and as slicing image by image.
+    On a CPU, this is twice as fast as indexing by (image, row, column) or slicing image by image.
     """
     _, height, width, channels = pixels.shape
     n = len(shift)
@@ -129,12 +129,12 @@ def _move(
     if images is None:
         images = torch.arange(n, device=pixels.device)
     index = (images[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
-    table = pixels.view(-1, channels)  # a copy of all images would be silent
+    table = pixels.view(-1, channels)  # not reshape, which might silently copy all images
     return table.index_select(0, index.view(-1)).view(n, height, width, channels)
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Fold an index that lies past an edge back inside, without repeating the edge."""
+    """Fold an index past an edge back inside, without repeating the edge."""
     if size == 1:
         return torch.zeros_like(index)
     period = 2 * (size - 1)

@@ -54,5 +54,5 @@ def jitter(pixels: torch.Tensor, color: torch.Tensor, gray: torch.Tensor, dtype:
 
 @functools.cache
 def _luma(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Made once: to make it each time would copy three numbers to the device, and wait for that."""
+    """Cached: making it each time would copy three numbers to the device and wait for the copy."""
     return torch.tensor(LUMA, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: blend the images of a micro-batch with each other, and their targets alike."""
+"""Mixup and CutMix: blend the images of a micro-batch with each other, and their targets in the same way."""
 
 from __future__ import annotations
 

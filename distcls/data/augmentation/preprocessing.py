@@ -1,4 +1,4 @@
-"""From the pixels of an image to what a model eats, the same in training, evaluation and prediction."""
+"""Turns an image's pixels into a model's input, in the same way for training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from distcls.data.decoding.decode import Decoding
 
 
 def describe_preprocessing(decoding: Decoding, normalize: NormalizeConfig) -> dict[str, Any]:
-    """For preprocessing.json: all that lies between an image file and the network."""
+    """Return the contents of preprocessing.json: everything between an image file and the model."""
     return {**dataclasses.asdict(decoding), "normalize": dataclasses.asdict(normalize)}
 
 
 def described_decoding(description: Mapping[str, Any]) -> Decoding:
-    """The Decoding of a preprocessing.json; one from before a setting existed means that setting's default."""
+    """Return the Decoding in a preprocessing.json. Settings that did not exist yet get their defaults."""
     settings: dict[str, Any] = {
         field.name: description[field.name] for field in dataclasses.fields(Decoding) if field.name in description
     }
@@ -29,10 +29,10 @@ def described_decoding(description: Mapping[str, Any]) -> Decoding:
 
 
 class Normalize(nn.Module):
-    """uint8 images (n, H, W, 3) to normalised images (n, 3, H, W), as one multiplication and addition.
+    """Turns uint8 images (n, H, W, 3) into normalised images (n, 3, H, W) by one multiplication and addition.
 
-    Pixels that lie as HWC are channels_last already: no copy is made but the conversion itself. Float images
-    from 0 to 255 are normalised too, with gradients, for those who ask how the pixels matter.
+    HWC pixels are already channels_last, so nothing is copied but for the conversion itself. Float images from 0 to
+    255 are normalised too, with gradients, for those who ask how much each pixel matters.
     """
 
     scale: torch.Tensor
@@ -46,7 +46,7 @@ class Normalize(nn.Module):
 
     @staticmethod
     def build(config: NormalizeConfig, device: torch.device, dtype: torch.dtype, channels_last: bool) -> Normalize:
-        """The statistics are of values from 0 to 1, the pixels go from 0 to 255."""
+        """Return the module for statistics of values from 0 to 1, scaled to pixels from 0 to 255."""
         mean = torch.tensor(config.mean, dtype=torch.float64).view(1, 3, 1, 1)
         std = torch.tensor(config.std, dtype=torch.float64).view(1, 3, 1, 1)
         scale, shift = 1 / (255 * std), -mean / std
@@ -54,15 +54,15 @@ class Normalize(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         n, height, width, channels = images.shape
-        # Row by row, as wide as a row is: a CPU takes a third of the time that it needs for rows of three numbers.
+        # Whole rows at a time: on a CPU, this takes a third of the time of three numbers at a time.
         rows = images.reshape(n * height, width * channels).to(self.scale.dtype)
         scale, shift = self.scale.view(-1).repeat(width), self.shift.view(-1).repeat(width)
-        is_ours = images.dtype != self.scale.dtype and not rows.requires_grad  # a copy, which may be written to
+        is_ours = images.dtype != self.scale.dtype and not rows.requires_grad  # a copy, so we may write to it
         result = torch.addcmul(shift, rows, scale, out=rows if is_ours else None)
         images = result.view(n, height, width, channels).permute(0, 3, 1, 2)
         return images if self.channels_last else images.contiguous()
 
     def undo(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised images (n, 3, H, W) back to uint8 (n, H, W, 3), to be looked at."""
+        """Turn normalised images (n, 3, H, W) back into uint8 (n, H, W, 3), to look at."""
         pixels = ((images - self.shift) / self.scale).round().clamp(0, 255)
         return pixels.permute(0, 2, 3, 1).to(torch.uint8)

@@ -1,1 +1,1 @@
-"""Decoded images, kept on disk and in memory."""
+"""Keeps decoded images on disk and in memory."""

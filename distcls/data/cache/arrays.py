@@ -1,7 +1,7 @@
-"""Images that some reader brings as arrays, kept in the store, where all processes of a machine map and share them.
+"""Keeps images that a reader returns as arrays in the store, so that all processes of a machine map and share them.
 
-A reader's arrays are private memory, once more in each process; and reading them, unpacking an archive and
-checking its sums, takes a while at each start.
+A reader's own arrays would take up private memory in every process, and reading them (unpacking archives,
+verifying checksums) would delay every start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PART_BYTES = 2**26
 
 @dataclass
 class Arrays:
-    """One split, as it was read."""
+    """One split as returned by its reader."""
 
     split: str
     class_names: list[str]
@@ -35,9 +35,9 @@ class Arrays:
 
 
 def open_arrays(cache_dir: Path, title: str, key: str, read: Callable[[], Iterable[Arrays]]) -> dict[str, ArraySet]:
-    """The splits in the store, which `read` fills where they are not there yet, one split after the other.
+    """Return the splits in the store; if they are not there yet, `read` provides them, one split at a time.
 
-    key: changes with what would be read. Raises DiskError, and what `read` raises.
+    key: changes whenever `read` would return something else. Raises DiskError, and whatever `read` raises.
     """
     path = entry_path(cache_dir, f"{title[:40]}-{key}")
     about = read_entry(path)
@@ -69,7 +69,7 @@ def _write(splits: Iterable[Arrays], journal: Journal) -> tuple[Parts, About]:
 
 
 def write_array(path: Path, array: np.ndarray) -> list[tuple[int, int]]:
-    """Writes an array's bytes to a file; the length and CRC-32 of each part of them."""
+    """Write an array's bytes to a file, and return the length and CRC-32 of each part."""
     parts, content = [], np.ascontiguousarray(array).data.cast("B")
     with path.open("wb") as file:
         for start in range(0, len(content), PART_BYTES):

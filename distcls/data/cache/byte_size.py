@@ -1,4 +1,4 @@
-"""Sizes as people write them: "4 GB"."""
+"""Parses sizes as people write them, such as "4 GB"."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", sta
 
 
 def parse_size(size: str | int, setting: str = "data.cache") -> int:
-    """Bytes of "4 GB" (10^9 each), "1.5GiB" (2^30 each), "500 MB", "0" or a plain number. Raises UsageError."""
+    """Return the bytes in "4 GB" (10^9 each), "1.5GiB" (2^30 each), "500 MB", "0" or a number. Raises UsageError."""
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(size).lower())
     if parts is None or parts[2] not in _UNITS:
         raise UsageError(f'{size!r} is not a size. Write it like "4 GB", "500 MB" or 0: {setting}="4 GB"')

@@ -1,4 +1,4 @@
-"""Where distcls keeps what it can compute again: downloads, decoded images."""
+"""The folder for everything that can be recreated: downloads and decoded images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from distcls.errors import DiskError
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """data.cache_dir, or distcls in $XDG_CACHE_HOME, or ~/.cache/distcls."""
+    """Return data.cache_dir, or distcls in $XDG_CACHE_HOME, or ~/.cache/distcls."""
     home_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(config.cache_dir or f"{home_cache}/distcls").expanduser().absolute()
 
 
 @contextlib.contextmanager
 def explaining_disk_errors(folder: Path) -> Iterator[None]:
-    """Turns the OSErrors of writing under `folder` into a DiskError that says what to do."""
+    """Turn an OSError from writing under `folder` into a DiskError that says what to do."""
     try:
         yield
     except OSError as error:
         raise DiskError(
             f"cannot write decoded images under {folder}: {error.strerror or error}. "
-            "Name a folder with space that you may write to: data.cache_dir=DIR"
+            "Choose a writable folder with enough space: data.cache_dir=DIR"
         ) from error

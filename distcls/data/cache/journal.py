@@ -1,4 +1,4 @@
-"""What a decoding that was killed has already done, so that the next start resumes there."""
+"""Records how far decoding has come, so that after a kill the next start resumes there."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from typing import TextIO
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images of a set that have been decoded: start to stop."""
+    """A run of decoded images, from start up to stop, not included."""
 
     start: int
     stop: int
     bad: dict[int, str]
-    """Index and reason of those that cannot be."""
+    """Index and reason of each image that cannot be decoded."""
     num_animations: int
     """Images that are the first frame of several."""
     checksum: int
-    """CRC-32 of their pixels; 0 where no pixels are kept."""
+    """CRC-32 of their pixels; 0 if pixels are not kept."""
     digests: str
-    """content_digest of each file, one after the other, in hex; zeros for bad images and where there are no files."""
+    """content_digest of each file, concatenated, in hex; zeros for bad images and images without their own file."""
     stamp: str
-    """Of the image set, see FolderSet."""
+    """FolderSet.stamp of the image set."""
 
 
 @dataclass
 class Journal:
-    """A line of JSON for each finished chunk, written after its pixels, in the folder that is being built."""
+    """One line of JSON per finished chunk, written after its pixels, in the folder that is being built."""
 
     file: TextIO
 
     @property
     def folder(self) -> Path:
-        """Where the files of the entry are written."""
+        """The folder where the entry's files are written."""
         return Path(self.file.name).parent
 
     def chunks(self) -> list[Chunk]:
-        """Those that earlier starts have finished, the last one last. A line cut short by a kill is none."""
+        """Return the chunks that earlier starts finished, oldest first. Lines cut short by a kill are skipped."""
         done = []
         self.file.seek(0)
         for line in self.file:
             try:
                 chunk = Chunk(**json.loads(line))
-                bad = {int(i): reason for i, reason in chunk.bad.items()}  # JSON has no numbers as keys
+                bad = {int(i): reason for i, reason in chunk.bad.items()}  # JSON keys are strings
             except (ValueError, TypeError, AttributeError):
                 continue
             done.append(replace(chunk, bad=bad))
         return done
 
     def add(self, chunk: Chunk) -> None:
-        """Note a chunk whose pixels are written."""
+        """Record a chunk whose pixels have been written."""
         self.file.seek(0, os.SEEK_END)
         self.file.write("\n" + json.dumps(asdict(chunk)))
         self.file.flush()

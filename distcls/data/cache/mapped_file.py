@@ -1,4 +1,4 @@
-"""Arrays that lie in a file and are mapped into memory, so that all processes of a machine share one copy."""
+"""Maps arrays in files into memory, so that all processes of a machine share one copy."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MappedFile:
-    """Where a uint8 array lies: what travels to another process instead of its bytes."""
+    """The location of a uint8 array, sent to other processes instead of its bytes."""
 
     path: str
     shape: tuple[int, ...]
     offset: int = 0
 
     def open(self) -> np.memmap:
-        """Maps it copy-on-write: torch takes it without a warning, and nobody can change the file by it."""
+        """Map the array copy-on-write: torch accepts it without a warning, and writing to it cannot change the file."""
         return np.memmap(self.path, np.uint8, "c", self.offset, self.shape)
 
 
 def to_send(array: np.ndarray) -> np.ndarray | MappedFile:
-    """Stands in for a mapped array, or consecutive rows of one, in a pickle; other arrays stay themselves."""
+    """Return a stand-in to pickle for a mapped array, or for consecutive rows of one; other arrays are unchanged."""
     if (
         not isinstance(array, np.memmap)
         or not array.filename
@@ -32,11 +32,11 @@ def to_send(array: np.ndarray) -> np.ndarray | MappedFile:
     whole: np.ndarray = array
     while isinstance(whole.base, np.ndarray):
         whole = whole.base
-    # numpy gives every part of a mapped array the offset of the whole.
+    # numpy reports the offset of the whole mapped array for each of its parts.
     offset = array.offset + array.ctypes.data - whole.ctypes.data
     return MappedFile(str(array.filename), array.shape, offset)
 
 
 def received(sent: np.ndarray | MappedFile) -> np.ndarray:
-    """The other end of `to_send`."""
+    """Return the array that `to_send` was given."""
     return sent.open() if isinstance(sent, MappedFile) else sent

@@ -1,4 +1,4 @@
-"""Decodes every image once and keeps the pixels in the store, in one file that all processes of a machine share."""
+"""Decodes each image once and keeps the pixels in the store, in one file that all processes of a machine share."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ from distcls.data.sources.image_set import CONTENT_BYTES, ArraySet, ImageSet
 from distcls.errors import DiskError
 
 MOST_STAMPS = 20
-"""Copies of a folder that an entry remembers: it is believed for them without reading their files again."""
+"""The number of copies of a folder that an entry remembers and is trusted for without reading their files again."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many bytes of decoded images of a set are kept."""
+    """The most bytes of decoded images of a set that are kept."""
 
     memory: int
     disk: int = 0
 
     @staticmethod
     def of(config: DataConfig) -> Limits:
-        """As the config says. Raises UsageError."""
+        """Return the limits from the config. Raises UsageError."""
         return Limits(parse_size(config.cache), parse_size(config.disk_cache, "data.disk_cache"))
 
     def keep(self, num_bytes: int) -> bool:
-        """Whether so many are kept, in memory or on disk."""
+        """True if this many bytes are kept, in memory or on disk."""
         return num_bytes <= max(self.memory, self.disk)
 
 
 @dataclass
 class Decoded:
-    """What decoding a whole image set gave."""
+    """The result of decoding a whole image set."""
 
     pixels: np.ndarray | None
-    """uint8 (N, image_size, image_size, 3), shared by the processes of the machine; None: too large, read files."""
+    """uint8 (N, image_size, image_size, 3), shared by the machine's processes; None if too large: read the files."""
     in_memory: bool
-    """Whether they are few enough to stay in memory."""
+    """True if the pixels are small enough to stay in memory."""
     bad: dict[int, str]
     """Index and reason of each bad image; its pixels are 0."""
     num_animations: int = 0
     """Images that are the first frame of several."""
     digests: np.ndarray | None = None
-    """uint8 (N, 16), content_digest of each file that is not bad; None where images are not in files of their own."""
+    """uint8 (N, 16), content_digest of each file that is not bad; None if images have no files of their own."""
 
 
 def open_pixels(
@@ -82,15 +82,15 @@ def open_pixels(
     barrier: Callable[[], None],
     progress: Progress | None = None,
 ) -> Decoded:
-    """Decodes an image set, or finds it decoded by an earlier run; every process calls it, one per machine builds.
+    """Decode an image set, unless an earlier run did. Every process calls this; one per machine does the work.
 
-    Images that are too large for both limits are decoded too, once, to find the bad ones, but not kept.
-    Raises DiskError where cache_dir cannot be written.
+    Images too large for both limits are also decoded once, to find the bad ones, but not kept.
+    Raises DiskError if cache_dir cannot be written.
     """
     shape = (len(image_set), *decoding.shape)
     in_memory, keeps_pixels = math.prod(shape) <= limits.memory, limits.keep(math.prod(shape))
     if isinstance(image_set, ArraySet) and (not keeps_pixels or image_set.images.shape == shape):
-        # Nothing to decode. Batches are taken from them as from a table of pixels, so they must lie in order.
+        # Nothing to decode. Batches are gathered from them as from a table of pixels, so they must be in C order.
         return Decoded(np.require(image_set.images, requirements="C") if keeps_pixels else None, in_memory, {})
     entry = _Entry(image_set, decoding, cache_dir, keeps_pixels)
     if is_builder:
@@ -99,7 +99,7 @@ def open_pixels(
     barrier()
     about = read_entry(entry.path)
     if about is None:
-        raise DiskError(f"what was decoded in {entry.path} is gone: did somebody empty the folder? Run again.")
+        raise DiskError(f"the decoded images in {entry.path} are gone: did somebody empty the folder? Run again.")
     bad = {int(i): reason for i, reason in about["bad"].items()}
     pixels = MappedFile(str(entry.path / "pixels"), shape).open() if keeps_pixels else None
     return Decoded(pixels, in_memory, bad, about["num_animations"], entry.digests())
@@ -112,7 +112,7 @@ def keep_findings(
     cache_dir: Path,
     found: Decoded,
 ) -> None:
-    """Spares a run that will read files its search for the bad ones: `distcls check` has just decoded them all."""
+    """Save which images are bad, so that a run that reads files need not look for them after `distcls check` did."""
     if isinstance(image_set, ArraySet) or limits.keep(len(image_set) * math.prod(decoding.shape)):
         return
     entry = _Entry(image_set, decoding, cache_dir, keeps_pixels=False)
@@ -120,15 +120,15 @@ def keep_findings(
     def write(journal: Journal) -> tuple[Parts, About]:
         return entry.write_findings(journal, found.bad, found.num_animations, found.digests)
 
-    with contextlib.suppress(OSError):  # then the run decodes them again
+    with contextlib.suppress(OSError):  # if this fails, the run decodes them again
         build_entry(entry.path, write, lambda: False)
 
 
 @dataclass
 class _Entry:
-    """What is kept of one image set: the files `digests` and, if they are kept, `pixels`.
+    """One image set in the store: the files `digests` and, if pixels are kept, `pixels`.
 
-    about.json adds {"bad", "num_animations", "stamps"}: the last are those of all folders that it was true for.
+    about.json adds {"bad", "num_animations", "stamps"}; stamps are those of all folders the entry was valid for.
     """
 
     image_set: ImageSet
@@ -147,7 +147,7 @@ class _Entry:
         return hashlib.sha256(repr((self.image_set.fingerprint(), modified, how, *DECODER)).encode()).hexdigest()
 
     def digests(self) -> np.ndarray | None:
-        """See Decoded."""
+        """Return Decoded.digests."""
         if not isinstance(self.image_set, FolderSet):
             return None
         return np.fromfile(self.path / "digests", np.uint8).reshape(-1, CONTENT_BYTES)
@@ -155,13 +155,13 @@ class _Entry:
     # Finding ---------------------------------------------------------------------------------------
 
     def ensure(self, progress: Progress | None) -> None:
-        """Build it unless an earlier run did. Raises OSError and DiskError."""
+        """Build the entry unless an earlier run did. Raises OSError and DiskError."""
         if not self.is_current(progress):
             build_entry(self.path, lambda journal: self.write(journal, progress), lambda: self.is_current(None))
         remove_unused(self.path.parent)
 
     def is_current(self, progress: Progress | None) -> bool:
-        """True if it is whole and of these very files. Also false when an image that was bad is not any more."""
+        """True if the entry is complete and of these very files, and no image that was bad can be decoded by now."""
         about = read_entry(self.path)
         if about is None or not all(self._is_bad(int(i)) for i in about["bad"]):
             return False
@@ -179,7 +179,7 @@ class _Entry:
         return False
 
     def _has_content(self, progress: Progress | None) -> bool:
-        """True if every image that was decoded has still the bytes it had then. Reads all files."""
+        """True if every decoded image still has the bytes it had then. Reads all files."""
         expected = self.digests()
         if expected is None or not isinstance(self.image_set, FolderSet):
             return True
@@ -193,9 +193,9 @@ class _Entry:
     # Building --------------------------------------------------------------------------------------
 
     def write(self, journal: Journal, progress: Progress | None) -> tuple[Parts, About]:
-        """Decodes into the folder of the journal, which says what a build that was killed has done already.
+        """Decode into the journal's folder, resuming a killed build.
 
-        Checksums say which of that has come to the disk. OSError where the disk does not let it.
+        Checksums tell which of its chunks reached the disk. Raises OSError if the disk fails.
         """
         chunks = self._decode(journal, progress)
         bad = {i: reason for chunk in chunks for i, reason in chunk.bad.items()}
@@ -209,13 +209,13 @@ class _Entry:
     def write_findings(
         self, journal: Journal, bad: dict[int, str], num_animations: int, digests: np.ndarray | None
     ) -> tuple[Parts, About]:
-        """What is kept in any case."""
+        """Write what is kept even if the pixels are not: digests, bad images and the number of animations."""
         content = digests if digests is not None else np.zeros((len(self.image_set), CONTENT_BYTES), np.uint8)
         parts = {"digests": write_array(journal.folder / "digests", content)}
         return parts, {"bad": bad, "num_animations": num_animations, "stamps": [self.stamp]}
 
     def _decode(self, journal: Journal, progress: Progress | None) -> list[Chunk]:
-        """All chunks of the set, in order."""
+        """Decode what is missing, and return all chunks of the set in order."""
         pixels = journal.folder / "pixels"
         job = DecodeJob(self.image_set, self.decoding, pixels if self.keeps_pixels else None)
         if self.keeps_pixels:
@@ -228,7 +228,7 @@ class _Entry:
         return [done[place] for place in cut_chunks(job)]
 
     def _is_done(self, pixels: Path, chunk: Chunk) -> bool:
-        """True if its pixels have come to the disk, and are those of the files that are there now."""
+        """True if the chunk's pixels reached the disk and the files are unchanged since."""
         if self.keeps_pixels and not has_parts(pixels, [self._part(chunk)], chunk.start * self.bytes_per_image):
             return False
         if chunk.stamp == self.stamp or not isinstance(self.image_set, FolderSet):
@@ -239,7 +239,7 @@ class _Entry:
         return (chunk.stop - chunk.start) * self.bytes_per_image, chunk.checksum
 
     def _make_room(self, pixels: Path) -> None:
-        """The file at its full size, its blocks still to be written. Raises DiskError where they would not fit."""
+        """Extend the file to its full size, without writing blocks. Raises DiskError if they would not fit."""
         pixels.touch()
         size, folder = len(self.image_set) * self.bytes_per_image, self.path.parent
         needed = size - pixels.stat().st_blocks * 512
@@ -248,8 +248,8 @@ class _Entry:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise DiskError(
-                f"the decoded images take {needed / 1e9:.2f} GB more in {folder}, where {free / 1e9:.2f} GB are "
-                "free. Name a folder with more space, data.cache_dir=DIR, or read the image files instead: "
+                f"the decoded images need another {needed / 1e9:.2f} GB in {folder}, but only {free / 1e9:.2f} GB are "
+                "free. Choose a folder with more space, data.cache_dir=DIR, or read the image files instead: "
                 "data.cache=0 data.disk_cache=0"
             )
         os.truncate(pixels, size)

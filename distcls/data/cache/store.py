@@ -1,10 +1,10 @@
-"""Decoded images on disk: a folder for each set, which appears whole and which all processes of a machine map.
+"""Stores decoded images on disk: one folder per set, which appears whole and is mapped by all processes of a machine.
 
-    decoded/distcls-KEY/           files of pixels, labels …; about.json: their sizes and checksums, and what was found
-    decoded/distcls-KEY.partial/   one that is being built, or was when its process was killed
+    decoded/distcls-KEY/           files of pixels, labels …; about.json: their sizes, checksums and the findings
+    decoded/distcls-KEY.partial/   an entry that is being built, or whose builder was killed
 
-The key changes with what would be decoded, so an entry is right or not there. Whoever builds one holds a lock on its
-journal.
+The key changes with everything that affects decoding, so an entry is never out of date. Its builder holds a lock on
+the journal.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from distcls.data.cache.journal import Journal
 from distcls.files.atomic import fsync, put_in_place, write_json
 
 About = dict[str, Any]
-"""about.json: {"files": {name: {"size", "mtime_ns", "parts": [[bytes, CRC-32], …]}}, …}, and what its writer adds."""
+"""about.json: {"files": {name: {"size", "mtime_ns", "parts": [[bytes, CRC-32], …]}}, …}, plus what its writer adds."""
 
 Parts = dict[str, list[tuple[int, int]]]
-"""For each file of an entry, the length and the CRC-32 of each part of it, in order."""
+"""For each file of an entry, the length and CRC-32 of its parts, in order."""
 
 ABOUT, JOURNAL, PREFIX, PARTIAL = "about.json", "journal", "distcls-", ".partial"
 
 SECONDS_UNUSED = 30 * 86_400
-"""Every edit of an image folder, or of an .npz, leaves what was decoded before: it goes when unused for so long."""
+"""Each edit of an image folder or .npz leaves an old entry behind; it is removed after this long without use."""
 
 SECONDS_ABANDONED = 86_400
-"""What a killed builder has done waits so long to be resumed."""
+"""How long the unfinished work of a killed builder is kept, waiting to be resumed."""
 
 
 def entry_path(cache_dir: Path, key: str) -> Path:
-    """Where the entry of that key lies, or would."""
+    """Return the path of the entry with this key, whether or not it exists."""
     return cache_dir / "decoded" / f"{PREFIX}{key}"
 
 
@@ -48,20 +48,23 @@ def entry_path(cache_dir: Path, key: str) -> Path:
 
 
 def read_entry(path: Path) -> About | None:
-    """about.json of an entry that is whole, which counts as a use; None where a file is missing, cut or altered."""
+    """Return an entry's about.json and count this as a use; None if a file is missing, truncated or altered."""
     try:
         about = json.loads((path / ABOUT).read_text())
         if not all(_is_whole(path / name, file) for name, file in about["files"].items()):
             return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    with contextlib.suppress(OSError):  # somebody else's
+    with contextlib.suppress(OSError):  # the entry may be somebody else's
         os.utime(path / ABOUT)
     return about
 
 
 def _is_whole(path: Path, expected: dict[str, Any]) -> bool:
-    """Reading it all takes seconds to minutes, so only where somebody copied or touched the file."""
+    """True if a file is as it was written.
+
+    Reading it takes seconds to minutes, so it is read only if somebody copied or touched it.
+    """
     status = path.stat()
     if status.st_size != expected["size"]:
         return False
@@ -70,12 +73,12 @@ def _is_whole(path: Path, expected: dict[str, Any]) -> bool:
     if not has_parts(path, expected["parts"]):
         return False
     with contextlib.suppress(OSError):
-        os.utime(path, ns=(status.st_atime_ns, expected["mtime_ns"]))  # believed from now on
+        os.utime(path, ns=(status.st_atime_ns, expected["mtime_ns"]))  # trusted from now on
     return True
 
 
 def has_parts(path: Path, parts: list[tuple[int, int]], offset: int = 0) -> bool:
-    """True if the bytes from `offset` have these lengths and CRC-32 sums. Reads a little at a time."""
+    """True if the parts from `offset` on have these lengths and CRC-32 sums. Reads a little at a time."""
     with path.open("rb") as file:
         file.seek(offset)
         for length, expected in parts:
@@ -91,11 +94,11 @@ def has_parts(path: Path, parts: list[tuple[int, int]], offset: int = 0) -> bool
 
 
 def build_entry(path: Path, write: Callable[[Journal], tuple[Parts, About]], is_current: Callable[[], bool]) -> None:
-    """Make an entry appear whole, in place of one that is not right any more.
+    """Make an entry appear whole, replacing one that is no longer valid.
 
-    write: fills the journal's folder, where an earlier build that was killed may have begun to, and returns what
-    about.json holds. is_current: True if another run was faster, whose entry stays, since it may be mapped already.
-    Raises OSError, and what `write` raises.
+    write: fills the journal's folder, which may hold the work of an earlier build that was killed, and returns the
+    parts and the contents of about.json. is_current: returns True if another run was faster; its entry is kept,
+    because it may already be mapped. Raises OSError, and whatever `write` raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _journal(path) as journal:
@@ -113,16 +116,16 @@ def build_entry(path: Path, write: Callable[[Journal], tuple[Parts, About]], is_
 
 
 def update_entry(path: Path, about: About) -> None:
-    """Note something more about an entry, where this process may write."""
+    """Update an entry's about.json, if this process may write it."""
     with contextlib.suppress(OSError):
         write_json(path / ABOUT, about)
 
 
 @contextlib.contextmanager
 def _journal(path: Path) -> Iterator[Journal]:
-    """The journal of an unfinished build, or a new one; gone with its folder after a build that ends.
+    """Open the journal of an unfinished build, or a new one; it is removed with its folder once the build ends.
 
-    While another process has it, or where files cannot be locked, one of its own that no later start finds.
+    If another process holds it, or files cannot be locked, use a private journal, which later starts will not find.
     """
     shared = path.with_name(f"{path.name}{PARTIAL}")
     shared.mkdir(exist_ok=True)
@@ -139,17 +142,17 @@ def _journal(path: Path) -> Iterator[Journal]:
             can_be_resumed = journal.folder == shared
             raise
         finally:
-            if not can_be_resumed and _is_at(journal.folder / JOURNAL, file):  # else it has become the entry
+            if not can_be_resumed and _is_at(journal.folder / JOURNAL, file):  # if not, it has become the entry
                 shutil.rmtree(journal.folder, ignore_errors=True)
 
 
 def _lock(path: Path) -> TextIO | None:
-    """The file, open and locked until it is closed or its process ends; None where somebody else holds it."""
+    """Open a file and lock it until it is closed or the process ends; None if another process holds the lock."""
     with contextlib.suppress(OSError):
         file = path.open("a+")
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, file):  # else its last holder has just removed it
+            if _is_at(path, file):  # if not, its last holder has just removed it
                 return file
         file.close()
     return None
@@ -166,9 +169,9 @@ def _is_at(path: Path, file: TextIO) -> bool:
 
 
 def remove_unused(folder: Path, abandoned_after: float = SECONDS_ABANDONED) -> None:
-    """Remove entries that nobody has used for a month, and builds that were killed and not resumed for a day.
+    """Remove entries not used for a month, and killed builds not resumed within a day.
 
-    Builds of a process that lives are locked. Where files cannot be locked, only a month without a change tells.
+    Builds in progress are locked. Where files cannot be locked, builds are removed after a month without a change.
     """
     now = time.time()
     for path in folder.glob(f"{PREFIX}*"):

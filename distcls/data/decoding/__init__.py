@@ -1,1 +1,1 @@
-"""From image files to pixels."""
+"""Turns image files into pixels."""

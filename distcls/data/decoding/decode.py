@@ -1,6 +1,6 @@
-"""One way from an image file to pixels, for training, evaluation and prediction alike.
+"""Decodes image files to pixels, in one way for training, evaluation and prediction.
 
-Imports nothing but numpy and Pillow: decoding processes start with it and must start fast.
+Imports only numpy and Pillow: decoding processes import this file and must start fast.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 DECODER_VERSION = 3
 DECODER = (DECODER_VERSION, PIL.__version__)
-"""Part of the key of every cache of decoded images. Raise the version whenever `decode` gives other pixels."""
+"""Part of the key of all cached images. Raise the version whenever `decode` returns different pixels."""
 
-# Pillow would also open EPS (by running Ghostscript), PDF and forty more; images of the world are these.
+# Pillow would also open EPS (by running Ghostscript), PDF and forty more; these are the formats people train on.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
 
 JPEGS = ("JPEG", "MPO")
-"""Pillow's names of JPEG files; those with more than one picture, as many phones write them, are MPO."""
+"""Pillow's names for JPEG files; MPO has more than one picture, as many phones write."""
 
 OVERSAMPLING = 2
-"""A JPEG is decoded small only while its sides stay this many times those of what is made from it."""
+"""JPEGs are decoded at a reduced size only if that size is still this many times the final size."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
 MAX_FILE_BYTES = 2**32
-"""More than the largest image that is decoded takes in any format; files are read into memory whole."""
+"""More than the largest accepted image takes in any format; files are read into memory whole."""
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -43,45 +43,46 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-"""What may lie under a file's name without being one."""
+"""Things that are not regular files, in words for error messages."""
 
 LYING = (5, 6, 7, 8)
-"""EXIF's orientations of images whose width and height change places."""
+"""EXIF orientations that swap width and height."""
 
-# Pillow warns of broken metadata, and of more than 89 million pixels. Here an image is good or bad, and nobody
-# reads warnings of a million images. Bad are 179 million pixels, Pillow's limit: there are cameras of 100 million.
+# Pillow warns about broken metadata, and about images of more than 89 million pixels. Here an image is either good or
+# bad, and nobody reads the warnings of a million images. Bad means above 179 million pixels, Pillow's limit, since
+# there are 100-megapixel cameras.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadImageError(Exception):
-    """An image that cannot be decoded; the message is the reason, short, without the path."""
+    """An image that cannot be decoded; the message is the reason, in short and without the path."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What pixels an image becomes: the same in training, evaluation and prediction."""
+    """How an image becomes pixels: the same in training, evaluation and prediction."""
 
     image_size: int | None
-    """Side in pixels of the square; None leaves an image as large as it is."""
+    """Side of the square in pixels; None keeps each image's own size."""
     resize: str = "crop"
-    """crop: the short side becomes image_size, the long one is cut at both ends. pad: the long side becomes
-    image_size, with borders of the background. squish: both sides do, whatever the shape."""
+    """crop: scale the short side to image_size and cut the long side at both ends. pad: scale the long side to
+    image_size and add borders in the background colour. squish: scale both sides to image_size, whatever the shape."""
     background: str = "white"
-    """What lies behind transparent pixels and around padded images: a colour's name in CSS, or #rrggbb."""
+    """Colour behind transparent pixels and around padded images: a CSS colour name or #rrggbb."""
     float_range: tuple[float, float] | None = None
-    """Black and white of images whose pixels are float or 32-bit numbers: the files themselves do not say."""
+    """Pixel values of black and white for float or 32-bit images, whose files do not say."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, 3) of an image of a size."""
+        """(H, W, 3) of each decoded image; image_size must be set."""
         assert self.image_size is not None
         return self.image_size, self.image_size, 3
 
     keeps_pixels: ClassVar[bool] = False
-    """Whether what is cut out keeps its own pixels (see random_crop.py), instead of becoming image_size wide."""
+    """True if the box is cut out at its own size (see random_crop.py) instead of being resized to image_size."""
 
     def box(self, width: int, height: int) -> Box:
-        """The part of an upright image of this size that is seen."""
+        """Return the part of an upright image of this size that the model sees."""
         if self.resize != "crop" or self.image_size is None:
             return 0, 0, width, height
         side = min(width, height)
@@ -91,23 +92,23 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Original:
-    """What an image file holds, before it becomes pixels for a model."""
+    """The contents of an image file, before decoding for a model."""
 
     format: str
-    """Pillow's name, such as JPEG."""
+    """Pillow's name for it, such as JPEG."""
     mode: str
-    """Pillow's name, such as RGB, L or I;16."""
+    """Pillow's name for it, such as RGB, L or I;16."""
     width: int
     height: int
-    """Pixels, as people see it: upright."""
+    """Pixels of the upright image."""
     is_animation: bool
-    """Whether there are more frames, or pages, than the first."""
+    """True if there is more than one frame or page."""
 
 
 def decode(path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding) -> np.ndarray:
-    """Decodes one image completely: uint8 (H, W, 3), RGB, upright, fitted. Of an animation, its first frame.
+    """Decode an image completely: return uint8 (H, W, 3), RGB, upright and fitted. Animations give their first frame.
 
-    Raises BadImageError for whatever cannot be decoded to its end.
+    Raises BadImageError if the image cannot be decoded to its end.
     """
     return decode_and_describe(path_or_file, decoding)[0]
 
@@ -115,7 +116,7 @@ def decode(path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding) 
 def decode_and_describe(
     path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding
 ) -> tuple[np.ndarray, Original]:
-    """What `decode` gives, and what the file held. Raises BadImageError."""
+    """Return what `decode` returns, and what the file holds. Raises BadImageError."""
     if isinstance(path_or_file, str | os.PathLike):
         with open_image_file(path_or_file) as file:
             return decode_and_describe(file, decoding)
@@ -135,10 +136,10 @@ def decode_and_describe(
 
 
 def open_image_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """An image file, open for reading. Raises BadImageError, also for what only looks like a file.
+    """Open an image file for reading. Raises BadImageError, also for anything that is not a regular file.
 
-    A pipe, a socket or a device would keep its reader waiting, or never end; so would files under /proc, which say
-    that they are empty.
+    A pipe, socket or device could block its reader or never end, and so could files under /proc, which claim to be
+    empty.
     """
     try:
         status = os.stat(path)
@@ -154,7 +155,7 @@ def open_image_file(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_image_file(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of an image file. Raises BadImageError as open_image_file, and where the disk fails."""
+    """Return all bytes of an image file. Raises BadImageError like open_image_file, and if the disk fails."""
     with open_image_file(path) as file:
         try:
             return file.read()
@@ -163,28 +164,29 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def _is_animation(image: Image.Image) -> bool:
-    """Not so the second picture in the JPEG of a phone, which is a depth map or a preview."""
+    """True if there are more frames than the first; the depth map or preview in a phone's JPEG is not a frame."""
     try:
         return image.format != "MPO" and getattr(image, "is_animated", False)
-    except Exception:  # a second frame that is broken: nobody looks at it
+    except Exception:  # the second frame is broken, but nobody looks at it
         return False
 
 
 class Whole(NamedTuple):
-    """The upright image that a JPEG decoded small stands for, in pixels of its own size."""
+    """The full-size upright image behind a JPEG that was decoded at a reduced size, in full-size pixels."""
 
     width: int
     height: int
     left: int = 0
     top: int = 0
-    """Where it begins: sides become whole small pixels at their ends, which turning may bring to the front."""
+    """Where it begins: sides are rounded up to whole reduced pixels at their end, which turning may bring to the
+    front."""
 
 
 def _leave_out_detail(image: Image.Image, decoding: Decoding) -> Whole | None:
-    """Has a large JPEG decoded to 1/2, 1/4 or 1/8 of its sides, where what becomes of it is still smaller.
+    """Decode a large JPEG at 1/2, 1/4 or 1/8 of its sides if the final image is smaller still.
 
-    On photographs, the pixels moved by half a level of 255 on average (three times that without OVERSAMPLING), and
-    up to a third of the time was saved.
+    On photographs, this changed pixels by half a level of 255 on average (three times that without OVERSAMPLING)
+    and saved up to a third of the time.
     """
     width, height = image.size
     enough = OVERSAMPLING * (decoding.image_size or math.inf)
@@ -205,7 +207,7 @@ def _leave_out_detail(image: Image.Image, decoding: Decoding) -> Whole | None:
 
 
 def fit(image: Image.Image, decoding: Decoding, whole: Whole | None = None) -> Image.Image:
-    """Makes an RGB image square, (image_size, image_size), bilinear with antialiasing."""
+    """Make an RGB image square, (image_size, image_size), by bilinear resizing with antialiasing."""
     image_size = decoding.image_size
     if image_size is None or (image.size == (image_size, image_size) and not decoding.keeps_pixels):
         return image
@@ -218,7 +220,7 @@ def fit(image: Image.Image, decoding: Decoding, whole: Whole | None = None) -> I
         return image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
     if decoding.resize == "pad":
         return _pad(image, (left, top, right, bottom), image_size, decoding.background)
-    # Pillow cuts to a fraction of a pixel while it resizes.
+    # Pillow crops to a fraction of a pixel while it resizes.
     return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
 
 
@@ -232,13 +234,13 @@ def _pad(image: Image.Image, box: Box, image_size: int, background: str) -> Imag
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(Exception):  # broken EXIF around good pixels is common: every viewer shows such an image
+    with contextlib.suppress(Exception):  # broken EXIF around good pixels is common, and every viewer shows such images
         ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 to 8. Of a JPEG at any time, of others once they are loaded: a PNG is loaded by asking."""
+    """Return the EXIF orientation, 1 to 8. Except for JPEGs, ask after loading: asking loads a PNG."""
     with contextlib.suppress(Exception):
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
@@ -256,9 +258,9 @@ def _to_rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
 
 
 def _black_and_white(image: Image.Image, decoding: Decoding) -> tuple[float, float]:
-    """The range of the image's type: not that of its own pixels, for brightness must mean the same in all images.
+    """Return the range of the image's type, not of its own pixels: brightness must mean the same in all images.
 
-    Raises BadImageError where the type has no range and data.float_range gives none.
+    Raises BadImageError if neither the type nor data.float_range gives a range.
     """
     if image.mode.startswith("I;16"):
         bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, 16)  # a TIFF may have 12
@@ -269,15 +271,15 @@ def _black_and_white(image: Image.Image, decoding: Decoding) -> tuple[float, flo
         low, high = image.getextrema()
         raise BadImageError(
             f"its pixels are numbers from {low:.4g} to {high:.4g}: "
-            "say which are black and white, such as data.float_range=[0, 1]"
+            "give the values of black and white, such as data.float_range=[0, 1]"
         )
     return decoding.float_range
 
 
 def _from_numbers(image: Image.Image, black: float, white: float) -> Image.Image:
-    """Gray by range, where Pillow would clip all above 255 to white, and make floats from 0 to 1 black.
+    """Scale the range to gray; Pillow would clip everything above 255 to white and make floats from 0 to 1 black.
 
-    What is not a number, as where a measurement is missing, becomes black.
+    NaN, such as a missing measurement, becomes black.
     """
     shares = (np.asarray(image, np.float64) - black) / (white - black)
     return Image.fromarray(np.rint(255 * np.nan_to_num(shares).clip(0, 1)).astype(np.uint8)).convert("RGB")
@@ -286,7 +288,7 @@ def _from_numbers(image: Image.Image, black: float, white: float) -> Image.Image
 def _reason(error: Exception, file: BinaryIO | None = None) -> str:
     if isinstance(error, UnidentifiedImageError):
         is_empty = file is not None and file.seek(0, os.SEEK_END) == 0
-        return "an empty file" if is_empty else "not an image, or of a format that is not supported"
+        return "an empty file" if is_empty else "not an image, or in an unsupported format"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     if isinstance(error, OSError) and error.strerror:

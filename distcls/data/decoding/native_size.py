@@ -1,4 +1,4 @@
-"""What pixels images become: as the config says, and where it names no image size, of the size they have."""
+"""Chooses how a run decodes its images: as the config says, and at their own size if it sets no data.image_size."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from distcls.config.settings import DataConfig
 from distcls.data.decoding.decode import BadImageError, Decoding
 from distcls.data.sources.image_set import ImageSet
 
-LARGEST_NATIVE = 256  # photos of one size, such as 640x640, are not trained on at that size by default
+LARGEST_NATIVE = 256  # even if all photos are 640x640, that is too large to train on by default
 DEFAULT_SIZE = 224
-ATTEMPTS = 5  # images of a class that are tried before it is left out: its first ones may be broken
+ATTEMPTS = 5  # images to try in a class before skipping it: its first ones may be broken
 
 
 def choose_decoding(config: DataConfig, train: ImageSet) -> Decoding:
-    """How all images of a run are decoded."""
+    """Return how all images of a run are decoded."""
     black_and_white = None if config.float_range is None else (config.float_range[0], config.float_range[1])
     decoding = Decoding(config.image_size, config.resize, config.background, black_and_white)
     return decoding if config.image_size else dataclasses.replace(decoding, image_size=_native_size(train, decoding))
 
 
 def _native_size(image_set: ImageSet, decoding: Decoding) -> int:
-    """The side in pixels of square images up to 256 that all have one size, else 224; looks at one per class."""
+    """Return the side in pixels if images are all squares of one size up to 256, else 224. Looks at one per class."""
     size: tuple[int, ...] | None = None
     for label in range(len(image_set.class_names)):
         shape = _first_shape(image_set, label, decoding)

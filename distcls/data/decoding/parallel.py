@@ -1,4 +1,4 @@
-"""Goes through all images of a set once, on all CPUs of the machine where that is worth starting processes for."""
+"""Processes all images of a set once, on all CPUs of the machine if there are enough images to be worth it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import CONTENT_BYTES, ArraySet, ImageSet, content_digest
 
 Progress = Callable[[int, int], None]
-"""progress(images done, images in all)."""
+"""progress(images done, total images)."""
 
-MIN_IMAGES = 2000  # below, starting processes takes longer than decoding
+MIN_IMAGES = 2000  # with fewer, starting processes takes longer than decoding
 MAX_CHUNK_BYTES = 16_000_000
 MAX_CHUNK_IMAGES = 256
 
 
 BAD_CONTENT = bytes(CONTENT_BYTES)
-"""The digest of an image that is bad, or in no file of its own."""
+"""The digest of an image that is bad or has no file of its own."""
 
 
 class Job(Protocol):
-    """What to do with the images of a set. It is sent to decoding processes, and so are its answers."""
+    """Something to do with each image of a set. Jobs are pickled for decoding processes, and their results back."""
 
     @property
     def image_set(self) -> ImageSet: ...
@@ -47,21 +47,21 @@ class Job(Protocol):
     def decoding(self) -> Decoding: ...
 
     def do_chunk(self, start: int, stop: int) -> Any:
-        """Does it with the images from start to stop. Raises OSError for what must end the whole job."""
+        """Return the result for the images from start to stop. Raises OSError if the whole job must end."""
         ...
 
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """Everything a decoding process has to know."""
+    """Everything a decoding process needs to know."""
 
     image_set: ImageSet
     decoding: Decoding
     path: Path | None
-    """File of uint8 (N, image_size, image_size, 3) to write into; None decodes to find the bad images only."""
+    """File of uint8 (N, image_size, image_size, 3) to write into; None decodes only to find the bad images."""
 
     def do_chunk(self, start: int, stop: int) -> Chunk:
-        """Decodes the images from start to stop and writes them to their place; pixels of bad ones stay 0."""
+        """Decode the images from start to stop and write them to their places; pixels of bad images stay 0."""
         bad: dict[int, str] = {}
         num_animations = 0
         pixels = np.zeros((stop - start if self.path else 1, *self.decoding.shape), np.uint8)
@@ -74,14 +74,14 @@ class DecodeJob:
                 bad[i], digest = str(error), BAD_CONTENT
             digests.append(digest)
         if self.path:
-            with open(self.path, "r+b") as file:  # not through a mapping: there, a full disk kills by SIGBUS
+            with open(self.path, "r+b") as file:  # not through a mapping, where a full disk kills with SIGBUS
                 file.seek(start * math.prod(self.decoding.shape))
                 file.write(pixels.data)
         checksum, stamp = zlib.crc32(pixels.data) if self.path else 0, stamp_of(self.image_set)
         return Chunk(start, stop, bad, num_animations, checksum, b"".join(digests).hex(), stamp)
 
     def _decode(self, i: int) -> tuple[np.ndarray, bytes, bool]:
-        """Its pixels, the digest of its file, and whether it is the first frame of several. Raises BadImageError."""
+        """Return image i's pixels, its file's digest, and True if it is an animation. Raises BadImageError."""
         if not isinstance(self.image_set, FolderSet):
             return checked_image(self.image_set, i, self.decoding), BAD_CONTENT, False
         content = self.image_set.content(i)
@@ -91,13 +91,13 @@ class DecodeJob:
 
 @dataclass(frozen=True)
 class HashJob:
-    """Reads files without decoding them: are they those that have been decoded?"""
+    """Reads files without decoding them, to check whether they are the ones that were decoded."""
 
     image_set: FolderSet
     decoding: Decoding
 
     def do_chunk(self, start: int, stop: int) -> tuple[int, bytes]:
-        """start, and the digests of the files from there to stop, one after the other."""
+        """Return start, and the concatenated digests of the files from start to stop."""
         return start, b"".join(self._digest(i) for i in range(start, stop))
 
     def _digest(self, i: int) -> bytes:
@@ -108,17 +108,17 @@ class HashJob:
 
 
 def do_all(job: Job, progress: Progress | None = None, done: Collection[tuple[int, int]] = ()) -> Iterator[Any]:
-    """Does the job with all images, chunk by chunk, and gives the answer of each chunk, in any order.
+    """Do a job on all images, chunk by chunk, and yield the result of each chunk, in any order.
 
-    done: chunks that an earlier start has done already. Raises OSError where the job does, RuntimeError where a
-    decoding process dies.
+    done: chunks that an earlier start has finished. Raises OSError if the job does, and RuntimeError if a decoding
+    process dies.
     """
     chunks = [chunk for chunk in cut_chunks(job) if chunk not in done]
     to_do = sum(stop - start for start, stop in chunks)
     in_parallel = to_do > MIN_IMAGES and not isinstance(job.image_set, ArraySet)
     num_done = len(job.image_set) - to_do
     if progress:
-        progress(num_done, len(job.image_set))  # whoever waits knows from now on what for
+        progress(num_done, len(job.image_set))  # so that people know at once what they are waiting for
     for count, answer in _do_in_parallel(job, chunks) if in_parallel else _do_here(job, chunks):
         yield answer
         num_done += count
@@ -127,31 +127,31 @@ def do_all(job: Job, progress: Progress | None = None, done: Collection[tuple[in
 
 
 def cut_chunks(job: Job) -> list[tuple[int, int]]:
-    """Cuts the set into (start, stop) of a few MB each."""
+    """Cut the set into chunks (start, stop) of a few MB each."""
     count = len(job.image_set)
     step = max(1, min(MAX_CHUNK_IMAGES, MAX_CHUNK_BYTES // math.prod(job.decoding.shape)))
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def stamp_of(image_set: ImageSet) -> str:
-    """See FolderSet.stamp; "" where images do not lie in files of their own."""
+    """Return FolderSet.stamp, or "" if the images have no files of their own."""
     return image_set.stamp if isinstance(image_set, FolderSet) else ""
 
 
 def checked_image(image_set: ImageSet, i: int, decoding: Decoding) -> np.ndarray:
-    """uint8 (image_size, image_size, 3), or a random part (h, w, 3), whoever wrote the image set.
+    """Return uint8 (image_size, image_size, 3), or a random part (h, w, 3), from anybody's image set.
 
-    Raises BadImageError.
+    Raises BadImageError, also if the image set returns something else.
     """
     image = image_set.image(i, decoding)
     expected = (*image.shape[:2], 3) if decoding.keeps_pixels else decoding.shape
     if image.shape != expected or image.dtype != np.uint8:
-        raise BadImageError(f"{image.dtype} {image.shape} came out, not uint8 {expected}")
+        raise BadImageError(f"decoded to {image.dtype} {image.shape}, expected uint8 {expected}")
     return image
 
 
 def available_cpus() -> int:
-    """CPUs this process may use: inside a Slurm job or a container, fewer than the machine has."""
+    """Return how many CPUs this process may use: in a Slurm job or container, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -166,12 +166,12 @@ def _do_in_parallel(job: Job, chunks: list[tuple[int, int]]) -> Iterator[tuple[i
             yield from _hand_out(job, iter(chunks), connections)
         except (EOFError, ConnectionError) as error:
             raise RuntimeError(
-                "a decoding process died. Where it could say why, that stands above; one killed for memory cannot"
+                "a decoding process died. Its reason is above, unless it was killed for using too much memory"
             ) from error
 
 
 def _hand_out(job: Job, chunks: Iterator[tuple[int, int]], connections: list[Connection]) -> Iterator[tuple[int, Any]]:
-    """Gives each process the job and a chunk, then another chunk for each answer; None is the last for both."""
+    """Send each process the job and a chunk, then another chunk for each answer. None ends both directions."""
     for connection in connections:
         connection.send(job)
         connection.send(next(chunks, None))
@@ -190,10 +190,10 @@ def _hand_out(job: Job, chunks: Iterator[tuple[int, int]], connections: list[Con
 
 @contextlib.contextmanager
 def _decoding_processes(count: int) -> Iterator[list[Connection]]:
-    """Starts `count` processes of decode_worker.py; when the block is left, they are gone.
+    """Run `count` processes of worker.py until the block ends.
 
-    Plain processes instead of multiprocessing's: spawn would import the main module again, with torch
-    in it, and breaks in scripts without a main guard; fork breaks with CUDA and threads.
+    They are not multiprocessing's: spawn would import the main module again, torch included, and fails in
+    scripts without a main guard; fork fails with CUDA and threads.
     """
     started = [_start() for _ in range(count)]
     try:
@@ -220,7 +220,7 @@ def _start() -> tuple[Connection, subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Processes started inside never see these signals: a preemption is the main process's business."""
+    """Keep these signals from processes started in the block: only the main process handles preemption."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

@@ -1,6 +1,6 @@
-"""Which part of an image a random resized crop keeps: from random numbers to boxes, apart from all pixels.
+"""Turns random numbers into the boxes that a random resized crop keeps, without touching pixels.
 
-Imports nothing but numpy and the decoding: loader workers start with it.
+Imports only numpy and decode.py, because loader workers import this file.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from distcls.config.settings import RandomResizedCropConfig
 from distcls.data.decoding.decode import Box, Decoding
 
 TRIES = 10
-"""Random boxes that are tried for an image before the central one is taken, as in torchvision."""
+"""How many random boxes to try before falling back to a central one, as in torchvision."""
 
 NUM_DRAWS = 2 * TRIES + 2
-"""Numbers from 0 to 1 for an image: the area and the shape of each try, and where the box lies, down and right."""
+"""Random numbers from 0 to 1 per image: an area and a shape for each try, then the box's vertical and horizontal
+position."""
 
 
 def random_boxes(
     draws: np.ndarray, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> np.ndarray:
-    """Top, left, height and width of a box in an image for each row of draws (n, NUM_DRAWS): int64 (n, 4).
+    """Return a box (top, left, height, width) for each row of draws (n, NUM_DRAWS): int64 (n, 4).
 
-    The rule of torchvision's RandomResizedCrop (Szegedy et al., arXiv 1409.4842): the first of ten boxes of a
-    random share of the area and a random shape that lies inside; if none does, the largest central one.
+    As torchvision's RandomResizedCrop (Szegedy et al., arXiv 1409.4842): try ten boxes of random area and shape and
+    take the first that fits the image; if none does, take the largest central one.
     """
     areas = height * width * (scale[0] + draws[:, :TRIES] * (scale[1] - scale[0]))
     low, high = np.log(ratio)
@@ -49,27 +50,27 @@ def _central_box(height: int, width: int, ratio: tuple[float, float]) -> np.ndar
 
 @dataclass(frozen=True)
 class RandomCrop(Decoding):
-    """Cuts a part out of an image as large as it is; who asked for it resizes it to image_size."""
+    """Cuts a random part out of an image at its own size; the caller resizes it to image_size."""
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     draws: tuple[float, ...] = ()
-    """The NUM_DRAWS numbers of this image in this step."""
+    """The NUM_DRAWS random numbers for this image in this step."""
 
     keeps_pixels = True
 
     @staticmethod
     def of(decoding: Decoding, config: RandomResizedCropConfig) -> RandomCrop:
-        """Random parts of images that are otherwise decoded like this."""
+        """Return a random crop of images that are otherwise decoded like `decoding`."""
         how = {field.name: getattr(decoding, field.name) for field in fields(decoding)}
         return RandomCrop(**how, scale=(config.scale[0], config.scale[1]), ratio=(config.ratio[0], config.ratio[1]))
 
     def boxes(self, draws: np.ndarray, decoding: Decoding) -> np.ndarray:
-        """Where to cut images that have all been decoded to one size: (n, 4), see random_boxes."""
+        """Return the boxes for images that were all decoded to one size: (n, 4), see random_boxes."""
         return random_boxes(draws, *decoding.shape[:2], self.scale, self.ratio)
 
     def box(self, width: int, height: int) -> Box:
-        """Left, top, right and bottom in an upright image of this size."""
+        """Return left, top, right and bottom in an upright image of this size."""
         (box,) = random_boxes(np.array([self.draws]), height, width, self.scale, self.ratio)
         top, left, inner_height, inner_width = box.tolist()
         return left, top, left + inner_width, top + inner_height

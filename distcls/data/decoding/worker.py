@@ -1,4 +1,4 @@
-"""The body of a decoding process: parallel.py starts it and hands it chunks."""
+"""The main function of a decoding process, which parallel.py starts and sends chunks to."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from distcls.data.decoding.parallel import Job
 
 
 def main(fd: int) -> None:
-    """Reads a Job and then (start, stop) after (start, stop) from the connection; None ends it.
+    """Read a Job and then (start, stop) pairs from the connection until None.
 
-    Answers each with (images, what the job says of them), or with the OSError that stopped it. A parent
-    that is gone shows as the end of the connection, and ends this process too.
+    Each is answered with (number of images, the job's result) or with the OSError that stopped the job. If the
+    parent is gone, the connection ends, and so does this process.
     """
     with Connection(fd) as connection:
         try:

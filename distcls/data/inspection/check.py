@@ -1,4 +1,4 @@
-"""Everything that can be said of a data set before it is trained on: what `distcls check` finds."""
+"""Examines a data set before anything is trained on it, for `distcls check`."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ from distcls.data.sources.image_set import ImageSet
 from distcls.data.split import Split, split_without_bad
 from distcls.data.stratify import cut_splits
 
-LISTED_SHAPES = 100  # in JSON: a million photographs have thousands
+LISTED_SHAPES = 100  # in JSON: a million photographs have thousands of shapes
 
 
 @dataclass(frozen=True)
 class Copies:
-    """One image that is there more than once, byte for byte."""
+    """An image that occurs more than once, byte for byte."""
 
     images: list[str]
     """The name of each copy."""
     splits: list[str]
     classes: list[str]
-    """Where each copy is."""
+    """The split and class of each copy."""
 
     @property
     def is_leak(self) -> bool:
-        """Whether it is trained on and measured on, or in two splits at least."""
+        """True if copies are in more than one split, so that the model may be measured on what it was trained on."""
         return len(set(self.splits)) > 1
 
     @property
     def is_conflict(self) -> bool:
-        """Whether it is said to be of two classes."""
+        """True if copies are labelled as different classes."""
         return len(set(self.classes)) > 1
 
 
 @dataclass
 class DataCheck:
-    """A data set, and what was found in it."""
+    """A data set and what was found in it."""
 
     config: DataConfig
     decoding: Decoding
     image_sets: dict[str, ImageSet]
     splits: list[Split]
-    """As training would cut them, without the bad images; train comes first."""
+    """The splits as training would cut them, without bad images; train comes first."""
     found: dict[str, Inspected]
-    """By the name of the image set."""
+    """The findings, by the name of the image set."""
     copies: list[Copies]
 
     @property
     def class_names(self) -> list[str]:
-        """As in the training split."""
+        """The class names of the training split."""
         return self.splits[0].image_set.class_names
 
     @cached_property
@@ -73,22 +73,22 @@ class DataCheck:
 
     @property
     def num_images(self) -> int:
-        """The bad ones included."""
+        """The number of images, including bad ones."""
         return sum(map(len, self.image_sets.values()))
 
     @property
     def num_animations(self) -> int:
-        """Images that are the first frame of several."""
+        """The number of images that are the first frame of several."""
         return sum(found.num_animations for found in self.found.values())
 
     @cached_property
     def num_ignored(self) -> int:
-        """Files in class folders that are no images by their names."""
+        """The number of files in class folders that are not images, judging by their names."""
         return sum(image_set.num_ignored for image_set in self.image_sets.values() if isinstance(image_set, FolderSet))
 
     @cached_property
     def per_class(self) -> dict[str, np.ndarray]:
-        """int (C,) for each split, and for "unreadable": how many images of each class."""
+        """The number of images per class, int (C,), for each split and for "unreadable"."""
         count, lists = len(self.class_names), {split.name: split.labels for split in self.splits}
         bad = [self.image_sets[name].labels[list(found.bad)] for name, found in self.found.items() if found.bad]
         lists["unreadable"] = np.concatenate([np.empty(0, np.int64), *bad])
@@ -96,24 +96,24 @@ class DataCheck:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """int32 (n, 2), width and height of each image that can be decoded."""
+        """int32 (n, 2), the width and height of each image that can be decoded."""
         sizes = np.concatenate([found.sizes for found in self.found.values()])
         return sizes[sizes[:, 0] > 0]
 
     @cached_property
     def shapes(self) -> list[tuple[int, int, int]]:
-        """(width, height, images), the most frequent first."""
+        """(width, height, number of images) for each shape, the most frequent first."""
         shapes, counts = np.unique(self.sizes, axis=0, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return [(*shapes[i].tolist(), int(counts[i])) for i in order]
 
     def count(self, what: str) -> dict[str, int]:
-        """Images of each format or mode, the most frequent first; what: "formats" or "modes"."""
+        """Return the number of images per format or mode, the most frequent first. what: "formats" or "modes"."""
         return dict(sum((getattr(found, what) for found in self.found.values()), Counter()).most_common())
 
     @cached_property
     def histogram(self) -> np.ndarray:
-        """int64 (3, 256), how often each value of red, green and blue is in the training images."""
+        """int64 (3, 256), how often each value of red, green and blue occurs in the training images."""
         return sum((found.histogram for found in self.found.values()), np.zeros((3, 256), np.int64))
 
     @cached_property
@@ -124,14 +124,14 @@ class DataCheck:
 
     @cached_property
     def normalize(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of the channels of the training images, from 0 to 1: for augment.normalize."""
+        """Channel means and standard deviations of the training images, from 0 to 1, for augment.normalize."""
         values, counts = np.arange(256) / 255, self.histogram / max(self.histogram[0].sum(), 1)
         mean = counts @ values
         std = np.sqrt(np.maximum(counts @ values**2 - mean**2, 0))
         return {"mean": mean.round(4).tolist(), "std": std.round(4).tolist()}
 
     def errors(self) -> list[str]:
-        """What training would refuse."""
+        """Return the problems that training would refuse."""
         found = []
         if head := too_many_bad(self.config, len(self.bad_files), self.num_images):
             found.append(f"{head}. {how_to_go_on(len(self.bad_files), self.num_images)}")
@@ -140,22 +140,23 @@ class DataCheck:
         return found
 
     def warnings(self) -> list[str]:
-        """What training would accept, and somebody should look into."""
+        """Return the problems that training would accept but somebody should look into."""
         leaks = sum(copies.is_leak for copies in self.copies)
         conflicts = sum(copies.is_conflict for copies in self.copies)
         found = []
         if leaks:
             found.append(
-                f"{_images(leaks)} in more than one split: what is trained on cannot be measured with. Keep one copy"
+                f"{_images(leaks)} in more than one split: a model must not be measured on images it was trained on. "
+                "Keep one copy of each"
             )
         if conflicts:
             found.append(
-                f"{_images(conflicts)} in more than one class: some of these labels are wrong. Keep the right one"
+                f"{_images(conflicts)} in more than one class: some of these labels are wrong. Keep only the right ones"
             )
         return [*found, *too_little(self.splits)]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for programs."""
+        """Return all findings as JSON types, for programs."""
         return {
             "name": self.config.name,
             "root": self.config.root,
@@ -199,10 +200,10 @@ class DataCheck:
 
 
 def check_data(config: DataConfig, progress: Progress | None = None) -> DataCheck:
-    """Decodes all images of a data set, as training would, and looks for what is wrong with them.
+    """Decode all images of a data set as training would, and look for problems.
 
-    progress(images done, images in all). Raises UsageError, MissingInputError and BadDataError where the data
-    set cannot be opened.
+    progress: called with (images done, total images). Raises UsageError, MissingInputError and BadDataError if the
+    data set cannot be opened.
     """
     limits = Limits.of(config)
     image_sets = open_image_sets(config)
@@ -224,7 +225,7 @@ def check_data(config: DataConfig, progress: Progress | None = None) -> DataChec
 
 
 def _of_all(progress: Progress | None, image_sets: dict[str, ImageSet], done: dict[str, Inspected]) -> Progress | None:
-    """Counts over all image sets what is counted within one."""
+    """Return a progress function for one image set that counts over all of them."""
     if progress is None:
         return None
     before, total = sum(len(found.sizes) for found in done.values()), sum(map(len, image_sets.values()))
@@ -242,7 +243,7 @@ def _range(numbers: np.ndarray) -> dict[str, int]:
 
 
 def _find_copies(splits: list[Split], digests: list[np.ndarray]) -> list[Copies]:
-    """Bad images are in no split, so they are no copies of each other: all empty files are equal."""
+    """Find copies. Bad images are in no split, so that empty files do not count as copies of each other."""
     split_of = np.repeat(np.arange(len(splits)), list(map(len, splits)))
     place_in = np.concatenate([np.arange(len(split)) for split in splits])
     copies = []

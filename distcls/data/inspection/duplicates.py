@@ -1,4 +1,4 @@
-"""Finds what is in a data set more than once."""
+"""Finds images that are in a data set more than once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def equal_rows(digests: np.ndarray) -> list[np.ndarray]:
-    """Groups of positions of equal rows of uint8 (N, bytes): each group sorted, and the groups by their first."""
+    """Return groups of positions of equal rows in uint8 (N, bytes), each sorted; groups are in order of their first."""
     if len(digests) == 0:
         return []
     keys = np.ascontiguousarray(digests).view(f"V{digests.shape[1]}").ravel()

@@ -1,6 +1,7 @@
-"""Looks closely at every image of a set, for `distcls check`: what the files are, and what is in them.
+"""Describes every image of a set for `distcls check`: its file and its pixels.
 
-One pass that reads each file once and decodes it as training does, by the same processes (decoding/parallel.py).
+This takes one pass, which reads each file once and decodes it as training does, in the same processes
+(decoding/parallel.py).
 """
 
 from __future__ import annotations
@@ -20,29 +21,29 @@ from distcls.data.sources.image_set import CONTENT_BYTES, ImageSet, content_dige
 
 @dataclass
 class Inspected:
-    """What was found in n images that follow each other. Rows of bad images are 0."""
+    """The findings for n consecutive images. Rows of bad images are 0."""
 
     start: int
     """Position of the first one in the image set."""
     digests: np.ndarray
-    """uint8 (n, 16): content_digest of a file's bytes; of the pixels where an image is no file of its own."""
+    """uint8 (n, 16): content_digest of a file's bytes, or of the pixels if an image has no file of its own."""
     sizes: np.ndarray
     """int32 (n, 2), width and height in pixels."""
     formats: Counter[str]
     modes: Counter[str]
-    """Images of each of Pillow's formats and modes."""
+    """The number of images per format and mode, by Pillow's names."""
     num_animations: int
     bad: dict[int, str]
     """Position and reason of each image that cannot be decoded."""
     histogram: np.ndarray
-    """int64 (3, 256), how often each value of red, green and blue is in the decoded images that are measured."""
+    """int64 (3, 256), how often each value of red, green and blue occurs in the measured images."""
     pixel_sum: np.ndarray
-    """float64 (S, S, 3), sum of the decoded images that are measured."""
+    """float64 (S, S, 3), sum of the measured images, decoded."""
     num_measured: int
 
     @staticmethod
     def empty(start: int, count: int, shape: tuple[int, ...]) -> Inspected:
-        """Of no image yet, with room for `count`; shape: (S, S, 3), of a decoded image."""
+        """Return empty findings with room for `count` images; shape: (S, S, 3), of a decoded image."""
         return Inspected(
             start=start,
             digests=np.zeros((count, CONTENT_BYTES), np.uint8),
@@ -57,7 +58,7 @@ class Inspected:
         )
 
     def add(self, part: Inspected) -> None:
-        """Take over what was found in some of these images."""
+        """Merge in the findings for some of these images."""
         rows = slice(part.start - self.start, part.start - self.start + len(part.sizes))
         self.digests[rows], self.sizes[rows] = part.digests, part.sizes
         self.formats += part.formats
@@ -72,7 +73,7 @@ class Inspected:
 def inspect(
     image_set: ImageSet, decoding: Decoding, measured: np.ndarray, progress: Progress | None = None
 ) -> Inspected:
-    """Decodes and describes every image. measured: bool (N,), the images whose pixels are counted."""
+    """Decode and describe every image. measured: bool (N,), True for images whose pixels enter the statistics."""
     found = Inspected.empty(0, len(image_set), decoding.shape)
     for part in do_all(InspectJob(image_set, decoding, measured), progress):
         found.add(part)
@@ -82,14 +83,14 @@ def inspect(
 
 @dataclass(frozen=True)
 class InspectJob:
-    """Everything a decoding process has to know."""
+    """Everything a decoding process needs to know."""
 
     image_set: ImageSet
     decoding: Decoding
     measured: np.ndarray
 
     def do_chunk(self, start: int, stop: int) -> Inspected:
-        """What is found in the images from start to stop."""
+        """Return the findings for the images from start to stop."""
         found = Inspected.empty(start, stop - start, self.decoding.shape)
         measured = np.zeros((stop - start, *self.decoding.shape), np.uint8)
         for i in range(start, stop):
@@ -114,7 +115,7 @@ class InspectJob:
 
 
 def _look_at(image_set: ImageSet, i: int, decoding: Decoding) -> tuple[np.ndarray, Original, bytes]:
-    """Its decoded pixels, what it was before, and a digest of its content. Raises BadImageError."""
+    """Return image i's decoded pixels, its original properties and a digest of its content. Raises BadImageError."""
     if isinstance(image_set, FolderSet):
         content = image_set.content(i)
         pixels, original = decode_and_describe(io.BytesIO(content), decoding)

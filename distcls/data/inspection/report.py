@@ -1,4 +1,4 @@
-"""What is in the data, for data_report.json and for the person who has to repair it."""
+"""Reports what is in the data, for data_report.json and for whoever has to repair it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from distcls.errors import BadDataError, some_of
 
 SHOWN = 10  # bad images in an error message
 SHOWN_NAMES = 3  # of images that changed
-CONTENT_CHANGED = "no image came or went, but what is in some of the files has changed, or their labels"
-FEW_TO_LEARN = 5  # images of a class
-FEW_TO_MEASURE = 30  # images of a split
+CONTENT_CHANGED = "no image was added or removed, but the contents of some files, or their labels, have changed"
+FEW_TO_LEARN = 5  # images in a class
+FEW_TO_MEASURE = 30  # images in a split
 
 
 def build_report(
@@ -31,7 +31,7 @@ def build_report(
     image_sets: Mapping[str, ImageSet],
     decoded: Mapping[str, Decoded],
 ) -> dict[str, Any]:
-    """Counts per split and class, files that were ignored or bad, animations, too few images; JSON types only."""
+    """Return counts per split and class, ignored and bad files, animations and warnings, all as JSON types."""
     folders = [image_set for image_set in image_sets.values() if isinstance(image_set, FolderSet)]
     return {
         "name": config.name,
@@ -60,7 +60,7 @@ def _counts(split: Split) -> dict[str, Any]:
 def list_bad_files(
     image_sets: Mapping[str, ImageSet], decoded: Mapping[str, Decoded] | Mapping[str, Inspected]
 ) -> list[dict[str, str]]:
-    """[{"path", "reason"}] of the images that cannot be decoded."""
+    """Return [{"path", "reason"}] of the images that cannot be decoded."""
     return [
         {"path": image_sets[name].name(i), "reason": reason}
         for name, of_set in decoded.items()
@@ -69,7 +69,7 @@ def list_bad_files(
 
 
 def check_bad_fraction(config: DataConfig, image_sets: Mapping[str, ImageSet], decoded: Mapping[str, Decoded]) -> None:
-    """Raises BadDataError where more than data.max_bad_fraction of all images cannot be decoded."""
+    """Raise BadDataError if more than data.max_bad_fraction of all images cannot be decoded."""
     bad, total = list_bad_files(image_sets, decoded), sum(map(len, image_sets.values()))
     head = too_many_bad(config, len(bad), total)
     if head is None:
@@ -80,12 +80,12 @@ def check_bad_fraction(config: DataConfig, image_sets: Mapping[str, ImageSet], d
 
 
 def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
-    """Lines that say what came, what went and what changed its split, from two of splits.json."""
+    """Return lines that say which images were added or removed or changed splits, from two versions of splits.json."""
     if any(isinstance(image, int) for images in (*old.values(), *new.values()) for image in images[:1]):  # positions
         counts = [" ".join(f"{name} {len(images):,}" for name, images in lists.items()) for lists in (old, new)]
         if counts[0] == counts[1]:
             return [CONTENT_CHANGED]
-        return [f"it was {counts[0]}, it is {counts[1]} images"]
+        return [f"it had {counts[0]} images, now it has {counts[1]}"]
     before, after = ({image: name for name, images in lists.items() for image in images} for lists in (old, new))
     moved = [image for image in before.keys() & after.keys() if before[image] != after[image]]
     kinds = (("gone", before.keys() - after.keys()), ("new", after.keys() - before.keys()), ("in another split", moved))
@@ -95,12 +95,12 @@ def changed_images(old: dict[str, list], new: dict[str, list]) -> list[str]:
             some = some_of(sorted(images), SHOWN_NAMES)
             lines.append(f"{count(len(images), 'image')} {_are(len(images))} {what}: {some}")
     if len(lines) > 1 and moved:
-        lines[-1] += " (splits that distcls cuts are cut anew for other images)"
+        lines[-1] += " (when the images change, distcls cuts its splits anew)"
     return lines or [CONTENT_CHANGED]
 
 
 def too_many_bad(config: DataConfig, num_bad: int, total: int) -> str | None:
-    """What is wrong where more than data.max_bad_fraction of all images are bad, else None."""
+    """Return the problem if more than data.max_bad_fraction of all images are bad, else None."""
     if num_bad <= config.max_bad_fraction * total:
         return None
     limit = f"data.max_bad_fraction={config.max_bad_fraction:g}"
@@ -108,19 +108,19 @@ def too_many_bad(config: DataConfig, num_bad: int, total: int) -> str | None:
 
 
 def how_to_go_on(num_bad: int, total: int) -> str:
-    """What to do about too many bad images."""
+    """Return the advice about too many bad images."""
     these = "it" if num_bad == 1 else "them"
     return f"Repair or remove {these}, or allow that many: data.max_bad_fraction={_rounded_up(num_bad / total)}"
 
 
 def check_classes(splits: list[Split]) -> None:
-    """Raises BadDataError where a split, or a class in train, has no image that can be decoded."""
+    """Raise BadDataError if a split, or a class in train, has no image that can be decoded."""
     if problem := nothing_to_learn(splits):
         raise BadDataError(problem)
 
 
 def nothing_to_learn(splits: list[Split]) -> str | None:
-    """What is wrong where a split, or a class in train, has no image that can be decoded, else None."""
+    """Return the problem if a split, or a class in train, has no image that can be decoded, else None."""
     for split in splits:
         if len(split) == 0:
             return f"the {split.name} split has no readable image. Repair its images, or remove it"
@@ -129,13 +129,13 @@ def nothing_to_learn(splits: list[Split]) -> str | None:
     if not missing:
         return None
     return (
-        f"no readable training image is left of {count(len(missing), 'class')}: {some_of(missing, SHOWN)}. "
+        f"no readable training images in {count(len(missing), 'class')}: {some_of(missing, SHOWN)}. "
         f"Add images, or remove {'this class' if len(missing) == 1 else 'these classes'}"
     )
 
 
 def too_little(splits: list[Split]) -> list[str]:
-    """What there is too little of to learn from or to measure with, a sentence each."""
+    """Return a sentence for each class or split that has too few images to learn from or to measure with."""
     counts = _counts(splits[0])["per_class"]
     small = sorted((number, name) for name, number in counts.items() if 0 < number < FEW_TO_LEARN)
     found = []
@@ -145,7 +145,7 @@ def too_little(splits: list[Split]) -> list[str]:
         found.append(f"{name} has {count(number, 'training image')}{others}: hard to learn from")
     found += [
         f"{split.name} has {count(len(split), 'image')}, each worth {1 / len(split):.0%} of its accuracy: "
-        "hard to measure with"
+        "too few to measure reliably"
         for split in splits[1:]
         if 0 < len(split) < FEW_TO_MEASURE
     ]
@@ -153,9 +153,11 @@ def too_little(splits: list[Split]) -> list[str]:
         absent = [name for name, number in _counts(split)["per_class"].items() if number == 0]
         if absent and len(split):
             classes, these = count(len(absent), "class"), "it" if len(absent) == 1 else "them"
-            found.append(f"{split.name} has no images of {classes} ({some_of(absent, SHOWN)}): says nothing of {these}")
+            found.append(
+                f"{split.name} has no images of {classes} ({some_of(absent, SHOWN)}): it says nothing about {these}"
+            )
     if "val" not in {split.name for split in splits}:
-        found.append("there is no val split: no best weights are chosen, the last ones are kept")
+        found.append("there is no val split, so the last weights are kept instead of the best")
     return found
 
 

@@ -1,1 +1,1 @@
-"""From a split and a plan to batches on the device."""
+"""Turns a split and a plan into batches on the device."""

@@ -1,7 +1,7 @@
-"""From a split and a plan to batches on the device, of images in memory or read from files (reading.py).
+"""Turns a split and a plan into batches on the device, from images in memory or in files (reading.py).
 
-All paths give the same pixels for the same plan, whatever the number or speed of workers. On a CPU, the workers that
-read images also cut random parts out of them; a GPU does that itself, for a whole batch (resampling.py).
+Every path yields the same pixels for the same plan, whatever the number or speed of workers. On a CPU, the workers
+that read images also crop them at random; a GPU crops a whole batch itself (resampling.py).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ STEPS_DRAWN_AHEAD = 8
 def train_batches(
     split: Split, plan: BatchPlan, augment: AugmentConfig, device: torch.device, workers: int, start: int
 ) -> Iterator[list[MicroBatch]]:
-    """This rank's micro-batches, step after step, from step `start` to the last.
+    """Return an iterator over this rank's micro-batches, one list per step, from step `start` to the last.
 
-    Raises UsageError at once, not at the first batch, where augment.transforms cannot be applied.
+    Raises UsageError at once, not at the first batch, if augment.transforms cannot be applied.
     """
     transforms = build_transforms(augment.transforms, plan.seed, (split.random_crop or split.decoding).shape[0])
     crops_on_device = _crops_on_device(split, transforms, device)
@@ -38,7 +38,7 @@ def train_batches(
     steps = range(start, plan.total_steps)
     requests = (_request(plan, step, crops_while_reading) for step in steps)
     loaded = load_images(split, requests, plan.micro_batch_size, device, workers, transforms)
-    # Drawn for some steps at a time: in between, training cools the caches, and the same takes thrice as long.
+    # Draw for several steps at a time: drawing step by step takes three times as long, as training cools the caches.
     blocks = (steps[i : i + STEPS_DRAWN_AHEAD] for i in range(0, len(steps), STEPS_DRAWN_AHEAD))
     drawn = (
         numbers for block in blocks for numbers in [_draw(split, augment, plan, i, crops_on_device) for i in block]
@@ -48,9 +48,9 @@ def train_batches(
 
 
 def _crops_on_device(split: Split, transforms: ImageTransforms | None, device: torch.device) -> bool:
-    """Where all images have one size, a GPU crops; a CPU has better things to do, unless it holds them all.
+    """True if the device crops: it needs images of one size, and a CPU leaves it to workers unless it holds them all.
 
-    Transforms of single images come after the crop, in workers.
+    Transforms of single images come after the crop, so workers must crop for them.
     """
     if split.random_crop is None or split.decoding == split.random_crop or transforms is not None:
         return False
@@ -70,7 +70,7 @@ def _draw(split: Split, augment: AugmentConfig, plan: BatchPlan, step: int, crop
 
 
 def _with_numbers(loaded: Iterator[Loaded], plan: BatchPlan, numbers: Numbers) -> list[MicroBatch]:
-    """This rank's micro-batches of one step, from the next images that were loaded and the step's numbers."""
+    """Return this rank's micro-batches of one step, from the next loaded images and the step's random numbers."""
     tables = zip(*[chunks(table, plan.micro_batch_size) for table in numbers.values()], strict=True)
     parts = [dict(zip(numbers, rows, strict=True)) for rows in tables] or [{}] * plan.grad_accum_steps
     images = itertools.islice(loaded, plan.grad_accum_steps)
@@ -83,9 +83,9 @@ def _with_numbers(loaded: Iterator[Loaded], plan: BatchPlan, numbers: Numbers) -
 def eval_batches(
     split: Split, batch_size: int, device: torch.device, workers: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Batches rank, rank + W, rank + 2W … of the split in order: (index, pixels, labels). The last is short.
+    """Yield batches rank, rank + W, rank + 2W … of the split, in order: (index, pixels, labels). The last may be short.
 
-    Raises BadDataError where an image cannot be read: none is left out or replaced.
+    Raises BadDataError if an image cannot be read: evaluation never skips or replaces one.
     """
     indices = range(rank, -(-len(split) // batch_size), world_size)
     in_order = (np.arange(i * batch_size, min((i + 1) * batch_size, len(split))) for i in indices)
@@ -94,7 +94,7 @@ def eval_batches(
     for index, (pixels, labels, rows, went_bad) in zip(indices, loaded, strict=True):
         if went_bad:
             raise BadDataError(
-                f"an image of the {split.name} split cannot be read any more: {next(iter(went_bad.values()))}.\n"
-                "An evaluation leaves none out. Repair the file, or remove it and begin another run with --name NAME."
+                f"an image of the {split.name} split can no longer be read: {next(iter(went_bad.values()))}.\n"
+                "Evaluation never skips images. Repair the file, or remove it and start a new run with --name NAME."
             )
         yield index, taken(pixels, rows), labels

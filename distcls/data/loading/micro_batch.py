@@ -1,4 +1,4 @@
-"""The images of one forward pass, on their way from the loader to the model."""
+"""Holds the images of one forward pass on their way from the loader to the model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 Numbers = dict[str, torch.Tensor]
-"""The random numbers of images, a row for each: see augmentation.draw_numbers."""
+"""Random numbers for augmentation, one row per image: see batchwise.draw_numbers."""
 
 
 @dataclass
@@ -16,28 +16,28 @@ class MicroBatch:
 
     index: int  # among the micro-batches of the global batch
     pixels: torch.Tensor
-    """uint8 (m, H, W, 3); or, with `rows`, (N, H, W, 3), all that are in memory."""
+    """uint8 (m, H, W, 3); or, with `rows`, (N, H, W, 3), all images in memory."""
     labels: torch.Tensor
     numbers: Numbers
     rows: torch.Tensor | None = None
-    """Which of `pixels` the images are, (m,); None: all of them, in order."""
+    """The rows of `pixels` to use, (m,); None: all of them, in order."""
     went_bad: dict[int, str] = field(default_factory=dict)
-    """Place and "path: reason" of images that cannot be read any more: they, and what they are mixed into, weigh
-    nothing."""
+    """Place and "path: reason" of images that can no longer be read. They and the images they are mixed into get a
+    weight of 0."""
 
     @property
     def own_pixels(self) -> torch.Tensor:
-        """uint8 (m, H, W, 3)."""
+        """The pixels of just these images, uint8 (m, H, W, 3)."""
         return taken(self.pixels, self.rows)
 
     def weights(self) -> torch.Tensor:
-        """What each image counts in the loss: 1, or 0 for one that went bad or was mixed with such a one; (m,)."""
+        """Return each image's weight in the loss, (m,): 1, or 0 if it or the image mixed into it went bad."""
         weights = torch.ones(len(self.labels), device=self.labels.device)
         for place in self.went_bad:
-            weights[place].zero_()  # a list of places would be copied to the device, and waited for
+            weights[place].zero_()  # indexing by a list would copy it to the device and wait
         return weights * weights[self.numbers["partner"]] if "partner" in self.numbers else weights
 
 
 def taken(pixels: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """These rows of pixels (N, H, W, 3); None: all, which takes no copy."""
+    """Return these rows of pixels (N, H, W, 3); None returns all of them, without a copy."""
     return pixels if rows is None else pixels.index_select(0, rows)

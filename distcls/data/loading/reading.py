@@ -1,6 +1,6 @@
-"""Images that are asked for: taken from memory, or read by threads or by worker processes, ahead of their use.
+"""Loads requested images ahead of their use: from memory, or by threads or worker processes.
 
-What lies decoded on disk is read by threads. Transforms of single images are always done by worker processes.
+Threads read images that are decoded on disk. Worker processes apply transforms to single images, wherever those are.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from distcls.data.split import Split
 from distcls.errors import OutOfMemoryError
 
 SECONDS_BEFORE_RETRY = 0.5
-"""A network file system that stumbles is often back by then."""
+"""By then, a network file system has often recovered from a hiccup."""
 
 SHARE_OF_FREE_MEMORY = 0.25
-"""Of a GPU: what decoded images may take there. The rest is for the model, whose needs nobody knows beforehand."""
+"""The share of a GPU's free memory that decoded images may take. The rest is for the model, whose needs are unknown."""
 
 
 class Request(NamedTuple):
-    """Images to load: their indices in the split, and where they stand in its endless stream."""
+    """Images to load: their indices in the split and their positions in the endless stream (plan/batches.py)."""
 
     indices: np.ndarray
     positions: np.ndarray
     crops: np.ndarray | None = None
-    """The numbers that say which part of each is cut out while it is read, (n, NUM_DRAWS); None: the whole."""
+    """Random numbers for the crop of each image while it is read, (n, NUM_DRAWS); None: no crop."""
 
     def pieces(self, size: int) -> Iterator[Request]:
-        """The same in parts of `size` images; the last may be short."""
+        """Yield the request in pieces of `size` images; the last may be short."""
         for i in range(0, len(self.indices), size):
             part = slice(i, i + size)
             crops = None if self.crops is None else self.crops[part]
@@ -49,7 +49,7 @@ class Request(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """n images: their pixels, labels and rows, and what could not be read, as in MicroBatch."""
+    """n images: their pixels, labels and rows, and those that went bad, as in MicroBatch."""
 
     pixels: torch.Tensor
     labels: torch.Tensor
@@ -65,7 +65,7 @@ def load_images(
     workers: int,
     transforms: ImageTransforms | None = None,
 ) -> Iterator[Loaded]:
-    """Pixels and labels of what is asked for, in pieces of `size` images."""
+    """Return an iterator over the requested images, in pieces of `size`."""
     if is_in_memory(split, device) and transforms is None:
         loaded = _load_from_memory(split, _resident(split, device), requests, size, device)
         return copied_ahead(loaded, lambda images: [t for t in (images.labels, images.rows) if t is not None], device)
@@ -77,13 +77,13 @@ def load_images(
 
 
 def is_in_memory(split: Split, device: torch.device) -> bool:
-    """True if all pixels of a split lie where the training happens; on a GPU, if they leave room for the training."""
+    """True if all pixels of a split are kept in the memory of the training device; on a GPU, if they leave room."""
     if split.pixels is None or not split.in_memory:
         return False
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return _place(split.pixels, device) in _copies or split.pixels.nbytes <= SHARE_OF_FREE_MEMORY * free
-    # Of more than 2^31 numbers, MPS gathers zeros, silently, before torch 2.14 (pytorch/pytorch#188756).
+    # Before torch 2.14, MPS silently gathers zeros from more than 2^31 numbers (pytorch/pytorch#188756).
     return device.type != "mps" or split.pixels.size < 2**31
 
 
@@ -98,12 +98,12 @@ def _load_from_memory(
 
 
 def chunks(table: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    """Parts of `size` rows each; an empty table is one part."""
+    """Split a table into parts of `size` rows; an empty table is one part."""
     return table.split(size) if len(table) else (table,)
 
 
 def _resident(split: Split, device: torch.device) -> torch.Tensor:
-    """The uint8 pixels where the training happens: the shared file on a CPU, a copy on a GPU, made once."""
+    """Return the uint8 pixels on the training device: the shared file on a CPU, a copy on a GPU, made once."""
     assert split.pixels is not None
     if device.type == "cpu":
         return torch.from_numpy(split.pixels)
@@ -111,18 +111,18 @@ def _resident(split: Split, device: torch.device) -> torch.Tensor:
     if place not in _copies:
         try:
             _copies[place] = torch.from_numpy(split.pixels).to(device)
-            weakref.finalize(split.pixels, _copies.pop, place, None)  # they go together, and the id is used again
+            weakref.finalize(split.pixels, _copies.pop, place, None)  # drop both together, since ids are reused
         except torch.OutOfMemoryError as error:
             size = split.pixels.nbytes / 1e9
             raise OutOfMemoryError(
-                f"the decoded images, {size:.1f} GB, do not fit {device}. Leave them on the disk, which "
-                "changes nothing in what is computed: data.cache=0, with data.disk_cache='200 GB' if the disk has room."
+                f"the decoded images, {size:.1f} GB, do not fit on {device}. Keep them on disk, which does not change "
+                "the results: data.cache=0, with data.disk_cache='200 GB' if the disk has room."
             ) from error
     return _copies[place]
 
 
 def resident_bytes(device: torch.device) -> int:
-    """How much memory of a GPU the decoded images take that are kept there."""
+    """Return how many bytes of a GPU's memory decoded images take."""
     return sum(copy.nbytes for (_, where), copy in _copies.items() if where == device)
 
 
@@ -143,7 +143,7 @@ def _load_in_processes(
         num_workers=workers,
         worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else each start of the loader would draw from the global one
+        generator=torch.Generator(),  # otherwise each start of the loader would draw from the global one
     )
     for loaded in loader:
         yield Loaded(move(loaded.pixels, device), move(loaded.labels, device), None, loaded.went_bad)
@@ -152,7 +152,7 @@ def _load_in_processes(
 def _load_in_threads(
     reader: _BatchReader, requests: Iterator[Request], device: torch.device, workers: int
 ) -> Iterator[Loaded]:
-    """For images that lie decoded on disk: with nothing to decode, threads are enough, and nothing has to be sent."""
+    """Load images that are decoded on disk: threads suffice, as there is nothing to decode, and need no pickling."""
     with ThreadPoolExecutor(workers) as pool:
         coming = deque(pool.submit(reader.__getitem__, request) for request in itertools.islice(requests, 2 * workers))
         while coming:
@@ -165,7 +165,7 @@ def _load_in_threads(
 
 
 class _BatchReader(Dataset):
-    """Reads, cuts and transforms the images of a micro-batch; a pure function of the request, and of the files."""
+    """Reads, crops and transforms the images of a micro-batch: a pure function of the request and the files."""
 
     def __init__(self, split: Split, transforms: ImageTransforms | None) -> None:
         self.split, self.transforms = split, transforms
@@ -192,7 +192,7 @@ class _BatchReader(Dataset):
             return self._read(request, place)
 
     def _read(self, request: Request, place: int) -> torch.Tensor:
-        """uint8 (S, S, 3)."""
+        """Return uint8 (S, S, 3)."""
         index, split = int(request.indices[place]), self.split
         if split.random_crop is None or request.crops is None:
             return torch.from_numpy(split.image(index))

@@ -1,4 +1,4 @@
-"""From the memory of the host to that of the device, without either waiting for the other."""
+"""Copies tensors from host to device without either waiting for the other."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Tables = dict[str, torch.Tensor]
 T = TypeVar("T")
 
 ALIGNMENT = 16
-"""Bytes: each table begins at a multiple, so that its numbers can be read where they lie."""
+"""Bytes: each table starts at a multiple of this, so that its numbers can be read in place."""
 
 
 def to_device(tables: Tables, device: torch.device) -> Tables:
-    """The same tables on the device. A GPU gets all of them in one copy, from pinned memory."""
+    """Return the tables on the device. A GPU gets all of them in a single copy from pinned memory."""
     if device.type in ("cpu", "mps"):
         return {name: move(table, device) for name, table in tables.items()}
     packed = pack(tables, pinned=device.type == "cuda")
@@ -24,12 +24,12 @@ def to_device(tables: Tables, device: torch.device) -> Tables:
 
 
 def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Without waiting where that is safe: MPS would read from memory that is free again (pytorch/pytorch#189690)."""
+    """Copy without waiting where that is safe: MPS would read memory already freed (pytorch/pytorch#189690)."""
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def pack(tables: Tables, pinned: bool) -> torch.Tensor:
-    """All tables in one uint8 vector."""
+    """Return all tables in one uint8 vector."""
     packed = torch.empty(sum(map(_room, tables.values())), dtype=torch.uint8, pin_memory=pinned)
     offset = 0
     for table in tables.values():
@@ -39,7 +39,7 @@ def pack(tables: Tables, pinned: bool) -> torch.Tensor:
 
 
 def unpack(packed: torch.Tensor, tables: Tables) -> Tables:
-    """Views of a packed vector, with the names, shapes and types of the tables that went into it."""
+    """Return views of a packed vector, with the names, shapes and types of the tables packed into it."""
     views, offset = {}, 0
     for name, table in tables.items():
         views[name] = packed[offset : offset + table.nbytes].view(table.dtype).view(table.shape)
@@ -54,9 +54,9 @@ def _room(table: torch.Tensor) -> int:
 def copied_ahead(
     items: Iterator[T], tensors: Callable[[T], Iterable[torch.Tensor]], device: torch.device
 ) -> Iterator[T]:
-    """Ask for each item before the one ahead of it is used, so that it travels to a GPU while that computes.
+    """Fetch each item before the previous one is used, so that it is copied to a GPU while the GPU computes.
 
-    tensors: those of an item that were made on the device for it.
+    tensors: returns the tensors that were made on the device for an item.
     """
     return _copied_ahead(items, tensors, device) if device.type == "cuda" else items
 

@@ -1,1 +1,1 @@
-"""Where labelled images come from: folders, CSV files, arrays, known data sets."""
+"""The sources of labelled images: folders, CSV files, arrays and well-known data sets."""

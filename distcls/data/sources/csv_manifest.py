@@ -1,4 +1,4 @@
-"""A CSV file that lists images: one line with path, label and, if you like, split for each."""
+"""Reads a CSV file that lists images, one per line, with their path, label and optionally split."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from distcls.data.sources.image_set import ImageSet
 from distcls.data.sources.listing import MISSING, Listing, list_files
 from distcls.errors import BadDataError, MissingInputError, UsageError
 
-# Lines that are read at once. A million rows of Python strings would take 300 MB; and where 700 lists are alive,
-# the garbage collector looks at them again and again, which makes reading three times as slow.
+# Lines to read at once. A million rows of Python strings would take 300 MB; and once 700 lists are alive, the garbage
+# collector scans them again and again, which makes reading three times slower.
 CHUNK = 500
 
 SYNONYMS = {
@@ -29,7 +29,7 @@ SYNONYMS = {
     "label": ("class", "class_name", "category", "target", "y"),
     "split": ("set", "subset", "partition"),
 }
-"""What people call the columns. Taking one for another silently would be worse than asking."""
+"""Other names that people give the columns. They are suggested, not accepted: a wrong guess would go unnoticed."""
 
 Row = list[str]
 CsvReader = Any
@@ -38,7 +38,7 @@ CsvReader = Any
 
 @dataclass
 class Manifest:
-    """A CSV file whose header is understood; the numbers are positions of columns."""
+    """A CSV file with a valid header; the numbers are positions of columns."""
 
     file: str
     header: Row
@@ -49,14 +49,14 @@ class Manifest:
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[CsvReader]:
-        """The fields of each line below the header; an empty line has none."""
+        """Iterate over the fields of each line below the header; empty lines have none."""
         with open(self.file, encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, delimiter=self.delimiter, skipinitialspace=True)
             next(reader)
             yield reader
 
     def error(self, is_wrong: Callable[[Row], bool], message: Callable[[Row], str]) -> BadDataError:
-        """What to say of the first line that is wrong: only a file that has one is read twice."""
+        """Return the error for the first wrong line. Reads the file again, which only files with mistakes need."""
         with self.reader() as reader:
             row = next(row for row in reader if row and is_wrong(row))
             return BadDataError(f"{self.file} line {reader.line_num}: {message(row)}")
@@ -64,18 +64,18 @@ class Manifest:
 
 @dataclass
 class _Part:
-    """One split, as far as the file is read."""
+    """One split, as far as the file has been read."""
 
     listings: list[Listing] = field(default_factory=list)
     label_ids: list[np.ndarray] = field(default_factory=list)
 
 
 def open_csv(config: DataConfig) -> dict[str, ImageSet]:
-    """The images that a CSV file lists; data.root is the file, and paths are relative to its folder.
+    """Return the images that a CSV file lists; data.root is the file, and paths are relative to its folder.
 
-    Its header names the columns: path, label and maybe split (train, val or test); others are ignored. Without
-    a split column, splits are cut. Labels are class names; where all are whole numbers, in their order, else in
-    that of the alphabet. Raises MissingInputError and BadDataError, with the line.
+    The header names the columns: path, label and optionally split (train, val or test); others are ignored. Without
+    a split column, splits are cut. Labels are class names, sorted as numbers if all of them are whole numbers, else
+    alphabetically. Raises MissingInputError and BadDataError, which names the line.
     """
     file = _existing_file(config)
     try:
@@ -86,18 +86,18 @@ def open_csv(config: DataConfig) -> dict[str, ImageSet]:
     except UnicodeDecodeError as error:
         raise BadDataError(f"{file} is not UTF-8 text ({error.reason}): save it with that encoding") from error
     except csv.Error as error:
-        raise BadDataError(f"{file} is not a CSV file that can be read: {error}") from error
+        raise BadDataError(f"{file} cannot be read as a CSV file: {error}") from error
     _check_files_exist(file, parts)
     return _image_sets(manifest, parts, label_ids)
 
 
 def _existing_file(config: DataConfig) -> str:
     if config.root is None:
-        raise UsageError("data.name=csv needs to know your file: data.root=FILE.csv")
+        raise UsageError("data.name=csv needs a file: data.root=FILE.csv")
     file = os.path.abspath(os.path.expanduser(config.root))
     if not os.path.isfile(file):
         found = "is a folder, not a CSV file" if os.path.isdir(file) else "does not exist"
-        raise MissingInputError(f"{file} {found}. Name the file that lists your images: data.root=FILE.csv")
+        raise MissingInputError(f"{file} {found}. Give the file that lists your images: data.root=FILE.csv")
     return file
 
 
@@ -119,7 +119,7 @@ def _read_header(file: str) -> Manifest:
 
 
 def _meant(name: str, header: Row) -> str:
-    """ " Rename …" where a column looks like the one that is missing."""
+    """Return " Rename …" if a column looks like the missing one."""
     synonym = next((column for column in header if column.lower() in SYNONYMS[name]), None)
     if synonym:
         return f" Rename {synonym!r} to {name!r}."
@@ -127,7 +127,7 @@ def _meant(name: str, header: Row) -> str:
 
 
 def _read(manifest: Manifest) -> tuple[dict[str, _Part], dict[str, int]]:
-    """The parts, and the number of each label as it is written."""
+    """Return the parts, and a number for each label as spelled in the file."""
     parts: defaultdict[str, _Part] = defaultdict(_Part)
     numbering: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     with manifest.reader() as reader:
@@ -141,7 +141,7 @@ def _read(manifest: Manifest) -> tuple[dict[str, _Part], dict[str, int]]:
 
 
 def _cut(manifest: Manifest, rows: list[Row]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Split, paths and labels of those rows, after a look at them. Raises BadDataError."""
+    """Check these rows, and yield split, paths and labels. Raises BadDataError."""
     width = len(manifest.header)
     if not set(map(len, rows)) <= {width}:
         raise manifest.error(lambda row: len(row) != width, lambda row: f"{len(row)} fields, the header has {width}")
@@ -169,19 +169,19 @@ def _cut(manifest: Manifest, rows: list[Row]) -> Iterator[tuple[str, list[str], 
 
 
 def _check_files_exist(file: str, parts: dict[str, _Part]) -> None:
-    """Single files that are missing are bad images; where all are, their folder is not what the paths begin at."""
+    """Raise MissingInputError if all files are missing, as with a wrong folder. A few missing files are bad images."""
     listings = [listing for part in parts.values() for listing in part.listings]
     if listings and all((listing.sizes == MISSING).all() for listing in listings):
         first = os.path.join(os.path.dirname(file), listings[0].split_paths()[0])
         raise MissingInputError(
-            f"none of the images that {file} lists exists; the first is {first}. "
-            "Paths are relative to the folder of the CSV file: move it, or write absolute paths"
+            f"none of the images listed in {file} exist; the first is {first}. "
+            "Paths are relative to the CSV file's folder: move the file, or use absolute paths"
         )
 
 
 def _image_sets(manifest: Manifest, parts: dict[str, _Part], numbering: dict[str, int]) -> dict[str, ImageSet]:
     if "train" not in parts:
-        raise BadDataError(f"{manifest.file} lists no images{' of the split train' if parts else ''}")
+        raise BadDataError(f"{manifest.file} lists no images{' for the train split' if parts else ''}")
     names = [label.strip() for label in numbering]
     in_train = np.unique(np.concatenate(parts["train"].label_ids))
     class_names = _sorted({names[number] for number in in_train})
@@ -208,7 +208,7 @@ def _unknown_class(manifest: Manifest, class_names: list[str]) -> BadDataError:
         lambda row: row[at].strip() not in known,
         lambda row: (
             f"the class {row[at].strip()!r} has no training images.{nearest(row[at], class_names)} "
-            "Rename it, or give it lines of the split train"
+            "Rename it, or add lines for it to the train split"
         ),
     )
 

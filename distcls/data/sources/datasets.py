@@ -1,4 +1,4 @@
-"""From `data.name` to labelled images: the data sets distcls knows, and the way to your own."""
+"""Turns `data.name` into labelled images, from the data sets that distcls knows or from your own."""
 
 from __future__ import annotations
 
@@ -37,22 +37,24 @@ SPLITS = ("train", "val", "test")
 
 
 def open_image_sets(config: DataConfig, least_classes: int = 2) -> dict[str, ImageSet]:
-    """Opens the image sets of data.name by the name of their split; train is always there.
+    """Open the image sets of data.name, and return them by split; train is always included.
 
-    least_classes: one is enough to measure a model on, but not to learn from.
+    least_classes: one class is enough to measure a model, but not to learn from.
 
-    A name with a colon, my_pkg.module:factory, is imported and called with the DataConfig; it returns a
-    dict like this one, or one ImageSet to cut splits from. Raises UsageError, BadDataError, and what the opener raises.
+    A name with a colon, my_pkg.module:factory, is imported and called with the DataConfig. It returns a dict like
+    this one, or a single ImageSet to cut splits from. Raises UsageError, BadDataError, and whatever the opener raises.
     """
     opened = _opener(config.name)(config)
     image_sets = dict(opened) if isinstance(opened, Mapping) else {"train": opened}
     if "train" not in image_sets or not set(image_sets) <= set(SPLITS):
-        raise UsageError(f"{config.name} gave the splits {list(image_sets)}: expected train, and maybe val and test")
+        raise UsageError(
+            f"{config.name} returned the splits {list(image_sets)}: expected train, and optionally val and test"
+        )
     for split, image_set in image_sets.items():
         _check(config.name, split, image_set, image_sets["train"])
     class_names = image_sets["train"].class_names
     if len(class_names) < least_classes:
-        problem = f"has one class only, {class_names[0]!r}: it takes two classes to learn."
+        problem = f"has only one class, {class_names[0]!r}: training needs at least two."
         layouts = f" {LAYOUTS}" if config.name == "folder" else ""
         raise BadDataError(f"{config.root or config.name} {problem}{layouts}")
     return {split: image_sets[split] for split in SPLITS if split in image_sets}
@@ -78,7 +80,7 @@ def _opener(name: str) -> Callable[[DataConfig], dict[str, ImageSet]]:
 
 
 def _check(name: str, split: str, image_set: ImageSet, train: ImageSet) -> None:
-    """Finds the mistakes of a data set written yesterday while they can still be explained."""
+    """Catch mistakes in your own data set early, while they can still be explained."""
     needed = ("class_names", "labels", "__len__", "image", "name", "fingerprint")
     missing = [attribute for attribute in needed if not hasattr(image_set, attribute)]
     if missing:
@@ -87,19 +89,19 @@ def _check(name: str, split: str, image_set: ImageSet, train: ImageSet) -> None:
         )
     if len(set(train.class_names)) != len(train.class_names):
         twice = next(name for name in train.class_names if train.class_names.count(name) > 1)
-        raise BadDataError(f"{name} has two classes of the name {twice!r}: give each a name of its own")
+        raise BadDataError(f"{name} has two classes named {twice!r}: give each its own name")
     if image_set.class_names != train.class_names:
-        raise BadDataError(f"the {split} split of {name} has other class names than train, or another order")
+        raise BadDataError(f"the {split} split of {name} has different class names than train, or a different order")
     if len(image_set) == 0:
         raise BadDataError(f"the {split} split of {name} has no images")
     _take_labels_as_array(name, split, image_set)
     labels, classes = image_set.labels, len(train.class_names)
     if labels.min() < 0 or labels.max() >= classes:
-        raise BadDataError(f"labels of the {split} split of {name} must lie between 0 and {classes - 1}")
+        raise BadDataError(f"labels of the {split} split of {name} must be between 0 and {classes - 1}")
 
 
 def _take_labels_as_array(name: str, split: str, image_set: ImageSet) -> None:
-    """Labels in a list or a tensor are made an array, once: they are indexed by arrays from here on."""
+    """Convert labels from a list or tensor to an array, which the rest of the code relies on."""
     given, expected = image_set.labels, (len(image_set),)
     try:
         labels = np.asarray(given)
@@ -108,7 +110,7 @@ def _take_labels_as_array(name: str, split: str, image_set: ImageSet) -> None:
             if labels is not given:
                 image_set.labels = labels
             return
-    except (TypeError, ValueError, RuntimeError, AttributeError):  # ragged, on a GPU, or not to be set
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # ragged, on a GPU, or read-only
         pass
     is_array = isinstance(given, np.ndarray)
     found = f"{given.dtype} {given.shape}" if is_array else f"a {type(given).__name__}"

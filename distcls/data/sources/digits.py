@@ -1,4 +1,4 @@
-"""scikit-learn's 8x8 handwritten digits: the data set that needs no network, for the first run and for tests."""
+"""scikit-learn's 8x8 handwritten digits, a data set without a download, for first runs and tests."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from distcls.data.sources.image_set import ArraySet, ImageSet
 from distcls.errors import DiskError, MissingInputError
 
 VERSION = 1
-"""Part of the key in the store: raise it when other arrays are made of scikit-learn's."""
+"""Part of the key in the store: raise it when scikit-learn's arrays are converted differently."""
 
 
 def open_digits(config: DataConfig) -> dict[str, ImageSet]:
-    """1,797 images of 8x8 pixels, one split. Raises MissingInputError where scikit-learn is not installed.
+    """Return 1,797 images of 8x8 pixels as one split. Raises MissingInputError if scikit-learn is not installed.
 
-    They are kept in the store, because importing scikit-learn takes seconds.
+    The images are kept in the store, because importing scikit-learn takes seconds.
     """
     try:
         key = f"{VERSION}-{importlib.metadata.version('scikit-learn')}"
     except importlib.metadata.PackageNotFoundError as error:
         raise MissingInputError(
-            "data.name=digits reads the images that scikit-learn carries, and scikit-learn is not installed here.\n"
+            "data.name=digits reads images that are bundled with scikit-learn, which is not installed.\n"
             "Install it: pip install scikit-learn"
         ) from error
     try:
         digits = open_arrays(cache_folder(config), "digits", key, _read)["train"]
-    except DiskError:  # they are small: each process may have its own
+    except DiskError:  # the images are small enough for each process to have its own
         (arrays,) = _read()
         digits = ArraySet("digits", arrays.class_names, arrays.labels, arrays.images)
     return {"train": dataclasses.replace(digits, title="digits")}

@@ -1,4 +1,4 @@
-"""A folder of images, with one folder per class, as a source of labelled images."""
+"""Reads labelled images from a folder with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from distcls.data.sources.image_set import ImageSet, digest
 from distcls.data.sources.listing import IMAGE_EXTENSIONS, Listing, list_images, num_files, subfolders
 from distcls.errors import BadDataError, MissingInputError, UsageError, some_of
 
-# Folder names, in lower case, that stand for a split.
+# Names of split folders, in lower case.
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 FURTHER_SPLIT_FOLDERS = {"training": "train", "dev": "val", "testing": "test"}
-"""Those that stand for one only where there is no better name, and class folders in them."""
+"""Names that count as a split only if no better one exists and they contain class folders."""
 
-# What tells a layout that has an opener of its own: a path under the root, and its data.name.
+# Signs of a layout that another opener reads: a path under the root, and the data.name of that opener.
 NAMED_LAYOUTS = {
     "val/images/val_0.JPEG": "tiny_imagenet",
     "val/ILSVRC2012_val_00000001.JPEG": "imagenet",
@@ -28,60 +28,60 @@ NAMED_LAYOUTS = {
 
 SHOWN_FOLDERS = 5  # in an error message
 
-LAYOUTS = "Expected ROOT/CLASS/image.jpg, or ROOT/train/CLASS/image.jpg with val/ and test/ beside train/ if you like."
+LAYOUTS = "Expected ROOT/CLASS/image.jpg, or ROOT/train/CLASS/image.jpg with optional val/ and test/ beside train/."
 
 
 @dataclass
 class FolderSet:
-    """Image files of one split. Paths are kept as one string of bytes: ImageNet's take 30 MB, not 150."""
+    """Image files of one split. Paths are kept in a single bytes object: for ImageNet, 30 MB instead of 150."""
 
     root: str
     folders: list[str]
-    """Under root, the folder of each class, such as "train/cat"; "" where its files have none of their own."""
+    """The folder of each class under root, such as "train/cat"; "" if a class has no folder."""
     class_names: list[str]
     labels: np.ndarray
     sizes: np.ndarray
     """int64 (N,), bytes of each file."""
     paths: bytes
-    """Paths under the folder of their class, one after the other."""
+    """Paths relative to their class folders, concatenated."""
     path_ends: np.ndarray
     """int64 (N,), where each path ends in `paths`."""
     modified: str
-    """Digest of the files' times of change: in the key of decoded images, but not in the fingerprint, for
-    a copy of the folder on another machine is the same data."""
+    """Digest of the files' modification times: part of the key of decoded images, but not of the fingerprint,
+    because a copy of the folder on another machine is the same data."""
     stamp: str
-    """Digest of the times at which files were last moved or replaced. What was decoded under another one belongs to
-    these files only if their content says so: files of one size and time of change may have been swapped."""
+    """Digest of the times at which files were last moved or replaced. Images decoded under another stamp are only used
+    if the file contents match: two files of equal size and modification time may have been swapped."""
     num_ignored: int
-    """Files that are no images by their names, or lie beside the class folders."""
+    """The number of files that are not images, judging by their names, or are beside the class folders."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def image(self, i: int, decoding: Decoding) -> np.ndarray:
-        """uint8 (H, W, 3), see ImageSet; raises BadImageError."""
+        """Return uint8 (H, W, 3), see ImageSet. Raises BadImageError."""
         return decode(os.path.join(self.root, self.name(i)), decoding)
 
     def content(self, i: int) -> bytes:
-        """The bytes of a file, for decoding and hashing at once. Raises BadImageError where there is no such file."""
+        """Return the bytes of a file, for both decoding and hashing. Raises BadImageError if it cannot be read."""
         return read_image_file(os.path.join(self.root, self.name(i)))
 
     def name(self, i: int) -> str:
-        """Path under root, such as train/cat/17.jpg."""
+        """Return the path under root, such as train/cat/17.jpg."""
         start = self.path_ends[i - 1] if i else 0
         path = os.fsdecode(self.paths[start : self.path_ends[i]])
         return os.path.join(self.folders[self.labels[i]], path)
 
     def fingerprint(self) -> str:
-        """Digest of classes, relative paths, file sizes and labels: of all that can be known without reading files."""
+        """Return a digest of classes, relative paths, file sizes and labels, for which no file is read."""
         layout = json.dumps(self.folders).encode()
         return digest(self.class_names, layout, self.labels, self.sizes, self.path_ends, self.paths)
 
 
 def open_folder(config: DataConfig) -> dict[str, ImageSet]:
-    """Lists a folder of images; see LAYOUTS for what it may look like.
+    """Return the images in a folder, in one of the LAYOUTS.
 
-    Raises MissingInputError where there is none, BadDataError where it cannot be trained on.
+    Raises MissingInputError if the folder does not exist, and BadDataError if it cannot be trained on.
     """
     root = existing_root(config)
     _refuse_named_layouts(root)
@@ -94,25 +94,25 @@ def open_folder(config: DataConfig) -> dict[str, ImageSet]:
 
 
 def existing_root(config: DataConfig) -> str:
-    """data.root as an absolute path. Raises UsageError where it is not set, MissingInputError where it is no folder."""
+    """Return data.root as an absolute path. Raises UsageError if it is not set, MissingInputError if not a folder."""
     if config.root is None:
-        raise UsageError(f"data.name={config.name} needs to know where your images are: --data DIR")
+        raise UsageError(f"data.name={config.name} needs the folder that holds your images: --data DIR")
     root = os.path.abspath(os.path.expanduser(config.root))
     if not os.path.isdir(root):
         found = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise MissingInputError(f"the image folder {root} {found}. Name the one that holds your images: --data DIR")
+        raise MissingInputError(f"the image folder {root} {found}. Give the folder that holds your images: --data DIR")
     return root
 
 
 def _refuse_named_layouts(root: str) -> None:
-    """Read as class folders, these would fail, or give other classes than they have."""
+    """Raise UsageError for layouts that, read as class folders, would fail or give the wrong classes."""
     for path, name in NAMED_LAYOUTS.items():
         if os.path.exists(os.path.join(root, path)):
-            raise UsageError(f"{root} has the layout of {name} (there is {path}): add data.name={name}")
+            raise UsageError(f"{root} has the layout of {name} (it contains {path}): add data.name={name}")
 
 
 def _split_folders(root: str) -> dict[str, str]:
-    """Folder under root of each split; {"train": ""} where root itself holds the class folders."""
+    """Return each split's folder under root; {"train": ""} if root itself holds the class folders."""
     found: dict[str, str] = {}
     for folder in subfolders(root):
         split = SPLIT_FOLDERS.get(folder.lower())
@@ -132,13 +132,16 @@ def _split_folders(root: str) -> dict[str, str]:
     with_classes = [split for split, folder in found.items() if subfolders(os.path.join(root, folder))]
     if "train" in with_classes:
         return found
-    if with_classes:  # without this, test/cat/1.jpg would be an image of a class "test"
+    if with_classes:  # otherwise test/cat/1.jpg would become an image of a class "test"
         raise MissingInputError(f"{root} has {found[with_classes[0]]}/ but no train/ with class folders. {LAYOUTS}")
     return {"train": ""}
 
 
 def _refuse_splits_as_classes(root: str, names: list[str]) -> None:
-    """seg_train/ and seg_test/, each with the same folders, are no two classes: a model would learn who is in test."""
+    """Raise UsageError for splits that look like classes.
+
+    From seg_train/ and seg_test/, each with the same subfolders, a model would learn which images are in test.
+    """
     trains = [name for name in names if "train" in name.lower()]
     others = [name for name in names if any(word in name.lower() for word in ("test", "val", "dev"))]
     if len(names) > 3 or not trains or not others:
@@ -147,25 +150,25 @@ def _refuse_splits_as_classes(root: str, names: list[str]) -> None:
     if len(inner[0]) > 1 and all(folders == inner[0] for folders in inner):
         raise UsageError(
             f"{root} has the folders {', '.join(names)}, each with the folders {some_of(inner[0], SHOWN_FOLDERS)}"
-            ": these look like splits, not like classes. Rename them, or "
-            "make links to them, as train, val and test."
+            ": these look like splits, not classes. Rename them to train, val and test, or "
+            "create links with these names."
         )
 
 
 def class_folders(folder: str, least: int = 2) -> list[str]:
-    """Names of the class folders in a folder. Raises BadDataError where there are less than that."""
+    """Return the names of the class folders in a folder. Raises BadDataError if there are fewer than `least`."""
     names = subfolders(folder)
     if not names:
-        raise BadDataError(f"{folder} has no class folders in it. {LAYOUTS}")
+        raise BadDataError(f"{folder} has no class folders. {LAYOUTS}")
     if len(names) < least:
-        raise BadDataError(f"{folder} has one class folder only, {names[0]}/: it takes two classes. {LAYOUTS}")
+        raise BadDataError(f"{folder} has only one class folder, {names[0]}/: training needs at least two. {LAYOUTS}")
     return names
 
 
 def list_class_folders(root: str, split_folder: str, class_folders: list[str], class_names: list[str]) -> FolderSet:
-    """The images of a split that has one folder per class; class_names are what the folders are called in the run.
+    """Return the images of a split that has one folder per class; class_names are the names to use for class_folders.
 
-    Raises BadDataError for a folder that is none of class_folders, and for one without images.
+    Raises BadDataError for a folder not in class_folders, and for one without images.
     """
     folder = os.path.join(root, split_folder)
     labels = {name: label for label, name in enumerate(class_folders)}
@@ -176,7 +179,9 @@ def list_class_folders(root: str, split_folder: str, class_folders: list[str], c
         listings[labels[name]] = list_images(os.path.join(folder, name))
     _refuse_empty({os.path.join(folder, class_folders[label]): listing for label, listing in listings.items()})
     if not listings:
-        raise BadDataError(f"{folder} has no class folders in it. Fill it, or remove it to have that split cut for you")
+        raise BadDataError(
+            f"{folder} has no class folders. Add some, or remove it and distcls cuts this split from train"
+        )
     return pack(
         root=root,
         folders=[os.path.join(split_folder, name) for name in class_folders],
@@ -190,8 +195,8 @@ def list_class_folders(root: str, split_folder: str, class_folders: list[str], c
 def _unknown_class(folder: str, name: str, class_names: list[str]) -> str:
     known = ", ".join(class_names[:10]) + (", …" if len(class_names) > 10 else "")
     return (
-        f"{os.path.join(folder, name)} is a class that the training images do not have ({known}). "
-        "Rename or remove the folder, or add that class to train/"
+        f"{os.path.join(folder, name)} is a class without training images (the classes are {known}). "
+        "Rename or remove the folder, or add the class to train/"
     )
 
 
@@ -204,7 +209,7 @@ def _refuse_empty(listings: dict[str, Listing]) -> None:
     others = [os.path.join(folder, listing.ignored[0]) for folder, listing in empty.items() if listing.ignored]
     raise BadDataError(
         f"the {have} no images ({' '.join(IMAGE_EXTENSIONS)}){f', but {others[0]} for example' if others else ''}. "
-        "Put images there, or remove what is empty"
+        "Add images, or remove empty folders"
     )
 
 
@@ -216,9 +221,9 @@ def pack(
     listings: list[Listing],
     num_strays: int = 0,
 ) -> FolderSet:
-    """The files of some listings, one after the other, as one split; labels are int64, one per file.
+    """Return the files of several listings as one split; labels are int64, one per file.
 
-    num_strays: files outside of all listings, which are ignored.
+    num_strays: how many files outside the listings are ignored.
     """
     return FolderSet(
         root=root,

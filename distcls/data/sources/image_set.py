@@ -1,4 +1,4 @@
-"""What every source of labelled images looks like to the rest of distcls, and the one for images in an array."""
+"""The interface of all sources of labelled images, and the source for images in an array."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distcls.errors import BadDataError
 
 
 class ImageSet(Protocol):
-    """Labelled images of one split. It travels to other processes, so its pickle should be small."""
+    """Labelled images of one split. Image sets are sent to other processes, so their pickles should be small."""
 
     class_names: list[str]
     labels: np.ndarray
@@ -25,23 +25,23 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, i: int, decoding: Decoding) -> np.ndarray:
-        """uint8 (H, W, 3), RGB, as decoding.fit gives it, which may be a random part; raises BadImageError."""
+        """Return uint8 (H, W, 3), RGB, as from decode.fit, which may be a random part. Raises BadImageError."""
         ...
 
     def name(self, i: int) -> str:
-        """What a person can find the image by: its path under the root, or something like digits/17."""
+        """Return a name to find the image by: its path under the root, or something like digits/17."""
         ...
 
     def fingerprint(self) -> str:
-        """Hex digest that changes when classes, labels or images do."""
+        """Return a hex digest that changes when classes, labels or images do."""
         ...
 
 
 @dataclass
 class ArraySet:
-    """Images of one size that fit an array, in memory or mapped from a file.
+    """Images of one size in an array, in memory or mapped from a file.
 
-    Raises BadDataError where labels are missing, or too many.
+    Raises BadDataError if there are not as many labels as images.
     """
 
     title: str
@@ -50,7 +50,7 @@ class ArraySet:
     images: np.ndarray
     """uint8 (N, H, W, 3)."""
     stored_fingerprint: str | None = None
-    """Its fingerprint where that was computed before: hashing reads all images."""
+    """The fingerprint if it was computed before: hashing reads all images."""
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.images):
@@ -60,15 +60,15 @@ class ArraySet:
         return len(self.labels)
 
     def image(self, i: int, decoding: Decoding) -> np.ndarray:
-        """uint8 (H, W, 3), see ImageSet."""
+        """Return uint8 (H, W, 3), see ImageSet."""
         return np.array(fit(Image.fromarray(self.images[i]), decoding))
 
     def name(self, i: int) -> str:
-        """Such as digits/17."""
+        """Return a name such as digits/17."""
         return f"{self.title}/{i}"
 
     def fingerprint(self) -> str:
-        """Digest of every pixel and label."""
+        """Return a digest of all class names, labels and pixels."""
         if self.stored_fingerprint is None:
             self.stored_fingerprint = digest(self.class_names, self.labels, self.images)
         return self.stored_fingerprint
@@ -84,12 +84,12 @@ CONTENT_BYTES = 16
 
 
 def content_digest(content: bytes) -> bytes:
-    """The first 16 bytes of SHA-256 of a file's bytes, or of an image's pixels: it tells images apart."""
+    """Return the first 16 bytes of the SHA-256 of a file or of an image's pixels, to tell images apart."""
     return hashlib.sha256(content).digest()[:CONTENT_BYTES]
 
 
 def digest(class_names: list[str], *contents: np.ndarray | bytes) -> str:
-    """SHA-256, in hex, of class names and of what the images are."""
+    """Return the SHA-256, in hex, of class names and of whatever identifies the images."""
     sha256 = hashlib.sha256(json.dumps(class_names).encode())
     for content in contents:
         data = np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content

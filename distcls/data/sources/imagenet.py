@@ -1,4 +1,4 @@
-"""ImageNet and Tiny ImageNet as they are handed out, where the labels of val are not in folder names but in a file."""
+"""Reads ImageNet and Tiny ImageNet as published, where the labels of val are in a file instead of folder names."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ DEVKIT = "ILSVRC2012_devkit_t12/data"
 IMAGENET_LAYOUT = (
     "Expected ROOT/train/n01440764/*.JPEG and ROOT/val, either with folders like train's, or flat "
     f"(ILSVRC2012_val_00000001.JPEG …) with ROOT/LOC_val_solution.csv or ROOT/{DEVKIT} for the labels. "
-    f"ROOT may also hold {KAGGLE_FOLDER}, as Kaggle's archive does"
+    f"ROOT may also contain {KAGGLE_FOLDER}, as Kaggle's archive does"
 )
 TINY_LAYOUT = "Expected ROOT/train/n01443537/images/*.JPEG, ROOT/val/images and ROOT/val/val_annotations.txt"
 
 
 def open_imagenet(config: DataConfig) -> dict[str, ImageSet]:
-    """ImageNet-1k: train, and val where it is there; the test images have no labels and are left alone.
+    """Return ImageNet-1k: train, and val if present. The test images have no labels and are ignored.
 
-    Classes are in the order of their WordNet ids, as in every published model, and have readable names where
-    there is a LOC_synset_mapping.txt. Raises MissingInputError and BadDataError.
+    Classes are in the order of their WordNet ids, as in all published models, with readable names if there is a
+    LOC_synset_mapping.txt. Raises MissingInputError and BadDataError.
     """
     root = existing_root(config)
     images = KAGGLE_FOLDER if os.path.isdir(os.path.join(root, KAGGLE_FOLDER)) else ""
@@ -48,9 +48,9 @@ def open_imagenet(config: DataConfig) -> dict[str, ImageSet]:
 
 
 def open_tiny_imagenet(config: DataConfig) -> dict[str, ImageSet]:
-    """Tiny ImageNet (200 classes, 64x64 pixels): train and val; the test images have no labels and are left alone.
+    """Return Tiny ImageNet (200 classes, 64x64 pixels): train and val. The test images have no labels and are ignored.
 
-    Classes are in the order of their WordNet ids, and have readable names where there is a words.txt.
+    Classes are in the order of their WordNet ids, with readable names if there is a words.txt.
     """
     root = existing_root(config)
     wnids = _wnids(os.path.join(root, "train"), TINY_LAYOUT)
@@ -72,7 +72,7 @@ def _wnids(train: str, layout: str) -> list[str]:
 
 
 def _imagenet_val_labels(root: str, val: str) -> dict[str, str]:
-    """WordNet id by file name, from the first of the files that people have."""
+    """Return the WordNet id of each file name, from whichever file of labels is there."""
     for folder in (root, val):
         solution = os.path.join(folder, "LOC_val_solution.csv")
         if os.path.isfile(solution):
@@ -84,7 +84,7 @@ def _imagenet_val_labels(root: str, val: str) -> dict[str, str]:
 
 
 def _devkit_labels(folder: str) -> dict[str, str]:
-    """The ground truth is one number per image, whose WordNet id is in a MATLAB file."""
+    """Return the WordNet id of each file name: the devkit numbers them, and a MATLAB file says which id is which."""
     from scipy.io import loadmat
 
     truth = _read_table(os.path.join(folder, "ILSVRC2012_validation_ground_truth.txt"), ",", IMAGENET_LAYOUT)
@@ -97,24 +97,28 @@ def _devkit_labels(folder: str) -> dict[str, str]:
 
 
 def _list_flat(root: str, folder: str, labels: Mapping[str, str], wnids: list[str], names: list[str]) -> FolderSet:
-    """Images that lie together in one folder; labels: WordNet id by file name."""
+    """Return the images of a split that is one flat folder; labels: WordNet id by file name."""
     listing = list_images(os.path.join(root, folder))
     if len(listing) == 0:
-        raise BadDataError(f"{os.path.join(root, folder)} has no images. Fill it, or remove it to have val cut for you")
+        raise BadDataError(
+            f"{os.path.join(root, folder)} has no images. Add some, or remove it and distcls cuts val from train"
+        )
     ids = {wnid: label for label, wnid in enumerate(wnids)}
     label_of_each = []
     for path in listing.split_paths():
         wnid = labels.get(path)
         if wnid is None:
-            raise BadDataError(f"{os.path.join(root, folder, path)} has no label in the file of val's labels")
+            raise BadDataError(f"{os.path.join(root, folder, path)} is missing from the file of val labels")
         if wnid not in ids:
-            raise BadDataError(f"{os.path.join(root, folder, path)} is of class {wnid}, which has no folder in train/")
+            raise BadDataError(
+                f"{os.path.join(root, folder, path)} has the class {wnid}, but there is no such folder in train/"
+            )
         label_of_each.append(ids[wnid])
     return pack(root, [folder] * len(names), names, np.array(label_of_each, np.int64), [listing])
 
 
 def _read_names(file: str, separator: str) -> dict[str, str]:
-    """ "tench" for "n01440764 tench, Tinca tinca"; nothing where there is no such file."""
+    """Return the name of each id, "tench" for "n01440764 tench, Tinca tinca"; empty if there is no such file."""
     if not os.path.isfile(file):
         return {}
     lines = [line for line in _read_table(file, separator, "") if len(line) > 1]
@@ -122,7 +126,7 @@ def _read_names(file: str, separator: str) -> dict[str, str]:
 
 
 def _readable(wnids: list[str], names: Mapping[str, str]) -> list[str]:
-    """A name for each class; two cranes, a bird and a machine, keep their WordNet ids."""
+    """Return a name for each class; equal names, such as the two cranes (bird and machine), include the WordNet id."""
     found = [names.get(wnid, wnid) for wnid in wnids]
     count = Counter(found)
     return [name if count[name] == 1 else f"{name} ({wnid})" for wnid, name in zip(wnids, found, strict=True)]

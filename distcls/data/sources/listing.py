@@ -1,4 +1,4 @@
-"""Finds image files, their sizes and times, quickly and in the same order on every machine."""
+"""Lists image files with their sizes and times, quickly and in the same order on every machine."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ IMAGE_EXTENSIONS = (
 )
 
 MISSING = -1
-"""Size of a file that is not there."""
+"""Size of a missing file."""
 
 
 @dataclass
 class Listing:
-    """Image files under a folder; packed, for there may be millions."""
+    """Image files under a folder, packed because there may be millions."""
 
     paths: bytes
-    """Paths relative to the folder, one after the other."""
+    """Paths relative to the folder, concatenated."""
     lengths: np.ndarray
     """int64 (n,), bytes of each path."""
     sizes: np.ndarray
-    """int64 (n,), bytes of each file; MISSING where there is none."""
+    """int64 (n,), bytes of each file; MISSING if it does not exist."""
     changed: np.ndarray
-    """int64 (n,), time of change of each file in ns."""
+    """int64 (n,), modification time of each file in ns."""
     moved: np.ndarray
     """int64 (n,), time in ns at which each file, or a link to it, was last written, renamed or replaced: its ctime,
-    which no program can set, and which differs in each copy of a folder."""
+    which no program can set and which differs in each copy of a folder."""
     ignored: list[str]
-    """Paths of files that are no images by their names."""
+    """Paths of files that are not images, judging by their names."""
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def split_paths(self) -> list[str]:
-        """The paths, one by one."""
+        """Return the paths, one by one."""
         ends = np.cumsum(self.lengths).tolist()
         return [os.fsdecode(self.paths[end - length : end]) for end, length in zip(ends, self.lengths, strict=True)]
 
 
 def list_images(folder: str) -> Listing:
-    """Everything under `folder`, at any depth, sorted by path; hidden files and folders do not exist for it.
+    """List everything under `folder`, at any depth, sorted by path. Hidden files and folders are skipped.
 
-    A million files take 2 s, most of it in the kernel. Threads were tried: they take turns at the interpreter
-    for each file and need three times as long.
+    A million files take 2 s, mostly in the kernel. Threads take three times as long, because they contend for the
+    interpreter lock on every file.
     """
     extensions = tuple(os.fsencode(extension) for extension in IMAGE_EXTENSIONS)
     found = dict(_walk(os.fsencode(folder), b""))
     images = sorted(path for path in found if path.lower().endswith(extensions))
-    # `pop`, because an entry remembers what it was asked for, which is more than all that is kept of it
+    # `pop`, because an entry caches its stat result, which takes more memory than all we keep
     listing = _listing(images, lambda path: found.pop(path).stat)
     listing.ignored = sorted(map(os.fsdecode, found))
     return listing
 
 
 def list_files(folder: str, paths: Iterable[str]) -> Listing:
-    """These files, in this order; paths are relative to the folder, or absolute."""
+    """List these files, in this order; paths are absolute or relative to the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         encoded = [os.fsencode(path) for path in paths]
@@ -76,7 +76,7 @@ def list_files(folder: str, paths: Iterable[str]) -> Listing:
 
 
 def _listing(paths: list[bytes], stat_of: Callable[[bytes], Callable[..., os.stat_result]]) -> Listing:
-    """stat_of: for a path, what os.stat does for it, with follow_symlinks."""
+    """Return a listing of these paths. stat_of: returns, for a path, a function like os.stat (with follow_symlinks)."""
     rows = []
     for path in paths:
         try:
@@ -85,7 +85,7 @@ def _listing(paths: list[bytes], stat_of: Callable[[bytes], Callable[..., os.sta
             if stat.S_ISLNK(name.st_mode):
                 file = look(follow_symlinks=True)
             rows.append((file.st_size, file.st_mtime_ns, max(file.st_ctime_ns, name.st_ctime_ns)))
-        except (OSError, ValueError):  # a link to nowhere: still listed, so that decoding reports it as a bad image
+        except (OSError, ValueError):  # a dangling link: listed anyway, so that decoding reports it as a bad image
             rows.append((MISSING, 0, 0))
     lengths = np.fromiter(map(len, paths), np.int64, len(paths))
     sizes, changed, moved = np.array(rows, np.int64).reshape(-1, 3).T.copy()
@@ -93,18 +93,18 @@ def _listing(paths: list[bytes], stat_of: Callable[[bytes], Callable[..., os.sta
 
 
 def subfolders(folder: str) -> list[str]:
-    """Names of the visible folders in a folder, sorted. Raises MissingInputError where it cannot be read."""
+    """Return the names of the visible folders in a folder, sorted. Raises MissingInputError if it cannot be read."""
     with _explaining_unreadable(folder), os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
 
 
 def _is_hidden(name: str | bytes) -> bool:
-    """What macOS leaves in archives is hidden too."""
+    """True for hidden files, and for the folder that macOS adds to archives."""
     return name[:1] in (".", b".") or name in ("__MACOSX", b"__MACOSX")
 
 
 def _is_folder(entry: os.DirEntry[Any]) -> bool:
-    """True for a folder, or a link to one. A link to itself is none, and no error: one bad file."""
+    """True for a folder or a link to one. A link to itself is no error here: it becomes one bad file."""
     try:
         return entry.is_dir()
     except OSError:
@@ -112,7 +112,7 @@ def _is_folder(entry: os.DirEntry[Any]) -> bool:
 
 
 def num_files(folder: str) -> int:
-    """How many visible files lie in a folder itself."""
+    """Return how many visible files are directly in a folder."""
     with os.scandir(folder) as entries:
         return sum(not _is_hidden(entry.name) and not _is_folder(entry) for entry in entries)
 
@@ -130,14 +130,14 @@ def _lies_in(folder: bytes, link: bytes) -> bool:
 
 
 def _walk(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-    """Each visible file with its path, in bytes: encoding a million names takes a while."""
+    """Yield each visible file with its path, in bytes: encoding a million names takes a while."""
     with _explaining_unreadable(os.fsdecode(folder)), os.scandir(folder) as entries:
         for entry in entries:
             if _is_hidden(entry.name):
                 continue
             if _is_folder(entry):
                 if entry.is_symlink() and _lies_in(folder, entry.path):
-                    continue  # a link to a folder that it lies in: there is no end to it
+                    continue  # a link to one of its parent folders, which would never end
                 yield from _walk(entry.path, prefix + entry.name + b"/")
             else:
                 yield prefix + entry.name, entry

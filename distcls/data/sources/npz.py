@@ -1,4 +1,4 @@
-"""A numpy .npz of images and labels, under the names that Keras, MedMNIST and people give them."""
+"""Reads a numpy .npz of images and labels, with the array names that Keras, MedMNIST and people use."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ NAMES = {
 }
 
 MOST_DEFLATED = 1032
-"""Bytes that one byte of zlib can stand for: an archive that claims more is forged."""
+"""The most bytes that one byte of zlib data can expand to: an archive that claims more is forged."""
 
 UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
-"""Also archives with a password, and compressed in ways that Python does not know."""
+"""These include archives with a password or an unsupported compression."""
 
 EXPECTED = (
-    "Expected images and labels; or x_train and y_train, with x_val, y_val, x_test and y_test if you like; or "
-    "train_images and train_labels and so on. class_names is a list of names, if you like"
+    "Expected images and labels; or x_train and y_train, optionally with x_val, y_val, x_test and y_test; or "
+    "train_images and train_labels and so on; optionally class_names, a list of names"
 )
 
 
 def open_npz(config: DataConfig) -> dict[str, ImageSet]:
-    """The splits of an .npz file; data.root is the file. Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3).
+    """Return the splits in an .npz file, which is data.root. Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3).
 
-    Labels are (N,) or (N, 1), whole numbers or words: positions in class_names where the file has it, else the
+    Labels are whole numbers or strings, (N,) or (N, 1): positions in class_names if the file has it, else the
     classes themselves. Raises MissingInputError and BadDataError.
     """
     if config.root is None:
-        raise UsageError("data.name=npz needs to know your file: data.root=FILE.npz")
+        raise UsageError("data.name=npz needs a file: data.root=FILE.npz")
     file = Path(config.root).expanduser().absolute()
     if not file.is_file():
         found = "is not a file" if file.exists() else "does not exist"
-        raise MissingInputError(f"{file} {found}. Name the file that holds your images: data.root=FILE.npz")
+        raise MissingInputError(f"{file} {found}. Give the file that holds your images: data.root=FILE.npz")
     stat = file.stat()
     key = digest([], repr((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode())[:16]
     return dict(open_arrays(cache_folder(config), file.stem, key, lambda: _read(file)))
@@ -59,16 +59,16 @@ def _read(file: Path) -> Iterator[Arrays]:
         _check_sizes(file)
         with np.load(file, allow_pickle=False) as arrays:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise BadDataError(f"{file} holds one array without a name. {EXPECTED}")
+                raise BadDataError(f"{file} holds a single array without a name. {EXPECTED}")
             yield from _read_splits(file, arrays)
     except MemoryError as error:
-        raise BadDataError(f"{file} does not fit the memory of this machine: {error}") from error
+        raise BadDataError(f"{file} does not fit in this machine's memory: {error}") from error
     except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
-        raise BadDataError(f"{file} is not an .npz of plain arrays that can be read: {error}") from error
+        raise BadDataError(f"{file} cannot be read as an .npz of plain arrays: {error}") from error
 
 
 def _check_sizes(file: Path) -> None:
-    """Raises BadDataError where an array's header claims more bytes than can follow it: numpy takes memory first."""
+    """Raise BadDataError if an array claims more bytes than can follow, or than are free: numpy allocates first."""
     if not zipfile.is_zipfile(file):
         return
     with zipfile.ZipFile(file) as archive:
@@ -78,18 +78,18 @@ def _check_sizes(file: Path) -> None:
             name = member.filename.removesuffix(".npy")
             if needed > there:
                 raise BadDataError(
-                    f"{file}: {name} claims {needed / 1e9:,.1f} GB, and has {there / 1e9:,.1f} GB at most"
+                    f"{file}: {name} claims {needed / 1e9:,.1f} GB, but has at most {there / 1e9:,.1f} GB"
                 )
             free = psutil.virtual_memory().available
             if needed > free:
                 raise BadDataError(
-                    f"{file}: {name} takes {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free. Save "
-                    "the images as files, in a folder for each class: data.name=folder"
+                    f"{file}: {name} needs {needed / 1e9:,.1f} GB of memory, but only {free / 1e9:,.1f} GB are free. "
+                    "Save the images as files, with one folder per class: data.name=folder"
                 )
 
 
 def _claimed_bytes(stream: IO[bytes]) -> int:
-    """Of the array whose header begins a stream; 0 of what is no array, which nobody reads."""
+    """Return the size of the array whose header starts a stream; 0 if it is not an array, which nobody reads."""
     try:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
@@ -102,7 +102,7 @@ def _claimed_bytes(stream: IO[bytes]) -> int:
 def _read_splits(file: Path, arrays: np.lib.npyio.NpzFile) -> Iterator[Arrays]:
     names = {split: pair for split, pairs in NAMES.items() for pair in pairs if pair[0] in arrays}
     if "train" not in names:
-        raise BadDataError(f"{file} has the arrays {', '.join(arrays) or 'none'}. {EXPECTED}")
+        raise BadDataError(f"{file} has no training images; found arrays: {', '.join(arrays) or 'none'}. {EXPECTED}")
     for _, labels in names.values():
         if labels not in arrays:
             raise BadDataError(f"{file} has no array {labels}, only {', '.join(arrays)}. {EXPECTED}")
@@ -116,7 +116,7 @@ def _read_splits(file: Path, arrays: np.lib.npyio.NpzFile) -> Iterator[Arrays]:
 
 
 def _classes(file: Path, arrays: np.lib.npyio.NpzFile, train_labels: str) -> tuple[list[str], np.ndarray]:
-    """The names of the classes, and what stands for each in the labels, in ascending order."""
+    """Return the names of the classes and the value of each in the labels, in ascending order."""
     if "class_names" in arrays:
         class_names = [str(name) for name in arrays["class_names"].tolist()]
         classes = np.arange(len(class_names))
@@ -130,7 +130,7 @@ def _flat(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1 or flat.dtype.kind not in "iuUb":
         raise BadDataError(
-            f"{file}: {name} is {labels.dtype} {labels.shape}; expected one whole number or one word for each image"
+            f"{file}: {name} is {labels.dtype} {labels.shape}; expected one whole number or string per image"
         )
     return flat
 
@@ -139,17 +139,17 @@ def _positions(file: Path, name: str, labels: np.ndarray, classes: np.ndarray) -
     unknown = np.setdiff1d(labels, classes)
     if len(unknown):
         raise BadDataError(
-            f"{file}: {name} has the class {unknown[0]}, which is none of {', '.join(map(str, classes[:10]))}"
+            f"{file}: {name} has the class {unknown[0]}, which is not one of {', '.join(map(str, classes[:10]))}"
             f"{', …' if len(classes) > 10 else ''}"
         )
     return np.searchsorted(classes, labels).astype(np.int64)
 
 
 def _rgb(file: Path, name: str, images: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W, 3), in C order."""
+    """Return uint8 (N, H, W, 3), in C order."""
     if images.dtype != np.uint8:
         raise BadDataError(
-            f"{file}: {name} is {images.dtype}; expected uint8 from 0 to 255. Scale it, round it, and save it with "
+            f"{file}: {name} is {images.dtype}; expected uint8 from 0 to 255. Scale and round it, then save "
             ".astype('uint8')"
         )
     if images.ndim == 3:

@@ -1,4 +1,4 @@
-"""Images that are computed instead of read, as many and as large as you like: for load tests."""
+"""Generates images for load tests, as many and as large as you like."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATTERN_SIZE = 4
 
 @dataclass
 class SyntheticSet:
-    """Each image is half the pattern of its class, 4x4 coloured fields, and half noise: easy to learn."""
+    """Images that are half their class's pattern of 4x4 coloured squares and half noise: easy to learn."""
 
     num_images: int = 10_000
     num_classes: int = 10
@@ -33,36 +33,36 @@ class SyntheticSet:
         self.labels = np.arange(self.num_images, dtype=np.int64) % self.num_classes
 
     def __reduce__(self) -> tuple[type[SyntheticSet], tuple[int, ...]]:
-        """To other processes travel the numbers only."""
+        """Send only the numbers to other processes."""
         return SyntheticSet, (self.num_images, self.num_classes, self.size, self.seed)
 
     def __len__(self) -> int:
         return self.num_images
 
     def image(self, i: int, decoding: Decoding) -> np.ndarray:
-        """uint8 (H, W, 3), see ImageSet."""
+        """Return uint8 (H, W, 3), see ImageSet."""
         pattern = Image.fromarray(self._random_pixels(PATTERN_SIZE, "synthetic class", int(self.labels[i])))
         noise = self._random_pixels(self.size, "synthetic image", i)
         pixels = np.asarray(pattern.resize((self.size, self.size), Image.Resampling.NEAREST)) // 2 + noise // 2
         return np.array(fit(Image.fromarray(pixels), decoding))
 
     def _random_pixels(self, size: int, purpose: str, number: int) -> np.ndarray:
-        """From PCG64's raw stream, which numpy promises never to change: the images must not either."""
+        """Draw from PCG64's raw stream, which numpy promises never to change, as these images must never change."""
         generator = keys.numpy_generator(self.seed, purpose, number).bit_generator
         count = size * size * 3
         return generator.random_raw(-(-count // 8)).astype("<u8").view(np.uint8)[:count].reshape(size, size, 3)
 
     def name(self, i: int) -> str:
-        """Such as synthetic/17."""
+        """Return a name such as synthetic/17."""
         return f"synthetic/{i}"
 
     def fingerprint(self) -> str:
-        """Digest of all that decides what the images are."""
+        """Return a digest of everything that determines the images."""
         return digest(self.class_names, repr(asdict(self)).encode())
 
 
 def open_synthetic(config: DataConfig) -> dict[str, ImageSet]:
-    """One split, from data.args: num_images, num_classes, size in pixels, seed. Raises UsageError."""
+    """Return one split, from data.args: num_images, num_classes, size in pixels, seed. Raises UsageError."""
     args: dict[str, Any] = {"size": config.image_size or SyntheticSet.size, **config.args}
     known = [field.name for field in fields(SyntheticSet)]
     for name, value in args.items():

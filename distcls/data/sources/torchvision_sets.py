@@ -1,7 +1,7 @@
-"""CIFAR-10, MNIST, Fashion-MNIST and STL-10, read and downloaded by torchvision.
+"""Reads and downloads CIFAR-10, MNIST, Fashion-MNIST and STL-10 with torchvision.
 
-torchvision holds a set as private arrays, 180 MB of CIFAR-10 in each process. So what it read once is
-kept in the store (cache/arrays.py), and later starts need neither torchvision nor its checksums.
+torchvision keeps a data set in private arrays, 180 MB per process for CIFAR-10. So it reads a set once into the
+store (cache/arrays.py), and later starts need neither torchvision nor its checksums.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ class _Source:
     name: str
     torchvision_class: str
     folder: str
-    """Folder that torchvision makes under the root."""
+    """The folder that torchvision creates under the root."""
     read: Callable[[Any, str, bool, bool], tuple[list[str], Any, np.ndarray]]
     """(class, root, is train, download) -> class names, labels (N,), images (N, H, W, 3)."""
 
 
 def open_cifar10(config: DataConfig) -> dict[str, ImageSet]:
-    """60,000 images of 32x32 pixels: train and test."""
+    """Return 60,000 images of 32x32 pixels: train and test."""
     return _open(_Source("cifar10", "CIFAR10", "cifar-10-batches-py", _read_cifar10), config)
 
 
 def open_mnist(config: DataConfig) -> dict[str, ImageSet]:
-    """70,000 handwritten digits of 28x28 pixels, gray: train and test."""
+    """Return 70,000 handwritten digits of 28x28 pixels, gray: train and test."""
     return _open(_Source("mnist", "MNIST", "MNIST", _read_mnist), config)
 
 
 def open_fashion_mnist(config: DataConfig) -> dict[str, ImageSet]:
-    """70,000 clothes of 28x28 pixels, gray: train and test."""
+    """Return 70,000 items of clothing of 28x28 pixels, gray: train and test."""
     return _open(_Source("fashion_mnist", "FashionMNIST", "FashionMNIST", _read_mnist), config)
 
 
 def open_stl10(config: DataConfig) -> dict[str, ImageSet]:
-    """13,000 images of 96x96 pixels, the labelled ones: train and test."""
+    """Return the 13,000 labelled images of 96x96 pixels: train and test."""
     return _open(_Source("stl10", "STL10", "stl10_binary", _read_stl10), config)
 
 
@@ -79,7 +79,7 @@ def _open(source: _Source, config: DataConfig) -> dict[str, ImageSet]:
 
 
 def _key(folder: Path) -> str:
-    """Changes with the files torchvision would read: their names, sizes and times of change."""
+    """Return a key that changes with the files torchvision would read: their names, sizes and modification times."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     found = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return digest([], repr((str(folder), found)).encode())[:16]
@@ -97,45 +97,45 @@ def _read_splits(source: _Source, root: Path) -> Iterator[Arrays]:
 
 
 def _read(source: _Source, root: Path, train: bool) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Class names, labels int64 (N,), images uint8 (N, H, W, 3) in C order."""
+    """Return class names, labels int64 (N,), and images uint8 (N, H, W, 3) in C order."""
     try:
         class_names, labels, images = source.read(_torchvision_class(source), str(root), train, False)
     except (OSError, RuntimeError) as error:
         raise MissingInputError(
-            f"{root / source.folder} is not a whole copy of {source.name}: {error}.\n"
+            f"{root / source.folder} is not a complete copy of {source.name}: {error}.\n"
             "Move that folder away, then download it again: data.download=true"
         ) from error
     return list(class_names), np.asarray(labels).astype(np.int64), np.ascontiguousarray(images)
 
 
 def _download(source: _Source, root: Path, config: DataConfig) -> None:
-    """Downloads into a folder beside, so that a killed download leaves nothing that looks like the data set."""
+    """Download to a temporary folder, so that a killed download leaves nothing that looks like the data set."""
     if not config.download:
         raise MissingInputError(
             f"{source.name} is not in {root} (no folder {source.folder}). "
-            "Download it: data.download=true. Or name the folder that holds it: --data DIR"
+            "Download it: data.download=true. Or give the folder that holds it: --data DIR"
         )
     cls = _torchvision_class(source)
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision gives none: behind a silent firewall it would wait forever
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none, and would wait forever behind a silent firewall
     try:
         root.mkdir(parents=True, exist_ok=True)
         with folder_beside(root / source.folder) as building:
             _lend_archive(cls, root, building)
             source.read(cls, str(building), True, True)
             rename_unless_there(building / source.folder, root / source.folder)
-    except Exception as error:  # network, disk, archive and checksum: each library on the way has its own
+    except Exception as error:  # network, disk, archive, checksum: each of the libraries involved has its own errors
         raise MissingInputError(
             f"cannot download {source.name} from {_hosts(cls)} to {root}: {error}.\n"
-            f"Where there is no network, copy the folder {source.folder} from elsewhere into {root}, "
-            "or name the folder that holds it: --data DIR"
+            f"If this machine has no network, copy the folder {source.folder} from another one into {root}, "
+            "or give the folder that holds it: --data DIR"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
 
 
 def _lend_archive(cls: Any, root: Path, building: Path) -> None:
-    """An archive that somebody put under the root already is not downloaded again."""
+    """Link an archive that is already under the root, so that it is not downloaded again."""
     archive = root / getattr(cls, "filename", "")
     if archive.is_file():
         (building / archive.name).symlink_to(archive)

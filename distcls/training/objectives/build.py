@@ -27,7 +27,7 @@ def build_objective(config: ObjectiveConfig, task: Task) -> Objective:
         return objective
     if config.name not in OBJECTIVES:
         raise UsageError(
-            f"objective.name={config.name}: there is no such objective.{nearest(config.name, OBJECTIVES)} Known are "
+            f"objective.name={config.name}: there is no such objective.{nearest(config.name, OBJECTIVES)} Known: "
             f"{', '.join(OBJECTIVES)}, and my_pkg.module:make for your own."
         )
     try:

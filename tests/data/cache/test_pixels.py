@@ -365,7 +365,7 @@ def test_too_little_space_is_said_before_anything_is_decoded(
     two_classes: Path, tmp_path: Path, seen: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(DiskError, match=r"take 0\.37 GB more .*data\.cache_dir=DIR"):
+    with pytest.raises(DiskError, match=r"need another 0\.37 GB .*data\.cache_dir=DIR"):
         decoded(opened(two_classes), tmp_path, size=2032)
     assert seen == []
 

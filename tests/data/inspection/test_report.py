@@ -14,7 +14,7 @@ def test_what_came_and_went_is_told_before_what_moved_because_of_it():
     old = {"train": ["a/1", "a/2", "b/1"], "val": ["b/2"]}
     assert changed_images(old, {"train": ["a/1", "b/1", "b/2"], "val": ["a/2", "b/3"]}) == [
         "1 image is new: b/3",
-        "2 images are in another split: a/2, b/2 (splits that distcls cuts are cut anew for other images)",
+        "2 images are in another split: a/2, b/2 (when the images change, distcls cuts its splits anew)",
     ]
     assert changed_images(old, {"train": ["a/1", "a/2"], "val": ["b/1", "b/2"]}) == ["1 image is in another split: b/1"]
     many = {"train": [f"c/{i}" for i in range(1200)], "val": ["b/2"]}
@@ -24,7 +24,7 @@ def test_what_came_and_went_is_told_before_what_moved_because_of_it():
 
 def test_without_names_numbers_are_compared():
     assert changed_images({"train": [0, 1, 2], "val": [3]}, {"train": [0, 1], "val": [2]}) == [
-        "it was train 3 val 1, it is train 2 val 1 images"
+        "it had train 3 val 1 images, now it has train 2 val 1"
     ]
 
 
@@ -42,4 +42,4 @@ def test_classes_that_a_split_lacks_are_told() -> None:
     told = too_little(
         [split("train", np.arange(120)), split("val", np.arange(40)), split("test", np.arange(0, 120, 3))]
     )
-    assert told == ["val has no images of 2 classes (bee, cat): says nothing of them"]
+    assert told == ["val has no images of 2 classes (bee, cat): it says nothing about them"]

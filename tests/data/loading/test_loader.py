@@ -214,7 +214,7 @@ def test_images_that_do_not_fit_the_device_are_told_with_what_helps(monkeypatch)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.Tensor, "to", no_room)
-    with pytest.raises(OutOfMemoryError, match=r"do not fit meta.*data\.cache=0"):
+    with pytest.raises(OutOfMemoryError, match=r"do not fit on meta.*data\.cache=0"):
         reading._resident(make_split(True), torch.device("meta"))
 
 

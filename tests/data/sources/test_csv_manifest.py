@@ -113,8 +113,8 @@ def test_the_fingerprint_sees_labels_and_files(write: Callable[[str], Path], two
         ("path,label\n,cat\n", BadDataError, "line 2: the path is empty"),
         (LINES + "\ncat/005.png,cat,trian\n", BadDataError, r"line 7: the split 'trian' is none.*mean 'train'"),
         (LINES + "cat/005.png,cta,val\n", BadDataError, r"line 6: the class 'cta' has no training images.*mean 'cat'"),
-        (LINES.replace("train", "val"), BadDataError, "no images of the split train"),
-        (LINES.replace("dog,", "cat,"), BadDataError, "one class only, 'cat'"),
+        (LINES.replace("train", "val"), BadDataError, "no images for the train split"),
+        (LINES.replace("dog,", "cat,"), BadDataError, "only one class, 'cat'"),
         (LINES.replace(".png", ".jpg"), MissingInputError, r"none of the images.*images/cat/004\.jpg.*relative to"),
     ],
 )

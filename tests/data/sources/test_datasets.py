@@ -159,10 +159,10 @@ def test_your_own_factory_gets_the_config() -> None:
         ("factories_of_test:ragged_labels", BadDataError, "labels of the train split of .* are a list, not"),
         ("factories_of_test:word_labels", BadDataError, "are a list, not an int64 array of shape .3,.: np.array"),
         ("factories_of_test:float_labels", BadDataError, "are float64 .3,., not an int64 array"),
-        ("factories_of_test:one_class", BadDataError, "one class only"),
-        ("factories_of_test:twins", BadDataError, "two classes of the name 'a'"),
+        ("factories_of_test:one_class", BadDataError, "only one class"),
+        ("factories_of_test:twins", BadDataError, "two classes named 'a'"),
         ("factories_of_test:too_few_labels", BadDataError, "mine has 3 images, but 2 labels"),
-        ("factories_of_test:other_classes", BadDataError, "the val split of .* has other class names than train"),
+        ("factories_of_test:other_classes", BadDataError, "the val split of .* has different class names than train"),
     ],
 )
 def test_mistakes_in_your_own_factory_are_explained(name: str, error: type[Exception], message: str) -> None:

@@ -111,7 +111,7 @@ def test_an_unknown_class_is_named(tmp_path: Path, make_images: Callable[..., No
 def test_one_class_is_too_few(tmp_path: Path, make_images: Callable[..., None]) -> None:
     make_images(tmp_path / "cat", 3)
     assert opened(tmp_path).class_names == ["cat"]  # which is enough to measure a model
-    with pytest.raises(BadDataError, match=r"has one class only, 'cat': it takes two classes to learn. Expected ROOT"):
+    with pytest.raises(BadDataError, match=r"has only one class, 'cat': training needs at least two. Expected ROOT"):
         open_image_sets(DataConfig(name="folder", root=str(tmp_path)))
 
 

@@ -168,11 +168,11 @@ def empty_a_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (forget_an_annotation, BadDataError, r"val_1\.JPEG has no label"),
-        (annotate_an_unknown_class, BadDataError, "of class n99999999, which has no folder in train"),
+        (forget_an_annotation, BadDataError, r"val_1\.JPEG is missing from the file of val labels"),
+        (annotate_an_unknown_class, BadDataError, "has the class n99999999, but there is no such folder in train"),
         (remove_the_annotations, MissingInputError, r"val_annotations\.txt: .*No such file.*Expected ROOT/train"),
         (remove_train, MissingInputError, "there is no folder .*train. Expected ROOT/train/n01443537"),
-        (leave_one_class, BadDataError, "one class folder only"),
+        (leave_one_class, BadDataError, "only one class folder"),
         (empty_a_class, BadDataError, f"{BIRD} has no images"),
     ],
 )

@@ -77,18 +77,18 @@ def test_a_changed_file_is_read_again(opened: Callable[..., dict[str, ImageSet]]
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"pictures": GRAY, "labels": LABELS}, "has the arrays pictures, labels. Expected images and labels; or"),
+        ({"pictures": GRAY, "labels": LABELS}, "found arrays: pictures, labels. Expected images and labels; or"),
         ({"images": GRAY}, "has no array labels, only images"),
         ({"images": GRAY / 255, "labels": LABELS}, r"images is float64; expected uint8 from 0 to 255.*astype"),
         ({"images": GRAY[:, None], "labels": LABELS}, r"\(6, 1, 4, 5\); expected .*transpose\(0, 2, 3, 1\)"),
         ({"images": GRAY, "labels": LABELS[:4]}, "images has 6 images, but labels 4 labels"),
         ({"images": GRAY, "labels": np.eye(6)}, r"labels is float64 \(6, 6\); expected one whole number"),
-        ({"images": GRAY, "labels": LABELS * 0}, "one class only, '0'"),
+        ({"images": GRAY, "labels": LABELS * 0}, "only one class, '0'"),
         (
             {"x_train": GRAY, "y_train": LABELS, "x_test": GRAY, "y_test": LABELS + 1},
-            "y_test has the class 4, which is none of 3, 7",
+            "y_test has the class 4, which is not one of 3, 7",
         ),
-        ({"images": np.array([None] * 6), "labels": LABELS}, "not an .npz of plain arrays"),
+        ({"images": np.array([None] * 6), "labels": LABELS}, "cannot be read as an .npz of plain arrays"),
     ],
 )
 def test_what_is_wrong_is_named(
@@ -105,10 +105,10 @@ def test_broken_and_missing_files(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "set.npz", images=GRAY, labels=LABELS)
     whole = (tmp_path / "set.npz").read_bytes()
     (tmp_path / "set.npz").write_bytes(whole.replace(whole[60:64], b"????"))
-    with pytest.raises(BadDataError, match="not an .npz"):
+    with pytest.raises(BadDataError, match="cannot be read as an .npz"):
         open_image_sets(config)
     (tmp_path / "set.npz").write_bytes(whole[:100])
-    with pytest.raises(BadDataError, match="not an .npz"):
+    with pytest.raises(BadDataError, match="cannot be read as an .npz"):
         open_image_sets(config)
     with pytest.raises(UsageError, match=r"data\.root=FILE\.npz"):
         open_image_sets(DataConfig(name="npz"))
@@ -131,7 +131,7 @@ def test_a_header_that_claims_more_than_there_is_costs_no_memory(tmp_path: Path,
         archive.writestr("images.npy", header((760_000, 224, 224, 3)) + b"few")
     tracemalloc.start()
     try:
-        with pytest.raises(BadDataError, match=r"images claims 114\.4 GB, and has 0\.0 GB at most"):
+        with pytest.raises(BadDataError, match=r"images claims 114\.4 GB, but has at most 0\.0 GB"):
             open_image_sets(DataConfig(name="npz", root=str(tmp_path / "set.npz"), cache_dir=str(tmp_path / "cache")))
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
@@ -142,7 +142,7 @@ def test_an_array_that_does_not_fit_the_memory_is_refused_before_it_is_read(
     opened: Callable[..., dict[str, ImageSet]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
-    with pytest.raises(BadDataError, match="images takes 0.0 GB of memory, and 0.0 GB are free.*data.name=folder"):
+    with pytest.raises(BadDataError, match="images needs 0.0 GB of memory, but only 0.0 GB are free.*data.name=folder"):
         opened(images=GRAY, labels=LABELS)
 
 
@@ -153,5 +153,5 @@ def test_a_forged_size_in_the_archive_is_found_too(tmp_path: Path) -> None:
     size = struct.pack("<I", len(header((760_000, 224, 224, 3))) + 3)
     place = content.rindex(size)  # in the central directory, the size after decompression comes last
     (tmp_path / "set.npz").write_bytes(content[:place] + struct.pack("<I", 2**32 - 2) + content[place + 4 :])
-    with pytest.raises(BadDataError, match=r"images claims 114\.4 GB, and has 0\.0 GB"):
+    with pytest.raises(BadDataError, match=r"images claims 114\.4 GB, but has at most 0\.0 GB"):
         open_image_sets(DataConfig(name="npz", root=str(tmp_path / "set.npz"), cache_dir=str(tmp_path / "cache")))

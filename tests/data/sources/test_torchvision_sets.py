@@ -163,7 +163,7 @@ def test_a_download_with_the_wrong_checksum_leaves_nothing(
 def test_a_damaged_copy_is_explained(tmp_path: Path, requests: list[str]) -> None:
     open_image_sets(config(tmp_path, download=True))
     (tmp_path / "root" / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"short")
-    with pytest.raises(MissingInputError, match="not a whole copy"):
+    with pytest.raises(MissingInputError, match="not a complete copy"):
         open_image_sets(config(tmp_path))
 
 
