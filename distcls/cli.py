@@ -15,7 +15,7 @@ COMMANDS = {
     "train": ("distcls.commands.train", "train a model, or resume a run that was stopped"),
     "crossval": (
         "distcls.commands.crossval",
-        "train once on each of data.folds folds of the data, and report mean ± std",
+        "train once for each fold of the data (data.folds), and report mean ± std",
     ),
     "submit": ("distcls.commands.submit", "train on a Slurm cluster, with requeueing and resuming"),
     "eval": ("distcls.commands.evaluate", "evaluate a trained model on a split of its data"),
@@ -41,7 +41,7 @@ options:
 quick start:
   distcls train                                  # bundled images of digits; no GPU, no download
   distcls train --data DIR --name flowers        # your images: DIR/CLASS/*.jpg
-  distcls predict runs/flowers photo.jpg         # the model's prediction for an image
+  distcls predict runs/flowers photo.jpg         # classify an image
 """
 
 

@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "distcls"
 
 NOT_YET = [
-    *["cli", "errors", "commands/", "config/settings", "inference/", "plan/randomness", "runs/", "sweeps/"],
-    *["terminal/", "training/", "cluster/peers", "cluster/processes", "cluster/signals"],
+    *["config/settings", "plan/randomness"],
     *["data/build", "data/split", "data/stratify", "data/cache/", "data/decoding/", "data/inspection/"],
     *["data/loading/", "data/sources/", "data/augmentation/__init__", "data/augmentation/batchwise"],
     *["optim/__init__", "optim/build", "optim/losses", "models/build", "models/init_from"],
