@@ -62,7 +62,7 @@ check()
 try:
     distcls.train(overrides={**settings, "train.seed": 9}, name="first")
 except UsageError as refused:
-    assert "another config" in str(refused)
+    assert "a different config" in str(refused)
 else:
     raise AssertionError
 try:

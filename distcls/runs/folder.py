@@ -102,7 +102,7 @@ class RunFolder:
             self.status.write("running", 0, "start")
             return read_status(self.dir)
         except OSError as error:
-            raise DiskError(f"{self.dir} cannot be written: {error}") from error
+            raise DiskError(f"cannot write to {self.dir}: {error}") from error
 
     def _write_about(self) -> None:
         write_text(self.dir / "config.yaml", to_yaml(self.config))
@@ -117,7 +117,7 @@ class RunFolder:
             try:
                 self._write_about()
             except OSError as error:
-                raise DiskError(f"{self.dir} cannot be written: {error}") from error
+                raise DiskError(f"cannot write to {self.dir}: {error}") from error
         self.processes.expect_progress(self.config.run.hang_timeout)
 
     def leave_before_training(self, signal_name: str) -> None:

@@ -40,7 +40,7 @@ def check_run_folder(run_dir: Path, needed: Sequence[str] = NEEDED) -> None:
     if not run_dir.is_dir():
         others = sorted(path.parent.name for path in run_dir.parent.glob("*/config.yaml"))
         meant = nearest(run_dir.name, others)
-        there = f" {run_dir.parent} has {', '.join(others[:10])}." if others and not meant else ""
+        there = f" {run_dir.parent} contains {', '.join(others[:10])}." if others and not meant else ""
         raise MissingInputError(f"{run_dir}: no such run folder.{meant}{there}")
     for name in needed:
         if not (run_dir / name).exists():

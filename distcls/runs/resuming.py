@@ -110,7 +110,7 @@ def _check_may_continue(path: Path, config: Config) -> None:
         )
     if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
         raise AlreadyFinished(
-            f"{path} is already finished. To train it longer, run the same command with a larger train.num_epochs; "
+            f"{path} is finished. To train it longer, run the same command with a larger train.num_epochs; "
             f"to see its results: distcls eval {path}",
             path,
         )
