@@ -1,4 +1,4 @@
-"""The Python API: train a classifier from a notebook or a script, as often as one likes, and use it.
+"""The Python API: train a classifier from a notebook or a script, as often as you like, and use it.
 
     import distcls
 
@@ -6,8 +6,8 @@
     print(run.metrics["test"]["accuracy"])
     print(distcls.load(run).predict(["rose.jpg"]))
 
-What it does is what the commands do, with the same settings and run folders; mistakes and failures are raised as the
-errors of distcls.errors.
+It does what the commands do, with the same settings and run folders. Mistakes and failures raise the errors of
+distcls.errors.
 """
 
 from __future__ import annotations
@@ -33,48 +33,48 @@ from distcls.runs.resuming import AlreadyFinished, default_name
 BATCH_SIZE = 64
 
 _training = threading.Lock()
-"""torch's settings and random generators, and what accelerate keeps, are those of the whole process."""
+"""Held during a run: torch's settings and random generators, and accelerate's state, belong to the whole process."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, as it is in its folder."""
+    """A finished run and its folder."""
 
     dir: Path
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Return what was measured: {"val": {…}, "test": {"accuracy": 0.983, …}}, shares from 0 to 1."""
+        """Return the final metrics: {"val": {…}, "test": {"accuracy": 0.983, …}}, fractions from 0 to 1."""
         return json.loads((self.dir / "metrics.json").read_text())
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image."""
+    """A classifier's prediction for one image."""
 
     label: str
     """The most probable class."""
     probability: float
-    """Of that class, from 0 to 1."""
+    """Its probability, from 0 to 1."""
     probabilities: dict[str, float]
-    """Of every class, in the order of the run's classes."""
+    """The probability of every class, in the order of the run's classes."""
 
 
 class Classifier:
-    """A trained model, from image files or pixels to classes. `load` makes one."""
+    """A trained model that classifies image files or pixels. `load` returns one."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     @property
     def class_names(self) -> list[str]:
-        """Return the classes, in the order of their ids."""
+        """Return the class names, in the order of their ids."""
         return self._model.class_names
 
     def predict(self, images: Sequence[str | PathLike[str] | np.ndarray]) -> list[Prediction]:
-        """Return what the model says of each image: a file's path, or uint8 RGB pixels (height, width, 3) of any size.
+        """Return a prediction for each image: a file's path, or uint8 RGB pixels (height, width, 3) of any size.
 
-        Raises MissingInputError and BadDataError, naming the image that is not there or cannot be decoded.
+        Raises MissingInputError or BadDataError, naming the image that does not exist or cannot be decoded.
         """
         from distcls.inference.prediction import predict
 
@@ -92,7 +92,7 @@ class Classifier:
         return Prediction(label, by_class[label], by_class)
 
     def _pixels(self, image: str | PathLike[str] | np.ndarray, place: int) -> np.ndarray:
-        """uint8 (S, S, 3), as training saw its images."""
+        """Return uint8 pixels (S, S, 3), prepared as in training."""
         from PIL import Image
 
         from distcls.data.decoding.decode import BadImageError, decode, fit
@@ -104,7 +104,7 @@ class Classifier:
                 )
             return np.asarray(fit(Image.fromarray(image), self._model.decoding))
         if not Path(image).exists():
-            raise MissingInputError(f"{image}: there is no such image.")
+            raise MissingInputError(f"{image}: no such image.")
         try:
             return decode(image, self._model.decoding)
         except BadImageError as error:
@@ -121,20 +121,20 @@ def train(
     """Train a classifier, or resume the run if it was stopped, and return the finished run.
 
     config: a YAML file; without one, the defaults. overrides: settings that replace those of the file, as a dict
-    such as {"optim.lr": 3e-4, "train.num_epochs": 10}, or as a list of "key=value". data and name: as --data and
-    --name of `distcls train`. A run that was finished before is returned as it is.
+    such as {"optim.lr": 3e-4, "train.num_epochs": 10}, or as a list of "key=value". data and name: like --data and
+    --name of `distcls train`. A run that has already finished is returned as it is.
 
     Raises the errors of distcls.errors: UsageError for a mistake in the settings, BadDataError, OutOfMemoryError …;
-    and Preempted where SIGINT (Ctrl-C), SIGTERM, SIGUSR1 or SIGUSR2 stopped the run: everything is saved then, and the
-    same call resumes. Signals are handled in the main thread only, and given back afterwards. A process trains one run
-    at a time.
+    and Preempted if SIGINT (Ctrl-C), SIGTERM, SIGUSR1 or SIGUSR2 stopped the run: everything is saved, and the same
+    call resumes it. Signals are handled in the main thread only, and their handlers are restored afterwards. A process
+    trains one run at a time.
     """
     given, unless_set = settings_of_options(None if data is None else str(data), name)
     slurm.join_step()
     config_path = None if config is None else Path(config)
     settings = load_config(config_path, [*given, *_as_text(overrides)], unless_set)
     if not _training.acquire(blocking=False):
-        raise UsageError("another thread of this process is training: wait for it, or start a process for each run.")
+        raise UsageError("another thread of this process is training: wait for it, or use a process for each run.")
     drawn = random.getstate()
     try:
         with signals.borrowed():
@@ -154,10 +154,10 @@ def train(
 
 
 def load(run: Run | str | PathLike[str], *, trust: bool = False) -> Classifier:
-    """Return the best weights of a run, finished or not, ready to be used on the CPU. run: it, or its folder.
+    """Return a classifier with the best weights of a run, finished or not, on the CPU. run: the run, or its folder.
 
     trust: import the code that the run's config names, even if you did not train the run on this machine. Raises
-    MissingInputError where there is no such run, UsageError where it needs code and is not trusted.
+    MissingInputError if there is no such run, UsageError if it needs code and is not trusted.
     """
     run_dir = run.dir if isinstance(run, Run) else Path(run)
     with opened_run(run_dir, ["model"], trust=trust) as config:
@@ -167,14 +167,14 @@ def load(run: Run | str | PathLike[str], *, trust: bool = False) -> Classifier:
 
 
 def _as_text(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """Settings as they are typed: YAML reads JSON."""
+    """Return settings as key=value text. Values are JSON, which YAML reads."""
     if isinstance(overrides, str):
-        raise UsageError(f"overrides is a dict or a list of settings, not text: give [{overrides!r}].")
+        raise UsageError(f"overrides must be a dict or a list of settings, not a string: give [{overrides!r}].")
     if not isinstance(overrides, Mapping):
         return list(overrides)
     return [f"{key}={json.dumps(value, ensure_ascii=False, default=_plain)}" for key, value in overrides.items()]
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, and paths as text."""
+    """Return NumPy numbers as Python numbers, and paths as text."""
     return value.item() if isinstance(value, np.generic) else str(value)

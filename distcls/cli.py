@@ -1,4 +1,4 @@
-"""The `distcls` script: which command the words name, and how an error becomes a message and an exit code."""
+"""The `distcls` script: finds the command that was typed, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from distcls.commands.exit_codes import run_command
 from distcls.errors import UsageError
 
 COMMANDS = {
-    "train": ("distcls.commands.train", "train a model, or go on with a run that was stopped"),
+    "train": ("distcls.commands.train", "train a model, or resume a run that was stopped"),
     "crossval": (
         "distcls.commands.crossval",
-        "train once for each of data.folds parts of the data, and report mean ± std",
+        "train once for each fold of the data (data.folds), and report mean ± std",
     ),
-    "submit": ("distcls.commands.submit", "train on a Slurm cluster: queued, requeued and resumed"),
-    "eval": ("distcls.commands.evaluate", "measure a trained model on a split of its data"),
-    "predict": ("distcls.commands.predict", "name what is on images, with a trained model"),
-    "report": ("distcls.commands.report", "draw the plots of a run again, from its folder alone"),
-    "check": ("distcls.commands.check", "look for what is wrong with a folder of images, before training"),
-    "doctor": ("distcls.commands.doctor", "say what this machine has, what will go wrong on it, and how to mend it"),
+    "submit": ("distcls.commands.submit", "train on a Slurm cluster, with requeueing and resuming"),
+    "eval": ("distcls.commands.evaluate", "evaluate a trained model on a split of its data"),
+    "predict": ("distcls.commands.predict", "classify images with a trained model"),
+    "report": ("distcls.commands.report", "redraw a run's plots from its folder alone"),
+    "check": ("distcls.commands.check", "find problems in a folder of images before training"),
+    "doctor": ("distcls.commands.doctor", "check this machine: what it has, what is wrong, and how to fix it"),
     "config": ("distcls.commands.config", "config schema: print the JSON schema of configs, for editors"),
 }
-"""The module whose `main` takes a command's words, imported only then, and a line of help."""
+"""For each command, the module whose `main` takes its arguments (imported only when needed) and a line of help."""
 
 HELP = f"""usage: distcls COMMAND [-h] ...
 
-Trains image classifiers: a folder of images in, a trained and measured model out.
+Trains image classifiers: a folder of images in, a trained and evaluated model out.
 
 commands:
 {chr(10).join(f"  {name:<10}{line}" for name, (_, line) in COMMANDS.items())}
 
 options:
-  -h, --help  this help; `distcls COMMAND --help` explains a command
-  --version   the version
+  -h, --help  show this help; `distcls COMMAND --help` explains a command
+  --version   show the version
 
 quick start:
-  distcls train                                  # small images of digits that come along; no GPU, no download
+  distcls train                                  # bundled images of digits; no GPU, no download
   distcls train --data DIR --name flowers        # your images: DIR/CLASS/*.jpg
-  distcls predict runs/flowers photo.jpg         # what the model says of an image
+  distcls predict runs/flowers photo.jpg         # classify an image
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The `distcls` script: run the command that the words name, and return the exit code."""
+    """Run the command that the arguments name, and return the exit code."""
     return run_command(_run, argv)
 
 

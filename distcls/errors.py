@@ -1,4 +1,4 @@
-"""How a run ends when it cannot go on: one class per exit code, each with what to type next."""
+"""The errors that end a run: one class per exit code, each with a message that says what to type next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def note_exit_code(code: int) -> None:
-    """Add it to the file $DISTCLS_EXIT_CODES, where there is one: torchrun turns all codes into 1 (launch/node.sh)."""
+    """Append the code to the file $DISTCLS_EXIT_CODES, if set: torchrun turns every code into 1 (launch/node.sh)."""
     notes = os.environ.get("DISTCLS_EXIT_CODES")
     if notes:
         with open(notes, "a") as file:
@@ -19,7 +19,7 @@ def note_exit_code(code: int) -> None:
 
 
 def note_reason(text: str) -> None:
-    """Write why this process ends into torchrun's error file, so that its own report ends with that sentence."""
+    """Write why this process ends to torchrun's error file, so that torchrun's own report ends with that sentence."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         with contextlib.suppress(OSError), open(path, "w") as file:
@@ -27,16 +27,16 @@ def note_reason(text: str) -> None:
 
 
 def some_of(names: Sequence[str], most: int) -> str:
-    """The first names for a message: "a, b", and "a, b …" where there are more."""
+    """Return the first names for a message: "a, b", or "a, b …" if there are more."""
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 class DistclsError(Exception):
-    """An error the user can act on: printed without a traceback, ends the process with `exit_code`."""
+    """An error the user can act on: it is printed without a traceback and ends the process with `exit_code`."""
 
     exit_code = 1
     on_all_ranks = False
-    """Whether every process of a run meets it at once, so that one of them is enough to tell."""
+    """True if every process of a run hits it at once, so that only one needs to print it."""
 
 
 class UsageError(DistclsError):
@@ -53,7 +53,7 @@ class BadDataError(DistclsError):
 
 
 class MissingInputError(DistclsError):
-    """A file, a folder, a data set or a package that was asked for is not there."""
+    """A file, a folder, a data set or a package that was asked for does not exist."""
 
     exit_code = 66
     on_all_ranks = True
@@ -74,7 +74,7 @@ class DriftedError(DistclsError):
 
 
 class OutOfMemoryError(DistclsError):
-    """The micro-batch does not fit the device, or what loader workers read does not fit the machine."""
+    """The micro-batch does not fit on the device, or what loader workers read does not fit in the machine's memory."""
 
     exit_code = 71
 
@@ -86,13 +86,13 @@ class DiskError(DistclsError):
 
 
 class MissingProcessError(DistclsError):
-    """A process of the run has not come, and the others have waited long enough."""
+    """A process of the run did not start, and the others have waited long enough."""
 
     on_all_ranks = True
 
 
 class PeerFailed(DistclsError):
-    """Another process of the run has ended; its exit code is this one's too."""
+    """Another process of the run has ended; this one ends with the same exit code."""
 
     def __init__(self, message: str, exit_code: int, main_is_gone: bool) -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ class PeerFailed(DistclsError):
 
 
 class Preempted(DistclsError):
-    """A signal asked the run to stop: the same command continues it."""
+    """A signal asked the run to stop; the same command resumes it."""
 
     exit_code = 75
     on_all_ranks = True
@@ -111,24 +111,26 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 def explain(error: BaseException) -> DistclsError | None:
-    """Return what a library's error means, where it is no bug: a full disk or memory, or a loader worker's death."""
+    """Return what a library's error means if it is not a bug: a full disk, no memory, or a dead loader worker."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return DiskError(f"{error}. All up to the last checkpoint is kept: make room, and the same command goes on.")
+        return DiskError(
+            f"{error}. Everything up to the last checkpoint is kept: make room, then run the same command to resume."
+        )
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return OutOfMemoryError(
-            f"{error}\nIt was reading images. What ends such a process is mostly the machine running out of memory: "
-            "use fewer of them, such as data.workers=1, or smaller images. All up to the last checkpoint is kept."
+            f"{error}\nIt was reading images. Such a process is usually killed because the machine ran out of memory: "
+            "use fewer workers (data.workers=1) or smaller images. Everything up to the last checkpoint is kept."
         )
     if is_out_of_memory(error):
         return OutOfMemoryError(
-            f"{error or 'no memory is left'}: the machine has too little memory. Use smaller batches or images, or "
+            f"{error or 'out of memory'}: the machine has too little memory. Use smaller batches or images, or "
             "keep fewer decoded images in memory (data.cache='1 GB')."
         )
     return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if Python, NumPy, or torch on a CPU or Apple's GPU got no memory; CUDA has torch.OutOfMemoryError."""
+    """True if Python, NumPy, or torch on a CPU or Apple GPU ran out of memory; CUDA has torch.OutOfMemoryError."""
     text = str(error)
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)

@@ -14,7 +14,7 @@ them, with its own --rank. All need the data at the same place; the run folder i
   --nodes N             number of machines (1)
   --rank R              which of them this is, 0 to N-1; the output is shown by 0, the head
   --head HOST[:PORT]    address of the head, as the others reach it (port 29400)
-  --unchecked-head      do not ask whether --head is this machine (NAT, a service of Kubernetes)
+  --unchecked-head      do not check whether --head is this machine (NAT, a Kubernetes service)
   --wait SEC            how long the machines wait for each other at the start (600)
   --interface NAME      network interface between the machines (the one that leads to the head)
   --processes N         processes on this machine (its GPUs, or 1)
@@ -99,7 +99,7 @@ else
     interface=$("$python" -m distcls.commands.network --head "$host" --rank "$rank" "${unchecked[@]}" \
         ${interface:+--interface "$interface"})
     retries=$(cat /proc/sys/net/ipv4/tcp_retries2 2>/dev/null || echo 0)
-    [ "$retries" -le 8 ] || echo "node.sh: a machine that is gone without a word is noticed after some 15 minutes;" \
+    [ "$retries" -le 8 ] || echo "node.sh: a machine that vanishes is noticed after some 15 minutes;" \
         "after 2 with: sudo sysctl -w net.ipv4.tcp_retries2=8" >&2
     # torchrun numbers the machines in the order of their addresses, and uses only that of the first. All but
     # the head give a name that comes after any address, so that --rank is the number that they get.

@@ -62,7 +62,7 @@ check()
 try:
     distcls.train(overrides={**settings, "train.seed": 9}, name="first")
 except UsageError as refused:
-    assert "another config" in str(refused)
+    assert "a different config" in str(refused)
 else:
     raise AssertionError
 try:
@@ -148,7 +148,7 @@ def test_ctrl_c_saves_and_the_same_call_resumes(tmp_path):
     finally:
         process.kill()
     assert "stopped: stopped at step" in output and "finished runs/a" in output
-    assert "going on from step" in output
+    assert "resuming from step" in output
     assert read_json(tmp_path / "runs" / "a" / "status.json")["state"] == "finished"
 
 

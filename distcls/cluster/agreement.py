@@ -1,6 +1,6 @@
-"""Settings, versions and checkpoints must be the same on all machines of a run: compared before training.
+"""Checks before training that settings, versions and checkpoints are the same on all machines of a run.
 
-Each function is called by all processes. Images are compared where they are read (data/__init__.py).
+All processes call each function. Images are compared where they are read (data/__init__.py).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ OWN_OF_A_MACHINE = {
     *("data.root", "data.download", "data.cache", "data.disk_cache", "data.cache_dir", "data.workers"),
     *("run.dir", "run.name"),
 }
-"""Settings that the processes of a run need not have in common."""
+"""Settings that may differ between the processes of a run."""
 
 
 def refuse_differences(config: Config, processes: Processes) -> None:
-    """Each machine may have files of its own. Raises UsageError where settings or versions are not the same."""
+    """Raise UsageError if settings or versions differ: each machine may have its own files."""
     versions = {"distcls": __version__, "torch": torch.__version__}
     seen = processes.from_all((config, versions, socket.gethostname()))
     main_config, main_versions, main_host = seen[0]
@@ -41,14 +41,14 @@ def refuse_differences(config: Config, processes: Processes) -> None:
         ]
         if lines:
             raise UsageError(
-                f"process {rank} ({host}) was started otherwise than process 0 ({main_host}):\n  "
+                f"process {rank} ({host}) was started differently from process 0 ({main_host}):\n  "
                 + "\n  ".join(lines)
                 + "\nGive all machines the same command, config file and versions."
             )
 
 
 def refuse_to_begin_anew(step: int, run_dir: Path, processes: Processes) -> None:
-    """Raises UsageError where another machine has more of this run than the one that has the run folder now.
+    """Raise UsageError if another machine has a later checkpoint than process 0's, which keeps the run folder.
 
     step: of the newest checkpoint that this process sees.
     """
@@ -56,7 +56,7 @@ def refuse_to_begin_anew(step: int, run_dir: Path, processes: Processes) -> None
     if max(steps) > steps[0]:
         rank = steps.index(max(steps))
         raise UsageError(
-            f"process {rank} has step {steps[rank]:,} of this run in {run_dir} on its machine, and process 0, "
+            f"process {rank} has step {steps[rank]:,} of this run in {run_dir} on its machine, but process 0, "
             f"which keeps the run, has {f'step {steps[0]:,}' if steps[0] else 'none'}. Make that machine the head, "
-            "or copy the folder to this one."
+            "or copy the folder to the machine of process 0."
         )

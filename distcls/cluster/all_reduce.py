@@ -1,4 +1,4 @@
-"""One of the two processes of `distcls doctor`'s self-test: they add numbers as training adds gradients.
+"""One of the two processes of `distcls doctor`'s self-test, which add numbers as training adds gradients.
 
 `python -m distcls.cluster.all_reduce BACKEND SECONDS`, with torchrun's variables set.
 """
@@ -17,7 +17,7 @@ MEGABYTES = 16
 
 
 def main(backend: str, seconds: float) -> None:
-    """Print how fast the two add numbers. Raises if they do not find each other within `seconds`."""
+    """Print how fast the two processes add numbers. Raises if they do not connect within `seconds`."""
     device = torch.device("cpu")
     if backend == "nccl":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -1,7 +1,7 @@
-"""Brings the processes of a run together before torch does, which would wait in silence for one that never comes.
+"""Connects the processes of a run before torch does, which would wait silently for one that never comes.
 
-A process that was killed, refused or never started is missing: the others name it after a few seconds, and end with a
-sentence when they have waited long enough.
+A process that was killed, refused or never started is missing: the others name it after a few seconds, and fail with
+a clear message once they have waited long enough.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from distcls.cluster import signals
 from distcls.errors import MissingProcessError, Preempted, some_of
 
 NOTICE = 5.0
-"""Seconds after which a process that is missing is named, once."""
+"""Seconds after which a missing process is named, once."""
 PAUSE = 0.1
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 _meetings = 0
-"""How often the processes have met: an agent's store keeps what was said at the last time."""
+"""Number of meetings so far: an agent's store still holds the keys of earlier ones."""
 
 
 class Meeting(NamedTuple):
-    """What the processes have in common once all are there."""
+    """The store that connects the processes, and this process's place among them."""
 
     store: dist.Store
     rank: int
@@ -37,9 +37,9 @@ class Meeting(NamedTuple):
 
 
 def meet(limit: timedelta) -> Meeting | None:
-    """Return when all processes of the run are there; None where the environment does not describe several.
+    """Wait until all processes of the run are there; return None if the environment does not describe several.
 
-    Raises MissingProcessError, naming the ranks, after `limit`, and Preempted at a stop signal.
+    Raises MissingProcessError, naming the ranks, after `limit`, and Preempted on a stop signal.
     """
     global _meetings
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -62,11 +62,11 @@ def meet(limit: timedelta) -> Meeting | None:
         except dist.DistNetworkError:
             if is_host:
                 raise
-            time.sleep(PAUSE)  # process 0 went, or this was its last run's: wait for it to listen again
+            time.sleep(PAUSE)  # process 0 left, or this was its last run's: wait for it to listen again
 
 
 class _Waiting:
-    """Waits for the others, patiently but not in silence."""
+    """Waits for the other processes, and names those that are missing."""
 
     def __init__(self, rank: int, world_size: int, limit: float) -> None:
         self.rank, self.world_size, self.limit = rank, world_size, limit
@@ -74,7 +74,7 @@ class _Waiting:
         self.has_told = False
 
     def until(self, is_so: Callable[[], bool], missing: Callable[[], Sequence[int]]) -> None:
-        """Return when `is_so`. Raises MissingProcessError after the limit, naming the ranks that are `missing`."""
+        """Wait until `is_so`. Raises MissingProcessError after the limit, naming the `missing` ranks."""
         while not is_so():
             name = signals.received()
             if name is not None:
@@ -82,8 +82,8 @@ class _Waiting:
             waited = time.monotonic() - self.began
             if waited > self.limit:
                 raise MissingProcessError(
-                    f"{self._name(missing() or [0])} did not start within {self.limit:,.0f} s: see what was printed "
-                    "there, then start all processes again."
+                    f"{self._name(missing() or [0])} did not start within {self.limit:,.0f} s: see its output, "
+                    "then start all processes again."
                 )
             if waited > NOTICE and not self.has_told and (ranks := missing()):
                 self.has_told = True
@@ -100,11 +100,11 @@ class _Waiting:
 
 
 def _call_the_roll(store: dist.Store, waiting: _Waiting) -> None:
-    """Process 0 waits for all, and the others for its word; where it gives up, all do."""
+    """Process 0 waits for all others, and they wait for its verdict; if it gives up, all do."""
     rank = waiting.rank
     store.set(f"here{rank}", "")
     if rank != 0:
-        waiting.limit += 2 * NOTICE  # process 0 knows better who is missing
+        waiting.limit += 2 * NOTICE  # process 0 knows best who is missing
         waiting.until(lambda: store.check(["verdict"]), lambda: [] if store.check(["here0"]) else [0])
         if verdict := store.get("verdict").decode():
             raise MissingProcessError(verdict)
@@ -119,7 +119,7 @@ def _call_the_roll(store: dist.Store, waiting: _Waiting) -> None:
         waiting.until(all_are_here, lambda: sorted(absent))
     except MissingProcessError as error:
         store.set("verdict", str(error))
-        time.sleep(3 * PAUSE)  # the store goes with this process
+        time.sleep(3 * PAUSE)  # the store ends with this process
         raise
     store.set("verdict", "")
 

@@ -1,4 +1,4 @@
-"""Threads, kernels and memory: what a process sets once, before it computes anything."""
+"""Sets up threads, kernels and memory once per process, before anything is computed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distcls.plan.randomness import global_state_kept
 
 @contextlib.contextmanager
 def chosen_kernels(train: TrainConfig, processes: Processes) -> Iterator[None]:
-    """Around a run: `choose_kernels`; afterwards torch's settings and random generators are as they were before."""
+    """Wrap a run: `choose_kernels`, and afterwards restore torch's settings and random generators."""
     on_gpu = processes.device.type == "cuda"
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     benchmark, deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
@@ -38,17 +38,19 @@ def chosen_kernels(train: TrainConfig, processes: Processes) -> Iterator[None]:
 
 
 def choose_kernels(train: TrainConfig, processes: Processes) -> None:
-    """Choose threads and kernels: the fastest, or with train.deterministic those that give the same bits each time.
+    """Choose threads and kernels: the fastest, or with train.deterministic those that give the same bits every time.
 
-    Deterministic mode has one thread on a CPU by default, because the number decides the order of sums and
-    must not follow the number of processes. On a GPU the other mode lets cuDNN time its kernels in the first steps,
-    and two starts may choose differently: a resumed run then rounds otherwise than one never stopped.
+    On a CPU, deterministic mode uses one thread by default: the number of threads decides the order of sums, and must
+    not depend on the number of processes. On a GPU, the other mode lets cuDNN time its kernels in the first steps, and
+    two starts may choose differently: a resumed run may then round differently from one that was never stopped.
     """
     on_cpu = processes.device.type == "cpu"
     shared = slurm.cpus_per_rank() or max((os.cpu_count() or 1) // processes.local_world_size, 1)
     torch.set_num_threads(train.num_threads or (1 if train.deterministic and on_cpu else shared))
     torch.backends.cudnn.benchmark = not train.deterministic
-    torch.backends.cudnn.deterministic = True  # of these, the fastest: within a start, the same step has the same bits
+    torch.backends.cudnn.deterministic = (
+        True  # time only deterministic ones: within one start, the same step gives the same bits
+    )
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -58,7 +60,7 @@ def choose_kernels(train: TrainConfig, processes: Processes) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep the memory that a step frees: getting it back, page by page, costs 5 % of a step of ResNet-9."""
+    """Make glibc keep the memory that a step frees: getting it back page by page costs 5 % of a ResNet-9 step."""
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)

@@ -1,7 +1,7 @@
-"""Finds the network interface that leads to another machine: left alone, gloo picks the one of this machine's name.
+"""Finds the network interface that leads to another machine: by default, gloo uses the one of this machine's name.
 
 Debian maps a machine's own name to 127.0.1.1 in /etc/hosts, and gloo then listens where no other machine can reach it.
-Mixed-up ranks are found here too: such machines would wait for each other in vain.
+Mixed-up ranks are detected here too: such machines would wait for each other forever.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from distcls.errors import UsageError
 
 
 def addresses() -> dict[str, list[str]]:
-    """Return the IP addresses of each interface, without the loopback interface and those that have no address."""
+    """Return the IP addresses of each interface, except the loopback interface and those without an address."""
     families = (socket.AF_INET, socket.AF_INET6)
     found = {
         name: [entry.address.partition("%")[0] for entry in entries if entry.family in families]
@@ -47,7 +47,7 @@ def interface_to(host: str) -> str:
     if is_loopback(address):
         ways = [f"--head {ip} (interface {name})" for name, ips in found.items() for ip in ips if ":" not in ip]
         raise UsageError(
-            f"--head {host} is {target[0]} here, which no other machine can reach; Debian's /etc/hosts says so of a "
+            f"--head {host} is {target[0]} here, which no other machine can reach; Debian's /etc/hosts gives it to a "
             f"machine's own name. Give the head's address instead: {' or '.join(ways) or 'but this machine has none'}."
         )
     return next(name for name, ips in found.items() if address in ips)
@@ -59,7 +59,7 @@ def check_interface(name: str) -> None:
     for one in name.split(","):
         if one not in found:
             there = " or ".join(found) or "but this machine has none"
-            raise UsageError(f"--interface {name}: {one} is not here, or has no address. Give {there}.")
+            raise UsageError(f"--interface {name}: {one} does not exist or has no address. Give {there}.")
 
 
 def check_head(host: str, rank: int) -> None:
@@ -70,19 +70,19 @@ def check_head(host: str, rank: int) -> None:
     means = host if host in heads else f"{host} ({heads[0]})"
     if is_here and rank > 0:
         raise UsageError(
-            f"--head {means} is this machine itself, so it is --rank 0 and not {rank}. If several ranks share that "
+            f"--head {means} is this machine itself, so its --rank is 0, not {rank}. If several ranks share that "
             "address (two of them on one machine), add --unchecked-head."
         )
     if not is_here and rank == 0:
         has = " ".join(ip for ips in found.values() for ip in ips if ":" not in ip) or "no address"
         raise UsageError(
             f"--rank 0 is the head, but this machine has {has}, and --head is {means}: is it --rank 1? If that address "
-            "is forwarded to this machine (NAT, a service of Kubernetes), add --unchecked-head."
+            "is forwarded to this machine (NAT, a Kubernetes service), add --unchecked-head."
         )
 
 
 def _resolve(host: str) -> list:
-    """Return the answer of getaddrinfo on this machine. Raises UsageError if it has none."""
+    """Return getaddrinfo's answer on this machine. Raises UsageError if there is none."""
     try:
         return socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
     except OSError as error:

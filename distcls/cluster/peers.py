@@ -1,9 +1,9 @@
-"""Knows how the other processes are, so that none waits for one that has failed, hangs or is gone.
+"""Monitors the other processes of a run, so that none waits for one that has failed, hangs or is gone.
 
-A thread of each process tells the others a few times a second, over the store that brought them together, that it
-lives and how far its main thread has come. Whoever fails says so there first (`leave`); the others then have a moment
-to end by themselves, since most collectives notice, and are ended otherwise. Where nobody gets on, each writes down
-where its main thread stands.
+A few times a second, a thread of each process reports through their common store that the process is alive, and how
+far its main thread has come. A process that fails reports it there first (`leave`); the others then have a moment to
+end by themselves, since most collectives notice, and are ended otherwise. If no process makes progress, each one
+records where its main thread is.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import torch.distributed as dist
 from distcls.errors import PeerFailed, Preempted
 
 INTERVAL = 0.25
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 SILENCE = 60.0
-"""Seconds without a sign of life after which a process counts as gone, where no collective has noticed before."""
+"""Seconds without a heartbeat after which a process counts as gone, unless a collective notices earlier."""
 GRACE = 10.0
-"""Seconds that the main thread of a process has to end by itself after another one has failed."""
+"""Seconds that a process's main thread has to end by itself after another process failed."""
 DIAGNOSIS = 4.0
-"""Seconds in which a process that lives gives a sign of it."""
+"""Seconds within which a process that is alive sends a heartbeat."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +43,34 @@ class Departure:
     exit_code: int
     reason: str
     main_is_gone: bool = False
-    """Process 0, which speaks for all otherwise, cannot."""
+    """True if process 0, which otherwise reports for all, cannot."""
 
     def __str__(self) -> str:
         return self.reason if self.rank < 0 else f"process {self.rank} ended: {self.reason}"
 
     def as_error(self) -> PeerFailed:
-        """For a process that has to end for it."""
-        advice = "\nThe same command goes on from the last checkpoint." if self.exit_code == 1 else ""
+        """Return the error for a process that has to end because of this one."""
+        advice = "\nRun the same command to resume from the last checkpoint." if self.exit_code == 1 else ""
         return PeerFailed(f"{self}{advice}", self.exit_code, self.main_is_gone)
 
 
 @dataclass
 class Sign:
-    """What a process tells of itself."""
+    """A process's report about itself."""
 
     beats: int = 0
     progress: int = 0
     """Steps and batches that its main thread has completed."""
     hang_timeout: float | None = None
-    """Seconds in which somebody is expected to get on; None: whatever it takes."""
+    """Seconds within which some process must make progress; None: no limit."""
 
 
 class Peers:
-    """The other processes, as this one hears of them. on_end(departure) gives the exit code of an end from outside."""
+    """The other processes, as this one sees them. on_end(departure) returns the exit code if another one ends us."""
 
     def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
-        """Store: the one that brought them together, which each process has a connection to."""
-        # A connection of its own: the main thread may be waiting on the other one.
+        """store: the one through which the processes met."""
+        # Its own connection: the main thread may be waiting on the other one.
         self.store = dist.PrefixStore("distcls-peers", store.clone())
         self.rank, self.world_size = rank, world_size
         self.sign = Sign()
@@ -84,32 +84,32 @@ class Peers:
         self._tell()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="distcls-peers")
         self._thread.start()
-        # Python ends a thread that waits in torch's C++ by tearing it down, and C++ then aborts the process.
+        # At exit, Python tears down a thread that waits in torch's C++ code, which then aborts the process.
         atexit.register(self.stop)
 
     def expect_progress(self, hang_timeout: float | None) -> None:
-        """From now on, nobody getting on for so many seconds ends the run; None: whatever it takes."""
+        """End the run, from now on, if no process makes progress for this many seconds; None: no limit."""
         self.sign.progress += 1
         self.sign.hang_timeout = hang_timeout
 
     def moved(self) -> None:
-        """The main thread has got on."""
+        """Report that the main thread has made progress."""
         self.sign.progress += 1
 
     def leave(self, exit_code: int, reason: str) -> Departure:
-        """Tell the others that this process ends; who was the first to say so."""
+        """Report to the others that this process ends; return the first departure, this one's or an earlier one."""
         return self._leave(Departure(self.rank, exit_code, reason))
 
     def _leave(self, mine: Departure) -> Departure:
         first = mine
-        with contextlib.suppress(RuntimeError):  # the store went with process 0
+        with contextlib.suppress(RuntimeError):  # the store ended with process 0
             first = Departure(**json.loads(self.store.compare_set("departure", "", json.dumps(asdict(mine)))))
             self._first = first
             self._acknowledge()
         return first
 
     def who_left(self) -> Departure:
-        """Why a collective has failed: the first that left, or those who give no sign of life any more."""
+        """Return why a collective failed: the first process that left, or those whose heartbeats have stopped."""
         end = time.monotonic() + DIAGNOSIS
         try:
             before = self._signs()
@@ -125,7 +125,7 @@ class Peers:
         )
 
     def stop(self) -> None:
-        """From now on this process ends by itself, and minds no others."""
+        """Stop monitoring: from now on this process ends by itself."""
         self._stopped.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(2 * INTERVAL + 1)
@@ -160,7 +160,7 @@ class Peers:
             os._exit(self.on_end(departure))
 
     def _look_around(self) -> None:
-        """On process 0: end the run where somebody is gone, or where nobody has got on for hang_timeout."""
+        """On process 0: end the run if a process is gone, or if none has made progress for hang_timeout."""
         signs, now = self._signs(), self._awake()
         for rank, sign in signs.items():
             old, _ = self._heard.get(rank, (Sign(), 0.0))
@@ -176,13 +176,13 @@ class Peers:
             self._hang_timeout, self._moved_at = hang_timeout, now
         if hang_timeout is not None and now - self._moved_at > hang_timeout:
             reason = (
-                f"no process has got on for {hang_timeout:g} s (run.hang_timeout). Where they stand:\n"
-                f"{self._where_all_stand()}\nThe one that does not wait for the others is where to look."
+                f"no process has made progress for {hang_timeout:g} s (run.hang_timeout). They are at:\n"
+                f"{self._where_all_stand()}\nLook at the process that is not waiting for the others."
             )
             self._leave(Departure(-1, 1, reason))
 
     def _where_all_stand(self) -> str:
-        """A line for each process, which writes it down itself within a moment, if it still can."""
+        """Return a line for each process, which it writes itself within a moment, if it still can."""
         self.store.set("hang", "")
         self.store.set("where0", _where(self._main))
         keys = [f"where{rank}" for rank in range(self.world_size)]
@@ -190,14 +190,14 @@ class Peers:
         while not self.store.check(keys) and time.monotonic() < end:
             time.sleep(INTERVAL)
         found = {rank: self.store.get(key).decode() for rank, key in enumerate(keys) if self.store.check([key])}
-        return "\n".join(f"  process {r}: {found.get(r, 'gives no answer')}" for r in range(self.world_size))
+        return "\n".join(f"  process {r}: {found.get(r, 'does not answer')}" for r in range(self.world_size))
 
     def _awake(self) -> float:
-        """Seconds that this process has not been suspended: where all were, none is at fault."""
+        """Return the seconds that this process was not suspended: if all were suspended, none is at fault."""
         return self.sign.beats * INTERVAL
 
     def _departure(self) -> Departure | None:
-        """Return the first that was told. It is remembered, since the store goes with process 0."""
+        """Return the first departure, or None. It is remembered, since the store ends with process 0."""
         if not self.store.check(["departure"]):
             return None
         self._first = Departure(**json.loads(self.store.get("departure")))
@@ -205,7 +205,7 @@ class Peers:
         return self._first
 
     def _acknowledge(self) -> None:
-        """Tell that this process knows who left. The store goes with process 0: that waits until all who live know."""
+        """Report that this process knows who left. Process 0, with which the store ends, waits until all know."""
         self.store.set(f"knows{self.rank}", "")
         end = time.monotonic() + DIAGNOSIS
         while self.rank == 0 and not self.store.check([f"knows{rank}" for rank in range(self.world_size)]):
@@ -214,21 +214,23 @@ class Peers:
             time.sleep(0.05)
 
     def _signs(self) -> dict[int, Sign]:
-        """The last sign of each process that has given one."""
-        # One question for those that were heard already: there may be hundreds.
+        """Return the latest sign of each process that has sent one."""
+        # A single query for the processes already heard: there may be hundreds.
         there = [r for r in range(self.world_size) if r in self._heard or self.store.check([f"rank{r}"])]
         values = self.store.multi_get([f"rank{rank}" for rank in there])
         return {rank: Sign(**json.loads(value)) for rank, value in zip(there, values, strict=True)}
 
 
 def _gone(ranks: list[int]) -> Departure:
-    """What all have to end for where these give no sign of life."""
+    """Return the departure of processes whose heartbeats have stopped."""
     if not ranks:
-        text = "a sum over the processes failed or took too long, although all of them live: see their output"
+        text = "a sum over the processes failed or took too long, although all of them are alive: see their output"
         return Departure(-1, 1, text)
     numbers = ", ".join(map(str, ranks))
     who = f"processes {numbers} are" if len(ranks) > 1 else f"process {numbers} is"
-    text = f"{who} gone without a word: killed, perhaps for memory (see the system's log), or the machine is gone"
+    text = (
+        f"{who} gone without an error: killed, perhaps for lack of memory (see the system log), or the machine is down"
+    )
     return Departure(-1, 1, text, main_is_gone=0 in ranks)
 
 
@@ -236,10 +238,10 @@ MAIN_IS_GONE = _gone([0])
 
 
 def _where(thread: int) -> str:
-    """The innermost place of a thread, and the innermost in this package: "loop.py:80 in train → …".
+    """Return the innermost place of a thread in this package, and of all: see `place_in`.
 
-    The C code of faulthandler writes it down, which only reads: looking into the frames of another thread from Python
-    makes objects of them, and a process that did so while they came and went has crashed.
+    faulthandler finds it in C, without side effects: inspecting another thread's frames from Python turns them into
+    objects, and a process that did so while frames came and went has crashed.
     """
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file, all_threads=True)
@@ -249,7 +251,7 @@ def _where(thread: int) -> str:
 
 
 def place_in(traceback: str, thread: int) -> str:
-    """What faulthandler wrote of a thread, as "training/step.py:62 _forward → torch/nn/linear.py:125 forward"."""
+    """Return where a thread is, from faulthandler's text: "training/step.py:62 _forward → nn/linear.py:125 forward"."""
     for part in traceback.split("\n\n"):
         head, _, lines = part.partition("\n")
         number = re.search(r"(?:Thread|thread) 0x([0-9a-f]+)", head)

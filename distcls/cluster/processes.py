@@ -1,4 +1,4 @@
-"""The processes that share the work of a run, and how they agree."""
+"""Manages the processes that share a run: how they join, exchange values, vote to stop, and leave."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from distcls.errors import DistclsError, UsageError
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
-"""Longest wait for another process to start, or to take part in a sum (longer where hang_timeout is)."""
+"""Longest wait for another process to start, or to take part in a sum (longer if hang_timeout is)."""
 PATIENCE = timedelta(days=1)
-"""Longest wait for work that one process does for all, such as decoding a data set: peers.py knows if it lives."""
+"""Longest wait for work that one process does for all, such as decoding a data set: peers.py knows if it is alive."""
 
 
 ACCELERATE = (PartialState, AcceleratorState, GradientState)
-"""What accelerate keeps once for a whole process."""
+"""Accelerate's state, which is global to a process."""
 
 
 class Processes:
-    """All processes of a run, and this one among them, from torchrun's variables.
+    """All processes of a run, and this one's place among them, from torchrun's variables.
 
-    A context manager: whoever fails tells the others, and what was opened is closed. Then there may be other Processes.
+    A context manager: a process that fails notifies the others, and everything is closed, so that others can be opened.
     """
 
     def __init__(self, device: str, hang_timeout: float = 0.0) -> None:
-        """Raises UsageError, and MissingProcessError where a process does not come."""
+        """Raise UsageError, or MissingProcessError if a process does not start."""
         timeout = max(TIMEOUT, timedelta(seconds=hang_timeout + 60))
         on_cpu = _on_cpu(device)
         self.world_size = 1
@@ -57,7 +57,7 @@ class Processes:
     def _join(self, on_cpu: bool, timeout: timedelta) -> None:
         meeting = meet(TIMEOUT) if not self._had_group and (on_cpu or torch.cuda.is_available()) else None
         if meeting is not None:
-            # Accelerate adopts it.
+            # Accelerate uses this group.
             dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timeout, **meeting._asdict())
         state = PartialState(cpu=on_cpu, timeout=timeout)
         assert state.device is not None
@@ -70,13 +70,13 @@ class Processes:
         self.is_local_main: bool = state.is_local_main_process
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if self.world_size != expected:
-            raise UsageError(f"WORLD_SIZE is {expected}, but {self.world_size} processes were connected.")
+            raise UsageError(f"WORLD_SIZE is {expected}, but {self.world_size} processes are connected.")
         if self.world_size > 1:
             self._ballots = dist.new_group(backend="gloo", timeout=TIMEOUT)
             store = dist.distributed_c10d._get_default_store()
             self.peers = Peers(store, self.rank, self.world_size)
             self.wait_for_everyone()
-            # Public since torch 2.14 or so, and private before.
+            # Public since about torch 2.14, private before.
             set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
             set_timeout(PATIENCE, self._ballots)
 
@@ -84,7 +84,7 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Leave together; or tell the others why not, and raise PeerFailed where another one was the first to fail."""
+        """Leave together; on an error, notify the others, and raise PeerFailed if another process failed first."""
         if error is None:
             self.end()
             return
@@ -98,12 +98,12 @@ class Processes:
             raise first.as_error() from None
 
     def wait_for_everyone(self) -> None:
-        """Returns when all processes have called it."""
+        """Wait until all processes have called this."""
         if self._ballots is not None:
             dist.barrier(group=self._ballots)
 
     def from_main(self, function: Callable[[], T]) -> T:
-        """Call a function on the main process; its result, or its DistclsError, is everybody's."""
+        """Call a function on the main process, and return its result, or raise its DistclsError, on all processes."""
         outcome: list[Any] = [None, None]
         if self.is_main:
             try:
@@ -117,14 +117,14 @@ class Processes:
         return outcome[0]
 
     def from_all(self, value: T) -> list[T]:
-        """What each process has given, by rank. All of them call it."""
+        """Return each process's value, by rank. All processes call it."""
         values = [value] * self.world_size
         if self._ballots is not None:
             dist.all_gather_object(values, value, group=self._ballots)
         return values
 
     def to_main(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """What each process has given, by rank: CPU tensors of one shape. Empty on all but the main process."""
+        """Return each process's CPU tensor, by rank, all of one shape; an empty list except on the main process."""
         if self._ballots is None:
             return [tensor]
         tensors = [torch.empty_like(tensor) for _ in range(self.world_size)] if self.is_main else []
@@ -132,10 +132,10 @@ class Processes:
         return tensors
 
     def asked_to_stop(self) -> bool:
-        """Whether any process has received a stop signal: the same answer on all of them.
+        """True if any process has received a stop signal: the same answer on all of them.
 
-        It is the result of the vote that the last call began. The vote, an asynchronous reduction of one
-        number over a gloo group of its own, runs while the step does.
+        This is the result of the vote that the previous call started. The vote, an asynchronous reduction of one
+        number over its own gloo group, runs during the step.
         """
         asked = signals.received() is not None
         if self.peers is None:
@@ -151,17 +151,17 @@ class Processes:
         return False
 
     def expect_progress(self, hang_timeout: float | None) -> None:
-        """From now on, nobody getting on for so many seconds ends the run; None: whatever it takes."""
+        """End the run, from now on, if no process makes progress for this many seconds; None: no limit."""
         if self.peers is not None:
             self.peers.expect_progress(hang_timeout)
 
     def moved(self) -> None:
-        """This process has got on, with something that takes long."""
+        """Report progress in this process, during long work."""
         if self.peers is not None:
             self.peers.moved()
 
     def why_failed(self, error: BaseException, exit_code: int, reason: str) -> Departure | None:
-        """Tell the others, once, that this process fails. Where another one did before, return why."""
+        """Notify the others, once, that this process failed. If another one failed earlier, return why."""
         if self.peers is None or self._has_left:
             return None
         self._has_left = True
@@ -170,7 +170,7 @@ class Processes:
         return None if first.rank == self.rank else first
 
     def end(self) -> None:
-        """Leave together, so that no process finds another one gone. Raises PeerFailed where one is."""
+        """Leave together, so that no process finds another one gone. Raises PeerFailed if one is."""
         if self.peers is None or self._has_left:
             self._close()
             return
@@ -186,7 +186,7 @@ class Processes:
         self._close()
 
     def _is_idle(self) -> bool:
-        """True if no vote is under way, after a moment for it to come to its end."""
+        """True if no vote is pending, after giving it a moment to finish."""
         end = time.monotonic() + 1.0
         while self._vote is not None and not self._vote[1].is_completed():
             if time.monotonic() > end:
@@ -195,9 +195,9 @@ class Processes:
         return True
 
     def _close(self, with_group: bool = True) -> None:
-        """Stop the thread, close the group, and give Accelerate's state back. It may be called again.
+        """Stop the thread, close the group, and restore Accelerate's state. May be called more than once.
 
-        with_group: False where a sum with another process may be under way, for which closing would wait.
+        with_group: False if a sum with another process may be pending, for which closing would wait.
         """
         if self.peers is not None:
             self.peers.stop()
@@ -210,12 +210,12 @@ class Processes:
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    """Whether a collective failed because another process is not there any more."""
+    """True if a collective failed because another process is gone."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _on_cpu(device: str) -> bool:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device in available and not available[device]:
-        raise UsageError(f"run.device={device}: torch {torch.__version__} finds none here. Use run.device=auto.")
+        raise UsageError(f"run.device={device}: torch {torch.__version__} finds no such device. Use run.device=auto.")
     return device == "cpu" or not any(available.values())

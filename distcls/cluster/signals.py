@@ -1,10 +1,10 @@
-"""Signals that ask a run to stop: the first is noted, a second one leaves at once.
+"""Handles the signals that ask a run to stop: the first one is recorded, a second one exits at once.
 
-While there is nothing to save, before training begins, the first one leaves at once too (`first_does`). A command
-takes the signals for good (`install`); the Python API borrows them for the time of a run (`borrowed`).
+Before training begins, when there is nothing to save, the first one exits at once too (`first_does`). A command
+handles the signals for good (`install`); the Python API borrows them during a run (`borrowed`).
 
-This file imports nothing heavy, because `install` is the first thing that an entry point does: a signal
-that arrives while torch is being imported must not be lost, or kill the process.
+This file imports nothing heavy, because `install` is the first thing that an entry point does: a signal that arrives
+while torch is being imported must not be lost, or kill the process.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 
 REPEAT = 1.0
-"""Seconds in which the same signal again is the same order: a terminal and torchrun both pass Ctrl-C on."""
+"""Seconds within which the same signal counts only once: a terminal and torchrun both send Ctrl-C."""
 
 SECONDS_BETWEEN_LOOKS = 5.0
-"""After so long without a signal, a loader worker looks whether its rank is still there."""
+"""After this long without a signal, a loader worker checks that its rank is still alive."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -34,14 +34,14 @@ _minded = False
 """True while this file handles the stop signals."""
 _borrowed = False
 _masks = threading.local()
-"""What was blocked before a fork, in the thread that forks."""
+"""The signals that were blocked before a fork, in the thread that forks."""
 
 
 def install(second_leaves: bool = True) -> None:
     """Record the stop signals from now on, in this process but not in the loader workers it forks.
 
-    A thread reads them from a socket, because a Python handler would wait for the main thread to come
-    back from C++: a second signal has to end a process that hangs in a collective whose peer is gone.
+    A thread reads them from a socket, because a Python handler would wait for the main thread to return from C++: a
+    second signal must end a process that hangs in a collective whose peer is gone.
     """
     global _second_leaves, _minded
     _second_leaves = second_leaves
@@ -59,18 +59,18 @@ def install(second_leaves: bool = True) -> None:
 
 @contextlib.contextmanager
 def borrowed() -> Iterator[None]:
-    """Record the stop signals while the block runs, and give them back to whoever had them before.
+    """Record the stop signals while the block runs, then restore the previous handlers.
 
-    For a program that is not ours: nothing in it is ended. What the first signal does (`first_does`) is done in the
-    main thread, where it may raise; a second signal raises KeyboardInterrupt there. Outside the main thread, which
-    alone can take signals, and where `install` has taken them, it changes nothing.
+    For a program that is not ours, which must not be ended. The first signal's reaction (`first_does`) runs in the
+    main thread, where it may raise; a second signal raises KeyboardInterrupt there. Does nothing outside the main
+    thread, which alone can handle signals, or if `install` handles them already.
     """
     global _minded, _borrowed
     if _minded or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    # A handler that was not set from Python cannot be put back: such a signal is left alone.
+    # A handler that was not set from Python cannot be restored: leave such a signal alone.
     taken = [number for number in STOP_SIGNALS if before[number] is not None]
     _minded = _borrowed = True
     _register_at_fork()
@@ -87,19 +87,19 @@ def borrowed() -> Iterator[None]:
 
 
 def are_borrowed() -> bool:
-    """True where a signal must not end the process, because it is not ours."""
+    """True if a signal must not end the process, because the process is not ours."""
     return _borrowed
 
 
 def received() -> str | None:
-    """The name of the first stop signal that arrived, or None."""
+    """Return the name of the first stop signal that arrived, or None."""
     return signal.Signals(_received[0]).name if _received else None
 
 
 def first_does(reaction: Callable[[str], None] | None) -> None:
-    """What the first signal does beside being noted, called with its name in the thread that waits for signals.
+    """Set a function that the first signal calls with its name, in the thread that waits for signals.
 
-    One that has come already does it at once.
+    If a signal has already arrived, call it now.
     """
     _reaction[:] = [reaction] if reaction is not None else []
     name = received()
@@ -108,12 +108,12 @@ def first_does(reaction: Callable[[str], None] | None) -> None:
 
 
 def obey_parent_only() -> None:
-    """In a loader worker: no stop signal counts but that of the process that started it, which means its end.
+    """In a loader worker, ignore stop signals except from the process that started it, which end the worker.
 
-    A rank that fails ends its workers by SIGTERM as it exits, and waits for them. One that is gone without a word
-    ends them too: torch looks for that itself, but not for one that went while the worker was still starting.
+    A rank that fails ends its workers with SIGTERM as it exits, and waits for them. Workers whose rank was killed exit
+    too: torch checks for that itself, but not for a rank killed while the worker was still starting.
     """
-    if not hasattr(signal, "sigtimedwait"):  # macOS, where nobody can tell who sent it
+    if not hasattr(signal, "sigtimedwait"):  # macOS, which does not say who sent a signal
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -134,7 +134,7 @@ def _await_parent() -> None:
 
 
 def _register_at_fork() -> None:
-    if not _hooks:  # they cannot be taken back, and do nothing while nobody minds the signals
+    if not _hooks:  # they cannot be removed, and do nothing while signals are not handled here
         os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_ignore_in_child)
         _hooks.append(True)
 
@@ -152,20 +152,20 @@ def _unblock() -> None:
 
 
 def _ignore_in_child() -> None:
-    """Children live as long as their rank, which decides what a signal means: they stay blocked there.
+    """Keep the signals blocked in children, which live as long as their rank: that decides what a signal means.
 
-    Blocked, and not ignored: a loader worker that is ended while it still starts has to hear of it later.
+    They are blocked and not ignored, so that a signal that ends a worker while it is still starting is seen later.
     """
     if _minded and not _borrowed:
         signal.set_wakeup_fd(-1)
 
 
 def _do_nothing(number: int, frame: object) -> None:
-    """A handler must exist for the signal to reach the socket."""
+    """Do nothing: a handler must exist for the signal to reach the socket."""
 
 
 def _listen(reader: socket.socket, writer: socket.socket) -> None:
-    """`writer` is kept alive here: closing it would stop the notices."""
+    """Read signals from the socket forever. This keeps `writer` alive: closing it would stop them from arriving."""
     while True:
         for number in reader.recv(64):
             if number not in STOP_SIGNALS or _is_repeated(number):
@@ -178,7 +178,7 @@ def _listen(reader: socket.socket, writer: socket.socket) -> None:
 
 
 def _note_in_main_thread(number: int, frame: object) -> None:
-    """The handler of borrowed signals: Python calls it between two steps of the main thread, where it may raise."""
+    """Handle a borrowed signal: Python calls this between two instructions of the main thread, where it may raise."""
     if _is_repeated(number):
         return
     if _received:

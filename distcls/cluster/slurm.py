@@ -1,4 +1,4 @@
-"""Ranks and requeueing of processes that Slurm started.
+"""Sets the ranks of processes that Slurm started, and requeues their job.
 
 In jobs of `distcls submit` and launch/slurm/train.sbatch, srun starts every task as one rank. A job that Slurm is
 about to end returns to the queue under the same id if it is requeued in time. Some of the ways in which Slurm ends
@@ -16,15 +16,15 @@ import time
 from distcls.errors import Preempted
 
 REQUEUE = "DISTCLS_REQUEUE"
-"""Environment variable of a batch script that wants its job requeued: 1 if rank 0 shall requeue it, "script" if the
+"""Environment variable of a batch script that wants its job requeued: 1 if rank 0 should requeue it, "script" if the
 script does so itself. Without it nothing is requeued: Ctrl-C in a shell inside a job must not end that job."""
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
-"""Environment variable that is set if a task started torchrun or accelerate launch, and that started this process."""
+"""Environment variable that is set if a task runs torchrun or accelerate launch, which started this process."""
 
 
 def join_step() -> None:
-    """Tell torch which rank this srun task has, how many there are, and where rank 0 listens.
+    """Set the variables from which torch reads this srun task's rank, the number of ranks, and rank 0's address.
 
     Does nothing outside a step of several tasks, or if torchrun started this process inside its task.
     """
@@ -32,7 +32,7 @@ def join_step() -> None:
     if num_tasks == 1 or TORCHRUN in os.environ:
         return
     os.environ.setdefault("SUBMITIT_EXECUTOR", "slurm")  # plain srun sets the same variables
-    # Each job has a port of its own, below those that the system gives to outgoing connections.
+    # Each job has its own port, below those that the system uses for outgoing connections.
     os.environ["MASTER_PORT"] = str(20000 + int(os.environ["SLURM_JOB_ID"]) % 12000)
     from submitit.helpers import TorchDistributedEnvironment
 
@@ -60,7 +60,7 @@ def cpus_per_rank() -> int | None:
 def leave(code: int) -> int:
     """Return the exit code of a run; raise SystemExit(0) if it was preempted in a job that is requeued.
 
-    Such a task has done its duty, and submitit must not store a result for a job that will run again.
+    Such a task has done its work, and submitit must not store a result for a job that will run again.
     """
     if requeued(code):
         sys.exit(0)
@@ -68,7 +68,7 @@ def leave(code: int) -> int:
 
 
 def requeued(code: int) -> bool:
-    """Requeue the job if it was preempted and wants that; True if it did. Call it once everything is saved."""
+    """Requeue the job if it was preempted and wants that; return True if so. Call this once everything is saved."""
     if code != Preempted.exit_code or not comes_back():
         return False
     if os.environ[REQUEUE] == "1" and os.environ.get("SLURM_PROCID") == "0":
@@ -77,9 +77,9 @@ def requeued(code: int) -> bool:
 
 
 def _requeue(job: str) -> bool:
-    """Requeue a job if it is running: Slurm requeues a preempted one itself, and a cancelled one must stay away.
+    """Requeue a job if it is running: Slurm requeues a preempted one itself, and a cancelled one must stay cancelled.
 
-    Returns False if Slurm did not answer. Its controller may be away for a moment, so it is asked three times.
+    Returns False if Slurm did not answer. Its controller may be unavailable for a moment, so it is asked three times.
     """
     error: Exception | None = None
     for pause in (0, 2, 5):
@@ -94,7 +94,7 @@ def _requeue(job: str) -> bool:
         except (OSError, subprocess.SubprocessError) as failed:
             error = failed
         else:
-            outcome = "is requeued" if state[1] == "RUNNING" else f"is {state[1]}, so it is not requeued from here"
+            outcome = "is requeued" if state[1] == "RUNNING" else f"is {state[1]}, so distcls does not requeue it"
             print(f"distcls: job {job} {outcome}.", file=sys.stderr)
             return True
     print(f"distcls: job {job} could not be requeued: {error}. Submit it again to resume.", file=sys.stderr)

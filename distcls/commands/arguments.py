@@ -1,4 +1,4 @@
-"""The arguments of a command: options, settings, and for each mistake in them what was probably meant."""
+"""Parses the arguments of commands, options and settings, and suggests what was meant when one is mistyped."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from distcls.config.settings import Config
 from distcls.errors import UsageError
 
 SETTINGS = "key=value"
-"""Stands in help for settings of the config."""
+"""How help texts show settings of the config."""
 
-TRUST = "import code that the run's config names (my_pkg.module:make) although you did not train the run here"
-"""Help of --trust, the same in all commands that have it."""
+TRUST = "import code that the run's config names (my_pkg.module:make), even if you did not train the run here"
+"""Help text of --trust, shared by all commands that have it."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print and exit, and takes no abbreviations."""
+    """An argparse parser that raises UsageError instead of exiting, and accepts no abbreviations."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **arguments})
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def parse_intermixed_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Options and other words, in any order. Raises UsageError."""
+        """Return the parsed arguments; options and positional ones may come in any order. Raises UsageError."""
         words, unknown = self.parse_known_intermixed_args(list(args), namespace)
         if unknown:
             options = [option for action in self._actions for option in action.option_strings]
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The arguments of `distcls train` beside settings. A run without a name is named after `config_path`."""
+    """The options of `distcls train` that are not settings. A run without a name is named after `config_path`."""
 
     dry_run: bool
     print_config: bool
@@ -53,10 +53,10 @@ class TrainOptions:
 
 TRAINING = {
     "train": "Train a model.",
-    "crossval": "Train a model once for each of data.folds parts (5) of the images, which is val then, in run folders "
-    "NAME-fold0 and so on; then print mean and standard deviation, and write them to NAME-crossval.json.",
+    "crossval": "Train a model data.folds times (default: 5), each time with another fold of the images as val, in run "
+    "folders NAME-fold0, NAME-fold1 …; then print mean and standard deviation, and write them to NAME-crossval.json.",
 }
-"""Help for the commands that take these arguments."""
+"""Descriptions of the commands that take these arguments."""
 
 
 def parse_train_arguments(
@@ -64,7 +64,7 @@ def parse_train_arguments(
 ) -> tuple[Config, TrainOptions]:
     """Return the settings and options of `distcls train`, `python -m distcls.train` and `distcls crossval`.
 
-    defaults: settings of the command's own, where neither the file nor the arguments give another. Raises UsageError.
+    defaults: the command's own settings, used where neither the file nor the arguments set them. Raises UsageError.
     """
     words = _train_parser(command).parse_intermixed_args(argv)
     for word in words.settings:
@@ -77,25 +77,25 @@ def parse_train_arguments(
 def _train_parser(command: str) -> Parser:
     parser = Parser(
         prog=f"distcls {command}",
-        description=f"{TRAINING[command]} The same command again goes on with what was stopped.",
-        epilog="Settings are given as key=value, such as optim.lr=3e-4 or train.num_epochs=10; "
-        "--print-config shows all of them, distcls/config/settings.py explains them.",
+        description=f"{TRAINING[command]} If it is stopped, run the same command to resume.",
+        epilog="Write settings as key=value, such as optim.lr=3e-4 or train.num_epochs=10; "
+        "--print-config lists them all, and distcls/config/settings.py explains them.",
     )
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="folder of images, DIR/CLASS/*.jpg: data.root=DIR data.name=folder; or a .csv or .npz file",
+        help="folder of images, DIR/CLASS/*.jpg, or a .csv or .npz file; short for data.root=DIR data.name=folder",
     )
-    parser.add_argument("--name", help="name of the run, whose folder is runs/NAME: run.name=NAME")
-    parser.add_argument("--dry-run", action="store_true", help="say what would happen, and stop before the first step")
-    parser.add_argument("--print-config", action="store_true", help="print all settings as YAML, and stop")
-    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings, over those of the file")
+    parser.add_argument("--name", help="name of the run; its folder is runs/NAME (short for run.name=NAME)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would happen, and stop before the first step")
+    parser.add_argument("--print-config", action="store_true", help="print all settings as YAML, and exit")
+    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings that override those of the file")
     return parser
 
 
 def settings_of_options(data: str | None, name: str | None) -> tuple[list[str], list[str]]:
-    """Overrides, and those that apply only where nothing else is said. JSON quotes words for YAML."""
+    """Return the overrides, and those that apply only if the setting is not given elsewhere. JSON quotes for YAML."""
     overrides = [] if name is None else [override("run.name", name)]
     if data is None:
         return overrides, []
@@ -103,13 +103,13 @@ def settings_of_options(data: str | None, name: str | None) -> tuple[list[str], 
 
 
 def kind_of_data(path: str) -> str | None:
-    """data.name for what --data names: by how it ends, or because it is a folder; None where neither tells."""
+    """Return data.name for the path of --data, from its suffix or because it is a folder; None if neither tells."""
     kind = {".csv": "csv", ".npz": "npz"}.get(Path(path).suffix.lower())
     return kind or ("folder" if os.path.isdir(path) else None)
 
 
 def override(key: str, text: str) -> str:
-    """A setting as a word of the command line, whose value is text whatever stands in it: YAML reads JSON's quotes."""
+    """Return a setting as an argument whose value is read as text, whatever it contains: YAML reads JSON's quotes."""
     return f"{key}={json.dumps(text, ensure_ascii=False)}"
 
 
@@ -121,12 +121,12 @@ def _check_setting(word: str) -> None:
     if os.path.isdir(word):
         raise UsageError(f"{word!r} is not a setting: did you mean --data {word}?")
     if word in settings_like(word):
-        raise UsageError(f"{word} has no value: settings are written without spaces, {word}=VALUE")
-    raise UsageError(f"{word!r} is not a setting: settings are written key=value, such as optim.lr=3e-4")
+        raise UsageError(f"{word} has no value: write settings without spaces, {word}=VALUE")
+    raise UsageError(f"{word!r} is not a setting: write settings as key=value, such as optim.lr=3e-4")
 
 
 def _unknown_option(word: str, options: Sequence[str], takes_settings: bool) -> str:
-    """Return the message for --lr, --optim.lr=1 or --dryrun."""
+    """Return the message for an unknown option such as --lr, --optim.lr=1 or --dryrun."""
     name, _, value = word.partition("=")
     without_dashes = {option.lstrip("-"): option for option in options}
     near = difflib.get_close_matches(name.lstrip("-"), without_dashes, n=1)
@@ -135,5 +135,5 @@ def _unknown_option(word: str, options: Sequence[str], takes_settings: bool) -> 
     settings = settings_like(name.lstrip("-").replace("-", "_")) if takes_settings else []
     if settings:
         meant = " or ".join(f"{setting}={value or 'VALUE'}" for setting in settings)
-        return f"unknown option {word}: settings are written without dashes: did you mean {meant}?"
+        return f"unknown option {word}: settings have no dashes: did you mean {meant}?"
     return f"unknown option {word}: the options are {', '.join(options)}"

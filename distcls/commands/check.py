@@ -1,4 +1,4 @@
-"""`distcls check DIR`: what is in a data set, and what is wrong with it, before it is trained on."""
+"""`distcls check DIR`: shows what is in a data set, and what is wrong with it, before you train on it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from distcls.terminal.progress import Progress
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What the words of `distcls check` say beside settings."""
+    """The options of `distcls check` that are not settings."""
 
     config_path: Path | None
     json_file: str | None
-    """Where to write what was found; "-" is stdout."""
+    """Where to write the findings; "-" is stdout."""
     plots: Path | None
     strict: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what was found. Exit code 65 if training would refuse the data; with --strict, if anything is wrong."""
+    """Print the findings. Exit code 65 if training would refuse the data; with --strict, if anything is wrong."""
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
@@ -45,7 +45,7 @@ def _main(argv: Sequence[str]) -> int:
         _write_json(options.json_file, check.as_json())
     if options.plots is not None:
         draw(check, options.plots)
-        progress.note(f"\npictures are in {options.plots}")
+        progress.note(f"\nplots are in {options.plots}")
     problems = check.errors()
     if options.strict and not problems:
         problems = [*check.warnings(), *(["some images are unreadable"] if check.bad_files else [])]
@@ -60,7 +60,7 @@ def _parse_arguments(argv: Sequence[str]) -> tuple[Config, CheckOptions]:
     if words.data is not None:
         folders.append(words.data)
     if len(folders) > 1:
-        raise UsageError(f"give one folder of images, or settings written key=value, not {' and '.join(folders)}")
+        raise UsageError(f"give one folder of images, and settings as key=value, not {' and '.join(folders)}")
     overrides, unless_set = settings_of_options(folders[0] if folders else None, None)
     settings = [word for word in words.settings if "=" in word]
     config = load_config(words.config, [*overrides, *settings], unless_set)
@@ -71,17 +71,17 @@ def _parser() -> Parser:
     parser = Parser(
         prog="distcls check",
         usage="distcls check [DIR] [-c FILE] [--json FILE] [--plots DIR] [--strict] [key=value ...]",
-        description="Decode all images and look for what is wrong with them: unreadable files, copies in more than one "
-        "split or class, too few images. Exit code 65 if training would refuse them.",
+        description="Decode all images and look for problems: unreadable files, copies in more than one split or "
+        "class, too few images. The exit code is 65 if training would refuse them.",
     )
     parser.add_argument(
-        "settings", nargs="*", metavar=SETTINGS, help="settings; a word without = is the folder of images"
+        "settings", nargs="*", metavar=SETTINGS, help="settings; an argument without = is the folder of images"
     )
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
-    parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg, said as for train")
-    parser.add_argument("--json", metavar="FILE", help="also write all that was found; - is stdout, and nothing else")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="also draw samples, classes, sizes and colours there")
-    parser.add_argument("--strict", action="store_true", help="exit code 65 also for warnings, and for any bad file")
+    parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg, as for distcls train")
+    parser.add_argument("--json", metavar="FILE", help="also write all findings as JSON; - writes only them to stdout")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="also plot samples, classes, sizes and colours there")
+    parser.add_argument("--strict", action="store_true", help="exit with 65 for warnings and for any bad file, too")
     return parser
 
 
@@ -93,4 +93,4 @@ def _write_json(name: str, found: dict[str, Any]) -> None:
     try:
         Path(name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DiskError(f"{name}: cannot write what was found ({error.strerror})") from error
+        raise DiskError(f"{name}: cannot write the findings ({error.strerror})") from error

@@ -1,4 +1,4 @@
-"""`distcls config schema`: the JSON schema with which editors complete and check YAML configs."""
+"""`distcls config schema`: prints the JSON schema with which editors complete and check YAML configs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distcls.errors import DiskError
 
 def main(argv: Sequence[str]) -> int:
     """Print the JSON schema of configs, or write it to a file."""
-    parser = Parser(prog="distcls config", description="About configs themselves.")
+    parser = Parser(prog="distcls config", description="Tools for configs.")
     actions = parser.add_subparsers(metavar="schema", required=True)
     text = "Print the JSON schema with which editors complete and check YAML configs."
     schema = actions.add_parser("schema", help=text, description=text)

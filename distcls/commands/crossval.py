@@ -1,4 +1,4 @@
-"""`distcls crossval`: train once for each fold of the data, then print mean ± standard deviation."""
+"""`distcls crossval`: trains once for each fold of the data, then prints mean ± standard deviation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from distcls.sweeps.crossval import FoldRunner, report
 
 DEFAULTS = ("data.folds=5", "data.fold=0")
 
-ALL_FOLDS = "distcls crossval runs all folds: leave data.fold out, or run one of them: distcls train"
+ALL_FOLDS = "distcls crossval runs all folds: leave out data.fold, or run a single fold with distcls train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`distcls crossval`, with the words of `distcls train`."""
+    """Run `distcls crossval`, which takes the arguments of `distcls train`."""
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
@@ -34,8 +34,8 @@ def _main(argv: Sequence[str]) -> int:
         raise UsageError(f"{options.config_path} has data.fold={config.data.fold}, and {ALL_FOLDS}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
-            "distcls crossval starts its runs itself, each as one process. With a launcher, start each fold: "
-            "torchrun … -m distcls.train … data.fold=0, then data.fold=1 and so on"
+            "distcls crossval starts its runs itself, each as one process. With a launcher, start each fold yourself: "
+            "torchrun … -m distcls.train … data.fold=0, then data.fold=1, and so on"
         )
     stem = _folder_stem(config, options.config_path)
     folders = [stem.with_name(f"{stem.name}-fold{fold}") for fold in range(config.data.folds or 0)]
@@ -43,7 +43,7 @@ def _main(argv: Sequence[str]) -> int:
     all_words = [
         [*argv, folds, f"data.fold={fold}", override("run.dir", str(folder))] for fold, folder in enumerate(folders)
     ]
-    for words in all_words:  # a fold that cannot go on is told before another one is trained
+    for words in all_words:  # report a fold that cannot be resumed before training another one
         with contextlib.suppress(AlreadyFinished):
             choose_folder(parse_train_arguments(words, "crossval")[0], "")
     for fold, folder in enumerate(folders):
@@ -54,7 +54,7 @@ def _main(argv: Sequence[str]) -> int:
         code = runner.run(words)
         if code:
             again = (
-                "" if code in (UsageError.exit_code, BadDataError.exit_code) else ": the same command goes on with it"
+                "" if code in (UsageError.exit_code, BadDataError.exit_code) else ": run the same command to resume it"
             )
             print(f"distcls: fold {fold} ended with exit code {code}{again}", file=sys.stderr)
             return code
@@ -65,7 +65,7 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _folder_stem(config: Config, config_path: Path | None) -> Path:
-    """The run folder as `distcls train` would choose it, without its end."""
+    """Return the run folder that `distcls train` would choose, without the suffix of a fold."""
     if config.run.dir:
         return Path(config.run.dir).expanduser()
     return Path("runs") / (config.run.name or default_name(config, config_path))

@@ -1,4 +1,4 @@
-"""`distcls doctor`: what this machine has, what will go wrong on it, and how to mend that before a run is started."""
+"""`distcls doctor`: checks a machine before a run starts on it: what it has, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from distcls.commands.exit_codes import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`distcls doctor`. The exit code is 1 where something is broken."""
+    """Print the findings. The exit code is 1 if something is broken."""
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
 def _main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="distcls doctor",
-        description="Say what this machine has, what will go wrong on it, and how to mend it. It takes about "
-        "15 seconds; the exit code is 1 where something is broken.",
+        description="Check this machine: what it has, what is wrong, and how to fix it. This takes about "
+        "15 seconds; the exit code is 1 if something is broken.",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="where runs will lie (default: .)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), metavar="DIR", help="where runs will be kept (default: .)"
+    )
     options = parser.parse_args(argv)
     from distcls.cluster.machine import checks
     from distcls.report.findings import print_findings

@@ -1,4 +1,4 @@
-"""`distcls eval RUN`: measure a run's best weights on a split."""
+"""`distcls eval RUN`: evaluates a run's best weights on a split."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from distcls.errors import MissingInputError, UsageError
 from distcls.runs.opening import check_run_folder, opened_run
 
 MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channels_last", "run.device")
-"""How the settings begin that `distcls eval` takes: the others change nothing, or the network."""
+"""Prefixes of the settings that `distcls eval` accepts: the others change nothing, or change the network."""
 
 
 PIXELS = ("data.image_size", "data.resize", "data.background", "data.float_range")
-"""… but not these: a model sees images as it was trained on them."""
+"""… except these: a model must see images as it did in training."""
 
 UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null"]
-"""Settings with which all images of a folder are one split."""
+"""Settings that make all images of a folder one split."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`distcls eval RUN`: measure a run's best weights on a split."""
+    """Evaluate a run's best weights on a split."""
     signals.install()
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
 def _main(argv: Sequence[str]) -> int:
     slurm.join_step()
-    parser = Parser(prog="distcls eval", description="Measure a run's best weights on a split.")
+    parser = Parser(prog="distcls eval", description="Evaluate a run's best weights on a split.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument(
         "--split",
@@ -42,7 +42,7 @@ def _main(argv: Sequence[str]) -> int:
         default="test",
         help="default: test; all: every image of a folder that the run was not trained on, given with --data",
     )
-    parser.add_argument("--data", metavar="DIR", help="where the images lie now, or other ones (see --split all)")
+    parser.add_argument("--data", metavar="DIR", help="where the images are now, or other images (see --split all)")
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", default=[], help="settings that differ, such as data.root=DIR"
     )
@@ -53,12 +53,12 @@ def _main(argv: Sequence[str]) -> int:
     for word in options.overrides:
         if not word.startswith(MAY_DIFFER) or word.startswith(PIXELS):
             raise UsageError(
-                f"{word}: a run is measured as it was trained. What may differ is {', '.join(MAY_DIFFER)}: "
-                "where the images lie, and how they are read and computed"
+                f"{word}: a run is evaluated with the settings it was trained with. You can change "
+                f"{', '.join(MAY_DIFFER)}: where the images are, how they are read, and how results are computed"
             )
     for file in (options.json, options.csv):
         if file is not None and not file.parent.is_dir():
-            raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Make it first.")
+            raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Create it first.")
     run_dir = Path(options.run)
     check_run_folder(run_dir)
     moved = [] if options.data is None else [override("data.root", options.data), *_kind_of(options)]
@@ -71,7 +71,7 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _kind_of(options: argparse.Namespace) -> list[str]:
-    """data.name, where the images lie in another kind of place than those of the run did."""
+    """Return the setting data.name for images that are kept in another way than the run's were (folder, csv, npz)."""
     kind = kind_of_data(options.data)
     is_kind = read_config(Path(options.run) / "config.yaml").data.name in KINDS_OF_PATHS
     return [f"data.name={kind}"] if is_kind and kind is not None else []

@@ -1,4 +1,4 @@
-"""How an error becomes a message and an exit code, the same for every command."""
+"""Turns an error into a message and an exit code, the same way for every command."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Main = Callable[[Sequence[str]], int | None]
 
 
 def run_command(command: Main, argv: Sequence[str] | None) -> int:
-    """Call a command with words (by default those of the process); the exit code, 0 where it returns None.
+    """Call a command with its arguments (default: the process's), and return the exit code, 0 if it returns None.
 
-    An error of distcls becomes its message and its exit code; a bug keeps its traceback.
+    A distcls error becomes its message and its exit code; a bug keeps its traceback.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the process was started without one
@@ -38,13 +38,13 @@ def run_command(command: Main, argv: Sequence[str] | None) -> int:
 
 
 def _is_group_open() -> bool:
-    """True if a failed run has left a process group with work under way: closing it would wait for the others."""
+    """True if a failed run left a process group with pending work: closing it would wait for the other processes."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_initialized()
 
 
 def _leave_at_once(code: int) -> None:
-    """Leave before Python takes itself down: torch's threads that come back to it then abort the process."""
+    """Exit without Python's shutdown: torch's threads that return to Python during it abort the process."""
     for name in ("stdout", "stderr"):
         with contextlib.suppress(OSError, ValueError):
             getattr(sys, name).flush()
@@ -69,7 +69,7 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what has yet to be flushed
         return 141  # what a shell reports for SIGPIPE
     except (OSError, RuntimeError, MemoryError) as error:
         understood = explain(error)
@@ -81,7 +81,7 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
 
 
 def _reader_is_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads, as in `distcls … | head`; any other broken pipe is a bug."""
+    """True if stdout is a pipe without a reader, as in `distcls … | head`; any other broken pipe is a bug."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

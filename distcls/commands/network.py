@@ -1,4 +1,4 @@
-"""`python -m distcls.commands.network --head HOST`: for launch/node.sh, the interface that leads to the head."""
+"""`python -m distcls.commands.network --head HOST`: tells launch/node.sh which interface leads to the head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distcls.commands.exit_codes import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m distcls.commands.network`, which prints the interface."""
+    """Print the interface that leads to the head."""
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
@@ -20,8 +20,8 @@ def _main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--head", metavar="HOST", help="address of machine 0")
     parser.add_argument("--rank", type=int, default=0, metavar="R", help="which machine this is")
-    parser.add_argument("--unchecked-head", action="store_true", help="do not ask whether HOST is this machine")
-    parser.add_argument("--interface", metavar="NAME", help="only look whether this one is there")
+    parser.add_argument("--unchecked-head", action="store_true", help="do not check whether HOST is this machine")
+    parser.add_argument("--interface", metavar="NAME", help="only check that this interface exists")
     words = parser.parse_args(argv)
     from distcls.cluster.network import check_head, check_interface, interface_to
 

@@ -1,4 +1,4 @@
-"""`distcls predict RUN IMAGE…`: what a run's model says of images."""
+"""`distcls predict RUN IMAGE…`: classifies images with a run's model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ BATCH_SIZE = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the best classes of each image. Exit code 65 if one of them could not be read."""
+    """Print the most probable classes of each image. Exit code 65 if an image could not be read."""
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
 def _main(argv: Sequence[str]) -> int:
-    parser = Parser(prog="distcls predict", description="What a run's model says of images.")
+    parser = Parser(prog="distcls predict", description="Classify images with a run's model.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument("--top", type=int, default=3, help="how many classes to show (default: 3)")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     options = parser.parse_intermixed_args(argv)
     if options.top < 1:
-        raise UsageError(f"--top {options.top}: give how many classes to show, 1 or more.")
+        raise UsageError(f"--top {options.top}: give the number of classes to show, 1 or more.")
     run_dir = Path(options.run)
     with opened_run(run_dir, parts=["model"], trust=options.trust) as config:
         from distcls.inference.classifier import load_classifier

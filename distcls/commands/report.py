@@ -1,4 +1,4 @@
-"""`distcls report RUN`: draw the plots of a run again, from its folder alone."""
+"""`distcls report RUN`: redraws a run's plots from its folder alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from distcls.runs.opening import check_run_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw plots/ anew. It needs neither the images nor the model, and imports no code that the run names."""
+    """Redraw plots/. This needs neither the images nor the model, and imports no code that the run names."""
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
 def _main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="distcls report",
-        description="Draw the plots of a run again, from its folder alone: its images need not be there any more. "
-        "Of a run that has not finished, the curves so far.",
+        description="Redraw a run's plots from its folder alone: its images are not needed. For a run that has not "
+        "finished, draw its curves so far.",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     run_dir = Path(parser.parse_args(argv).run)

@@ -1,7 +1,7 @@
-"""The job that Slurm gets: a batch script around `distcls train`, which may be stopped and started at will.
+"""The job that Slurm runs: a batch script around `distcls train`, which may be stopped and started at any time.
 
-submitit writes the script and calls sbatch. The job carries the path of a config, which is written here and
-never changes again; what its tasks know of Slurm is in slurm.py, and the rest is `distcls train`.
+submitit writes the script and calls sbatch. The job carries the path of a config, which is written here and never
+changes again. What its tasks do about Slurm is in slurm.py; the rest is `distcls train`.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from distcls.config.yaml_text import to_yaml
 from distcls.errors import DiskError, UsageError
 from distcls.files.atomic import write_text
 
-# submitit's imports come before the handlers of signals.py: until then, the signals that would kill are ignored.
+# submitit's imports run before the handlers of signals.py are set: until then, ignore the signals that would kill.
 SHIELDED = 'sh -c \'trap "" TERM USR1 USR2; exec "$0" "$@"\''
 
 MAX_RESTARTS = 10**6
-"""submitit would give up after three, if it were ever asked."""
+"""submitit's default would be three."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of its own, in a folder of its own, which is written into its config."""
+    """A run to submit, with its own folder, which its config names."""
 
     dir: Path
     config: Config
 
 
 class TrainJob:
-    """What a task of the job calls: the words of `distcls train`, and no code."""
+    """The callable that a task of the job runs: it carries the arguments of `distcls train`, and no code."""
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
 
     def __call__(self) -> None:
-        """Train as one of the ranks; the first thing that `train.main` does is to replace submitit's handlers."""
-        sys.argv = ["distcls train", *self.words]  # env.json tells
+        """Train as one of the ranks; `train.main` begins by replacing submitit's signal handlers."""
+        sys.argv = ["distcls train", *self.words]  # for env.json
         code = train.main(self.words)
         if code:
             sys.exit(code)
@@ -58,12 +58,12 @@ class TrainJob:
 class _Executor(submitit.SlurmExecutor):
     @classmethod
     def affinity(cls) -> int:
-        """A script can be written without Slurm too."""
+        """Allow writing a script on a machine without Slurm."""
         return 2
 
 
 def build_executor(options: argparse.Namespace, runs: list[PlannedRun]) -> _Executor:
-    """What submits these runs as one job, an array where they are several. options: those of `distcls submit`."""
+    """Return an executor that submits these runs as one job, an array for several. options: of `distcls submit`."""
     python = "python3" if options.container else shlex.quote(sys.executable)
     executor = _Executor(options.job_dir, max_num_timeout=MAX_RESTARTS, python=f"{SHIELDED} {python}")
     cpus_per_task = options.cpus_per_task or runs[0].config.data.workers + 1
@@ -79,9 +79,9 @@ def build_executor(options: argparse.Namespace, runs: list[PlannedRun]) -> _Exec
         stderr_to_stdout=True,
         wckey=None,
         additional_parameters={"requeue": True, **_sbatch_options(options.slurm)},
-        # The shell has to outlive the signals that end the tasks, or it would take them with it.
+        # The shell must survive the signals that stop the tasks, or it would take them down with it.
         setup=["trap : TERM USR1 USR2", f"export {slurm.REQUEUE}={'script' if options.container else 1}"],
-        # Without the first, one dead rank leaves the others waiting to the end of the job's time.
+        # Without the first, one dead rank leaves the others waiting until the job's time is up.
         srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus_per_task}", *_container(options, runs)],
         teardown=_requeue_from_outside(runs) if options.container else None,
     )
@@ -89,14 +89,14 @@ def build_executor(options: argparse.Namespace, runs: list[PlannedRun]) -> _Exec
 
 
 def script_of(executor: _Executor, runs: list[PlannedRun]) -> str:
-    """The batch script that would be submitted, to which submitit has no public way."""
+    """Return the batch script that would be submitted; submitit has no public way to get it."""
     if len(runs) > 1:
         executor.parameters["map_count"] = len(runs)
     return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
 
 
 def submit(executor: _Executor, runs: list[PlannedRun], job_dir: Path) -> list[submitit.Job]:
-    """Write the configs, call sbatch, and keep the folders for these runs until they start."""
+    """Write the configs, call sbatch, and reserve the run folders until the runs start."""
     try:
         job_dir.mkdir(parents=True, exist_ok=True)
         with submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
@@ -107,26 +107,26 @@ def submit(executor: _Executor, runs: list[PlannedRun], job_dir: Path) -> list[s
                 write_text(run.dir / "config.yaml", to_yaml(run.config))
         return jobs
     except FailedJobError as error:
-        raise UsageError(f"Slurm did not take the job: {error}") from error
+        raise UsageError(f"Slurm refused the job: {error}") from error
     except OSError as error:
-        raise DiskError(f"{error.filename}: cannot write what the job needs ({error.strerror})") from error
+        raise DiskError(f"{error.filename}: cannot write the job's files ({error.strerror})") from error
 
 
 def _write_config(run: PlannedRun, job_dir: Path) -> str:
-    """The path of a config that no later submission changes, however long this one waits."""
+    """Return the path of a config that no later submission changes, however long this one waits in the queue."""
     path = job_dir / f"{run.dir.name}-{uuid.uuid4().hex[:8]}.yaml"
     write_text(path, to_yaml(run.config))
     return str(path)
 
 
 def _sbatch_options(words: Sequence[str]) -> dict[str, str | bool]:
-    """`key=value`, or a flag such as `exclusive`; submitit writes its own names with underscores."""
+    """Return submitit's parameters for `key=value` options and flags such as `exclusive`, with underscores in names."""
     parts = [word.partition("=") for word in words]
     return {key.lstrip("-").replace("-", "_"): value if equals else True for key, equals, value in parts}
 
 
 def _container(options: argparse.Namespace, runs: list[PlannedRun]) -> list[str]:
-    """srun's options for pyxis: in the image, all that a run reads or writes lies where it lies outside."""
+    """Return srun's options for pyxis: inside the image, a run's files have the same paths as outside."""
     if not options.container:
         return []
     folders = [Path.cwd(), Path(options.job_dir), *(run.dir for run in runs)]
@@ -140,7 +140,7 @@ def _container(options: argparse.Namespace, runs: list[PlannedRun]) -> list[str]
 
 
 def _requeue_from_outside(runs: list[PlannedRun]) -> list[str]:
-    """Lines of the batch script that do what slurm.py does: images have no scontrol."""
+    """Return lines of the batch script that requeue as slurm.py does: container images have no scontrol."""
     return [
         f"code=$? runs=({shlex.join(str(run.dir) for run in runs)})",
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} job=${job:-$SLURM_JOB_ID}",

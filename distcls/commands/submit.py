@@ -1,4 +1,4 @@
-"""`distcls submit`: hand a training, or an array of them, to Slurm."""
+"""`distcls submit`: submits a run, or an array of runs, to Slurm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Submit a training, or an array of them, and say where to look."""
+    """Submit a run, or an array of runs, and print where to look."""
     return run_command(_main, sys.argv[1:] if argv is None else argv)
 
 
@@ -35,15 +35,17 @@ def _main(argv: Sequence[str]) -> int:
         print(script_of(executor, runs), end="")
         return 0
     if shutil.which("sbatch") is None:
-        raise MissingInputError("sbatch is not on the PATH: submit where Slurm's commands are, or add --dry-run.")
+        raise MissingInputError(
+            "sbatch is not on the PATH: submit from a machine with Slurm's commands, or add --dry-run."
+        )
     for run, job in zip(runs, submit(executor, runs, Path(options.job_dir)), strict=True):
-        print(f"{run.dir}  job {job.job_id}, whose output is in {job.paths.stdout}")
-    print("To look: squeue --me. To end a job: scancel JOB; submitting the same run again goes on with it.")
+        print(f"{run.dir}  job {job.job_id}, output in {job.paths.stdout}")
+    print("To see your jobs: squeue --me. To end one: scancel JOB; to resume its run, submit it again.")
     return 0
 
 
 def _plan_runs(options: argparse.Namespace) -> list[PlannedRun]:
-    """The run, or those of the array, less those that are finished. Raises UsageError for what cannot be run."""
+    """Return the run, or those of the array, without finished ones. Raises UsageError for a run that cannot start."""
     runs = []
     for setting, suffix in _elements(options.array):
         try:
@@ -54,7 +56,7 @@ def _plan_runs(options: argparse.Namespace) -> list[PlannedRun]:
 
 
 def _elements(array: str | None) -> list[tuple[list[str], str]]:
-    """For each element of `train.seed=0,1`: its settings, and what makes its name another one, such as -seed1."""
+    """Return the settings and the suffix of the name, such as -seed1, of each element of `train.seed=0,1`."""
     if array is None:
         return [([], "")]
     key, equals, values = array.partition("=")
@@ -81,38 +83,38 @@ def _plan_run(options: argparse.Namespace, array_setting: list[str], suffix: str
 def _parser() -> Parser:
     parser = Parser(
         prog="distcls submit",
-        description="Train on a Slurm cluster: one process per GPU, on as many nodes as you like. Preempted, "
-        "requeued or out of time, the job comes back and goes on; scancel ends it.",
+        description="Train on a Slurm cluster: one process per GPU, on as many nodes as you like. A job that is "
+        "preempted, requeued or out of time returns to the queue and resumes; scancel ends it.",
         epilog="Nothing is assumed about the cluster. Settings are those of distcls train.",
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with settings")
     parser.add_argument("--data", metavar="DIR", help="folder of images, as for distcls train")
-    parser.add_argument("--name", help="name of the run, whose folder is runs/NAME; the default is the config's")
-    parser.add_argument("--nodes", type=_count, default=1, metavar="N", help="how many nodes (default: 1)")
+    parser.add_argument("--name", help="name of the run; its folder is runs/NAME (default: the config's)")
+    parser.add_argument("--nodes", type=_count, default=1, metavar="N", help="number of nodes (default: 1)")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--gpus-per-node", type=_count, metavar="G", help="GPUs of each node, with a process for each")
+    where.add_argument("--gpus-per-node", type=_count, metavar="G", help="GPUs per node, each with a process")
     where.add_argument("--cpu", action="store_true", help="train on CPUs")
     parser.add_argument("--tasks-per-node", type=_count, metavar="T", help="with --cpu: processes per node")
-    parser.add_argument("--cpus-per-task", type=_count, metavar="N", help="default: one, and one per data.workers")
-    parser.add_argument("--partition", metavar="P", help="where to queue (default: the cluster's own)")
+    parser.add_argument("--cpus-per-task", type=_count, metavar="N", help="default: one, plus one per data.workers")
+    parser.add_argument("--partition", metavar="P", help="partition to queue in (default: the cluster's)")
     parser.add_argument(
-        "--time", type=_minutes, required=True, metavar="T", help="until it is requeued: minutes, 8h, 1-12:00"
+        "--time", type=_minutes, required=True, metavar="T", help="time until the job is requeued: minutes, 8h, 1-12:00"
     )
     parser.add_argument(
-        "--job-dir", required=True, metavar="/DIR", help="for scripts and output; all nodes must see it"
+        "--job-dir", required=True, metavar="/DIR", help="folder for scripts and output, visible to all nodes"
     )
-    parser.add_argument("--array", metavar="KEY=V1,V2,…", help="one run for each value, such as train.seed=0,1,2")
-    parser.add_argument("--container", metavar="IMAGE", help="run in this image (pyxis and enroot)")
+    parser.add_argument("--array", metavar="KEY=V1,V2,…", help="submit a run for each value, such as train.seed=0,1,2")
+    parser.add_argument("--container", metavar="IMAGE", help="run in this container image (pyxis and enroot)")
     parser.add_argument(
         "--signal-delay", type=_count, metavar="S",
-        help="seconds before the end of its time at which a job begins to save: a step, a save and 30 more "
-        "(default: 120, or half of the time)",
+        help="seconds before its time is up at which a job begins to save: allow for a step, a save and 30 more "
+        "(default: 120, or half the time)",
     )  # fmt: skip
     parser.add_argument(
-        "--slurm", action="append", default=[], metavar="OPTION", help="any option of sbatch, such as account=vision"
+        "--slurm", action="append", default=[], metavar="OPTION", help="any sbatch option, such as account=vision"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the batch script, and submit nothing")
-    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings, over those of the file")
+    parser.add_argument("--dry-run", action="store_true", help="print the batch script without submitting it")
+    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings that override those of the file")
     return parser
 
 
@@ -123,7 +125,7 @@ def _count(text: str) -> int:
 
 
 def _minutes(text: str) -> int:
-    """sbatch's ways to write a time (90, 1:30:00, 1-12:00), and 90m, 8h and 2d, as minutes, rounded up."""
+    """Return minutes, rounded up, from sbatch's formats of a time (90, 1:30:00, 1-12:00), or 90m, 8h and 2d."""
     if match := re.fullmatch(r"([0-9]+)([mhd]?)", text):
         minutes = int(match[1]) * {"": 1, "m": 1, "h": 60, "d": 24 * 60}[match[2]]
     elif match := re.fullmatch(r"([0-9]+)-([0-9]+)(?::([0-9]+))?(?::([0-9]+))?", text):
@@ -135,17 +137,17 @@ def _minutes(text: str) -> int:
     else:
         minutes = 0
     if minutes < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: write minutes, or 8h, 2:30:00, 1-12:00 (days-hours)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write minutes, or 8h, 2:30:00, 1-12:00 (days-hours)")
     return minutes
 
 
 def _check(options: argparse.Namespace) -> None:
-    """What argparse cannot know. Raises UsageError."""
+    """Check what argparse cannot, and fill in defaults that depend on other options. Raises UsageError."""
     if options.tasks_per_node and not options.cpu:
-        raise UsageError("--tasks-per-node goes with --cpu: with --gpus-per-node there is one process per GPU.")
+        raise UsageError("--tasks-per-node needs --cpu: with --gpus-per-node there is one process per GPU.")
     options.tasks_per_node = options.gpus_per_node or options.tasks_per_node or 1
     if not Path(options.job_dir).is_absolute():
-        raise UsageError(f"--job-dir {options.job_dir}: give an absolute path, in a folder that all nodes see.")
+        raise UsageError(f"--job-dir {options.job_dir}: give an absolute path that is visible to all nodes.")
     options.signal_delay = options.signal_delay or min(120, 30 * options.time)
     if options.signal_delay >= 60 * options.time:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`distcls train`: train a model, or resume a run that was stopped."""
+"""`distcls train`: trains a model, or resumes a run that was stopped."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from distcls.runs.resuming import default_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`distcls train`, `python -m distcls.train`, and what accelerate launch, torchrun and Slurm start."""
+    """Train: the entry point of `distcls train`, and of what accelerate launch, torchrun and Slurm start."""
     signals.install(second_leaves=not slurm.comes_back())
-    # DDP warns at each start that it looks for unused parameters, which is wanted (see training/acceleration.py).
+    # DDP warns at every start that it looks for unused parameters, which we want (see training/acceleration.py).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     return slurm.leave(run_command(_main, sys.argv[1:] if argv is None else argv))
 

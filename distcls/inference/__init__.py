@@ -1,1 +1,1 @@
-"""A trained model at work: the classifier, its evaluation and its metrics."""
+"""Inference: the classifier, its evaluation, its metrics and its predictions."""

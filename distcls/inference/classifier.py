@@ -1,7 +1,7 @@
-"""One classifier, whoever asks: what evaluates a run, what it keeps in model/, and what predicts, exports or serves it.
+"""One classifier for every use of a run's weights: evaluating, saving them in model/, predicting, exporting, serving.
 
-Everything between the pixels of an image and its probabilities is inside, so that no two users of a run's weights can
-disagree about preprocessing. Only decoding a file to S × S pixels stays outside (data/decoding/decode.py).
+It contains everything between an image's pixels and its probabilities, so that no two users of a run's weights can
+disagree about preprocessing. Only decoding a file to S × S pixels is outside (data/decoding/decode.py).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Classifier(nn.Module):
-    """uint8 images (n, S, S, 3) to probabilities (n, C): normalisation, network and temperature.
+    """Turns uint8 images (n, S, S, 3) into probabilities (n, C): normalisation, network and temperature.
 
-    Float images from 0 to 255 work too, and let gradients through. Results do not depend on the batch size, but for
-    rounding: in float32, probabilities agree to 1e-6.
+    Float images from 0 to 255 work too, and let gradients through. Apart from rounding, results do not depend on the
+    batch size: in float32, probabilities agree to 1e-6.
     """
 
     temperature: torch.Tensor
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
         decoding: Decoding,
         temperature: float = 1.0,
     ) -> None:
-        """config: the run's, for normalisation, memory format and precision. network: on its device already."""
+        """config: the run's, for normalisation, memory format and precision. network: already on its device."""
         super().__init__()
         self.network = network
         self.class_names = list(class_names)
@@ -60,29 +60,29 @@ class Classifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where images must lie."""
+        """Return the device that images must be on."""
         return self.temperature.device
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, C), float32 (float64 in such a run), over the temperature: their softmax are the probabilities."""
+        """Return logits (n, C) divided by the temperature, in float32 (float64 for such a run); see `forward`."""
         normalized = self.normalize(images)
         with self._autocast():
             outputs = self.network(normalized)
         return outputs.to(self.temperature.dtype) / self.temperature
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities (n, C), of the same type as the logits."""
+        """Return probabilities (n, C), the softmax of the logits and of the same type."""
         return self.logits(images).softmax(1)
 
     def _autocast(self) -> AbstractContextManager:
-        """The precision that the run evaluated with, where the device has it: fp16 is float32 without a GPU."""
+        """Return a context in the run's precision, if the device has it: without a GPU, fp16 becomes float32."""
         if self.precision == "bf16" or (self.precision == "fp16" and self.device.type == "cuda"):
             return torch.autocast(self.device.type, AUTOCAST[self.precision])
         return contextlib.nullcontext()
 
 
 def write_model(path: Path, classifier: Classifier, config: Config) -> None:
-    """Write model/ whole: model.safetensors, config.yaml, classes.json, preprocessing.json."""
+    """Write model/ atomically: model.safetensors, config.yaml, classes.json, preprocessing.json."""
     preprocessing = describe_preprocessing(classifier.decoding, config.augment.normalize)
     write_folder(
         path,
@@ -96,13 +96,13 @@ def write_model(path: Path, classifier: Classifier, config: Config) -> None:
 
 
 def load_classifier(run_dir: Path, config: Config) -> Classifier:
-    """Return the best weights of a run, finished or not, on the CPU and ready to predict.
+    """Return a classifier with the best weights of a run, finished or not, on the CPU and ready to predict.
 
-    config: the run's (runs/opening.py). Raises MissingInputError where there are no weights.
+    config: the run's (runs/opening.py). Raises MissingInputError if there are no weights.
     """
     class_names = _read_json(run_dir / "classes.json")
     weights = find_weights(run_dir)
-    # A temperature belongs to the weights that it was fitted for; those of a checkpoint have none.
+    # A temperature belongs to the weights that it was fitted for; weights in a checkpoint have none.
     beside = weights.with_name("preprocessing.json")
     preprocessing = _read_json(beside if beside.exists() else run_dir / "preprocessing.json")
     decoding = described_decoding(preprocessing)
@@ -118,6 +118,6 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DiskError(
-            f"{path} is damaged ({error}). A finished run has a copy in {path.parent / 'model'}; one that is not "
-            "writes it anew when it is resumed."
+            f"{path} is damaged ({error}). A finished run has a copy in {path.parent / 'model'}; an unfinished one "
+            "writes it again when it is resumed."
         ) from error

@@ -1,4 +1,4 @@
-"""`distcls eval`: a run's kept weights on one of its splits, or on images that came later."""
+"""`distcls eval`: evaluates a run's best weights on one of its splits, or on other images."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def evaluate_run(
     json_file: Path | None = None,
     csv_file: Path | None = None,
 ) -> SplitMetrics:
-    """The metrics of a run's kept weights on one of its splits, or on all of other images, printed.
+    """Print and return the metrics of a run's best weights on one of its splits, or on all of a set of other images.
 
-    config: the run's, with what differs now (runs/opening.py). It changes nothing in the run folder. Raises UsageError
-    where the split is not the one that the run set aside.
+    config: the run's, with the overrides of this evaluation (runs/opening.py). Changes nothing in the run folder.
+    Raises UsageError if the split is not the one that the run set aside.
     """
     if split_name == "all" and is_same_place(config.data, run_dir):
         raise UsageError(
-            f"--split all is for images that the run was not trained on, and {config.data.root or 'this'} is what "
-            "it was trained on: give others with --data DIR, or --split test, val or train"
+            f"--split all is for images that the run was not trained on, but it was trained on "
+            f"{config.data.root or 'these'}: give other images with --data DIR, or use --split test, val or train"
         )
     if split_name != "all" and not (run_dir / "splits.json").exists():
         raise MissingInputError(
-            f"{run_dir} does not say which images are in its {split_name} split: give the run folder around it; or "
-            "other images, with --data DIR --split all"
+            f"{run_dir} does not say which images are in its {split_name} split: give the run folder that contains it, "
+            "or other images with --data DIR --split all"
         )
     classifier = load_classifier(run_dir, config)
     with Processes(config.run.device) as processes:
         classifier.to(processes.device)
-        seen = classifier.decoding  # a size that training took from its images included
+        seen = classifier.decoding  # includes a size that training took from its images
         data_config = dataclasses.replace(config.data, image_size=seen.image_size, resize=seen.resize)
         data = build_data(data_config, processes, least_classes=1)
         split = aligned(choose_split(data, split_name, run_dir), data.class_names, classifier.class_names)
@@ -68,18 +68,18 @@ def evaluate_run(
 
 
 def print_metrics(split: str, metrics: SplitMetrics, class_names: list[str]) -> None:
-    """The result of `distcls eval` on the terminal."""
+    """Print the metrics of one split, as `distcls eval` does."""
     Progress().measurement(split, metrics.summary(class_names), worst_confusions(metrics.confusion, class_names))
 
 
 def write_metrics(path: Path, metrics: SplitMetrics, class_names: list[str]) -> None:
-    """All numbers of one split, as JSON. Rows of the confusion matrix are the true classes."""
+    """Write all metrics of one split as JSON. Rows of the confusion matrix are the true classes."""
     values = {**metrics.summary(class_names), "class_names": class_names, "confusion": metrics.confusion.tolist()}
     write_text(path, json_text(values))
 
 
 def write_predictions(path: Path, metrics: SplitMetrics, split: Split, class_names: list[str]) -> None:
-    """A row for each image of the split: image, label, prediction, confidence."""
+    """Write a CSV file with a row for each image of the split: image, label, prediction, confidence."""
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "label", "prediction", "confidence"])

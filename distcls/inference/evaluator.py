@@ -1,4 +1,4 @@
-"""Evaluation: every image of a split counted once, the same on any number of processes."""
+"""Evaluates a split: every image counts exactly once, with the same result on any number of processes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from distcls.optim.losses import build_loss
 
 
 class Evaluator:
-    """Measures classifiers on splits, on all processes together."""
+    """Evaluates classifiers on splits, on all processes together."""
 
     def __init__(self, config: Config, processes: Processes) -> None:
         self.batch_size, self.workers, self.processes = config.train.eval_batch_size, config.data.workers, processes
-        # Smoothed targets are a means of training; what is reported is the loss of the true class.
+        # Smoothed targets are for training; the reported loss is that of the true class.
         self.loss = build_loss(dataclasses.replace(config.loss, label_smoothing=0.0))
 
     def __call__(self, classifier: Classifier, split: Split, keep: Probabilities | None = None) -> SplitMetrics | None:
-        """Metrics of a classifier on a split; None where a process was asked to stop meanwhile.
+        """Return the metrics of a classifier on a split; None if a process was asked to stop meanwhile.
 
-        keep: where the probabilities of all images are collected, on the main process.
+        keep: collects the probabilities of all images, on the main process.
 
-        The split is cut once into batches, in order, the last one short; rank r takes batches r, r + W,
-        r + 2W … The last round may be empty for some: all of them vote in each.
+        The split is divided into batches, in order, the last one short; rank r takes batches r, r + W, r + 2W … Some
+        ranks may have no batch in the last round, but all of them vote in each round.
         """
         from distcls.inference.sums import SplitSums  # it imports torchmetrics, which takes seconds
 
@@ -53,7 +53,7 @@ class Evaluator:
                     probs = logits.softmax(1) if keep is not None else None
                 if keep is not None:
                     keep.add(probs)
-        with warnings.catch_warnings():  # of a process for which there was no batch
+        with warnings.catch_warnings():  # on a process without a batch
             warnings.filterwarnings("ignore", message="The ``compute`` method")
             metrics = sums.compute()
         if metrics.values["count"] != len(split):

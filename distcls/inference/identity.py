@@ -1,4 +1,4 @@
-"""Whether images are those that a run knows: what may be trained on further, and what may be measured."""
+"""Checks that images are those that a run knows, before it trains on them further or is evaluated on them."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from distcls.data.split import Data, Split
 from distcls.errors import DiskError, MissingInputError, UsageError, some_of
 
 Lists = dict[str, list]
-"""The images of each split, as splits.json has them."""
+"""The images of each split, as in splits.json."""
 
 
 def refuse_other_data(data: Data, run_dir: Path) -> None:
-    """Raises UsageError where a run that has a checkpoint began with other images.
+    """Raise UsageError if a run that has a checkpoint began with other images.
 
-    Where data_report.json is damaged or missing, the names of the images decide, and the run writes it anew.
-    Raises DiskError where splits.json is damaged or missing too.
+    If data_report.json is damaged or missing, the names of the images decide, and the run writes it again. Raises
+    DiskError if splits.json is damaged or missing too.
     """
     if not any((run_dir / "checkpoints").glob("step-*")):
         return
     report, lists, now = _read_report(run_dir), _read_lists(run_dir), data.split_lists()
     if report is None and lists is None:
         raise DiskError(
-            f"{run_dir} does not say any more what images it began with: data_report.json and splits.json are damaged "
-            "or missing. Put one of them back, or begin another run with --name NAME."
+            f"{run_dir} no longer says which images it began with: data_report.json and splits.json are damaged or "
+            "missing. Restore one of them, or start another run with --name NAME."
         )
     is_same = lists == now if report is None else data.has_fingerprint(report["fingerprint"])
     if not is_same:
         raise UsageError(
             f"the data is not what {run_dir} began with:\n  "
             + _what_changed(lists, now)
-            + "\nPut the old data back, or begin another run with --name NAME."
+            + "\nRestore the old data, or start another run with --name NAME."
         )
 
 
 def _what_changed(before: Lists | None, now: Lists) -> str:
     if before is None:
-        return "its splits.json is damaged or missing, so which images changed is not known"
+        return "its splits.json is damaged or missing, so it is not known which images changed"
     return "\n  ".join(changed_images(before, now))
 
 
 def _read_report(run_dir: Path) -> dict[str, Any] | None:
-    """data_report.json; None where it is damaged or missing."""
+    """Return data_report.json; None if it is damaged or missing."""
     report = _read_json(run_dir / "data_report.json")
     return report if isinstance(report, dict) and isinstance(report.get("fingerprint"), str) else None
 
 
 def _read_lists(run_dir: Path) -> Lists | None:
-    """splits.json; None where it is damaged or missing."""
+    """Return splits.json; None if it is damaged or missing."""
     lists = _read_json(run_dir / "splits.json")
     is_whole = isinstance(lists, dict) and all(isinstance(images, list) for images in lists.values())
     return lists if is_whole and "train" in lists else None
@@ -71,43 +71,43 @@ def _read_json(path: Path) -> Any:
 
 
 def is_same_place(data: DataConfig, run_dir: Path) -> bool:
-    """Whether these are the images that the run has its splits from."""
+    """True if these are the images that the run's splits come from."""
     before = read_config(run_dir / "config.yaml").data
     places = [one.root and os.path.realpath(os.path.expanduser(one.root)) for one in (data, before)]
     return (data.name, data.args, places[0]) == (before.name, before.args, places[1])
 
 
 def aligned(split: Split, names: list[str], class_names: list[str]) -> Split:
-    """The split with the class ids of the run: its folders need not have all of the run's classes."""
+    """Return the split with the run's class ids: its folders need not contain all of the run's classes."""
     unknown = [repr(name) for name in names if name not in class_names]
     if unknown:
         raise UsageError(
-            f"the run was not trained on {some_of(unknown, 10)}: rename or leave out "
-            f"what is called so. Its classes are {some_of(class_names, 20)}."
+            f"the run was not trained on {some_of(unknown, 10)}: rename or leave out these classes. "
+            f"The run's classes are {some_of(class_names, 20)}."
         )
     ids = np.array([class_names.index(name) for name in names])
     return dataclasses.replace(split, labels=ids[split.labels])
 
 
 def _fingerprints(report: Mapping[str, Any]) -> dict[str, str]:
-    """By split; none in the reports of older runs."""
+    """Return the fingerprints by split; none for reports of older runs."""
     found = report.get("split_fingerprints")
     return found if isinstance(found, dict) else {}
 
 
 def choose_split(data: Data, name: str, run_dir: Path) -> Split:
-    """The split of that name, if it is still what it was for the run; or "all" of other images."""
+    """Return the split of that name if it is the same as in the run, or for "all", every one of some other images."""
     splits = {split.name: split for split in data.splits()}
     if name == "all":
         if len(splits) > 1:
-            raise UsageError(f"the images have splits of their own, {', '.join(splits)}: --split one of them")
+            raise UsageError(f"the images have their own splits, {', '.join(splits)}: choose one of them with --split")
         return data.train
     if name not in splits:
-        raise MissingInputError(f"{run_dir} has no {name} split, only {', '.join(splits)}: --split one of them.")
+        raise MissingInputError(f"{run_dir} has no {name} split, only {', '.join(splits)}: choose one with --split.")
     report, lists, now = _read_report(run_dir) or {"fingerprint": ""}, _read_lists(run_dir), data.split_lists()
     if not data.has_fingerprint(report["fingerprint"]):
         of_split = _fingerprints(report).get(name)
-        if of_split is None:  # an older run, or a damaged report: only the names of the images are known
+        if of_split is None:  # an older run or a damaged report: only the images' names are known
             is_same = lists is not None and lists.get(name) == now[name] and not isinstance(now[name][0], int)
         else:
             is_same = of_split == _fingerprints(data.report)[name]
@@ -115,7 +115,7 @@ def choose_split(data: Data, name: str, run_dir: Path) -> Split:
             raise UsageError(
                 f"the data is not what {run_dir} was trained on:\n  "
                 + _what_changed(lists, now)
-                + f"\nSo images of {name} may have been trained on. Put the old data back; or, for images that the run "
-                "has never seen: --data DIR --split all"
+                + f"\nSo images of {name} may have been trained on. Restore the old data, or give images that the run "
+                "has never seen with --data DIR --split all"
             )
     return splits[name]

@@ -1,4 +1,4 @@
-"""What is measured on a split: the formula of each metric, from counts and sums over its images.
+"""Computes the metrics of a split: the formula of each, from counts and sums over its images.
 
 config/metrics.py says what each is called and where it is shown.
 """
@@ -35,11 +35,11 @@ class SplitMetrics:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The metrics that metrics.csv has: those of which one value is better than another."""
+        """Return the metrics that go into metrics.csv: those for which one value is better than another."""
         return {name: self.values[name] for name in BEST_METRICS}
 
     def summary(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Return what metrics.json holds of a split: each metric by its name, and "by_class", by theirs."""
+        """Return a split's entry in metrics.json: each metric by its name, and "by_class" by class name."""
         return {**self.values, "by_class": dict(zip(class_names, self.by_class, strict=True))}
 
 
@@ -48,8 +48,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return the metrics of a split, as `SplitMetrics.values`. sums: of MEANS.
 
-    Means over classes leave out a class that is neither there nor predicted, as scikit-learn does. The weighted
-    mean of the recalls is the accuracy.
+    Means over classes leave out a class that neither occurs nor is predicted, as scikit-learn does. The weighted mean
+    of the recalls is the accuracy.
     """
     count = int(confusion.sum())
     actual, predicted = confusion.sum(1), confusion.sum(0)
@@ -77,7 +77,7 @@ def measure_classes(confusion: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _by_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1, each (C,). 0/0 counts as 0."""
+    """Return precision, recall and F1, each (C,). 0/0 counts as 0."""
     hits = np.diag(confusion).astype(float)
     actual, predicted = confusion.sum(1), confusion.sum(0)
     return _ratio(hits, predicted), _ratio(hits, actual), _ratio(2 * hits, actual + predicted)
@@ -88,7 +88,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def worst_confusions(confusion: np.ndarray, class_names: list[str], most: int = 3) -> list[tuple[str, str, int]]:
-    """(true class, predicted class, how often), the most frequent first."""
+    """Return (true class, predicted class, how often), the most frequent first."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]

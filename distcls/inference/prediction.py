@@ -1,4 +1,4 @@
-"""What a run's model says of image files."""
+"""Predicts the classes of image files with a run's model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distcls.inference.classifier import Classifier
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """Files as given, and the images in folders. Raises MissingInputError for what is not there."""
+    """Return the files as given, and the images in folders. Raises MissingInputError for a missing file or folder."""
     paths: list[Path] = []
     for name in names:
         path = Path(name)
@@ -25,14 +25,14 @@ def find_images(names: Sequence[str]) -> list[Path]:
         elif path.exists():
             paths.append(path)
         else:
-            raise MissingInputError(f"{name}: there is no such image or folder.")
+            raise MissingInputError(f"{name}: no such image or folder.")
     if not paths:
         raise MissingInputError(f"there are no images in {', '.join(names)}.")
     return paths
 
 
 def print_predictions(classifier: Classifier, paths: Sequence[Path], top: int) -> list[str]:
-    """Print one line per image: its path and its `top` classes with their probabilities. Return the unreadable ones."""
+    """Print one line per image: its path, and its `top` classes with probabilities. Return the unreadable ones."""
     images, good, bad = [], [], []
     for path in paths:
         try:
@@ -48,6 +48,6 @@ def print_predictions(classifier: Classifier, paths: Sequence[Path], top: int) -
 
 
 def predict(classifier: Classifier, images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Return the probabilities (n, C), on the CPU, of uint8 images (S, S, 3) as `decode` makes them."""
+    """Return probabilities (n, C), on the CPU, for uint8 images (S, S, 3) from `decode`."""
     with torch.inference_mode():
         return classifier(torch.from_numpy(np.stack(images)).to(classifier.device)).cpu()

@@ -1,6 +1,6 @@
-"""The probabilities of every image of a split, for the run folder: in the main process's memory alone.
+"""Collects the probabilities of every image of a split, for the run folder, in the main process's memory only.
 
-Each process sends what it has evaluated, batch by batch, so that the others hold one batch and never n × C numbers.
+Each process sends them batch by batch, so that the others hold one batch at a time and never n × C numbers.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ LARGEST_FLOAT16 = 200 * 2**20
 """Bytes. ImageNet's 50,000 validation images are 191 MiB as float32 and 95 MiB as float16."""
 
 TOP = 20
-"""Classes of each image that are kept where all would be too many."""
+"""Number of classes kept for each image if all would be too many."""
 
 
 class Probabilities:
-    """Collects float32 (n, C); float16 above 100 MiB; above 200 MiB even so, only each image's 20 best classes."""
+    """Collects float32 (n, C); float16 above 100 MiB; and if float16 takes over 200 MiB, only each image's top 20."""
 
     probs: np.ndarray
-    """(n, C), or (n, K) of `classes`. On the main process only; (0, …) elsewhere."""
+    """(n, C), or (n, K) for the `classes`. On the main process only; (0, …) elsewhere."""
     classes: np.ndarray | None = None
-    """int32 (n, K), the classes of the probabilities that are kept, the best first; None: all, in order."""
+    """int32 (n, K), the classes whose probabilities are kept, the most probable first; None: all, in order."""
 
     def __init__(self, num_images: int, num_classes: int, batch_size: int, processes: Processes) -> None:
         self.num_images, self.batch_size, self.processes = num_images, batch_size, processes
@@ -38,7 +38,7 @@ class Probabilities:
             self.classes = np.empty(shape, np.int32)
 
     def add(self, probs: torch.Tensor | None) -> None:
-        """Send a batch (b, C) to the main process; all processes call it once a round, some of them without a batch."""
+        """Send a batch (b, C) to the main process; all processes call it once a round, some without a batch."""
         kept = torch.zeros(self.batch_size, self.width, dtype=self.dtype)
         classes = torch.zeros(self.batch_size, self.width, dtype=torch.int32)
         if probs is not None:
@@ -52,13 +52,13 @@ class Probabilities:
         self.batches_done += self.processes.world_size
 
     def _store(self, where: np.ndarray, batch: torch.Tensor) -> None:
-        """The batches of a round follow each other, one of each process."""
+        """Store a round's batches one after the other, one from each process."""
         for number, received in enumerate(self.processes.to_main(batch), start=self.batches_done):
             rows = where[number * self.batch_size : (number + 1) * self.batch_size]
             rows[:] = received[: len(rows)].numpy()
 
     def describe(self) -> str | None:
-        """What was left out to save space, for people; None where nothing was."""
+        """Return what was done to save space, as text for people; None if nothing was."""
         if self.takes_top:
-            return f"only the {self.width} best classes of each image, as float16"
+            return f"of only the {self.width} most probable classes of each image, as float16"
         return "as float16" if self.dtype == torch.float16 else None

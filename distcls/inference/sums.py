@@ -1,8 +1,8 @@
-"""Sums over a split that are the same however many processes added them up.
+"""Sums over a split that come out the same for any number of processes.
 
-Integer counts are exact in any order. Float sums (loss, confidence) are kept per batch: each batch is
-evaluated by one rank, the others hold zeros, so the reduction over ranks adds nothing but zeros, and the
-batches are then added in their order in float64. So every metric is that of a single process, to the last bit.
+Integer counts are exact in any order. Float sums (loss, confidence) are kept per batch: one rank evaluates each batch
+and the others hold zeros, so the reduction over ranks only adds zeros; the batches are then added in order, in
+float64. So every metric is that of a single process, to the last bit.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torchmetrics import Metric
 from distcls.inference.metrics import MEANS, NUM_BINS, SplitMetrics, measure, measure_classes
 
 PIECE = 2**22
-"""Numbers that are summed over processes at a time: what libraries need beside them stays small."""
+"""How many numbers are summed over processes at a time: this keeps the libraries' buffers small."""
 
 
 class SplitSums(Metric):
-    """Adds up one split, batch by batch, on each process, and then over processes.
+    """Adds up one split, batch by batch on each process, then over processes.
 
-    The sums over processes are taken in place, piece by piece: torchmetrics would gather one copy of every state per
-    process on each of them, which for ImageNet on 512 processes takes 10 GB of each GPU.
+    The sums over processes are taken in place, piece by piece: torchmetrics would gather every process's states on
+    every process, which for ImageNet on 512 processes takes 10 GB on each GPU.
     """
 
     confusion: torch.Tensor
@@ -52,7 +52,7 @@ class SplitSums(Metric):
         self.add_state(name, torch.zeros(size, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, batch: int, logits: torch.Tensor, labels: torch.Tensor, losses: torch.Tensor) -> None:
-        """logits (n, C), labels (n,) and losses (n,) of evaluation batch number `batch`."""
+        """Add evaluation batch number `batch`: logits (n, C), labels (n,) and losses (n,)."""
         probs = logits.double().softmax(1)
         confidence, preds = probs.max(1)
         self.confusion += torch.bincount(labels * self.num_classes + preds, minlength=self.num_classes**2)
@@ -62,7 +62,7 @@ class SplitSums(Metric):
         bins = (confidence * NUM_BINS).ceil().long().sub(1).clamp(0, NUM_BINS - 1)
         self.bin_count += torch.bincount(bins, minlength=NUM_BINS)
         self.bin_correct += torch.bincount(bins[correct], minlength=NUM_BINS)
-        # One-hot and a matrix product instead of bincount with weights, which has no fixed order on a GPU.
+        # One-hot and a matrix product, because bincount with weights has no fixed order on a GPU.
         one_hot = torch.nn.functional.one_hot(bins, NUM_BINS).to(confidence.dtype)
         log_true = logits.double().log_softmax(1).gather(1, labels[:, None])
         brier = probs.square().sum(1, keepdim=True) - 2 * log_true.exp() + 1  # ∑ (p − 1 of the true class)²
@@ -74,7 +74,7 @@ class SplitSums(Metric):
         self.confidence[images] = confidence
 
     def compute(self) -> SplitMetrics:
-        """Return the metrics of the whole split. All processes must call it once: it is where they meet."""
+        """Return the metrics of the whole split. All processes must call it once, since it sums over them."""
         if dist.is_available() and dist.is_initialized():
             for name in self._defaults:
                 for piece in getattr(self, name).split(PIECE):

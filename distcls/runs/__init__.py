@@ -1,1 +1,1 @@
-"""The run folder: where a run lives, what it is doing, and its numbers."""
+"""The run folder: its files, the state of its run, and the rules for resuming it."""

@@ -1,4 +1,4 @@
-"""What a run depends on beside its config, for env.json: versions, device, processes."""
+"""Collects what a run depends on besides its config, for env.json: versions, device, processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distcls.runs.status import now
 
 
 def environment(processes: Processes) -> dict[str, Any]:
-    """What a run depends on beside its config, for env.json."""
+    """Return what a run depends on besides its config."""
     packages = ["torch", "torchvision", "accelerate", "torchmetrics", "numpy", "pillow", "safetensors"]
     return {
         "time": now(),
@@ -44,7 +44,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the code in the current folder, if it is a git checkout."""
+    """Return the commit of the current folder, or None if it is not a git checkout."""
     try:
         command = ["git", "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()

@@ -1,6 +1,6 @@
-"""The run folder while its run is at work: who holds it, and everything that is written there on the way.
+"""Manages the folder of a run that is running: locks it, and writes what the run reports along the way.
 
-Nothing here decides what is computed.
+Nothing here affects what is computed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ from distcls.terminal.progress import Progress
 
 
 class RunFolder:
-    """A run's folder, locked. Its `config` is the whole of it: what the user's left open is settled.
+    """A run's folder, locked. Its `config` is complete: everything that the user left open is resolved.
 
-    All processes of the run make one; the main process alone writes. A context manager, which gives the folder free.
+    All processes of the run create one; only the main process writes. A context manager that unlocks the folder.
     """
 
     def __init__(
         self, config: Config, processes: Processes, default_name: str, check: Callable[[], None] = lambda: None
     ) -> None:
-        """Raises UsageError, DiskError and AlreadyFinished, on all processes alike."""
+        """Raise UsageError, DiskError or AlreadyFinished, the same on all processes.
+
+        check: called before the folder is made, on the main process.
+        """
         self.processes = processes
         self.progress = Progress() if processes.is_main else Progress.silent()
         self.status: StatusFile | None = None
@@ -68,14 +71,14 @@ class RunFolder:
         self._goes_on, self._has_begun = stored is not None, False
         status = processes.from_main(self._begin_folder)
         self.is_shared = all(processes.from_all(read_status(self.dir) == status))
-        """Whether all processes see the folder: on several machines, that takes a shared file system."""
+        """True if all processes see the folder: on several machines, this takes a shared file system."""
         if not self.is_shared:
             refuse_to_begin_anew(steps_of(self.config, self.dir), self.dir, processes)
         if processes.peers is not None:
             processes.peers.on_end = self._tell_end
 
     def _warn_of_short_notice(self, save_seconds: float | None) -> None:
-        """torchrun, and so accelerate launch, kills its processes some time after a SIGTERM, saved or not."""
+        """Warn if torchrun (or accelerate launch) would kill its processes after SIGTERM before they have saved."""
         notice = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
         if "TORCHELASTIC_RUN_ID" in os.environ and save_seconds is not None and save_seconds > notice:
             self.progress.warning(
@@ -85,27 +88,27 @@ class RunFolder:
             )
 
     def _open(self, config: Config, default_name: str, check: Callable[[], None]) -> tuple[Path, Config | None]:
-        """The folder, locked, and the config of the run that is in it. On the main process only."""
+        """Lock the folder; return it with the config of the run that is in it. On the main process only."""
         path = choose_folder(config, default_name)
         check()
         self._lock = lock_folder(path)
         return path, config_to_keep(path)
 
     def _begin_folder(self) -> dict[str, Any]:
-        """What the main process alone writes and keeps open; its status. Raises UsageError and DiskError."""
+        """Write and open the files that only the main process has; return the status. Raises UsageError, DiskError."""
         try:
             self.progress.attach_log(self.dir / "log.txt")
             self.status = StatusFile(self.dir)
             self._warn_of_short_notice(self.status.save_seconds)
             if self._lock is None:
-                self.progress.warning(f"{self.dir} is on a file system without locks: start nothing else in it")
+                self.progress.warning(f"{self.dir} is on a file system without locks: do not start another run in it")
             self.tracker = Tracker(self.dir, self.config.run.trackers)
             if not self._goes_on:
                 self._write_about()
             self.status.write("running", 0, "start")
             return read_status(self.dir)
         except OSError as error:
-            raise DiskError(f"{self.dir} cannot be written: {error}") from error
+            raise DiskError(f"cannot write to {self.dir}: {error}") from error
 
     def _write_about(self) -> None:
         write_text(self.dir / "config.yaml", to_yaml(self.config))
@@ -113,20 +116,20 @@ class RunFolder:
         write_text(self.dir / "env.json", json.dumps(environment(self.processes), indent=2) + "\n")
 
     def begin(self) -> None:
-        """Training begins: a signal means to save from now on, and standing still is a fault. Raises DiskError."""
+        """Mark the start of training: from now on a signal means to save, and a hang is an error. Raises DiskError."""
         signals.first_does(None)
         self._has_begun = True
-        if self._goes_on and self.status is not None:  # not before: a start that was refused changes nothing
+        if self._goes_on and self.status is not None:  # not earlier: a refused start must change nothing
             try:
                 self._write_about()
             except OSError as error:
-                raise DiskError(f"{self.dir} cannot be written: {error}") from error
+                raise DiskError(f"cannot write to {self.dir}: {error}") from error
         self.processes.expect_progress(self.config.run.hang_timeout)
 
     def leave_before_training(self, signal_name: str) -> None:
-        """At a signal before training there is nothing to save: end this process, and the others by it.
+        """End all processes at a signal before training, when there is nothing to save.
 
-        Raises Preempted instead where the process is not ours to end.
+        Raises Preempted instead if the process is not ours to end.
         """
         departure = Departure(self.processes.rank, Preempted.exit_code, f"{signal_name} before training began")
         if self.processes.peers is not None:
@@ -136,7 +139,7 @@ class RunFolder:
         os._exit(self._tell_end(departure))
 
     def _tell_end(self, departure: Departure) -> int:
-        """The last words of a process that is ended while its main thread may be anywhere, and its exit code."""
+        """Report why a process ends while its main thread may be anywhere; return its exit code."""
         preempted = departure.exit_code == Preempted.exit_code
         self.write_end("preempted" if preempted else "failed", str(departure), departure.main_is_gone)
         if self.processes.is_main or departure.main_is_gone:
@@ -147,7 +150,7 @@ class RunFolder:
         return code
 
     def write_end(self, state: str, reason: str | None, main_is_gone: bool) -> None:
-        """The last words of log.txt and status.json; where the main process was killed, another one writes that."""
+        """Write the end to log.txt and status.json; if the main process was killed, another one writes status.json."""
         self.progress.close()
         self.progress.last_word(f"{state} at step {self.step:,}{f': {reason}' if reason else ''}")
         status = self.status
@@ -165,7 +168,7 @@ class RunFolder:
                 status.write(state, self.step, "end", reason)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
-        """A callback for work that precedes training: done and total. While some is left, standing still is a fault."""
+        """Return a callback(done, total) for work that precedes training. Until it is done, a hang is an error."""
 
         def show(done: int, total: int) -> None:
             self.processes.expect_progress(self.config.run.hang_timeout if done < total else None)
@@ -174,38 +177,38 @@ class RunFolder:
         return show
 
     def at(self, step: int, phase: str) -> None:
-        """Tell status.json where the run stands: often, and for little."""
+        """Record the run's step in status.json: cheap enough for every step."""
         self.step = step
         if self.status is None:
             return
-        with contextlib.suppress(OSError):  # where the disk is full, the next checkpoint says so, with its exit code
+        with contextlib.suppress(OSError):  # if the disk is full, the next checkpoint reports it, with its exit code
             if phase == "train":
                 self.status.write_if_due("running", step, phase)
             else:
                 self.status.write("running", step, phase)
 
     def saved_in(self, seconds: float) -> None:
-        """A checkpoint took so long to write: what a notice before a kill has to allow."""
+        """Note how long a checkpoint took to write, which the notice before a kill has to allow for."""
         if self.status is not None:
             self.status.save_seconds = seconds
 
     def finish_because(self, reason: str) -> None:
-        """Say why the run ends before its last step; status.json will."""
+        """Print why the run ends before its last step, and keep it for status.json."""
         self.reason = reason
         self.progress.note(reason)
 
     def track(self, **row: Any) -> None:
-        """A row for metrics.csv and the trackers."""
+        """Add a row to metrics.csv and the trackers."""
         if self.tracker is not None:
             self.tracker.log(row)
 
     def write_json(self, name: str, value: Any) -> None:
-        """A JSON file of the run folder, written by the main process."""
+        """Write a JSON file to the run folder, on the main process."""
         if self.processes.is_main:
             write_text(self.dir / name, json.dumps(value, indent=2) + "\n")
 
     def close(self) -> None:
-        """Write what the trackers still hold back, and give the folder free."""
+        """Write what the trackers have buffered, and unlock the folder."""
         if self.tracker is not None:
             with contextlib.suppress(OSError):
                 self.tracker.close()

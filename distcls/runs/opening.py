@@ -1,8 +1,8 @@
-"""A run folder that somebody wants to use: that it is one, and whether code that its config names may be imported.
+"""Opens a run folder safely: checks that it is one, and whether code that its config names may be imported.
 
-`model.name: my_models:make` is code, and run folders are handed around. So training signs the config that it writes
-with a key that only this user has, and a config without that signature imports nothing unless its user says --trust.
-docs/safety.md says what that protects from, and what it does not.
+`model.name: my_models:make` is code, and people share run folders. So training signs the config that it writes with a
+key that only this user has, and a config without that signature imports nothing unless the user says --trust.
+docs/safety.md says what this protects against, and what it does not.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from distcls.config.settings import Config
 from distcls.errors import MissingInputError, UsageError
 
 NEEDED = ("config.yaml", "classes.json", "preprocessing.json")
-"""Files of a run folder, and of its model/, without which the weights cannot be used."""
+"""Files of a run folder, and of its model/, that are needed to use the weights."""
 
 SIGNATURE = "config.signature"
-"""Beside config.yaml: its HMAC-SHA256, in hex, with the key of the user who trained."""
+"""File next to config.yaml: its HMAC-SHA256, in hex, with the key of the user who trained."""
 
 KEY_SIZE = 32
 """Bytes."""
 
 CODE = re.compile(r"[\w.]+:\w+")
-"""How the name of somebody's code looks in a config."""
+"""How a user's code is named in a config."""
 
 
 def check_run_folder(run_dir: Path, needed: Sequence[str] = NEEDED) -> None:
-    """Raise MissingInputError where this is no run folder: at once, before anything slow is imported."""
+    """Raise MissingInputError if this is not a run folder, before anything slow is imported."""
     if not run_dir.is_dir():
         others = sorted(path.parent.name for path in run_dir.parent.glob("*/config.yaml"))
         meant = nearest(run_dir.name, others)
-        there = f" In {run_dir.parent} there are {', '.join(others[:10])}." if others and not meant else ""
-        raise MissingInputError(f"{run_dir}: there is no such run folder.{meant}{there}")
+        there = f" {run_dir.parent} contains {', '.join(others[:10])}." if others and not meant else ""
+        raise MissingInputError(f"{run_dir}: no such run folder.{meant}{there}")
     for name in needed:
         if not (run_dir / name).exists():
             raise MissingInputError(
@@ -53,11 +53,11 @@ def check_run_folder(run_dir: Path, needed: Sequence[str] = NEEDED) -> None:
 def opened_run(
     run_dir: Path, parts: Sequence[str], overrides: Sequence[str] = (), trust: bool = False
 ) -> Iterator[Config]:
-    """The config of a run, with overrides; inside, code that it names is imported only where it may be.
+    """Yield the config of a run, with overrides; inside, code that it names is imported only if that is allowed.
 
-    That is: where this user has trained the run, where `trust` says so, and names that are in the overrides, since the
-    user has typed these. parts: the sections whose names will be needed, such as "model". Raises MissingInputError
-    where this is no run folder, UsageError where a part is code that may not be imported: before anything is.
+    It is allowed if this user trained the run, if `trust` is set, and for names in the overrides, which the user typed.
+    parts: the sections whose names will be needed, such as "model". Raises MissingInputError if this is not a run
+    folder, and UsageError, before importing anything, if a part is code that may not be imported.
     """
     check_run_folder(run_dir)
     config = read_config(run_dir / "config.yaml", overrides)
@@ -66,8 +66,8 @@ def opened_run(
         return
     typed = {override.partition("=")[2].strip("\"'") for override in overrides}
     otherwise = (
-        f"{run_dir} names code to be imported, and it was not trained by you here, or its config.yaml was changed "
-        "since. So nothing was imported. If you trust those who made it, and the code that has this name here: --trust"
+        f"{run_dir} names code to import, but you did not train it here, or its config.yaml has changed since. So "
+        "nothing was imported. If you trust whoever made it, and the code with this name on this machine, add --trust"
     )
     for part in parts:
         name = getattr(config, part).name
@@ -78,7 +78,7 @@ def opened_run(
 
 
 def sign_config(run_dir: Path) -> None:
-    """Sign the config of a run that this user trains, if it names code; not where no key can be kept."""
+    """Sign the config of a run that this user trains, if it names code; does nothing if no key can be stored."""
     config = (run_dir / "config.yaml").read_bytes()
     if CODE.search(config.decode("utf-8", "replace")):
         with contextlib.suppress(OSError):
@@ -86,7 +86,7 @@ def sign_config(run_dir: Path) -> None:
 
 
 def is_own(run_dir: Path) -> bool:
-    """True if the config in this folder is, byte by byte, one with which this user has trained."""
+    """True if the config in this folder is, byte for byte, one that this user trained with."""
     try:
         config = (run_dir / "config.yaml").read_bytes()
         expected = _sign(config, _key(make=False))
@@ -104,12 +104,12 @@ def _sign(config: bytes, key: bytes) -> str:
 
 
 def _key(make: bool) -> bytes:
-    """This user's key, which never leaves this machine's account. Raises OSError where there is none."""
+    """Return this user's key, which never leaves the account on this machine. Raises OSError if there is none."""
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     path = Path(home) / "distcls" / "key"
     if make and not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):  # another run that starts now
+        with contextlib.suppress(FileExistsError):  # another run is starting, too
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(KEY_SIZE))

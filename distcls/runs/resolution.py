@@ -1,4 +1,4 @@
-"""What a config leaves open is settled once, at a run's first start, and stored with it."""
+"""Resolves what a config leaves open, once, at a run's first start; the result is stored with the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distcls.runs.resuming import fill_from
 
 
 def resolve(config: Config, stored: Config | None, path: Path, processes: Processes) -> Config:
-    """Return the config with nothing left open: settled at the first start, and kept, `stored`, in the folder `path`.
+    """Return the config with nothing left open. stored: the config from an earlier start, in the folder `path`.
 
     Raises UsageError for what these processes cannot do.
     """
@@ -37,16 +37,16 @@ def _precision(train: TrainConfig, processes: Processes) -> str:
         precision = "bf16" if cuda and computes_bf16() else "float32"
     if precision == "fp16" and not cuda:
         raise UsageError(
-            f"train.precision=fp16 needs a CUDA GPU, and this is {processes.device.type}: its loss scaling and "
-            "kernels exist only there. Use train.precision=bf16 or float32."
+            f"train.precision=fp16 needs a CUDA GPU, but the device is {processes.device.type}: its loss scaling and "
+            "kernels exist only for CUDA. Use train.precision=bf16 or float32."
         )
     if precision == "float64" and processes.device.type == "mps":
         raise UsageError("train.precision=float64: Apple's MPS has no float64. Use run.device=cpu or float32.")
     if train.sync_batchnorm and processes.world_size > 1 and not cuda:
         raise UsageError(
-            f"train.sync_batchnorm=true needs CUDA GPUs, and these {processes.world_size} processes train on "
-            f"{processes.device.type}: torch computes it only there. Leave it out; BatchNorm then sees the "
-            "micro-batches of each process, and train.micro_batch_size says how large these are."
+            f"train.sync_batchnorm=true needs CUDA GPUs, but these {processes.world_size} processes train on "
+            f"{processes.device.type}: torch supports it only on CUDA. Leave it out; BatchNorm then uses the "
+            "micro-batches of each process, whose size is train.micro_batch_size."
         )
     return precision
 
@@ -59,26 +59,26 @@ def _micro_batch_size(train: TrainConfig, world_size: int) -> int | None:
 
 
 def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path) -> None:
-    """Raise UsageError where so many processes cannot share the micro-batches that the run began with."""
+    """Raise UsageError if this number of processes cannot share the micro-batches that the run began with."""
     batch = stored.train.global_batch_size
     micro = stored.train.micro_batch_size or batch
     parts = batch // micro
     if config.train.micro_batch_size is None and parts % world_size:
         fitting = fitting_world_sizes(stored.train, micro)
         raise UsageError(
-            f"{path} was begun with train.micro_batch_size={micro}, which is part of the run: {world_size} processes "
-            f"cannot share the {parts} such parts of its batches of {batch}. Start {either(fitting)}; or begin another "
+            f"{path} was started with train.micro_batch_size={micro}, which cannot change: {world_size} processes "
+            f"cannot share batches of {parts} × {micro} images. Start {either(fitting)}; or start another "
             "run with --name NAME, and a smaller train.micro_batch_size for more processes."
         )
 
 
 def computes_bf16() -> bool:
-    """True if this process's GPU computes bf16 in hardware: older ones emulate it, slower than float32."""
+    """True if this process's GPU supports bf16 in hardware: older ones emulate it, slower than float32."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def describe_precision(train: TrainConfig, device: torch.device) -> str:
-    """Return the precision, with the reason on a GPU for which `auto` had a choice."""
+    """Return the precision, and on a GPU the reason for it where `auto` has a choice."""
     if device.type != "cuda" or train.precision not in ("float32", "bf16"):
         return train.precision
     if computes_bf16():

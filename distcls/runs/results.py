@@ -1,10 +1,10 @@
-"""What a finished run found, kept in its folder: predictions of each split, and pictures worth looking at.
+"""Stores a finished run's results in its folder: predictions for each split, and images worth looking at.
 
     predictions/val.npz  test.npz      every image of a split, with the probability of each class
-    pictures/train_batch.png …         sheets of thumbnails, which any viewer shows
-    pictures/index.json                what is where on them
+    pictures/train_batch.png …         sheets of thumbnails, for any image viewer
+    pictures/index.json                where each thumbnail is on its sheet
 
-Whatever is drawn of a run is drawn from these, without its data set and without its model.
+All plots of a run are drawn from these, without its data set or its model.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ from distcls.errors import DiskError
 from distcls.files.atomic import json_text, replacing, write_text
 
 THUMBNAIL = 160
-"""Longest side in pixels of a picture that is kept."""
+"""Longest side, in pixels, of a stored picture."""
 LOSSLESS = 64
-"""Pictures up to this side are kept as they are, as PNG; larger ones as JPEG."""
+"""Pictures up to this many pixels a side are stored losslessly, as PNG; larger ones as JPEG."""
 QUALITIES = (92, 80, 60, 40, 20)
 LARGEST_SHEET = 900_000
-"""Bytes. A JPEG that is larger gets the next lower quality, so that three sheets stay below 3 MB."""
+"""Bytes. A larger JPEG gets the next lower quality, so that three sheets stay below 3 MB."""
 
 
 @dataclass
 class Predictions:
-    """What the kept weights said of a split of n images and C classes."""
+    """The best weights' predictions for a split of n images and C classes."""
 
     names: np.ndarray
-    """str (n,), what a person can find each image by: its path, or something like digits/17."""
+    """str (n,), by which a person can find each image: its path, or something like digits/17."""
     labels: np.ndarray
     """int64 (n,), the true class of each image."""
     preds: np.ndarray
-    """int64 (n,), the predicted one."""
+    """int64 (n,), the predicted class of each image."""
     confidence: np.ndarray
-    """float64 (n,), the probability of that class: not rounded as `probs` may be."""
+    """float64 (n,), the probability of that class, not rounded as `probs` may be."""
     probs: np.ndarray
-    """float32 or float16 (n, C); (n, K) where only K classes of each image are kept."""
+    """float32 or float16 (n, C); (n, K) if only K classes of each image are kept."""
     classes: np.ndarray | None = None
-    """int32 (n, K), the classes of these probabilities, the best first; None: all classes, in order."""
+    """int32 (n, K), the classes of these probabilities, the most probable first; None: all classes, in order."""
 
 
 @dataclass
 class Pictures:
-    """Images with captions, and where they stand in their split."""
+    """Images with captions and their positions in the split."""
 
     pixels: Sequence[np.ndarray]
     """uint8 (H, W, 3) each."""
     captions: Sequence[str] = ()
     """One for each, or none."""
     places: Sequence[int] = ()
-    """Positions in the split; empty where that means nothing."""
+    """Positions in the split; empty if that means nothing."""
 
 
 def save_predictions(run_dir: Path, split: str, predictions: Predictions) -> None:
-    """Keep them as predictions/SPLIT.npz, written once and whole. Raises DiskError."""
+    """Write predictions/SPLIT.npz atomically. Raises DiskError."""
     path = run_dir / "predictions" / f"{split}.npz"
     arrays = {name: array for name, array in vars(predictions).items() if array is not None}
     try:
@@ -70,11 +70,11 @@ def save_predictions(run_dir: Path, split: str, predictions: Predictions) -> Non
         with replacing(path) as file:
             np.savez_compressed(file, **arrays)
     except OSError as error:
-        raise DiskError(f"{path} cannot be written: {error.strerror or error}. Make room, and run again.") from error
+        raise DiskError(f"cannot write {path}: {error.strerror or error}. Make room, then run again.") from error
 
 
 def load_predictions(run_dir: Path, split: str) -> Predictions | None:
-    """Those of a split; None where none were kept. Nothing in the file can run code: there are no pickles."""
+    """Return the predictions for a split; None if there are none. Nothing in the file can run code: no pickles."""
     path = run_dir / "predictions" / f"{split}.npz"
     if not path.exists():
         return None
@@ -83,18 +83,18 @@ def load_predictions(run_dir: Path, split: str) -> Predictions | None:
 
 
 def save_pictures(run_dir: Path, pictures: Mapping[str, Pictures]) -> None:
-    """Keep them as sheets of thumbnails, pictures/NAME.png or .jpg. Raises DiskError."""
+    """Write sheets of thumbnails, pictures/NAME.png or .jpg. Raises DiskError."""
     folder = run_dir / "pictures"
     try:
         folder.mkdir(exist_ok=True)
         index = {name: _save_sheet(folder, name, some) for name, some in pictures.items()}
         write_text(folder / "index.json", json_text(index))
     except OSError as error:
-        raise DiskError(f"{folder} cannot be written: {error.strerror or error}. Make room, and run again.") from error
+        raise DiskError(f"cannot write {folder}: {error.strerror or error}. Make room, then run again.") from error
 
 
 def load_pictures(run_dir: Path) -> dict[str, Pictures]:
-    """All pictures of a run, by name; none where it has not finished."""
+    """Return all pictures of a run, by name; none if it has not finished."""
     folder = run_dir / "pictures"
     if not (folder / "index.json").exists():
         return {}
@@ -103,7 +103,7 @@ def load_pictures(run_dir: Path) -> dict[str, Pictures]:
 
 
 def _save_sheet(folder: Path, name: str, pictures: Pictures) -> dict:
-    """Write the sheet; its entry in the index."""
+    """Write a sheet, and return its entry in the index."""
     thumbnails = [_thumbnail(pixels) for pixels in pictures.pixels]
     height, width = (max((t.shape[side] for t in thumbnails), default=1) for side in (0, 1))
     columns = math.ceil(math.sqrt(max(len(thumbnails), 1)))
@@ -134,7 +134,7 @@ def _load_sheet(folder: Path, entry: Mapping) -> Pictures:
 
 
 def _corners(number: int, columns: int, height: int, width: int) -> list[tuple[int, int]]:
-    """Top and left of each thumbnail on its sheet."""
+    """Return the top and left of each thumbnail on its sheet."""
     return [(index // columns * height, index % columns * width) for index in range(number)]
 
 

@@ -1,4 +1,4 @@
-"""Which folder a run lives in, who may write to it, and with which config it may be resumed."""
+"""The rules for resuming: which folder a run uses, who may write to it, and which changes of config are allowed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from distcls.errors import DiskError, DistclsError, UsageError
 from distcls.runs.status import LOCK, is_finished, now
 
 LENGTH = "length.json"
-"""File of a checkpoint: how long the run was to be, and whether it had come to that end."""
+"""File in a checkpoint: how long the run was meant to be, and whether it reached that length."""
 
 LENGTHS = ("train.num_epochs", "train.num_steps")
 
 
 class AlreadyFinished(DistclsError):
-    """Nothing is left to do."""
+    """The run is finished: there is nothing left to do."""
 
     exit_code = 0
     on_all_ranks = True
@@ -38,17 +38,17 @@ class AlreadyFinished(DistclsError):
 
 
 def default_name(config: Config, config_path: str | Path | None) -> str:
-    """Return the name of a run that was given none: that of its config file, else of its data."""
+    """Return the name of a run that was given none: that of its config file, or else of its data."""
     if config_path is None and config.data.root is not None and config.data.name in KINDS_OF_PATHS:
         config_path = Path(config.data.root).resolve()
     return Path(config_path or config.data.name).stem or config.data.name
 
 
 def choose_folder(config: Config, default_name: str) -> Path:
-    """Return run.dir; else runs/NAME; else the first of runs/default, runs/default-2 … that this config may use.
+    """Return run.dir, or runs/NAME, or the first of runs/default, runs/default-2 … that this config may use.
 
-    An unfinished run of the same config is resumed. Raises UsageError where a folder that was asked for
-    by name holds another run, AlreadyFinished where its run is done.
+    An unfinished run of the same config is resumed. Raises UsageError if a folder that was given by name holds another
+    run, and AlreadyFinished if its run is finished.
     """
     if config.run.dir or config.run.name:
         path = Path(config.run.dir or f"runs/{config.run.name}").expanduser()
@@ -68,14 +68,14 @@ def choose_folder(config: Config, default_name: str) -> Path:
 
 
 def stored_config(path: Path) -> Config | None:
-    """Return the config of the run in a folder, or None where there is no run.
+    """Return the config of the run in a folder, or None if there is no run.
 
-    Raises UsageError where there are checkpoints without it: resuming them with any other would change the run.
+    Raises UsageError if there are checkpoints without a config: resuming them with another one would change the run.
     """
     if _has_lost_its_config(path):
         raise UsageError(
-            f"{path} has checkpoints, but no config.yaml: with which settings they were trained is not known. Put it "
-            "back (model/config.yaml is a copy, once a run has finished), or begin another run with --name NAME."
+            f"{path} has checkpoints but no config.yaml, so the settings they were trained with are unknown. Restore "
+            "it (a finished run has a copy, model/config.yaml), or start another run with --name NAME."
         )
     file = path / "config.yaml"
     return read_config(file) if file.exists() else None
@@ -86,12 +86,12 @@ def _has_lost_its_config(path: Path) -> bool:
 
 
 def config_to_keep(path: Path) -> Config | None:
-    """Return the config that the run in a folder is bound to; None before its first checkpoint, when any will do."""
+    """Return the config that the run in a folder must keep; None before its first checkpoint, when any will do."""
     return stored_config(path) if newest_step(path) or is_finished(path) else None
 
 
 def steps_of(config: Config, path: Path) -> int:
-    """Return the step of the newest checkpoint in a folder that holds the run of this config, else 0."""
+    """Return the step of the newest checkpoint in a folder if it holds the run of this config, else 0."""
     stored = config_to_keep(path)
     return newest_step(path) if stored is not None and not _changes(path, stored, config) else 0
 
@@ -104,35 +104,35 @@ def _check_may_continue(path: Path, config: Config) -> None:
     if changed:
         is_longer = any(one.path in LENGTHS for one in changed) and not _has_ended(path)
         raise UsageError(
-            f"{path} holds a run of another config:\n  " + "\n  ".join(map(str, changed)) + "\n"
-            "A run is resumed with its own config. Undo the change, or begin another run with --name NAME."
-            + (" (A run can be made longer once it has come to its end.)" if is_longer else "")
+            f"{path} holds a run with a different config:\n  " + "\n  ".join(map(str, changed)) + "\n"
+            "A run can only be resumed with its own config. Undo the change, or start another run with --name NAME."
+            + (" (A run can be made longer once it has finished.)" if is_longer else "")
         )
     if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
         raise AlreadyFinished(
-            f"{path} is finished. To train it longer: the same command with a larger train.num_epochs; "
+            f"{path} is finished. To train it longer, run the same command with a larger train.num_epochs; "
             f"to see its results: distcls eval {path}",
             path,
         )
     if is_finished(path) and not newest_step(path):
         raise UsageError(
-            f"{path} is finished, and has no checkpoints any more to resume from: bring them back, or "
-            "begin another run with --name NAME (with model.init_from, from the weights of this one)."
+            f"{path} is finished, but has no checkpoints left to resume from: restore them, or start another run with "
+            "--name NAME (model.init_from lets it start from the weights of this one)."
         )
 
 
 def _changes(path: Path, stored: Config, config: Config) -> list[Difference]:
-    """Return what makes it another run than the one in the folder."""
+    """Return the differences that make this a different run from the one in the folder."""
     return [one for one in _differences(stored, config) if not _may_change(one, stored, config, path)]
 
 
 def _differences(stored: Config, config: Config) -> list[Difference]:
-    """Return what would make it another run. Where the new config leaves a choice open, the stored one stands."""
+    """Return the differences between two configs. If the new one leaves a choice open, the stored one counts."""
     return differences(stored, fill_from(config, stored))
 
 
 def fill_from(config: Config, stored: Config) -> Config:
-    """Return the config with the choices that were resolved at the first start."""
+    """Return the config, with the choices that were resolved at the first start filled in."""
     train = dataclasses.replace(
         config.train,
         micro_batch_size=config.train.micro_batch_size or stored.train.micro_batch_size,
@@ -142,14 +142,14 @@ def fill_from(config: Config, stored: Config) -> Config:
 
 
 def _may_change(difference: Difference, stored: Config, config: Config, path: Path) -> bool:
-    """True if it is about steps to come: steps to skip, or the length of a run that has come to its end."""
+    """True if it only affects steps to come: steps to skip, or the length of a run that has finished."""
     if difference.path in LENGTHS:
         return _has_ended(path) and _fits_what_was_trained(config.train, path, stored.train)
     return _is_for_later(difference, path)
 
 
 def _is_for_later(difference: Difference, path: Path) -> bool:
-    """True if it is that steps after the last checkpoint are to be skipped."""
+    """True if it only changes whether steps after the last checkpoint are skipped."""
     if difference.path != "train.skip_steps":
         return False
     changed = set(difference.before) ^ set(difference.after)
@@ -157,20 +157,20 @@ def _is_for_later(difference: Difference, path: Path) -> bool:
 
 
 def _has_ended(path: Path) -> bool:
-    """True if the newest checkpoint is of a run that had come to its end, as long as it was to be then."""
+    """True if the run had reached its full length, as it was then, at the newest checkpoint."""
     return is_finished(path) or bool(trained_length(path).get("ended"))
 
 
 def _is_as_long(path: Path, train: TrainConfig) -> bool:
-    """True if the newest checkpoint is of a run of this length: a longer one may have been killed as it began."""
+    """True if the newest checkpoint is of a run of this length: a longer run may have been killed at its start."""
     length = trained_length(path)
     return not length or (length.get("num_epochs"), length.get("num_steps")) == (train.num_epochs, train.num_steps)
 
 
 def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) -> bool:
-    """True if it is as long as the run that ended there, or longer.
+    """True if this length is at least that of the run that finished there.
 
-    The stored config may tell of another length, of which not one step was trained.
+    The stored config may have another length, of which not a single step was trained.
     """
     trained = trained_length(path) or {"num_epochs": stored.num_epochs, "num_steps": stored.num_steps}
     lengths = [(train.num_epochs, trained.get("num_epochs")), (train.num_steps, trained.get("num_steps"))]
@@ -178,12 +178,12 @@ def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) 
 
 
 def length_of(train: TrainConfig, ended: bool) -> dict[str, Any]:
-    """Return what is kept in LENGTH."""
+    """Return the content of LENGTH."""
     return {"num_epochs": train.num_epochs, "num_steps": train.num_steps, "ended": ended}
 
 
 def trained_length(path: Path) -> dict[str, Any]:
-    """Return `length_of` the run that the newest checkpoint is of; nothing where that cannot be read."""
+    """Return the LENGTH of the newest checkpoint; empty if it cannot be read."""
     try:
         found = json.loads((path / f"checkpoints/step-{newest_step(path):08d}" / LENGTH).read_text())
     except (OSError, ValueError):
@@ -192,23 +192,23 @@ def trained_length(path: Path) -> dict[str, Any]:
 
 
 def newest_step(path: Path) -> int:
-    """Return the step of the newest checkpoint in a run folder; 0 where there is none."""
+    """Return the step of the newest checkpoint in a run folder; 0 if there is none."""
     names = (re.fullmatch(r"step-(\d+)", folder.name) for folder in path.glob("checkpoints/step-*"))
     return max((int(name[1]) for name in names if name), default=0)
 
 
 def lock_folder(path: Path) -> IO[str] | None:
-    """Hold the folder until the process ends, however it ends. Raises UsageError, naming who has it.
+    """Lock the folder until the process ends, in whatever way. Raises UsageError, naming the process that holds it.
 
-    None where the file system has no locks. A POSIX lock, because flock would pass to forked loader workers, which
-    outlive a killed parent. Raises DiskError where the folder cannot be made.
+    Returns None if the file system has no locks. Uses a POSIX lock, because flock would pass to forked loader workers,
+    which outlive a killed parent. Raises DiskError if the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / LOCK).open("a+")
     except OSError as error:
         raise DiskError(
-            f"the run folder {path} cannot be written ({error.strerror}: {error.filename}). Give another: run.dir=DIR"
+            f"cannot write to the run folder {path} ({error.strerror}: {error.filename}). Choose another: run.dir=DIR"
         ) from error
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -217,7 +217,7 @@ def lock_folder(path: Path) -> IO[str] | None:
             return None
         file.seek(0)
         raise UsageError(
-            f"{path} is in use by {file.read().strip() or 'another process'}. Wait for it, end it, or begin "
+            f"{path} is in use by {file.read().strip() or 'another process'}. Wait for it, stop it, or start "
             "another run with --name NAME."
         ) from error
     file.truncate(0)

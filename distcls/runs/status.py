@@ -1,4 +1,4 @@
-"""status.json: what a run is doing, for people, launchers and other processes of the run."""
+"""Maintains status.json: what a run is doing, for people, launchers and the run's other processes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from distcls.files.atomic import write_text
 
 
 class StatusFile:
-    """status.json: what the run is doing. Cheap enough to be called at every step."""
+    """status.json: what the run is doing. Cheap enough to update at every step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path / "status.json"
         self.next_write = 0.0
         self.has_ended = False
-        self.lock = threading.Lock()  # the last word may come from another thread than the main one
+        self.lock = threading.Lock()  # the last write may come from another thread than the main one
         found = read_status(path)
         before = found.get("before")
         self.before: dict[str, Any] = before if before and isinstance(before, dict) else found
-        """As the run was left by the start before this one, or by the last that came further than its start."""
+        """The status left by the previous start, or by the last one that got as far as training."""
         self.save_seconds: float | None = self.before.get("save_seconds")
-        """How long the last checkpoint took to write, in this start or the one before."""
+        """Seconds that the last checkpoint took to write, in this start or the previous one."""
 
     def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
-        """Replace the file at once."""
+        """Replace the file now."""
         with self.lock:
             if not self.has_ended:
                 self.has_ended = phase == "end"
                 self._write(state, step, phase, reason)
 
     def write_end_of_start(self, state: str, reason: str | None) -> None:
-        """The last word of a start that trained nothing: a run stays at its step, and finished where it was refused."""
+        """Write the end of a start that trained nothing: the run keeps its step, and stays finished if it was."""
         if state == "failed" and self.before.get("state") == "finished":
             state, reason = "finished", self.before.get("reason")
         self.write(state, self.before.get("step", 0), "end", reason)
@@ -51,22 +51,22 @@ class StatusFile:
         if phase == "start":
             status["before"] = self.before
         write_text(self.path, json.dumps(status) + "\n", durable=False)
-        # A slow disk gets fewer updates: they may cost two thousandths of the time at most.
+        # A slow disk gets fewer updates: they may take 0.2 % of the time at most.
         self.next_write = time.monotonic() + max(0.05, 500 * (time.monotonic() - start))
 
     def write_if_due(self, state: str, step: int, phase: str) -> None:
-        """Replace the file, unless that was done a moment ago."""
+        """Replace the file, unless it was replaced a moment ago."""
         if time.monotonic() >= self.next_write:
             self.write(state, step, phase)
 
 
 def is_finished(path: Path) -> bool:
-    """True if the run in a folder has come to its end."""
+    """True if the run in a folder has finished."""
     return read_status(path).get("state") == "finished"
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Return status.json as it was written; empty where there is none, or it is damaged."""
+    """Return the content of status.json; empty if it is missing or damaged."""
     try:
         status = json.loads((path / "status.json").read_text())
     except (OSError, ValueError):
@@ -75,26 +75,26 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def state_of(path: Path) -> str | None:
-    """Return the state of the run in a folder, for people: a run that was killed has left "running" in its status.
+    """Return the state of the run in a folder, for people: "killed" for one that left "running" in its status.
 
-    None where there is no run. Whoever is at work holds the folder's lock.
+    None if there is no run. A run that is really running holds the folder's lock.
     """
     status = read_status(path)
-    is_ours = status.get("pid") == os.getpid()  # looking would give our own lock free
+    is_ours = status.get("pid") == os.getpid()  # testing would release our own lock
     if status.get("state") == "running" and not is_ours and not _is_locked(path / LOCK):
         return "killed"
     return status.get("state")
 
 
 LOCK = ".lock"
-"""File of the run folder that its run holds by a POSIX lock."""
+"""File in the run folder on which its run holds a POSIX lock."""
 
 FLOCK = "hhqqi4x"
-"""struct flock of Linux's <fcntl.h>: to ask with it takes no lock, which might get in the way of a start."""
+"""struct flock of Linux's <fcntl.h>: querying with it takes no lock, which could block a run that is starting."""
 
 
 def _is_locked(file: Path) -> bool:
-    """True if a process holds it, or nobody can say."""
+    """True if a process holds the lock, or if that is unknown."""
     if sys.platform != "linux":
         return True
     question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -109,5 +109,5 @@ def _is_locked(file: Path) -> bool:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, in seconds."""
+    """Return the time in UTC, as ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,1 +1,1 @@
-"""Several runs as one piece of work: cross-validation, and later searches."""
+"""Sweeps: several runs as one job, such as cross-validation."""

@@ -1,7 +1,7 @@
-"""One ordinary run for each fold, and mean ± standard deviation over them.
+"""Runs cross-validation: one ordinary run for each fold, and mean ± standard deviation over them.
 
-Each fold is `distcls train` in a process and a run folder of its own, one after the other. So whatever is true of
-a run is true here: a fold that was stopped goes on, one that is finished is not run again, and exit codes stay.
+Folds run one after the other, each as `distcls train` in its own process and run folder. So they behave as any run: a
+stopped fold is resumed, a finished one is not run again, and exit codes are the same.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from distcls.files.atomic import write_text
 from distcls.terminal.tables import summary_table
 
 PR_SET_PDEATHSIG = 1
-"""Of <linux/prctl.h>."""
+"""From <linux/prctl.h>."""
 
 Metrics = Mapping[str, Mapping[str, Any]]
-"""As in metrics.json: {"val": {"accuracy": 0.98, …}, "test": {…}}."""
+"""The content of metrics.json: {"val": {"accuracy": 0.98, …}, "test": {…}}."""
 
 
 class FoldRunner:
-    """Runs one fold after the other, and passes the stop signals on to the one that is running."""
+    """Runs one fold after the other, and forwards stop signals to the one that is running."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -39,20 +39,20 @@ class FoldRunner:
             signal.signal(number, self._pass_on)
 
     def run(self, words: Sequence[str]) -> int:
-        """The exit code of `distcls WORDS`. Raises Preempted where it was asked to stop and did.
+        """Run `distcls WORDS` and return its exit code. Raises Preempted if a signal stopped it.
 
-        It gets a process group of its own: Ctrl-C would reach it twice otherwise, once from the terminal and
-        once from here, and a second signal means to leave without saving.
+        The process gets its own process group: otherwise Ctrl-C would reach it twice, from the terminal and from
+        here, and a second signal means to exit without saving.
         """
         if not self._asked_to_stop:
             command = [sys.executable, "-m", "distcls", *words]
             self._process = subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)
-            if self._unsent is not None:  # it came while the process was being started
+            if self._unsent is not None:  # it arrived while the process was starting
                 self._process.send_signal(self._unsent)
             code, self._process = self._process.wait(), None
             if code != Preempted.exit_code and -code not in signals.STOP_SIGNALS:
                 return code
-        raise Preempted("stopped before the last fold was finished: the same command goes on from there.")
+        raise Preempted("stopped before all folds were finished. Run the same command to resume.")
 
     def _pass_on(self, number: int, frame: object) -> None:
         self._asked_to_stop = True
@@ -63,15 +63,15 @@ class FoldRunner:
 
 
 def _end_with_parent() -> None:
-    """In the new process: killed when this one is, or it would hold its run folder against the next start."""
+    """Have the new process killed together with this one, or it would keep its run folder locked."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def report(folders: Sequence[Path], file: Path) -> None:
-    """Print a table of the folds' metrics.json with mean and standard deviation, and write it as JSON.
+    """Print a table of the folds' metrics with mean and standard deviation, and write it as JSON.
 
-    The standard deviation is that of a sample (n - 1). Raises DiskError.
+    The standard deviation is the sample's (n - 1). Raises DiskError.
     """
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     summary = summarize(metrics)
@@ -87,7 +87,7 @@ def report(folders: Sequence[Path], file: Path) -> None:
 
 
 def summarize(metrics: Sequence[Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{"val": {"accuracy": {"mean", "std", "folds": one value for each}, …}, "test": …}."""
+    """Return {"val": {"accuracy": {"mean", "std", "folds": a value for each}, …}, "test": …}."""
     return {
         split: {
             name: _spread([of_fold[split][name] for of_fold in metrics])

@@ -1,1 +1,1 @@
-"""What a person sees in a terminal."""
+"""Output for people: the progress of a run, tables, and the screens they are drawn on."""

@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on: what will happen, one live line, a row per evaluation, what came of it.
+"""Shows a run's progress: a header, one live line, a row for each evaluation, and the results.
 
-On a terminal the live line is drawn in place, at most 8 times a second. Off a terminal (a file, a pipe, Slurm)
-it is a plain line every few seconds, without escape codes (screen.py). What is said for good also goes to log.txt.
+On a terminal, the live line is redrawn in place, at most 8 times a second. Elsewhere (a file, a pipe, Slurm), it is a
+plain line every few seconds, without escape codes (screens.py). Everything but the live line also goes to log.txt.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from distcls.terminal.tables import EvaluationTable, class_table, full_table, su
 
 
 class Progress:
-    """The voice of the main process; the other ranks get `Progress.silent()`, which has the same methods.
+    """Prints what a run is doing, on the main process; other ranks get `Progress.silent()`, with the same methods.
 
-    stream: where to write, by default sys.stdout. interval: seconds between plain lines off a terminal.
+    stream: where to write, by default sys.stdout. interval: seconds between plain lines, if it is not a terminal.
     """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 5.0) -> None:
@@ -46,26 +46,28 @@ class Progress:
 
     @classmethod
     def silent(cls) -> Progress:
-        """A Progress that says nothing, for all ranks but the main one."""
+        """Return a Progress that prints nothing, for all ranks but the main one."""
         return SilentProgress()
 
     def attach_log(self, path: str | Path) -> None:
-        """From now on append to this log.txt, beginning with what was said before. Raises DiskError."""
+        """Append to this log.txt from now on, starting with what was printed before. Raises DiskError."""
         try:
             self._log.attach(Path(path))
         except OSError as error:
-            raise DiskError(f"Cannot write {path}: {error.strerror}. Give another folder (run.dir=DIR).") from error
+            raise DiskError(
+                f"cannot write {path}: {error.strerror}. Choose another folder with run.dir=DIR."
+            ) from error
 
     def note(self, text: str) -> None:
-        """Say something that stays."""
+        """Print a permanent line."""
         self._say(text)
 
     def warning(self, text: str) -> None:
-        """Say something that stays and that somebody should look into."""
+        """Print a permanent line that someone should look into."""
         self._say(f"warning: {text}", "yellow")
 
     def header(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Tell what will happen: (name, value) pairs, as two aligned columns."""
+        """Print what is about to happen: (name, value) pairs in two aligned columns."""
         indent = max((cell_len(name) for name, _ in pairs), default=0) + 2
         for name, value in pairs:
             label = name + " " * (indent - cell_len(name))
@@ -73,19 +75,19 @@ class Progress:
         self._say("")
 
     def working(self, what: str, done: int, total: int) -> None:
-        """Work that precedes training, such as decoding: `done` of `total` pieces lie behind."""
+        """Show work that precedes training, such as decoding: `done` of `total` items are finished."""
         if done >= total:
             self.close()
         elif time.monotonic() >= self._next_drawing:
             self._draw(_count_fields(what, done, total))
 
     def start(self, total_steps: int, done: int) -> None:
-        """Training begins: `done` of `total_steps` optimizer steps lie behind."""
+        """Start showing training: `done` of `total_steps` optimizer steps are finished."""
         self._started, self._total_steps = time.monotonic(), total_steps
         self._draw(_count_fields("step", done, total_steps))
 
     def is_time_for(self, step: int) -> bool:
-        """True if this step should be shown: the last one, and one now and then."""
+        """True if this step should be shown: the last step, and one every so often."""
         return time.monotonic() >= self._next_drawing or step == self._total_steps
 
     def update(
@@ -101,9 +103,9 @@ class Progress:
         data_time_share: float | None = None,
         seconds_left: float | None = None,
     ) -> None:
-        """`step` steps are done; loss and accuracy are means over the last `num_averaged` of them.
+        """Draw the live line after `step` steps; loss and accuracy are means over the last `num_averaged` of them.
 
-        Plain numbers; shares from 0 to 1. Ask `is_time_for` first: drawing takes its time.
+        Takes plain numbers, fractions from 0 to 1. Ask `is_time_for` first: drawing takes time.
         """
         window = "last step" if num_averaged == 1 else f"last {num_averaged} steps"
         fields = [
@@ -120,10 +122,10 @@ class Progress:
         self._draw(fields)
 
     def evaluation_row(self, row: Mapping[str, Any]) -> None:
-        """One more row of the table of evaluations of the val split.
+        """Print a row of the table of evaluations on the val split.
 
-        row: epoch, step, metrics and means of training by name (config/metrics.py), by_class (of each class), best (a
-        bool: the best so far). What is missing stays blank; other names are ignored.
+        row: epoch, step, metrics and training means by name (config/metrics.py), by_class (of each class), best (a
+        bool: the best so far). Missing values stay blank; other names are ignored.
         """
         if self._table is None:
             self._table = EvaluationTable(row, self._screen.width)
@@ -134,10 +136,10 @@ class Progress:
     def finish(
         self, metrics: Mapping[str, Mapping[str, Any]], confusions: Sequence[tuple[str, str, int]], next_command: str
     ) -> None:
-        """Training is over: what came of it, and what to type next.
+        """Print the results of a finished run, and what to type next.
 
-        metrics: as in metrics.json, {"val": {...}, "test": {...}}; classes are shown of the last one. confusions:
-        (true class, predicted class, how often), worst first. next_command: one command a line.
+        metrics: as in metrics.json, {"val": {...}, "test": {...}}; classes are shown for the last split. confusions:
+        (true class, predicted class, how often), worst first. next_command: one command per line.
         """
         self.close()
         self._say("")
@@ -151,9 +153,9 @@ class Progress:
             self._say(f"  {command}", "cyan")
 
     def measurement(self, split: str, metrics: Mapping[str, Any], confusions: Sequence[tuple[str, str, int]]) -> None:
-        """Show everything that was measured on one split.
+        """Print all metrics of one split.
 
-        metrics: as of a split in metrics.json. confusions: see `finish`.
+        metrics: a split's entry in metrics.json. confusions: see `finish`.
         """
         self.close()
         for line in full_table({split: metrics}):
@@ -172,16 +174,16 @@ class Progress:
             self._say(f"  {true} taken for {predicted}: {count(times, 'time')}")
 
     def last_word(self, text: str) -> None:
-        """How the run ended, for log.txt alone: the command line says it itself."""
+        """Write to log.txt how the run ended; the command prints that itself."""
         self._log.write(text)
 
     def close(self) -> None:
-        """Take the live line away. Call it before the process ends for any reason."""
+        """Remove the live line. Call this before the process exits for any reason."""
         self._screen.clear()
 
     def _draw(self, fields: list[Field]) -> None:
         self._screen.draw([field for field in fields if field.value])
-        # Counted from the end of the drawing, so that a slow terminal does not eat the run's time.
+        # Counted from the end of drawing, so that a slow terminal does not slow down the run.
         self._next_drawing = time.monotonic() + self._interval
 
     def _say(self, text: str, style: str = "", label_width: int = 0) -> None:
@@ -194,7 +196,7 @@ class Progress:
 
 
 class SilentProgress(Progress):
-    """The same methods, doing nothing."""
+    """A Progress whose methods do nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +210,7 @@ class SilentProgress(Progress):
 
 
 class LogFile:
-    """log.txt: every line that stays, with the time. Lines said before it is attached wait for it."""
+    """log.txt: every permanent line, with its time. Lines written before it is attached are kept until then."""
 
     def __init__(self) -> None:
         self._waiting = ""
@@ -220,7 +222,7 @@ class LogFile:
         self._append(path, self._waiting)
 
     def write(self, text: str) -> str | None:
-        """Append; the log is no reason to stop a run, so an error is returned, once, as a line to show."""
+        """Append to the log. An error must not stop the run, so it is returned, once, as a line to show."""
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         lines = "".join(f"{now}  {line}\n" for line in text.splitlines() if line.strip())
         if self._path is None:
@@ -230,7 +232,7 @@ class LogFile:
                 self._append(self._path, lines)
             except OSError as error:
                 self._broken = True
-                return f"warning: {self._path} cannot be written any more: {error.strerror}"
+                return f"warning: cannot write to {self._path} any more: {error.strerror}"
         return None
 
     def _append(self, path: Path, lines: str) -> None:
@@ -248,12 +250,12 @@ def _format(number: float | None, form: str, unit: str = "") -> str:
 
 
 def _memory(num_bytes: float | None) -> str:
-    """Decimal gigabytes; nothing where it is not measured (None or 0)."""
+    """Return decimal gigabytes as text; nothing if memory is not measured (None or 0)."""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes else ""
 
 
 def _clock(seconds: float | None) -> str:
-    """h:mm:ss, or nothing where it is not known."""
+    """Return h:mm:ss, or nothing if the time is unknown."""
     if seconds is None or not math.isfinite(seconds):
         return ""
     minutes, second = divmod(round(max(seconds, 0)), 60)

@@ -1,6 +1,6 @@
-"""Where a run is watched: a terminal with one live line, plain lines in a file or a pipe, or nobody.
+"""Draws output where a run is watched: a terminal with one live line, plain lines in a file or a pipe, or nothing.
 
-Nothing here can end a run: where the terminal is gone, the rest is silent.
+Nothing here can end a run: if the terminal goes away, the rest is silent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b")
 
 
 def open_screen(stream: TextIO | None) -> NoScreen:
-    """The screen that suits a stream; None is sys.stdout where there is none."""
+    """Return the right screen for a stream; None, as sys.stdout may be, gives one that shows nothing."""
     if stream is None:
         return NoScreen()
     try:
@@ -37,7 +37,7 @@ def open_screen(stream: TextIO | None) -> NoScreen:
 
 
 class Field(NamedTuple):
-    """One number of the live line. A narrow terminal drops those with the highest `rank` first."""
+    """One number on the live line. A narrow terminal drops those with the highest `rank` first."""
 
     rank: int
     label: str
@@ -49,22 +49,22 @@ class Field(NamedTuple):
 
 
 class NoScreen:
-    """Nobody looks."""
+    """No screen: nothing is shown."""
 
     width = UNLIMITED
 
     def say(self, text: str, style: str = "", label_width: int = 0) -> None:
-        """Show lines that stay, the first `label_width` characters as a label."""
+        """Show permanent lines, the first `label_width` characters as a label."""
 
     def draw(self, fields: list[Field]) -> None:
-        """Show where the run is now."""
+        """Show the run's current numbers."""
 
     def clear(self) -> None:
-        """Take away what does not stay."""
+        """Remove what is not permanent."""
 
 
 class PlainScreen(NoScreen):
-    """A file or a pipe: whole lines, no escape codes."""
+    """A file or a pipe: whole lines without escape codes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
@@ -84,7 +84,7 @@ class PlainScreen(NoScreen):
 
 
 class TerminalScreen(NoScreen):
-    """A terminal: lines that stay scroll up above one live line."""
+    """A terminal: permanent lines scroll above one live line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, force_terminal=True, force_jupyter=False)
@@ -114,7 +114,7 @@ class TerminalScreen(NoScreen):
             return
         self._live = live = Live(line, console=self._console, auto_refresh=False, transient=True)
         live.start(refresh=True)
-        # rich hides the cursor; a killed run would leave the shell without one.
+        # rich hides the cursor; a killed run would leave the shell without it.
         self._console.show_cursor(True)
 
     def _try(self, action: Callable[[], None]) -> None:
@@ -127,7 +127,7 @@ class TerminalScreen(NoScreen):
 
 
 def _silence(stream: TextIO) -> None:
-    """Point a broken stdout at nothing, or Python's own flush at exit would turn exit code 0 into 120."""
+    """Redirect a broken stdout to /dev/null, or Python's flush at exit would turn exit code 0 into 120."""
     if stream is sys.__stdout__:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -136,7 +136,7 @@ def _silence(stream: TextIO) -> None:
 
 
 def _live_line(fields: list[Field], width: int) -> Text:
-    """As many fields as fit on one line, in their order, the last column left free (some terminals wrap there)."""
+    """Return as many fields as fit on one line, in order, leaving the last column free (some terminals wrap there)."""
     shown = list(fields)
     while len(shown) > 1 and cell_len("  ".join(field.text for field in shown)) > width - 1:
         shown.remove(max(shown))
@@ -149,7 +149,7 @@ def _live_line(fields: list[Field], width: int) -> Text:
 
 
 def _wrap(text: str, width: int, label_width: int) -> str:
-    """Break lines between words, indented under what they belong to. Paths and commands stay whole, to be copied."""
+    """Break lines between words and indent them under their label. Paths and commands stay whole, for copying."""
     lines = []
     for line in text.split("\n"):
         if line.lstrip().startswith("distcls "):
@@ -162,5 +162,5 @@ def _wrap(text: str, width: int, label_width: int) -> str:
 
 
 def without_codes(text: str) -> str:
-    """Text without the escape codes that move a terminal's cursor or colour it."""
+    """Return text without the escape codes that move a terminal's cursor or change its colour."""
     return _ESCAPE_CODE.sub("", text)

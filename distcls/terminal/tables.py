@@ -1,4 +1,4 @@
-"""Metrics as people read them: a row for each evaluation of a run, and tables of what came of it."""
+"""Formats metrics for people: a row for each evaluation of a run, and tables of its results."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from distcls.config.metrics import METRICS, TRAIN_MEANS, Metric
 from distcls.files.atomic import printable
 
 MOST_CLASSES = 10
-"""Classes in a table: of more of them, it has the worst."""
+"""Classes in a table: if there are more, it shows the worst."""
 
 LONGEST_NAME = 30
-"""Cells of a terminal that the name of a class may take."""
+"""Terminal cells that a class name may take."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table of evaluations. A narrow terminal drops those with the highest `rank` first."""
+    """A column of the table of evaluations. A narrow terminal drops those with the highest `rank` first."""
 
     name: str
     title: str
@@ -30,7 +30,7 @@ class Column:
 
 
 def _of_metric(metric: Metric) -> list[Column]:
-    """A column, and one before it where training measures the metric too."""
+    """Return a metric's column, preceded by one for training if training measures the metric too."""
     if metric.rank is None:
         return []
     titles = {metric.name: f"val {metric.title}" if metric.of_training else metric.title}
@@ -52,22 +52,22 @@ COLUMNS = [
 
 
 class EvaluationTable:
-    """Evaluations of the val split, a line for each; as wide as the terminal was at the first."""
+    """Evaluations on the val split, one line each, as wide as the terminal was at the first one."""
 
     def __init__(self, first_row: Mapping[str, Any], width: int) -> None:
         self.columns = _columns_that_fit(first_row, width)
 
     def head(self) -> str:
-        """Return the line above."""
+        """Return the header line."""
         return "  ".join(f"{column.title:>{column.width}}" for column in self.columns)
 
     def line(self, row: Mapping[str, Any]) -> str:
-        """Return one evaluation. What is missing stays blank; other names are ignored."""
+        """Return the line of one evaluation. Missing values stay blank; other names are ignored."""
         return "  ".join(f"{_cell(column, row.get(column.name)):>{column.width}}" for column in self.columns)
 
 
 def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return lines of a table of final metrics: a row for each split, or for whatever else was measured."""
+    """Return the lines of a table of final metrics, with a row for each split, or whatever else was measured."""
     shown = [metric for metric in _found_in(rows) if metric.in_summary]
     indent = max(map(len, ["test", *rows])) + 1
     lines = [" " * indent + "".join(f"{metric.title:>10}" for metric in shown)]
@@ -77,7 +77,7 @@ def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def full_table(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return lines of a table of all metrics, a row for each, and a column for each split."""
+    """Return the lines of a table of all metrics, with a row for each metric and a column for each split."""
     shown = _found_in(columns)
     indent = max((len(metric.title) for metric in shown), default=0) + 1
     return [
@@ -90,7 +90,7 @@ def full_table(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def class_table(by_class: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """Return a title and the lines of a table of classes that have images, all of them or the worst by F1.
+    """Return a title and the lines of a table of the classes that have images: all of them, or the worst by F1.
 
     by_class: as in metrics.json, {"cat": {"precision", "recall", "f1", "count"}, …}.
     """
@@ -132,8 +132,8 @@ def _columns_that_fit(row: Mapping[str, Any], width: int) -> list[Column]:
 
 
 def _has_top5(row: Mapping[str, Any]) -> bool:
-    """True if the row has a top-5 accuracy that says something: of five classes it is always 1."""
-    by_class = row.get("by_class") or row.get("accuracy_by_class") or range(6)  # the latter is of version 0.1.0
+    """True if the row has a meaningful top-5 accuracy: with five classes it is always 1."""
+    by_class = row.get("by_class") or row.get("accuracy_by_class") or range(6)  # the latter is from version 0.1.0
     return row.get("top5") is not None and len(by_class) > 5
 
 

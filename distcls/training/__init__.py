@@ -1,1 +1,1 @@
-"""Training: the loop, its step, and all that they change."""
+"""Training: the loop, its step, and the state that they change."""

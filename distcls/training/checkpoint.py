@@ -1,11 +1,10 @@
-"""Checkpoints: written while training goes on, so that a kill at any moment leaves a whole one behind.
+"""Writes checkpoints while training continues, so that a kill at any moment leaves a complete one behind.
 
 run_dir/checkpoints/
     step-00001200/  model.safetensors ema.safetensors optimizer.pt state.json length.json manifest.json
     best-00000900/  model.safetensors manifest.json     the best weights so far, as they are evaluated
 
-The loop only waits for a copy of the state in memory; a thread writes it (verified_folder.py), and prunes
-older ones when that is done.
+The loop only waits for a copy of the state in memory; a thread writes it (files/verified.py), then prunes older ones.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ T = TypeVar("T")
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only the main process writes; all of them read, or get what it has read."""
+    """The checkpoints of one run. Only the main process writes; all processes read, or receive what it read."""
 
     def __init__(self, run: RunFolder, config: TrainConfig) -> None:
         self.run, self.config = run, config
@@ -53,21 +52,20 @@ class Checkpoints:
         self.copies: dict[str, _Copy] = {}
 
     def steps(self, kind: str = "step") -> list[int]:
-        """Steps of the folders of this kind ("step" or "best"), newest first."""
+        """Return the steps of the folders of this kind ("step" or "best"), newest first."""
         names = [path.name for path in self.folder.glob(f"{kind}-*")]
         return sorted((int(n.split("-")[1]) for n in names if re.fullmatch(rf"{kind}-\d+", n)), reverse=True)
 
     def path(self, step: int, kind: str = "step") -> Path:
-        """Where the checkpoint of a step lies."""
+        """Return the folder of a step's checkpoint."""
         return self.folder / f"{kind}-{step:08d}"
 
     # Writing ---------------------------------------------------------------------------------------
 
     def save(self, state: TrainState, ended: bool = False) -> None:
-        """Begin to write the state at its step, unless step 0 or a checkpoint of it is there; prune when it is done.
+        """Start writing the state, then prune; does nothing at step 0, or if this step has a checkpoint.
 
-        ended: whether this is the end of the run, as long as it was to be.
-        Raises the DiskError of a write before this one.
+        ended: True if the run has reached its full length. Raises the DiskError of an earlier write.
         """
         step, best_step = state.step, state.position.best_step
         if step == 0 or self.path(step).exists():
@@ -84,15 +82,15 @@ class Checkpoints:
             write_folder(self.path(step), files, self.run.processes.moved)
             try:
                 self._prune(best_step)
-            except (OSError, ValueError) as error:  # the new one is whole, and the next prune tries again
-                self.run.progress.warning(f"old checkpoints in {self.folder} could not be pruned: {error}")
+            except (OSError, ValueError) as error:  # the new one is complete, and the next prune tries again
+                self.run.progress.warning(f"could not prune old checkpoints in {self.folder}: {error}")
 
         position = state.position_dict()
         length = length_of(self.config, ended)
         self._begin("step", step, lambda: {**state.tensors(), "optimizer": state.optimizer_state()}, write)
 
     def save_best(self, state: TrainState) -> None:
-        """Begin to write the weights that have just been evaluated. Raises the DiskError of a write before this one."""
+        """Start writing the weights that were just evaluated. Raises the DiskError of an earlier write."""
         path = self.path(state.step, "best")
 
         def write(copied: Tensors) -> None:
@@ -101,7 +99,7 @@ class Checkpoints:
         self._begin("best", state.step, lambda: dict(state.eval_module.state_dict()), write)
 
     def _begin(self, kind: str, step: int, content: Callable[[], Any], write: Callable[[Any], None]) -> None:
-        """Copy what is to be written, and write the copy in a thread. What is begun at an earlier step ends first."""
+        """Copy the content, and write the copy in a thread. Writes of earlier steps finish first."""
         if not self.run.processes.is_main or any(begun[:2] == (kind, step) for begun in self.writes):
             return
         self.raise_errors(wait=any(begun < step for _, begun, _ in self.writes))
@@ -110,7 +108,7 @@ class Checkpoints:
 
         def timed() -> None:
             for earlier in before:
-                earlier.result()  # no checkpoint that refers to best weights which could not be written
+                earlier.result()  # never write a checkpoint that refers to best weights that could not be written
             start = time.monotonic()
             write(copied)
             if kind == "step":
@@ -119,7 +117,7 @@ class Checkpoints:
         self.writes.append((kind, step, self.writer.submit(timed)))
 
     def raise_errors(self, wait: bool) -> None:
-        """Raises the DiskError of a write that has failed; with `wait`, first waits until all have ended."""
+        """Raise the DiskError of a write that has failed; with `wait`, first wait until all have finished."""
         ended = [write for _, _, write in self.writes if wait or write.done()]
         wait_for(ended)
         self.writes = [begun for begun in self.writes if begun[2] not in ended]
@@ -127,26 +125,26 @@ class Checkpoints:
             write.result()
 
     def check_space(self, state: TrainState, momenta: int) -> None:
-        """Raises DiskError where the disk has no room for the checkpoints of a run, with so many momenta a weight."""
+        """Raise DiskError if the disk has no room for the run's checkpoints. momenta: per weight."""
         if not self.run.processes.is_main:
             return
         weights = sum(t.nbytes for t in state.module.state_dict().values())
         trained = sum(p.nbytes for p in state.module.parameters() if p.requires_grad)
         one = weights * (2 if state.ema is not None else 1) + trained * momenta
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Old ones go only when a new one is whole; the best weights are in checkpoints/ twice, and in model/.
+        # Old ones are deleted only when a new one is complete; the best are twice in checkpoints/, and in model/.
         needed = one * (self.config.keep_checkpoints + 1) + weights * 3
         there = sum(file.stat().st_size for file in self.folder.glob("step-*/*"))
         free = shutil.disk_usage(self.folder).free
         if free + there < needed:
             raise DiskError(
-                f"the checkpoints of this run will take {needed / 1e6:,.0f} MB, and {self.folder} has "
+                f"the checkpoints of this run will take {needed / 1e6:,.0f} MB, but {self.folder} has only "
                 f"{(free + there) / 1e6:,.0f} MB left. Make room, keep fewer (train.keep_checkpoints=1), or choose "
                 "another disk with run.dir=DIR."
             )
 
     def _prune(self, best_step: int | None) -> None:
-        """Drop checkpoints beyond `keep`, and best weights that none of the kept ones refers to."""
+        """Delete checkpoints beyond train.keep_checkpoints, and best weights that no kept checkpoint refers to."""
         kept, old = self.steps()[: self.config.keep_checkpoints], self.steps()[self.config.keep_checkpoints :]
         for step in old:
             shutil.rmtree(self.path(step))
@@ -160,15 +158,15 @@ class Checkpoints:
     # Reading ---------------------------------------------------------------------------------------
 
     def newest(self) -> int | None:
-        """The step of the newest checkpoint that is whole, the same on all processes."""
+        """Return the step of the newest complete checkpoint, or None: the same on all processes."""
         return self.run.processes.from_main(self._newest)
 
     def restore(self, step: int | None, state: TrainState) -> None:
-        """Go on from the checkpoint of a step, or begin. All processes call it."""
+        """Restore the checkpoint of a step; None starts from scratch. All processes call it."""
         if step is not None:
             device = next(state.module.parameters()).device if self.run.is_shared else torch.device("cpu")
             state.restore(*self._read(lambda: self._parts(self.path(step), list(state.tensors()), device)))
-            self.run.progress.note(f"going on from step {step:,}")
+            self.run.progress.note(f"resuming from step {step:,}")
             best_step = state.position.best_step
             if best_step is not None and not self.run.processes.from_main(lambda: self._is_best_whole(best_step)):
                 state.position.forget_best()
@@ -176,23 +174,26 @@ class Checkpoints:
             self.run.tracker.truncate(step or 0, state.position.evaluated_step)
 
     def read_best(self, step: int) -> Tensors:
-        """The best weights. All processes call it."""
+        """Return the best weights. All processes call it."""
         return self._read(lambda: read_tensors(self.path(step, "best") / "model.safetensors"))
 
     def _read(self, function: Callable[[], T]) -> T:
-        """What each process reads in the folder, or the main one for all where only that sees it."""
+        """Return what each process reads, or, if only the main process sees the folder, what it reads for all."""
         return function() if self.run.is_shared else self.run.processes.from_main(function)
 
     def _parts(
         self, path: Path, names: list[str], device: torch.device
     ) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
-        """What TrainState.restore takes: the weights on the CPU, what the optimizer keeps on the device."""
+        """Return what TrainState.restore takes: weights on the CPU, the optimizer's state on the device."""
         tensors = {name: read_tensors(path / f"{name}.safetensors") for name in names}
         optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
         return tensors, optimizer, read_json(path / "state.json")
 
     def _newest(self) -> int | None:
-        """Torn checkpoints are set aside, and named in a warning. Raises DiskError where they may not be torn."""
+        """Return the newest complete step, or None. Damaged checkpoints are set aside, with a warning.
+
+        Raises DiskError if none is complete and some cannot be read, for those may be undamaged.
+        """
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         torn: dict[int, CorruptError] = {}
@@ -206,37 +207,37 @@ class Checkpoints:
                 torn[step] = reason
         if whole is None and any(reason.is_unreadable for reason in torn.values()):
             raise DiskError(
-                f"no checkpoint in {self.folder} can be read ({next(iter(torn.values()))}). Nothing was changed: see "
-                "that the disk is there and healthy, then run again; or remove the folder to begin anew."
+                f"no checkpoint in {self.folder} can be read ({next(iter(torn.values()))}). Nothing was changed: check "
+                "that the disk is mounted and healthy, then run again; or remove the folder to start over."
             )
         for step, reason in torn.items():
             aside = self.folder / f"bad-{self.path(step).name}"
             shutil.rmtree(aside, ignore_errors=True)
             self.path(step).rename(aside)
-            self.run.progress.warning(f"the checkpoint of step {step} cannot be used ({reason}); it is now {aside}")
+            self.run.progress.warning(f"the checkpoint of step {step} is unusable ({reason}); it was moved to {aside}")
         return whole
 
     def _is_best_whole(self, step: int) -> bool:
-        """Torn best weights cost the run its best so far, not its checkpoints: the weights in those are whole."""
+        """Return True if the best weights can be read; otherwise warn: the run then loses only its best so far."""
         try:
             verify_folder(self.path(step, "best"))
         except CorruptError as reason:
             self.run.progress.warning(
-                f"the best weights, of step {step}, cannot be used ({reason}): the best is chosen anew from here on, "
-                "so the run may keep other weights than one whose files were never damaged"
+                f"the best weights, of step {step}, are unusable ({reason}): the best is chosen again from here on, "
+                "so the run may keep different weights from one whose files were never damaged"
             )
             return False
         return True
 
 
 class _Copy:
-    """A copy on the CPU of nested dicts and lists of tensors, in the memory of the last copy: new pages cost time."""
+    """Copies nested dicts and lists of tensors to the CPU, reusing the memory of the last copy: new pages cost time."""
 
     def __init__(self) -> None:
         self.memory: dict[tuple, torch.Tensor] = {}
 
     def of(self, content: Any) -> Any:
-        """The copy. Strides stay, and tied tensors stay tied."""
+        """Return the copy. Strides are kept, and tied tensors stay tied."""
         self.seen: dict[tuple, torch.Tensor] = {}
         return self._of(content, ())
 

@@ -1,4 +1,4 @@
-"""`distcls train --dry-run`: what would happen, before anything does."""
+"""`distcls train --dry-run`: shows what a run would do, without doing it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def dry_run(config: Config, name: str) -> None:
-    """Print what `train` would do, as far as it can be known without training. It writes nothing.
+    """Print what `train` would do, as far as that can be known without training. It writes nothing.
 
     Raises what `train` would raise before its first step.
     """
@@ -46,7 +46,7 @@ def dry_run(config: Config, name: str) -> None:
         build_transforms(config.augment.transforms, config.train.seed, data.image_size)
         module = build_model(config.model, len(data.class_names), data.image_size)
         weights: list[tuple[str, str]] = []
-        if config.model.init_from is not None and not step:  # a run that is resumed has its weights in its checkpoint
+        if config.model.init_from is not None and not step:  # a resumed run gets its weights from its checkpoint
             found = init_from(module, config.model.init_from, data.class_names, config.model.init_partly)
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
         is_supervised = config.objective.name == "supervised"

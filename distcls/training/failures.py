@@ -1,4 +1,4 @@
-"""However a run ends, its folder, the other processes and the person at the terminal learn why."""
+"""Reports how a run ended, in any case: to its folder, to the other processes, and on the terminal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from distcls.runs.folder import RunFolder
 
 @contextlib.contextmanager
 def ending_told(run: RunFolder) -> Iterator[None]:
-    """Around training: status.json and log.txt tell how it ended; the other processes end too, or all leave together.
+    """Wrap training: status.json and log.txt record how it ended, and all processes exit together.
 
-    An error that is no bug of distcls leaves as what it means: OutOfMemoryError with the micro-batch to try, PeerFailed
-    where another process was the first to fail.
+    An error that is not a bug in distcls is raised as what it means: OutOfMemoryError with a micro-batch size to try,
+    PeerFailed if another process failed first.
     """
     try:
         signals.first_does(run.leave_before_training)
@@ -44,7 +44,7 @@ def _understand(error: BaseException, train: TrainConfig, device: torch.device) 
 
 
 def _tell(run: RunFolder, error: BaseException) -> BaseException:
-    """Tell everybody that this process fails; the error, or that of the process that failed first."""
+    """Report that this process failed; return its error, or that of the process that failed first."""
     signals.first_does(None)
     code = error.exit_code if isinstance(error, DistclsError) else 1
     reason = str(error) if isinstance(error, DistclsError) else traceback.format_exception_only(error)[-1].strip()
@@ -69,20 +69,20 @@ def _smaller_batches(train: TrainConfig, device: torch.device) -> str:
     micro = train.micro_batch_size or train.global_batch_size
     smaller = max((m for m in range(1, micro) if micro % m == 0), default=1)
     return (
-        f"{micro} images at once do not fit {device}. Begin another run with --name NAME and "
-        f"train.micro_batch_size={smaller}: the global batch stays {train.global_batch_size}, and so does the "
-        "learning rate, but BatchNorm, dropout and mixup see smaller micro-batches. If it happened in an "
+        f"{micro} images at once do not fit on {device}. Start another run with --name NAME and "
+        f"train.micro_batch_size={smaller}: the global batch of {train.global_batch_size} and the learning rate stay "
+        "the same, but BatchNorm, dropout and mixup see smaller micro-batches. If it happened during an "
         f"evaluation: train.eval_batch_size={max(train.eval_batch_size // 2, 1)}."
         f"{_images_elsewhere(device)}"
     )
 
 
 def _images_elsewhere(device: torch.device) -> str:
-    """A sentence on the decoded images, where a GPU keeps them."""
+    """Return a sentence about decoded images that a GPU holds, or nothing."""
     size = resident_bytes(device) / 1e9
     if not size:
         return ""
     return (
-        f" Or give it the {size:.2g} GB of decoded images back, which changes nothing in what is computed: the same "
+        f" Or free the {size:.2g} GB that decoded images take there, which does not change the results: run the same "
         "command with data.cache=0, and data.disk_cache='200 GB' if the disk has room."
     )

@@ -1,6 +1,6 @@
-"""The end of a run: its best weights measured, and everything kept that people and later commands will want.
+"""Ends a run: evaluates its best weights, and saves everything that people and later commands will want.
 
-What is drawn of it is drawn afterwards, from the run folder alone (report/run_report.py).
+Plots are drawn afterwards, from the run folder alone (report/run_report.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NUM_PICTURES = 36
 
 
 def write_about_data(data: Data, normalize: NormalizeConfig, run: RunFolder) -> None:
-    """Write what the run knows of its data, as it begins."""
+    """Write the files that describe the run's data, at its start."""
     run.write_json("classes.json", data.class_names)
     run.write_json("splits.json", data.split_lists())
     run.write_json("data_report.json", {"fingerprint": data.fingerprint, **data.report})
@@ -51,12 +51,12 @@ def finish(
     checkpoints: Checkpoints,
     run: RunFolder,
 ) -> None:
-    """Measure the best weights on val and, for the first time, on test; write what stays of the run.
+    """Evaluate the best weights on val and, for the first time, on test; write the run's results.
 
-    It changes the weights of the state to the best ones. All processes measure, the main one writes.
+    This loads the best weights into the state. All processes evaluate; the main one writes.
     """
     run.at(state.step, "finish")
-    run.processes.wait_for_everyone()  # the best weights may have been on their way to the disk
+    run.processes.wait_for_everyone()  # the best weights may still have been on their way to the disk
     module = state.eval_module
     if state.position.best_step is not None:
         load_weights(module, checkpoints.read_best(state.position.best_step))
@@ -67,15 +67,15 @@ def finish(
             probabilities = Probabilities(len(split), len(data.class_names), evaluate.batch_size, run.processes)
             metrics = evaluate(classifier, split, probabilities)
             if metrics is None:
-                raise Preempted("stopped in the last evaluation: the same command goes on with it.")
+                raise Preempted("stopped during the final evaluation: run the same command to resume.")
             if not math.isfinite(metrics.values["loss"]):
                 raise DivergedError(
                     f"the best weights give a loss of {metrics.values['loss']} on {split.name}: the last steps were "
-                    "too large. Begin another run with a lower optim.lr, or with train.max_grad_norm=1."
+                    "too large. Start another run with a lower optim.lr, or with train.max_grad_norm=1."
                 )
             measured[split.name], kept[split.name] = metrics, probabilities
-    went_bad = any(run.processes.from_all((run.dir / WENT_BAD).exists()))  # on another machine, perhaps
-    run.processes.expect_progress(None)  # the others wait for what is written
+    went_bad = any(run.processes.from_all((run.dir / WENT_BAD).exists()))  # perhaps on another machine
+    run.processes.expect_progress(None)  # the others wait while the main process writes
     if not run.processes.is_main:
         return
     for name, metrics in measured.items():
@@ -89,12 +89,12 @@ def finish(
             save_predictions(run.dir, split.name, _predictions(split, measured[split.name], kept[split.name]))
             rounded = kept[split.name].describe()
             if rounded is not None:
-                run.progress.note(f"predictions/{split.name}.npz holds the probabilities {rounded}, to save space")
+                run.progress.note(f"predictions/{split.name}.npz has probabilities {rounded}, to save space")
     save_pictures(run.dir, _choose_pictures(data, measured, first_images(data, plan, augment, run)))
     run.write_json("kept.json", {"step": state.position.best_step})
     if went_bad:
         run.progress.warning(
-            f"some images went bad during training ({run.dir / WENT_BAD}): another run would not give the same weights."
+            f"some images became unreadable during training ({run.dir / WENT_BAD}): a new run would give other weights."
         )
     folder = shlex.quote(str(run.dir))
     last = measured.get("test") or measured.get("val")
@@ -120,7 +120,7 @@ def _predictions(split: Split, metrics: SplitMetrics, kept: Probabilities) -> Pr
 def _choose_pictures(
     data: Data, measured: dict[str, SplitMetrics], batch: tuple[np.ndarray, list[str]]
 ) -> dict[str, Pictures]:
-    """Training images as the model saw them; of test (or val), some images and the most confident mistakes."""
+    """Return training images as the model saw them, and from test (or val) a sample and the most confident mistakes."""
     pictures = {"train_batch": Pictures(list(batch[0]), batch[1])}
     split = data.test or data.val
     if split is None:
@@ -136,9 +136,9 @@ def _choose_pictures(
 
 
 def first_images(data: Data, plan: BatchPlan, augment: Augmentation, run: RunFolder) -> tuple[np.ndarray, list[str]]:
-    """Pictures from the first micro-batches as the model saw them, uint8 (n, H, W, 3), and their classes.
+    """Return images of the first micro-batches as the model saw them, uint8 (n, H, W, 3), and their classes.
 
-    A batch is a function of the plan, so it can be looked at after the run as well as before.
+    A batch is a function of the plan, so it can be rebuilt after the run.
     """
     take_turns = run.config.augment.mixup and run.config.augment.cutmix
     most = NUM_PICTURES // 3 if take_turns else NUM_PICTURES  # of one micro-batch

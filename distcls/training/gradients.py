@@ -1,12 +1,12 @@
 """Sums over the global batch: gradients, BatchNorm statistics and the step's numbers, over micro-batches and ranks.
 
-Both ways of summing give what one process would get from the whole global batch, and both leave the mean
-gradient in `parameter.grad`. They differ in the order of float additions:
+Both ways of summing give what one process would get from the whole global batch, and leave the mean gradient in
+`parameter.grad`. They differ in the order of float additions:
 
 - `OverlappedSum` (fast): DistributedDataParallel reduces while the backward pass runs. The order depends
   on the number of processes.
-- `OrderedSum` (deterministic): a binary tree over the micro-batches of the global batch, of which each rank
-  computes a subtree and all ranks together the top. The order, and so every bit, is the same on 1, 2, 4 … processes.
+- `OrderedSum` (deterministic): a binary tree over the micro-batches of the global batch. Each rank computes a
+  subtree, and all ranks together the top. The order, and so every bit, is the same on 1, 2, 4 … processes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch import nn
 from distcls.training.statistics import BatchNormStatistics
 
 Forward = Callable[[Any], tuple[torch.Tensor, torch.Tensor]]
-"""Runs one micro-batch: the loss to go backward from, and a vector of numbers to be summed."""
+"""Runs one micro-batch and returns the loss for the backward pass and a vector of numbers to sum."""
 
 
 class OverlappedSum:
     """The fast sum: DistributedDataParallel's reducer, overlapping with the backward pass.
 
-    `no_sync` is its context manager that only accumulates; DDP divides by the number of processes, which
-    is undone in the loss. Each parameter without a gradient gets zeros, so that how a batch was cut
-    cannot decide whether weight decay and momentum move it. DDP wraps `module` alone: gradients of `further` modules,
-    which are small (a projector), are summed with the numbers, after the backward pass.
+    `no_sync` is DDP's context manager that only accumulates. DDP divides by the number of processes, which the loss
+    undoes. Each parameter without a gradient gets zeros, so that how a batch was split cannot decide whether weight
+    decay and momentum move it. DDP wraps only `module`: gradients of `further` modules, which are small (a projector),
+    are summed with the numbers after the backward pass.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class OverlappedSum:
         self.world_size = world_size
 
     def __call__(self, forward: Forward, micro_batches: Sequence[Any]) -> torch.Tensor:
-        """Leave the summed gradients in place; the sum of the numbers and BatchNorm statistics, flat."""
+        """Set the summed gradients; return the sums of the numbers and BatchNorm statistics, flat."""
         for parameter in self.parameters:
             parameter.grad = None
         total = self._run(forward, micro_batches[0], last=len(micro_batches) == 1)
@@ -63,7 +63,7 @@ class OverlappedSum:
         return self._reduce(total) if self.world_size > 1 else total
 
     def _reduce(self, total: torch.Tensor) -> torch.Tensor:
-        """The sum of the numbers over all processes, and with them the gradients that DDP does not know."""
+        """Return the numbers summed over all processes; also sum the gradients that DDP does not handle."""
         size = len(total)
         gradients = [parameter.grad for parameter in self.further if parameter.grad is not None]
         if gradients:
@@ -84,11 +84,11 @@ class OverlappedSum:
 class OrderedSum:
     """The deterministic sum: a halving recursion over the micro-batches of the global batch.
 
-    fold(lo, hi) = leaf | fold(lo, mid) + fold(mid, hi). With 2^k processes that divide the number of
-    micro-batches, a rank's contiguous block is a subtree of it, for any k. The top of the tree is computed
-    shard by shard: the flat vector goes all-to-all, each rank adds the W versions of its shard pairwise, and
-    an all-gather brings the shards together, which is the traffic of a ring all-reduce.
-    After EasyScale (arXiv 2208.14228), where virtual workers keep bits under elasticity.
+    fold(lo, hi) = leaf | fold(lo, mid) + fold(mid, hi). With 2^k processes that divide the number of micro-batches,
+    each rank's contiguous block is a subtree, for any k. The top of the tree is computed shard by shard: an all-to-all
+    distributes the flat vector, each rank adds the W versions of its shard pairwise, and an all-gather collects the
+    shards: the traffic of a ring all-reduce. After EasyScale (arXiv 2208.14228), where virtual workers keep results
+    bitwise equal when the number of GPUs changes.
     """
 
     def __init__(
@@ -103,12 +103,12 @@ class OrderedSum:
         self.statistics = statistics
         self.backward = backward
         self.world_size = world_size
-        # As each parameter lies in memory: a gradient of other strides makes fused optimizers compute nonsense.
+        # Each parameter's own strides: a gradient with different ones makes fused optimizers compute nonsense.
         self.strides = [torch.empty_like(p, device="meta").stride() for p in self.parameters]
         self.num_gradients = sum(p.numel() for p in self.parameters)
 
     def __call__(self, forward: Forward, micro_batches: Sequence[Any]) -> torch.Tensor:
-        """Leave the summed gradients in place; the sum of the numbers and BatchNorm statistics, flat."""
+        """Set the summed gradients; return the sums of the numbers and BatchNorm statistics, flat."""
         flat = self._fold(forward, micro_batches)
         if self.world_size > 1:
             flat = self._fold_ranks(flat)
@@ -124,7 +124,7 @@ class OrderedSum:
         return left.add_(self._fold(forward, micro_batches[middle:]))
 
     def _leaf(self, forward: Forward, micro_batch: Any) -> torch.Tensor:
-        """Gradients, numbers and statistics of one micro-batch, flat, filled up to a multiple of the world size."""
+        """Return one micro-batch's gradients, numbers and statistics, flat, padded to a multiple of the world size."""
         for parameter in self.parameters:
             parameter.grad = None
         loss, numbers = forward(micro_batch)
@@ -139,7 +139,7 @@ class OrderedSum:
         return flat
 
     def _gradients(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """A view of the flat vector for each parameter, with the parameter's strides."""
+        """Return a view of the flat vector for each parameter, with the parameter's strides."""
         views, offset = [], 0
         for parameter, stride in zip(self.parameters, self.strides, strict=True):
             views.append(flat.as_strided(parameter.shape, stride, offset))

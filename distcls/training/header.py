@@ -1,4 +1,4 @@
-"""The header of a run and of `--dry-run`: what is about to happen, before it does."""
+"""The header of a run and of `--dry-run`: shows what is about to happen, before it does."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from distcls.runs.resuming import newest_step, trained_length
 from distcls.training.memory import Memory, estimate_memory, largest_that_fits, memory_for_each_process
 
 LARGEST_FOR_SMALL_MODELS = 96
-"""Pixels from which on the hidden layer of cnn2 and cnn3 has more weights than there is to learn."""
+"""Pixels. For larger images, the hidden layer of cnn2 and cnn3 has far too many weights."""
 
 
 def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
-    """Raises UsageError where a setting needs a split that is not there, or more steps than there are."""
+    """Raise UsageError if a setting needs a split that does not exist, or more steps than the run has."""
     if config.train.early_stopping is not None and data.val is None:
         raise UsageError(
-            f"train.early_stopping={config.train.early_stopping} watches the val split, and there is none: give "
-            "it some images (data.val_fraction=0.1), or leave early stopping out"
+            f"train.early_stopping={config.train.early_stopping} watches the val split, but there is none: give "
+            "it some images (data.val_fraction=0.1), or leave out early stopping"
         )
     warmup = steps_at(parse_duration(config.optim.warmup), plan)
     if warmup > plan.total_steps:
         raise UsageError(
-            f"optim.warmup={config.optim.warmup} is {warmup:,} steps, but the run has {plan.total_steps:,}: its "
-            "learning rate would never reach optim.lr. Make it shorter, such as optim.warmup=5%"
+            f"optim.warmup={config.optim.warmup} is {warmup:,} steps, but the run has only {plan.total_steps:,}: its "
+            "learning rate would never reach optim.lr. Use a shorter warmup, such as optim.warmup=5%"
         )
 
 
 def describe(
     config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
 ) -> list[tuple[str, str]]:
-    """Return name and value of each thing worth knowing before the first step."""
+    """Return (name, value) pairs: what is worth knowing before the first step."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     precision = describe_precision(config.train, processes.device)
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
-    left_out = f"; {num_bad} unreadable left out, see data_report.json" if num_bad else ""
+    left_out = f"; {num_bad} unreadable skipped, see data_report.json" if num_bad else ""
     num_ignored = data.report["num_ignored_files"]
     ignored = f"; {count(num_ignored, 'other file')} ignored" if num_ignored else ""
     return [
@@ -88,14 +88,14 @@ def _describe_steps(train: TrainConfig, plan: BatchPlan) -> str:
 
 
 def _describe_sharing(train: TrainConfig, plan: BatchPlan) -> str:
-    """Return which numbers of processes can share the run, and how to begin one that leaves room for more."""
+    """Return which numbers of processes can share the run, and how to start one that more can share."""
     fitting = fitting_world_sizes(train, plan.micro_batch_size)
     shown = either(fitting) if len(fitting) <= 6 else f"{', '.join(map(str, fitting[:3]))} … {fitting[-1]}"
     text = f"{shown} {'process' if len(fitting) == 1 else 'processes'} can share this run"
     if plan.grad_accum_steps > 1 or plan.micro_batch_size == 1:
         return text
     smaller = next(size for size in range(plan.micro_batch_size // 2, 0, -1) if plan.micro_batch_size % size == 0)
-    return f"{text}; for more, begin it with a smaller micro-batch, such as train.micro_batch_size={smaller}"
+    return f"{text}; for more, start it with a smaller micro-batch, such as train.micro_batch_size={smaller}"
 
 
 def _warn_of_memory(
@@ -108,12 +108,12 @@ def _warn_of_memory(
     fits = largest_that_fits(memory, plan.micro_batch_size, limit)
     advice = "a smaller model or smaller images (data.image_size)" if fits is None else f"train.micro_batch_size={fits}"
     needed = gigabytes(memory.of_step(plan.micro_batch_size))
-    text = f"OUT OF MEMORY? A step needs about {needed} in each process, but there are {gigabytes(limit)}: try {advice}"
+    text = f"OUT OF MEMORY? A step needs about {needed} per process, but there is {gigabytes(limit)}: try {advice}"
     return [("warning", text)]
 
 
 def describe_longer(config: Config, plan: BatchPlan, run_dir: Path) -> list[tuple[str, str]]:
-    """Return a line about a run that had come to its end and is made longer: its schedule is another one now."""
+    """Return a line about a finished run that is being made longer, because its schedule changes."""
     length, step = trained_length(run_dir), newest_step(run_dir)
     if not length.get("ended") or not step:
         return []
@@ -126,13 +126,13 @@ def describe_longer(config: Config, plan: BatchPlan, run_dir: Path) -> list[tupl
     if new != old:
         change = "rises again" if new > old else "falls"
         rate = f"its schedule now spans {plan.total_steps:,}, so the learning rate {change} from {old:.3g} to {new:.3g}"
-    return [("longer", f"this run had ended after {count(step, 'step')}: {rate}")]
+    return [("longer", f"this run ended after {count(step, 'step')}: {rate}")]
 
 
 def _warn_of_batch(plan: BatchPlan) -> list[tuple[str, str]]:
     if plan.global_batch_size <= plan.num_images:
         return []
-    text = f"a batch of {plan.global_batch_size:,} is more than the {plan.num_images:,} training images: "
+    text = f"a batch of {plan.global_batch_size:,} exceeds the {plan.num_images:,} training images: "
     advice = "a smaller train.global_batch_size gives more steps"
     return [("warning", f"{text}each step sees all of them, {plan.epoch(1):.3g} times; {advice}")]
 
@@ -140,12 +140,12 @@ def _warn_of_batch(plan: BatchPlan) -> list[tuple[str, str]]:
 def _warn_of_model(config: Config, data: Data, trained: int) -> list[tuple[str, str]]:
     if config.model.name not in ("cnn2", "cnn3") or data.image_size <= LARGEST_FOR_SMALL_MODELS:
         return []
-    text = f"{config.model.name} is made for small images, and has {trained:,} weights at {data.image_size} pixels: "
+    text = f"{config.model.name} is meant for small images; at {data.image_size} pixels it has {trained:,} weights: "
     return [("warning", f"{text}try model.name=resnet9 or torchvision/resnet18, with augment.flip=true")]
 
 
 def _describe_balance(config: Config, data: Data) -> list[tuple[str, str]]:
-    """Return what is done about rare classes, if anything."""
+    """Return how rare classes are handled, if at all."""
     said = {
         "none": [],
         "balanced": ["drawn with replacement, classes equally often"],
@@ -169,22 +169,22 @@ def _describe_images(data: Data) -> str:
         return f"{size}, {place}"
     side = train.decoding.image_size
     whole = "whole images" if train.decoding == train.random_crop else f"{side} × {side} pixels"
-    return f"{size}, for training cut at random from {whole}, {place}"
+    return f"{size}, cropped at random from {whole} for training, {place}"
 
 
 def describe_plan(
     config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
 ) -> list[tuple[str, str]]:
-    """Return what --dry-run shows: the header, and what is only worth knowing when planning."""
+    """Return what --dry-run shows: the header, and what helps in planning a run."""
     memory = estimate_memory(config, module, data.image_size)
     return [
         *describe(config, data, plan, module, processes),
         ("evaluation", _describe_evaluation(config.train, data)),
         (
             "checkpoint",
-            f"{describe_every(config.train.checkpoint_every)}, the last {config.train.keep_checkpoints} are kept",
+            f"{describe_every(config.train.checkpoint_every)}, keeping the last {config.train.keep_checkpoints}",
         ),
-        ("memory", "not known for this model" if memory is None else _describe_memory(memory, plan)),
+        ("memory", "unknown for this model" if memory is None else _describe_memory(memory, plan)),
     ]
 
 
@@ -198,7 +198,7 @@ def _describe_evaluation(train: TrainConfig, data: Data) -> str:
 def _describe_memory(memory: Memory, plan: BatchPlan) -> str:
     size = memory.of_step(plan.micro_batch_size) / 2**20
     return (
-        f"about {size:,.0f} MiB per process for weights, optimizer and activations, beside what libraries and their "
+        f"about {size:,.0f} MiB per process for weights, optimizer and activations, plus what libraries and their "
         "buffers take"
     )
 

@@ -1,10 +1,10 @@
-"""A step's numbers, read one step late: the only place where training waits for the device.
+"""Reads a step's numbers one step late: the only place where training waits for the device.
 
-A GPU works through a queue that Python fills. To read a number right after queuing the step that computes it would
-wait for the whole queue, and leave the GPU without work until Python has queued more. So the numbers of a step are
-copied into pinned memory by the queue itself, and read once the next step is queued behind them: that waits for one
-event, which has usually passed. Events are also the clock, because Python's own time says when a step was queued,
-not when it was done. On a CPU nothing is queued, and the clock is Python's.
+A GPU works through a queue that Python fills. Reading a number right after queueing the step that computes it would
+wait for the whole queue, and leave the GPU idle until Python has queued more. So the queue itself copies a step's
+numbers into pinned memory, and they are read once the next step is queued behind them: that waits for one event,
+which has usually passed. Events are also the clock, because Python's time says when a step was queued, not when it
+was done. On a CPU nothing is queued, and the clock is Python's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 Moment = float | torch.cuda.Event
-"""A point of the device's work: seconds, or an event of the queue."""
+"""A point in the device's work: seconds, or an event in the queue."""
 
 
 class FinishedStep(NamedTuple):
@@ -24,13 +24,13 @@ class FinishedStep(NamedTuple):
     step: int
     numbers: list[float]
     seconds: float
-    """Since the step before was finished; after a pause, since this step's data was asked for."""
+    """Since the previous step finished; after a pause, since this step's data was requested."""
     waiting: float
-    """Of these, the seconds that the device spent waiting for the step's data."""
+    """The part of these seconds that the device spent waiting for the step's data."""
 
 
 class _Queued(NamedTuple):
-    """A step whose numbers are on their way."""
+    """A step whose numbers are still being copied."""
 
     step: int
     numbers: torch.Tensor
@@ -41,7 +41,7 @@ class _Queued(NamedTuple):
 
 
 class LateNumbers:
-    """Call `ask` before a step's data is awaited, `begin` when it is there, and `put` when the step is queued."""
+    """Call `ask` before waiting for a step's data, `begin` when it has arrived, and `put` once the step is queued."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
@@ -51,15 +51,15 @@ class LateNumbers:
         self.queued: _Queued | None = None
 
     def ask(self) -> None:
-        """The data of the next step is asked for."""
+        """Note that the next step's data is requested."""
         self.asked = self._now()
 
     def begin(self) -> None:
-        """The data is there; what is queued from now on is the step."""
+        """Note that the data has arrived; everything queued from now on belongs to the step."""
         self.began = self._now()
 
     def put(self, step: int, numbers: torch.Tensor) -> FinishedStep | None:
-        """Start copying the numbers (k,) of a step that is queued; return the step before it, if there was one."""
+        """Start copying the numbers (k,) of a queued step; return the step before it, if any."""
         if self.on_gpu:
             pinned = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             numbers = pinned.copy_(numbers, non_blocking=True)
@@ -70,14 +70,14 @@ class LateNumbers:
         return _read(before)
 
     def take(self) -> FinishedStep | None:
-        """Wait for the step queued last and return it, if nobody has seen it; whatever comes now is not timed."""
+        """Wait for the last queued step and return it, unless already returned; what follows is not timed."""
         last, self.queued, self.last_done = self.queued, None, None
         return _read(last)
 
     def _now(self) -> Moment:
         if not self.on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True, blocking=True)  # asleep, a core is free for the loader's workers
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # sleeping leaves a core to the loader's workers
         event.record()
         return event
 
@@ -92,7 +92,7 @@ def _read(queued: _Queued | None) -> FinishedStep | None:
 
 
 def _between(first: Moment, second: Moment) -> float:
-    """Seconds."""
+    """Return the seconds between two moments."""
     if isinstance(first, torch.cuda.Event):
         assert isinstance(second, torch.cuda.Event)
         return first.elapsed_time(second) / 1000

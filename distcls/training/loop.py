@@ -1,9 +1,9 @@
 """Training, from the config to the finished run: the table of contents of distcls.
 
 A run is a pure function of its config. What a step does depends on (config, step, weights, optimizer
-state) and on nothing else, so everything but those is computed from the step: the images (plan/batches.py),
-the random numbers (plan/randomness.py), the learning rate (optim/schedules.py). Sums over micro-batches and
-processes are taken in gradients.py, and a checkpoint (checkpoint.py) is all that a kill can lose.
+state) and on nothing else, so everything else is computed from the step: the images (plan/batches.py), the random
+numbers (plan/randomness.py), the learning rate (optim/schedules.py). gradients.py sums over micro-batches and
+processes, and a kill loses only the steps since the last checkpoint (checkpoint.py).
 
 There are no hooks or callbacks: the code runs in the order you read it.
 """
@@ -42,18 +42,18 @@ from distcls.training.watch import Watch
 
 
 class Finished(NamedTuple):
-    """A run that has come to its end."""
+    """A finished run."""
 
     dir: Path
     is_main: bool
-    """Whether this is the one of the run's processes that writes."""
+    """True on the one process of the run that writes."""
 
 
 def train(config: Config, default_name: str) -> Finished:
     """Train to the end, or resume from the newest checkpoint.
 
-    default_name: of the run, if the config gives none. Raises Preempted after a stop signal (everything is saved), and
-    the other errors of errors.py.
+    default_name: the run's name, if the config gives none. Raises Preempted after a stop signal (everything is saved),
+    and the other errors of errors.py.
     """
     with (
         Processes(config.run.device, config.run.hang_timeout) as processes,
@@ -89,7 +89,7 @@ def train(config: Config, default_name: str) -> Finished:
         while True:
             stopping = processes.asked_to_stop()
             due = is_due(state.step, config.train.eval_every, plan) and not state.is_evaluated
-            if data.val and due and not stopping:  # what is left out here comes first when the run goes on
+            if data.val and due and not stopping:  # an evaluation skipped here is done first on resume
                 watch.catch_up("evaluate")
                 classifier = Classifier(state.eval_module, config, data.class_names, data.decoding)
                 metrics = evaluate(classifier, data.val)
@@ -106,7 +106,7 @@ def train(config: Config, default_name: str) -> Finished:
                 checkpoints.save(state, ended=finished)
             checkpoints.raise_errors(wait=stopping or finished)
             if stopping:
-                raise Preempted(f"stopped at step {state.step}: the same command goes on from there.")
+                raise Preempted(f"stopped at step {state.step}. Run the same command to resume.")
             if stopped_early:
                 run.finish_because(state.why_stopped_early(config.train.best_metric))
             if finished:

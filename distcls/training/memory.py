@@ -1,4 +1,4 @@
-"""How much memory a step takes, as far as weights and layers tell, and how much there is."""
+"""Estimates how much memory a step needs, from its weights and layers, and how much there is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distcls.plan.randomness import global_state_kept
 
 
 class Memory(NamedTuple):
-    """Bytes on each device: what stays, and what each image of a micro-batch adds."""
+    """Bytes on each device: a fixed part, and what each image of a micro-batch adds."""
 
     weights: int
     per_image: int
@@ -27,11 +27,11 @@ class Memory(NamedTuple):
 
 
 def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memory | None:
-    """Return what weights, gradients, optimizer and average take, and the activations of an image.
+    """Return the memory for weights, gradients, optimizer and average, and for the activations of an image.
 
-    Activations are counted by passing one image through a copy of the model and adding up what its layers give out,
-    which is about what the backward pass keeps. The copy has shapes and no numbers, so that it costs nothing; None for
-    a model that cannot run like that.
+    Activations are counted by passing one image through a copy of the model and adding up its layers' outputs, which
+    is about what the backward pass keeps. The copy has shapes but no numbers, so it costs nothing; None for a model
+    that cannot run like that.
     """
     itemsize = 8 if config.train.precision == "float64" else 4
     activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
@@ -43,7 +43,7 @@ def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memor
 
 
 def _count_outputs(module: nn.Module, image_size: int) -> int | None:
-    """Return how many numbers the layers give out for one image."""
+    """Return how many numbers the layers output for one image."""
     outputs = [0]
     try:
         shapes = _without_numbers(module)
@@ -53,7 +53,7 @@ def _count_outputs(module: nn.Module, image_size: int) -> int | None:
         images = torch.zeros(1, 3, image_size, image_size, device="meta", dtype=next(shapes.parameters()).dtype)
         with torch.inference_mode(), global_state_kept():
             shapes.eval()(images)
-    except Exception:  # a model of the user's may do anything; what is wrong with it is for training to tell
+    except Exception:  # a user's model may do anything; training reports what is wrong with it
         return None
     return sum(outputs)
 
@@ -63,7 +63,7 @@ def _numbers_in(output: object) -> int:
 
 
 def _without_numbers(module: nn.Module) -> nn.Module:
-    """Return a copy whose parameters and buffers are on the meta device; not even for a moment are there two."""
+    """Return a copy whose parameters and buffers are on the meta device, without ever copying their numbers."""
     memo: dict[int, torch.Tensor] = {}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
@@ -73,7 +73,7 @@ def _without_numbers(module: nn.Module) -> nn.Module:
 
 
 def memory_for_each_process(processes: Processes) -> int | None:
-    """Return the bytes of this process's GPU, or its share of the machine's memory; None where that is not known."""
+    """Return the bytes of this process's GPU, or its share of the machine's memory; None if unknown."""
     if processes.device.type == "cuda":
         return torch.cuda.get_device_properties(processes.device).total_memory
     if processes.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What a run is at a step boundary: all that a checkpoint holds, and nothing that can be recomputed."""
+"""The state of a run between two steps: everything that a checkpoint must hold, and nothing that can be recomputed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from distcls.training.objectives.objective import Objective
 from distcls.training.statistics import BatchNormStatistics
 
 RESERVED = ("model", "ema", "optimizer", "state", "length", "manifest")
-"""Names of the other files of a checkpoint."""
+"""Names of the other files in a checkpoint."""
 
 
 @dataclass
 class Position:
-    """Where the run stands: plain numbers, saved as JSON."""
+    """How far the run has come: plain numbers, saved as JSON."""
 
     step: int = 0
     """Optimizer steps completed, skipped ones included."""
@@ -44,35 +44,35 @@ class Position:
     best_loss: float | None = None
     evaluations_since_best: int = 0
     skipped_steps: int = 0
-    """Steps that updated nothing because fp16 overflowed."""
+    """Steps without an update because fp16 overflowed."""
     steps_summed: int = 0
     """Training steps since the last evaluation, and the sums of their losses and accuracies."""
     loss_sum: float = 0.0
     accuracy_sum: float = 0.0
 
     def add_step(self, loss: float, accuracy: float) -> None:
-        """Count a training step towards the means that the next evaluation is shown with."""
+        """Add a training step to the means that are shown with the next evaluation."""
         self.steps_summed += 1
         self.loss_sum, self.accuracy_sum = self.loss_sum + loss, self.accuracy_sum + accuracy
 
     def take_means(self) -> tuple[float | None, float | None]:
-        """Return mean loss and accuracy of the training steps since the last evaluation; the sums begin anew."""
+        """Return mean loss and accuracy of the training steps since the last evaluation, and reset the sums."""
         sums, steps = (self.loss_sum, self.accuracy_sum), self.steps_summed
         self.steps_summed, self.loss_sum, self.accuracy_sum = 0, 0.0, 0.0
         return (sums[0] / steps, sums[1] / steps) if steps else (None, None)
 
     def forget_best(self) -> None:
-        """Choose the best anew."""
+        """Forget the best evaluation, so that it is chosen again."""
         self.best_step = self.best_value = self.best_loss = None
         self.evaluations_since_best = 0
 
 
 @dataclass
 class TrainState:
-    """The weights and everything that moves with them.
+    """The weights and everything that changes with them.
 
-    `module` is the plain network; `model` is what is called in training: the same weights behind DDP,
-    autocast and torch.compile. Names in checkpoints are those of `module`.
+    `module` is the plain network; `model` is what training calls: the same weights with DDP, autocast and
+    torch.compile. Checkpoints use the names of `module`.
     """
 
     module: nn.Module
@@ -82,9 +82,9 @@ class TrainState:
     scaler: Any = None
     ema: nn.Module | None = None
     groups: list[Group] = field(default_factory=list)
-    """What the optimizer's parameter groups are, and which learning rate each has."""
+    """The optimizer's parameter groups, with the learning rate of each."""
     further: dict[str, nn.Module] = field(default_factory=dict)
-    """Modules of the objective, by name: a projector that is trained, a teacher that follows."""
+    """The objective's modules, by name: a projector that is trained, a teacher that follows."""
     position: Position = field(default_factory=Position)
 
     @property
@@ -94,19 +94,19 @@ class TrainState:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether these weights have been measured."""
+        """True if these weights have been evaluated."""
         return self.position.evaluated_step == self.step
 
     def is_finite(self) -> bool:
-        """True if all weights are numbers; it waits for the device."""
+        """True if all weights are finite. This waits for the device."""
         weights = [p.detach() for p in self.module.parameters() if p.is_floating_point() and p.numel()]
         return not weights or bool(torch.isfinite(torch.stack(torch._foreach_norm(weights, math.inf))).all())
 
     def record(self, metrics: dict[str, Any], metric: str) -> bool:
-        """Take note of an evaluation of these weights; True if it is the best so far by this metric.
+        """Record an evaluation of these weights; return True if it is the best so far by this metric.
 
-        Small val splits tie all the time: among equals the lower loss is better. What is better is better for
-        everything: the star in the table, the weights that are kept, and the patience of early stopping.
+        Small val splits often tie: among equals, the lower loss wins. The star in the table, the weights that are kept
+        and the patience of early stopping all follow this one rule.
         """
         position, value, loss = self.position, metrics[metric], metrics["loss"]
         position.evaluated_step = self.step
@@ -120,11 +120,11 @@ class TrainState:
         return True
 
     def has_stopped_early(self, patience: int | None) -> bool:
-        """True if so many evaluations in a row brought no new best one."""
+        """True if the last `patience` evaluations brought no new best."""
         return patience is not None and self.position.evaluations_since_best >= patience
 
     def why_stopped_early(self, metric: str) -> str:
-        """In words."""
+        """Return a sentence that says why."""
         position, title, number = self.position, METRICS[metric].title, self.position.evaluations_since_best
         last, were = ("last evaluation", "was") if number == 1 else (f"last {number:,} evaluations", "were")
         if position.best_value is None:
@@ -134,19 +134,19 @@ class TrainState:
 
     @property
     def eval_module(self) -> nn.Module:
-        """The network that is evaluated and kept: the average where there is one. Its buffers are the network's."""
+        """Return the network that is evaluated and kept: the average, if there is one, with the network's buffers."""
         if self.ema is None:
             return self.module
         copy_buffers(self.ema, self.module)
         return self.ema
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Weights and buffers by file of the checkpoint."""
+        """Return weights and buffers, by the checkpoint's files."""
         modules = {"model": self.module} | ({"ema": self.eval_module} if self.ema is not None else {}) | self.further
         return {name: dict(module.state_dict()) for name, module in modules.items()}
 
     def refuse_drift(self, processes: Processes) -> None:
-        """Raise DriftedError where the weights or buffers of two processes differ. All of them call it."""
+        """Raise DriftedError if the weights or buffers of two processes differ. All processes call it."""
         if processes.world_size == 1:
             return
         named = [(f"{file}: {name}", t) for file, tensors in self.tensors().items() for name, t in tensors.items()]
@@ -156,20 +156,21 @@ class TrainState:
                 if theirs[index] != sums[0][index]:
                     raise DriftedError(
                         f"at step {self.step} the processes have drifted apart: the first tensor that differs, between "
-                        f"rank 0 and rank {rank}, is {name!r}. Something draws or remembers by itself in each process: "
-                        "a model or optimizer with a generator or attributes of its own. Or machines are of several "
-                        "kinds, and their processors round differently. They were equal at the last checkpoint."
+                        f"rank 0 and rank {rank}, is {name!r}. Some code draws random numbers or keeps state in "
+                        "each process separately, such as a model or optimizer with its own generator or attributes; "
+                        "or the machines have different processors, which round differently. The processes agreed at "
+                        "the last checkpoint."
                     )
 
     def optimizer_state(self) -> dict[str, Any]:
-        """Optimizer and loss scale, for torch.save."""
+        """Return the state of the optimizer and loss scale, for torch.save."""
         scaler = {"scaler": self.scaler.state_dict()} if self.scaler is not None else {}
         return {"optimizer": self.optimizer.state_dict(), **scaler}
 
     def restore(
         self, tensors: dict[str, dict[str, torch.Tensor]], optimizer_state: dict[str, Any], position: dict[str, Any]
     ) -> None:
-        """Become what was saved. Raises ValueError where the optimizer's state lies differently in memory."""
+        """Load a saved state. Raises ValueError if the optimizer's state has another memory layout."""
         load_weights(self.module, tensors["model"])
         if self.ema is not None:
             load_weights(self.ema, tensors["ema"])
@@ -183,7 +184,7 @@ class TrainState:
         self.position = Position(**position)
 
     def position_dict(self) -> dict[str, Any]:
-        """Where the run stands, for JSON."""
+        """Return the position, for JSON."""
         return asdict(self.position)
 
 
@@ -195,9 +196,9 @@ def build_state(
     run: RunFolder,
     with_init_from: bool = True,
 ) -> TrainState:
-    """The state before the first step, on the device. Weights are drawn on the CPU, so that devices agree.
+    """Return the state before the first step, on the device. Weights are drawn on the CPU, so that devices agree.
 
-    A run that goes on has its weights in its checkpoint: `with_init_from=False` needs no other source.
+    with_init_from: False for a resumed run, which gets its weights from its checkpoint.
     """
     seed_torch(torch.device("cpu"), config.train.seed, "init")
     module = build_model(config.model, len(data.class_names), data.image_size)
@@ -216,11 +217,11 @@ def build_state(
         start_momenta(optimizer)
     return TrainState(
         module=module,
-        # Deterministic sums leave DDP out; one process needs none.
+        # Deterministic sums do without DDP; one process does not need it.
         model=acceleration.prepare(
             module,
             distributed=not config.train.deterministic,
-            # Code that is not ours may leave out a part of the model in some passes only.
+            # A user's code may leave out a part of the model in some passes only.
             all_used=is_supervised and ":" not in config.model.name and not tried.unused,
         ),
         optimizer=optimizer,
@@ -237,20 +238,20 @@ def build_state(
 
 
 def is_trained(module: nn.Module) -> bool:
-    """True if any of its parameters requires a gradient."""
+    """True if any of the module's parameters requires a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _build_further(
     config: Config, objective: Objective, module: nn.Module, acceleration: Acceleration
 ) -> dict[str, nn.Module]:
-    """The objective's modules, on the device. Raises UsageError for a name that a checkpoint uses otherwise."""
+    """Return the objective's modules, on the device. Raises UsageError for a name that checkpoints reserve."""
     seed_torch(torch.device("cpu"), config.train.seed, "objective")
     further = objective.modules(module)
     for name, own in further.items():
         if name in RESERVED or not name.isidentifier():
             raise UsageError(
-                f"objective.name={config.objective.name} calls a module {name!r}: a name is letters, digits and _, and "
+                f"objective.name={config.objective.name} calls a module {name!r}: use letters, digits and _, and "
                 f"none of {', '.join(RESERVED)}."
             )
         own.to(acceleration.device, acceleration.dtype).train(is_trained(own))
@@ -259,7 +260,7 @@ def _build_further(
 
 
 def _load_as_main(module: nn.Module, config: ModelConfig, class_names: list[str], run: RunFolder) -> None:
-    """What the main process finds there is what all begin with: the others may see an older copy, or none."""
+    """Load the main process's initial weights in all processes: the others may see an older file, or none."""
 
     def load() -> tuple[InitFrom, dict[str, torch.Tensor]]:
         return init_from(module, config.init_from or "", class_names, config.init_partly), module.state_dict()
@@ -273,14 +274,14 @@ def _load_as_main(module: nn.Module, config: ModelConfig, class_names: list[str]
 
 
 def _checksum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor's bits as integers, int64 (), on its device."""
+    """Return the sum of a tensor's bits as integers, int64 (), on its device."""
     flat = tensor.detach().contiguous().flatten()
     sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return flat.view(sizes.get(flat.element_size(), torch.uint8)).sum(dtype=torch.int64)
 
 
 def _check_strides(optimizer: torch.optim.Optimizer) -> None:
-    """A momentum of other strides than its weight makes fused CPU optimizers compute wrong values, silently."""
+    """Raise ValueError if a momentum's strides differ from its weight's: fused optimizers would silently go wrong."""
     for parameter, state in optimizer.state.items():
         expected = torch.empty_like(parameter, device="meta").stride()
         for name, value in state.items():

@@ -1,7 +1,7 @@
-"""Buffers that forward passes move: BatchNorm's running statistics, and whatever else a model keeps of its inputs.
+"""Keeps buffers that forward passes update, such as BatchNorm's running statistics, the same on all processes.
 
-A forward pass would move them once per micro-batch, in each process by its own. Here they move once a step, by the
-mean over the micro-batches of the global batch, so they are the same for any number of processes.
+A forward pass would update them once per micro-batch, in each process separately. Here they change once a step, by
+the mean over the micro-batches of the global batch, so they are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class BatchNormStatistics:
-    """Running statistics that move once a step, by the mean over the micro-batches that computed them.
+    """Running statistics that change once a step, by the mean over the micro-batches that computed them.
 
     Between steps, and whenever a forward pass begins, the model's buffers hold the true running statistics: a
-    BatchNorm in evaluation mode uses them, and one that does not run keeps them. In training each BatchNorm has
-    momentum 1, so that after a pass its buffers hold the statistics of that micro-batch: call `read` after each. Its
-    own counter, num_batches_tracked, says whether it ran in training mode, without waiting for the device.
+    BatchNorm in evaluation mode uses them, and one that does not run keeps them. In training, each BatchNorm has
+    momentum 1, so that after a pass its buffers hold the statistics of that micro-batch: call `read` after each pass.
+    Its own counter, num_batches_tracked, shows whether it ran in training mode, without waiting for the device.
 
     `moving` are other floating-point and integer buffers that a forward pass changes (models/trial.py finds them):
-    each moves by the mean change over all micro-batches, which for a running mean is the same rule.
+    each changes by its mean change over all micro-batches, which for a running mean is the same rule.
     """
 
     def __init__(self, *modules: nn.Module, moving: Sequence[torch.Tensor] = ()) -> None:
@@ -57,10 +57,10 @@ class BatchNormStatistics:
         self.kept = [buffer.clone() for buffer in self.moving]
 
     def read(self) -> list[torch.Tensor]:
-        """The statistics of the last micro-batch, to be summed by the caller: nothing, or one flat vector.
+        """Return the statistics of the last micro-batch, for the caller to sum: nothing, or one flat vector.
 
         It holds the statistics of the layers that ran in training mode, the changes of `moving`, and for each layer 1
-        if it ran and 0 otherwise. The buffers get their true values back.
+        if it ran, else 0. The buffers are reset to their true values.
         """
         if not self.buffers and not self.moving:
             return []
@@ -77,9 +77,9 @@ class BatchNormStatistics:
 
     @torch.no_grad()
     def update(self, sums: torch.Tensor, num_micro_batches: int, moved: torch.Tensor | None = None) -> None:
-        """Move the true statistics by the sum of what `read` gave for each micro-batch of a step (and is filled up).
+        """Update the true statistics by the sum of what `read` returned for each micro-batch of a step (may be padded).
 
-        moved: () on the device, 0 if fp16 skipped the step, so that they stay; None: it was taken.
+        moved: () on the device, 0 if fp16 skipped the step, which leaves the statistics alone; None: it was taken.
         """
         if moved is not None:  # as if no layer had run; not a factor of 0, because the sums may be infinite
             sums = torch.where(moved.bool(), sums, torch.zeros_like(sums))
@@ -103,11 +103,11 @@ class BatchNormStatistics:
             offset += buffer.numel()
 
     def training_mode(self) -> None:
-        """Call train() at the start, after an evaluation, and whenever something else has left other modes behind.
+        """Call train() at the start, after an evaluation, and whenever anything else has changed the modules' modes.
 
-        A frozen BatchNorm goes on with the statistics it came with. What train() itself leaves in evaluation mode,
-        as models do that are fine-tuned with BatchNorm as it is, stays there. Asked before each step, because
-        modes that were left behind would make a step depend on what was before it.
+        A frozen BatchNorm keeps the statistics it came with. Layers that train() itself leaves in evaluation mode stay
+        there, as in models that fine-tune with BatchNorm unchanged. Checked before each step, because modes left behind
+        would make a step depend on what ran before it.
         """
         if self.modes != [part.training for part in self.parts]:
             for module in self.modules:
@@ -118,7 +118,7 @@ class BatchNormStatistics:
 
 
 def _tracking_layers(module: nn.Module) -> list[tuple[_BatchNorm, bool]]:
-    """BatchNorm layers with running statistics, and whether each is frozen."""
+    """Return the BatchNorm layers with running statistics, and whether each is frozen."""
     return [
         (layer, _is_frozen(module, name))
         for name, layer in module.named_modules()
@@ -127,7 +127,7 @@ def _tracking_layers(module: nn.Module) -> list[tuple[_BatchNorm, bool]]:
 
 
 def _is_frozen(module: nn.Module, name: str) -> bool:
-    """True if a layer is not trained; one without weights goes by the smallest part around it that has some."""
+    """True if a layer is not trained; a layer without weights follows the smallest module around it that has some."""
     parameters = list(module.get_submodule(name).parameters())
     if not parameters and name:
         return _is_frozen(module, name.rpartition(".")[0])

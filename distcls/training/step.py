@@ -1,4 +1,4 @@
-"""One optimizer step: what happens between taking a batch and having moved the weights."""
+"""One optimizer step: everything from a batch to updated weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from distcls.training.state import TrainState
 
 REPORTED_FIRST = ("loss", "accuracy", "grad_norm")
 OF_FP16 = ("loss_scale", "moved")
-"""The loss scale, and 1 if the weights moved, 0 if a gradient overflowed."""
+"""The loss scale, and 1 if the weights were updated, 0 if a gradient overflowed."""
 
 
 class TrainStep:
-    """Calling it with this rank's micro-batches moves the state by one step.
+    """Calling it with this rank's micro-batches advances the state by one step.
 
-    `names` are those of the numbers that it returns: REPORTED_FIRST, OF_FP16 in that precision, then the other scalars
-    of the objective, which are known after the first step.
+    `names` are the names of the numbers that it returns: REPORTED_FIRST, OF_FP16 in that precision, then the
+    objective's other scalars, which are known after the first step.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class TrainStep:
             )
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor | None:
-        """Return the numbers called `names` of the global batch, float, on the device; None for a step of skip_steps.
+        """Return the global batch's numbers, in the order of `names`, on the device; None for a step in skip_steps.
 
-        Nothing waits for them.
+        Nothing waits for the device.
         """
         state, train = self.state, self.config.train
         if state.step in train.skip_steps:
@@ -76,7 +76,7 @@ class TrainStep:
         return self._reported({**means, **of_fp16, "grad_norm": norm})
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The micro-batch's part of the mean loss, and its sums. Draws are keyed by its place in the run."""
+        """Return the micro-batch's part of the mean loss, and its sums. Seeds depend on its place in the run."""
         seed_everything(self.device, self.plan.seed, "model", self.state.step, micro_batch.index)
         terms = self.objective(self.network.begin(), micro_batch, self.state.step)
         self._check(terms, micro_batch)
@@ -86,11 +86,11 @@ class TrainStep:
         return loss / self.plan.global_batch_size, torch.cat([loss.detach().reshape(1), *sums])
 
     def _check(self, terms: Terms, micro_batch: MicroBatch) -> None:
-        """What is summed has one layout in all steps and processes. Raises UsageError where it has not."""
+        """Raise UsageError unless losses and sums have the same layout in all steps and processes."""
         if terms.losses.shape != micro_batch.labels.shape:
             raise UsageError(
-                f"objective.name={self.config.objective.name} gave losses of shape {tuple(terms.losses.shape)}, "
-                f"expected one number per image, {tuple(micro_batch.labels.shape)}: leave out their mean."
+                f"objective.name={self.config.objective.name} returned losses of shape {tuple(terms.losses.shape)}, "
+                f"expected one number per image, {tuple(micro_batch.labels.shape)}: do not average them."
             )
         shapes = {name: value.shape for name, value in terms.sums.items()}
         if self.shapes is None:
@@ -105,12 +105,12 @@ class TrainStep:
             self.names = (*self.reported_first, *others)
         if list(shapes.items()) != list(self.shapes.items()):
             raise UsageError(
-                f"objective.name={self.config.objective.name} gave the sums {shapes}, and {self.shapes} in its first "
-                "step: give the same names and shapes in the same order, with zeros for what there is none of."
+                f"objective.name={self.config.objective.name} returned the sums {shapes}, but {self.shapes} in its "
+                "first step: return the same names and shapes in the same order, with zeros for missing ones."
             )
 
     def _split(self, sums: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The means over the global batch, "loss" and the objective's, by name; and the rest, which is BatchNorm's."""
+        """Return the means over the global batch by name, "loss" and the objective's; and the rest, for BatchNorm."""
         shapes = {"loss": torch.Size(), **(self.shapes or {})}
         sizes = [shape.numel() for shape in shapes.values()]
         pieces = (sums[: sum(sizes)] / self.plan.global_batch_size).split(sizes)
@@ -118,24 +118,24 @@ class TrainStep:
         return means, sums[sum(sizes) :]
 
     def _reported(self, numbers: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The numbers called `names`; an accuracy that the objective does not count is NaN."""
+        """Return the numbers in the order of `names`; an accuracy that the objective does not count is NaN."""
         missing = torch.full_like(numbers["grad_norm"], torch.nan)
         return torch.stack([numbers.get(name, missing) for name in self.names])
 
     def _clip(self) -> torch.Tensor:
-        """The norm of the whole gradient, which is cut back to max_grad_norm if that is set."""
+        """Return the norm of the whole gradient, before clipping it to max_grad_norm if that is set."""
         if self.state.scaler is not None:
             self.state.scaler.unscale_(self.state.optimizer)
         parameters = self.sum_gradients.parameters
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # As torch.nn.utils.get_total_norm, which sorts by device first and takes twice as long.
+        # Like torch.nn.utils.get_total_norm, which sorts by device first and takes twice as long.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.config.train.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.train.max_grad_norm, norm)
         return norm
 
     def _update(self) -> dict[str, torch.Tensor]:
-        """Move the weights, unless fp16 overflowed. With fp16, return the numbers of OF_FP16, on the device."""
+        """Update the weights, unless fp16 overflowed. With fp16, return the numbers of OF_FP16, on the device."""
         state = self.state
         for group, lr in zip(state.optimizer.param_groups, lrs_at(state.step, state.groups, self.plan), strict=True):
             group["lr"] = lr
@@ -152,7 +152,7 @@ class TrainStep:
 
     @torch.no_grad()
     def _update_objective(self, means: dict[str, torch.Tensor], moved: torch.Tensor | None) -> None:
-        """Let the objective's modules follow, unless fp16 skipped the step: then they stay as they were."""
+        """Update the objective's modules, unless fp16 skipped the step."""
         tensors = [tensor for own in self.state.further.values() for tensor in (*own.parameters(), *own.buffers())]
         before = [] if moved is None else [tensor.clone() for tensor in tensors]
         self.objective.update(means, self.state.step)

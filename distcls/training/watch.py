@@ -1,4 +1,4 @@
-"""What is told of training while it runs: one place for the finite-ness check, the log and the live line."""
+"""Watches training as it runs: one place for the check that numbers are finite, the log and the live line."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from distcls.training.late_numbers import FinishedStep, LateNumbers
 from distcls.training.state import TrainState
 
 WENT_BAD = "went_bad.txt"
-"""File of the run folder that lists images that could not be read any more: the run is not reproducible then."""
+"""File in the run folder that lists images that became unreadable during training: the run is not reproducible then."""
 
 
 NUM_SHOWN = 20
-"""Steps over which the live line takes its means."""
+"""Number of steps over which the live line averages."""
 
 SMALLEST_SCALE = 1e-4
-"""The loss scale of fp16 starts at 65,536 and is halved at each overflow: below this, nothing overflows any more."""
+"""The loss scale of fp16 starts at 65,536 and is halved at each overflow: below this, halving it cannot help."""
 
 
 class Watch:
-    """Sees each step's numbers one step late, so that no GPU has to be waited for."""
+    """Sees each step's numbers one step late, so that training never waits for the GPU."""
 
     def __init__(self, config: Config, state: TrainState, plan: BatchPlan, images: Split, run: RunFolder) -> None:
         self.config, self.state, self.plan, self.images, self.run = config, state, plan, images, run
         self.late = LateNumbers(run.processes.device)
         self.log_every = _at_least_once_an_epoch(config.train.log_every, plan)
         self.is_mixed = bool(config.augment.mixup or config.augment.cutmix)
-        """Accuracy on mixtures of two images says little, so it is left out."""
+        """Accuracy on mixtures of two images means little, so it is left out."""
         self.last_steps: deque[tuple[float, float]] = deque(maxlen=NUM_SHOWN)
         self.seconds_per_step = self.data_share = math.nan
         self.steps_timed = 0
         run.progress.start(plan.total_steps, state.step)
 
     def wait_for(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
-        """The next batch; the time that it takes is what training waits for data."""
+        """Return the next batch, and measure the time that training waits for it."""
         self.late.ask()
         batch = next(batches)
         self.late.begin()
@@ -60,36 +60,36 @@ class Watch:
         return batch
 
     def _went_bad(self, image: str) -> None:
-        """Say once that a file cannot be read any more: on whichever process, and in the run folder for good."""
-        self.run.dir.mkdir(parents=True, exist_ok=True)  # on another machine it may not be there
+        """Warn once that a file became unreadable, on whichever process, and record it in the run folder."""
+        self.run.dir.mkdir(parents=True, exist_ok=True)  # it may not exist on another machine
         with (self.run.dir / WENT_BAD).open("a+", encoding="utf-8", errors="surrogateescape") as file:
             file.seek(0)
             if image + "\n" in file:
                 return
             file.write(image + "\n")
-        text = f"an image went bad during training and weighs nothing from now on: {image}"
+        text = f"an image became unreadable during training and is ignored from now on: {image}"
         if self.run.processes.is_main:
             self.run.progress.warning(text)
         else:
             print(f"warning: {text}", file=sys.stderr)
 
     def saw(self, stats: torch.Tensor | None) -> None:
-        """A step was taken. Raises DivergedError if the step before was not finite."""
+        """Note a step. Raises DivergedError if the step before it was not finite."""
         self._look(self.late.take() if stats is None else self.late.put(self.state.step - 1, stats))
         self.run.at(self.state.step, "train")
 
     def catch_up(self, phase: str) -> None:
-        """Look at the last step too, before something else begins: what is saved or evaluated has been looked at."""
+        """Check the last step too before another phase begins, so that nothing unchecked is saved or evaluated."""
         self._look(self.late.take())
         if phase == "save" and not self.state.is_finite():
             raise DivergedError(
-                f"the weights after step {self.state.step} are not finite: the step was too large. All up to the last "
-                "checkpoint is kept. Begin another run with a lower optim.lr, or with train.max_grad_norm=1."
+                f"the weights after step {self.state.step} are not finite: the step was too large. Everything up to "
+                "the last checkpoint is kept. Start another run with a lower optim.lr, or with train.max_grad_norm=1."
             )
         self.run.at(self.state.step, phase)
 
     def _time(self, finished: FinishedStep) -> None:
-        if self.steps_timed == 1:  # the first step waited for loader workers to start: forget it
+        if self.steps_timed == 1:  # forget the first step, which waited for loader workers to start
             self.seconds_per_step = self.data_share = math.nan
         self.steps_timed += 1
         self.seconds_per_step = _smooth(self.seconds_per_step, finished.seconds)
@@ -105,17 +105,17 @@ class Watch:
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
             raise DivergedError(
                 f"step {step} is not finite: its loss is {loss}, its gradient norm {norm}.{self._list_images(step)} "
-                "All up to the last checkpoint is kept. To pass over this batch: the same command with "
-                f"'train.skip_steps=[{skip}]'; or begin another run with a lower optim.lr."
+                "Everything up to the last checkpoint is kept. To skip this batch, run the same command with "
+                f"'train.skip_steps=[{skip}]'; or start another run with a lower optim.lr."
             )
-        if not overflowed:  # else the loss may be infinite, and the means after it
+        if not overflowed:  # otherwise the loss may be infinite, and so would the means be
             self.last_steps.append((loss, accuracy))
             self.state.position.add_step(loss, accuracy)
         completed = step + 1
         to_track = is_due(completed, self.log_every, self.plan)
         to_show = self.run.progress.is_time_for(completed)
         if not to_track and not to_show:
-            return  # what is not told is not computed
+            return  # compute nothing that is not shown
         lr = lr_at(step, self.config.optim, self.plan)
         rate = self.plan.global_batch_size / self.seconds_per_step
         epoch = self.plan.epoch(completed)
@@ -134,22 +134,22 @@ class Watch:
             )  # fmt: skip
 
     def _known(self, accuracy: float | None) -> float | None:
-        """The accuracy, or None where images are mixed, or the objective counts none."""
+        """Return the accuracy, or None if images are mixed or the objective does not count it."""
         return None if self.is_mixed or accuracy is None or math.isnan(accuracy) else accuracy
 
     def _has_overflowed(self, step: int, scale: float, moved: float) -> bool:
-        """True if fp16 skipped the step. Raises DivergedError where no loss scale can help any more."""
+        """Return True if fp16 skipped the step. Raises DivergedError once no loss scale can help."""
         if scale < SMALLEST_SCALE:
             raise DivergedError(
                 f"at step {step} the gradients are still not finite in fp16 with a loss scale of "
-                f"{scale:.1e}: they are not too large, but wrong. Begin another run with "
+                f"{scale:.1e}: they are not too large, but wrong. Start another run with "
                 "train.precision=bf16 or float32, or with a lower optim.lr."
             )
         self.state.position.skipped_steps += not moved
         return not moved
 
     def _list_images(self, step: int) -> str:
-        """A sentence on the file that names a step's images, by micro-batch; the main process writes it."""
+        """Return a sentence that names the file listing a step's images; the main process writes that file."""
         path = self.run.dir / f"diverged-{step}.txt"
         if self.run.processes.is_main:
             names = [self.images.image_name(int(i)) for i in self.plan.global_batch(step)]
@@ -157,12 +157,12 @@ class Watch:
             micro_batches = ["\n".join(names[i : i + size]) for i in range(0, len(names), size)]
             try:
                 write_text(path, "\n\n".join(micro_batches) + "\n")
-            except OSError:  # a full disk is no reason to hide what happened
+            except OSError:  # a full disk must not hide what happened
                 return ""
         return f" Its images are listed in {path}."
 
     def tell(self, metrics: SplitMetrics) -> None:
-        """An evaluation of the val split is done."""
+        """Log and show an evaluation of the val split."""
         step, epoch = self.state.step, self.plan.epoch(self.state.step)
         loss, accuracy = self.state.position.take_means()
         means = {"train_loss": loss, "train_accuracy": self._known(accuracy)}
@@ -187,7 +187,7 @@ def _smooth(old: float, new: float) -> float:
 
 
 def _memory(device: torch.device) -> int:
-    """Peak bytes: of the GPU, or of this process."""
+    """Return the peak memory in bytes, of the GPU or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -84,7 +84,7 @@ def test_one_that_gives_no_sign_of_life_ends_all(group, silent):
     three.wait(lambda: set(three.ends) == others)
     departure = three.ends[0]
     named = "processes 1, 2 are" if len(silent) > 1 else "process 2 is"
-    assert str(departure).startswith(f"{named} gone without a word: killed")
+    assert str(departure).startswith(f"{named} gone without an error: killed")
     assert not departure.main_is_gone and departure.exit_code == 1
 
 
@@ -153,12 +153,12 @@ def test_a_failed_sum_is_blamed_on_the_one_that_fell_silent(group, monkeypatch):
     monkeypatch.setattr(peers, "SILENCE", 60.0)
     three = group(3)
     three.falls_silent(2)
-    assert "process 2 is gone without a word" in three.peers[1].who_left().reason
+    assert "process 2 is gone without an error" in three.peers[1].who_left().reason
 
 
 def test_a_failed_sum_where_all_live_is_nobodys(group):
     two = group(2)
-    assert "although all of them live" in two.peers[0].who_left().reason
+    assert "although all of them are alive" in two.peers[0].who_left().reason
 
 
 def test_without_the_store_process_0_is_gone(group):
@@ -173,7 +173,7 @@ def test_without_the_store_process_0_is_gone(group):
     two.peers[1].store = Gone()  # type: ignore[assignment]
     assert two.peers[1].who_left().main_is_gone
     two.wait(lambda: 1 in two.ends)
-    assert "process 0 is gone without a word" in str(two.ends[1])
+    assert "process 0 is gone without an error" in str(two.ends[1])
 
 
 def test_nobody_getting_on_ends_all_and_says_where_each_stands(group):
@@ -183,9 +183,9 @@ def test_nobody_getting_on_ends_all_and_says_where_each_stands(group):
     three.falls_silent(2)  # and cannot say where it stands
     three.wait(lambda: set(three.ends) == {0, 1})
     lines = str(three.ends[1]).splitlines()
-    assert lines[0].startswith("no process has got on for 0.5 s (run.hang_timeout)")
+    assert lines[0].startswith("no process has made progress for 0.5 s (run.hang_timeout)")
     assert [line.strip().split(": ")[0] for line in lines[1:4]] == ["process 0", "process 1", "process 2"]
-    assert "test_peers.py:" in lines[1] and "test_peers.py:" in lines[2] and "gives no answer" in lines[3]
+    assert "test_peers.py:" in lines[1] and "test_peers.py:" in lines[2] and "does not answer" in lines[3]
 
 
 @pytest.mark.parametrize("moving", [0, 2])

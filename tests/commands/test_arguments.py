@@ -54,10 +54,10 @@ def test_name_is_taken_as_it_is(name: str) -> None:
     [
         (["x.yaml"], "'x.yaml' is not a setting: did you mean -c x.yaml?"),
         (["images"], "'images' is not a setting: did you mean --data images?"),
-        (["lr", "1"], "'lr' is not a setting: settings are written key=value, such as optim.lr=3e-4"),
+        (["lr", "1"], "'lr' is not a setting: write settings as key=value, such as optim.lr=3e-4"),
         (["--dryrun"], "unknown option --dryrun: did you mean --dry-run?"),
         (["--conf", "x.yaml"], "unknown option --conf: did you mean --config?"),
-        (["--lr", "0.1"], "settings are written without dashes: did you mean optim.lr=VALUE?"),
+        (["--lr", "0.1"], "settings have no dashes: did you mean optim.lr=VALUE?"),
         (["--optim.lr=0.1"], "did you mean optim.lr=0.1?"),
         (["--num-epochs=3"], "did you mean train.num_epochs=3?"),
         (["--xyzzy"], "unknown option --xyzzy: the options are -h, --help, -c, --config, --data, --name"),

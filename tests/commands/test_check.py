@@ -199,7 +199,7 @@ def test_a_process_of_its_own_writes_only_json_to_stdout(folder: Path) -> None:
     ("words", "code", "message"),
     [
         (["/nowhere"], 66, "the image folder /nowhere does not exist"),
-        (["a", "b"], 2, "give one folder of images, or settings written key=value, not a and b"),
+        (["a", "b"], 2, "give one folder of images, and settings as key=value, not a and b"),
         (["a", "--data", "b"], 2, "not a and b"),
         (["--plot", "x"], 2, "did you mean --plots?"),
         (["data.rot=x"], 2, "did you mean 'data.root'?"),

@@ -19,7 +19,7 @@ def _handlers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["data.folds=5", "data.fold=2"], "runs all folds: leave data.fold out"),
+        (["data.folds=5", "data.fold=2"], "runs all folds: leave out data.fold"),
         (["data.folds=1"], "data.folds"),
     ],
 )
@@ -52,7 +52,7 @@ def test_under_a_launcher_it_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["crossval", "data.folds=5"]) == 2
-    assert "start each fold: torchrun" in capsys.readouterr().err
+    assert "start each fold yourself: torchrun" in capsys.readouterr().err
 
 
 def test_a_fold_that_fails_ends_it_with_its_exit_code(

@@ -69,11 +69,11 @@ def test_time_is_written_as_for_sbatch_or_in_short(capsys, written, minutes):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--time", "2 hours"], "'2 hours' is no time: write minutes, or 8h, 2:30:00, 1-12:00 (days-hours)"),
-        (["--time", "0"], "'0' is no time"),
+        (["--time", "2 hours"], "'2 hours' is not a time: write minutes, or 8h, 2:30:00, 1-12:00 (days-hours)"),
+        (["--time", "0"], "'0' is not a time"),
         (["optim.lrr=1"], "unknown setting optim.lrr"),
         (["--nodes", "3"], "train.global_batch_size=64 cannot be cut into equal parts for 3 processes"),
-        (["--job-dir", "jobs"], "--job-dir jobs: give an absolute path, in a folder that all nodes see"),
+        (["--job-dir", "jobs"], "--job-dir jobs: give an absolute path that is visible to all nodes"),
         (["--signal-delay", "3600"], "--signal-delay 3600: the job would be asked to stop before it starts"),
         (["--array", "train.seed"], "write key=v1,v2,… with different values, such as train.seed=0,1,2"),
         (["--array", "train.sed=1,2"], "unknown setting train.sed: did you mean 'train.seed'?"),
@@ -87,7 +87,7 @@ def test_a_mistake_is_found_before_anything_is_submitted(words, message, capsys)
 
 def test_tasks_per_node_are_not_for_gpus(capsys):
     assert main(["submit", "--gpus-per-node", "8", "--tasks-per-node", "2", *ON_CPUS[2:]]) == 2
-    assert "--tasks-per-node goes with --cpu" in capsys.readouterr().err
+    assert "--tasks-per-node needs --cpu" in capsys.readouterr().err
 
 
 def test_without_slurm_nothing_is_written(capsys, monkeypatch):

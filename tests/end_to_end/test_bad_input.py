@@ -47,7 +47,7 @@ def test_bad_images_are_left_out_of_training_and_never_replaced_in_evaluation(ra
     assert "3 of 84 images are unreadable" in ranks.run("train", *FAST, "--name", "strict", expect=65)
     assert read_json(ranks.folder / "runs" / "strict" / "status.json")["state"] == "failed"
     told = ranks.run("train", *FAST, "--name", "run", "data.max_bad_fraction=0.05")
-    assert "test 23 images; 3 unreadable left out, see data_report.json" in told
+    assert "test 23 images; 3 unreadable skipped, see data_report.json" in told
     run_dir = ranks.folder / "runs" / "run"
     bad = {file["path"]: file["reason"] for file in read_json(run_dir / "data_report.json")["bad_files"]}
     assert list(bad) == ["train/cat/03.jpg", "train/dog/04.jpg", "test/dog/05.jpg"]
@@ -202,11 +202,11 @@ def test_new_images_are_measured_as_the_model_was_trained(ranks):
     (ranks.folder / "new" / "dog").rename(ranks.folder / "new" / "wolf")
     told = ranks.run("eval", "runs/run", "--data", "new", "--split", "all", expect=2)
     assert (
-        "the run was not trained on 'wolf': rename or leave out what is called so. Its classes are ant, cat, dog."
+        "the run was not trained on 'wolf': rename or leave out these classes. The run's classes are ant, cat, dog."
         in told
     )
     told = ranks.run("eval", "runs/run", "data.image_size=32", expect=2)
-    assert "data.image_size=32: a run is measured as it was trained" in told
+    assert "data.image_size=32: a run is evaluated with the settings it was trained with" in told
     told = ranks.run("eval", "runs/run", "--json", "no/such.json", expect=66)
     assert "no/such.json cannot be written: there is no folder no" in told
 

@@ -35,7 +35,7 @@ def test_all_folds_are_run_and_a_killed_or_stopped_one_goes_on(ranks) -> None:
     stopped = read_json(runs[1] / "status.json")
     assert stopped["state"] == "preempted" and stopped["reason"] == "SIGTERM"
     told = ranks.run("crossval", "--name", "cv", *SETTINGS, "train.num_steps=200", expect=2)
-    assert "runs/cv-fold1 holds a run of another config:\n  train.num_steps: 150 -> 200" in told
+    assert "runs/cv-fold1 holds a run with a different config:\n  train.num_steps: 150 -> 200" in told
     assert read_json(runs[0] / "status.json")["step"] == 150, "no fold was made longer before that was found"
 
     output = ranks.run("crossval", "--name", "cv", *SETTINGS)

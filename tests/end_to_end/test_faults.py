@@ -31,8 +31,8 @@ def faulty(fault: str, rank: int) -> list[str]:
         ("raises", 0, [1, 1], ["ValueError: the fifth forward pass"]),
         ("runs out of CPU memory", 0, [71, 71], ["16 images at once do not fit"]),
         ("runs out of memory", 1, [71, 71], ["16 images at once do not fit", "train.micro_batch_size=8"]),
-        ("is killed", 1, [1, -9], ["process 1 is gone without a word: killed"]),
-        ("hangs", 1, [1, 1], ["no process has got on for 6 s", "process 1: ", "faulty_model.py:", " fail"]),
+        ("is killed", 1, [1, -9], ["process 1 is gone without an error: killed"]),
+        ("hangs", 1, [1, 1], ["no process has made progress for 6 s", "process 1: ", "faulty_model.py:", " fail"]),
     ],
 )
 def test_a_fault_on_one_process_ends_all_soon_and_the_run_goes_on(ranks, fault, rank, codes, words):
@@ -74,7 +74,7 @@ def test_a_process_with_loader_workers_ends_too_when_another_is_killed(tmp_path)
     try:
         _, told = started[0].communicate(timeout=60)
         assert [process.wait(10) for process in started] == [1, -9], told
-        assert "process 1 is gone" in told and "The same command goes on from the last checkpoint" in told
+        assert "process 1 is gone" in told and "Run the same command to resume from the last checkpoint" in told
     finally:
         for process in started:
             process.kill()
@@ -84,9 +84,9 @@ def test_when_the_main_process_is_killed_the_others_end_and_say_so(ranks):
     (ranks.folder / "faulty").touch()
     group = ranks.start("train", *faulty("is killed", 0), world_size=2)
     assert group.wait(60) == [-9, 1], group.output()
-    assert "process 0 is gone without a word: killed" in group.output()
+    assert "process 0 is gone without an error: killed" in group.output()
     status = read_json(ranks.folder / "runs" / "a" / "status.json")
-    assert status["state"] == "failed" and "process 0 is gone without a word" in status["reason"]
+    assert status["state"] == "failed" and "process 0 is gone without an error" in status["reason"]
 
 
 def test_when_the_main_process_is_killed_under_torchrun_the_others_say_so_too(tmp_path):
@@ -106,9 +106,9 @@ def test_when_the_main_process_is_killed_under_torchrun_the_others_say_so_too(tm
     done = subprocess.run(
         [*command, *faulty("is killed", 0)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90
     )
-    assert done.returncode == 1 and "distcls: error: process 0 is gone without a word: killed" in done.stderr
+    assert done.returncode == 1 and "distcls: error: process 0 is gone without an error: killed" in done.stderr
     status = read_json(tmp_path / "runs" / "a" / "status.json")
-    assert status["state"] == "failed" and "process 0 is gone without a word" in status["reason"]
+    assert status["state"] == "failed" and "process 0 is gone without an error" in status["reason"]
 
 
 def test_under_torchrun_the_last_that_is_said_is_the_sentence(tmp_path):
@@ -128,7 +128,7 @@ def test_an_image_that_hangs_before_training_ends_the_run_and_is_pointed_at(rank
     settings = ["--name", "a", *SETTINGS, "data.name=hanging_images:make", "data.image_size=8", "run.hang_timeout=3"]
     group = ranks.start("train", *settings, world_size=2)
     assert group.wait(60) == [1, 1], group.output()
-    assert "no process has got on for 3 s" in group.output()
+    assert "no process has made progress for 3 s" in group.output()
     assert "hanging_images.py:" in group.output()
     assert read_json(ranks.folder / "runs" / "a" / "status.json")["state"] == "failed"
 

@@ -42,8 +42,11 @@ def test_in_training_it_weighs_nothing_and_is_told_once(ranks: Ranks, images: Pa
     output = ranks.run(*command, "train.num_steps=10", world_size=world_size, setup=setup)
     run_dir = ranks.folder / "runs" / "r"
     for name in ("class0/04.png", "class1/07.png"):
-        assert output.count(f"went bad during training and weighs nothing from now on: train/{name}: not an image") == 1
-    assert "some images went bad during training" in output
+        assert (
+            output.count(f"became unreadable during training and is ignored from now on: train/{name}: not an image")
+            == 1
+        )
+    assert "some images became unreadable during training" in output
     assert sorted(line.split(":")[0] for line in (run_dir / "went_bad.txt").read_text().splitlines()) == [
         "train/class0/04.png",
         "train/class1/07.png",

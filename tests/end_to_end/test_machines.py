@@ -26,7 +26,7 @@ def test_without_a_shared_disk_the_first_process_sends_what_the_others_go_on_fro
     words = ["train", "--name", "a", *SETTINGS]
     ranks.run(*words, "train.num_steps=10", world_size=2, setup=on_a_machine_of_its_own)
     output = ranks.run(*words, "train.num_steps=15", world_size=2, setup=on_a_machine_of_its_own)
-    assert "going on from step 10" in output
+    assert "resuming from step 10" in output
     assert not (ranks.folder / "machine1" / "runs").exists()
     ranks.run(*words, "train.num_steps=10", world_size=2)
     ranks.run(*words, "train.num_steps=15", world_size=2)
@@ -91,14 +91,14 @@ def test_another_head_does_not_begin_the_run_anew(ranks):
     words = ["train", "--name", "a", *SETTINGS, "train.num_steps=10"]
     ranks.run(*words, world_size=2, setup=on_a_machine_of_its_own)
     output = ranks.run(*words, "train.num_steps=15", world_size=2, expect=2, setup=as_the_other_machine)
-    assert "process 1 has step 10 of this run in runs/a on its machine, and process 0" in (output)
+    assert "process 1 has step 10 of this run in runs/a on its machine, but process 0" in (output)
 
 
 def test_processes_that_were_started_otherwise_are_found_out(ranks):
     (ranks.folder / "c.yaml").write_text("optim: {lr: 0.01}\n")
     words = ["train", "-c", "c.yaml", *SETTINGS, "train.num_steps=10"]
     output = ranks.run(*words, world_size=2, expect=2, setup=with_another_rate_on_rank_1)
-    assert "process 1 (" in output and "was started otherwise than process 0 (" in output
+    assert "process 1 (" in output and "was started differently from process 0 (" in output
     assert "  optim.lr: 0.01 -> 0.02\nGive all machines the same command" in output
 
 

@@ -84,7 +84,7 @@ def test_the_same_name_says_that_it_is_finished_and_goes_on_when_extended(ranks)
     changed = ranks.run("train", "--name", "a", *FAST, "optim.lr=0.5", expect=2)
     assert "optim.lr: 0.002 -> 0.5" in changed
     output = ranks.run("train", "--name", "a", *FAST[1:], "train.num_steps=12")
-    assert "going on from step 8" in output
+    assert "resuming from step 8" in output
     assert read_json(ranks.folder / "runs" / "a" / "status.json")["step"] == 12
 
 
@@ -108,12 +108,12 @@ def test_a_dry_run_tells_where_a_run_would_go_on_and_is_as_strict(ranks):
     ranks.run(*words, "train.num_steps=8", world_size=2)
     told = ranks.run(*words, "train.num_steps=12", "--dry-run")
     assert "runs/a, resuming from step 8" in told and "1 process × 32 images × 2 accumulation steps" in told
-    assert "this run had ended after 8 steps: its schedule now spans 12, so the learning rate rises again" in told
+    assert "this run ended after 8 steps: its schedule now spans 12, so the learning rate rises again" in told
     told = ranks.run(*words, "train.num_steps=12", "optim.lr=1", "--dry-run", world_size=2, expect=2)
-    assert "optim.lr: 0.002 -> 1.0" in told and "gone without a word" not in told
+    assert "optim.lr: 0.002 -> 1.0" in told and "gone without an error" not in told
     assert "is finished" in ranks.run(*words, "train.num_steps=8", "--dry-run")
     told = ranks.run(*words[:1], "--data", "nowhere", "--dry-run", world_size=2, expect=66)
-    assert told.count("nowhere does not exist") == 1 and "gone without a word" not in told
+    assert told.count("nowhere does not exist") == 1 and "gone without an error" not in told
 
 
 def test_a_run_that_was_stopped_is_not_made_longer_before_its_end(ranks):
@@ -124,9 +124,9 @@ def test_a_run_that_was_stopped_is_not_made_longer_before_its_end(ranks):
     os.kill(group.processes[0].pid, signal.SIGTERM)
     group.finish(expect=75)
     told = ranks.run(*words, "train.num_steps=5000", expect=2)
-    assert "train.num_steps: 4000 -> 5000" in told and "can be made longer once it has come to its end" in told
+    assert "train.num_steps: 4000 -> 5000" in told and "can be made longer once it has finished" in told
     told = ranks.run(*words, "train.num_steps=4000", world_size=2, expect=2)
-    assert "was begun with train.micro_batch_size=" in told and "2 processes cannot share the 1 such parts" in told
+    assert "was started with train.micro_batch_size=" in told and "2 processes cannot share batches of 1 × " in told
 
 
 def test_without_a_name_a_finished_run_is_left_alone(ranks):
@@ -178,8 +178,8 @@ def test_a_compiled_run_leaves_weights_that_any_other_can_use(ranks):
     ranks.run("train", *settings, "train.num_steps=8", "train.compile=true", setup=compile_without_a_compiler)
     assert "accuracy" in ranks.run("eval", "runs/a", "train.eval_batch_size=7")
     refused = ranks.run("eval", "runs/a", "optim.lr=1", expect=2)
-    assert "optim.lr=1: a run is measured as it was trained. What may differ is data., train.eval_batch" in refused
-    assert "going on from step 8" in ranks.run("train", *settings, "train.num_steps=10")
+    assert "optim.lr=1: a run is evaluated with the settings it was trained with. You can change data., tr" in refused
+    assert "resuming from step 8" in ranks.run("train", *settings, "train.num_steps=10")
 
 
 def started_by_torchrun() -> None:
@@ -245,17 +245,17 @@ def test_an_evaluation_takes_no_images_that_may_have_been_trained_on(ranks):
     Image.new("RGB", (8, 8)).save(ranks.folder / "moved" / "cat" / "more.png")
     output = ranks.run("eval", "runs/a", "--data", "moved", expect=2)
     assert "the data is not what runs/a was trained on:\n  1 image is new: cat/more.png\n" in output
-    assert "for images that the run has never seen: --data DIR --split all" in output
+    assert "give images that the run has never seen with --data DIR --split all" in output
     output = ranks.run("eval", "runs/a", "--data", "new", "--split", "all", "--json", "all.json")
     assert read_json(ranks.folder / "all.json")["count"] == 10
     output = ranks.run("eval", "runs/a", "--data", "moved/../moved", "data.root=images", "--split", "all", expect=2)
-    assert "give others with --data DIR" in output
-    assert "give the run folder around it" in ranks.run("eval", "runs/a/model", expect=66)
+    assert "give other images with --data DIR" in output
+    assert "give the run folder that contains it" in ranks.run("eval", "runs/a/model", expect=66)
     (ranks.folder / "new.csv").write_text("path,label\n" + "".join(f"new/cat/{i}.png,cat\n" for i in range(5)))
     ranks.run("eval", "runs/a", "--data", "new.csv", "--split", "all", "--json", "csv.json")
     assert read_json(ranks.folder / "csv.json")["count"] == 5
     output = ranks.run("eval", "runs/a", "--data", "split", "--split", "all", expect=2)
-    assert "the images have splits of their own, train, test: --split one of them" in output
+    assert "the images have their own splits, train, test: choose one of them with --split" in output
 
 
 def test_a_run_without_a_name_is_called_after_its_data_and_an_unfinished_one_is_told(ranks):
@@ -269,7 +269,7 @@ def test_a_run_without_a_name_is_called_after_its_data_and_an_unfinished_one_is_
     words = ["--data", "photos", "data.test_fraction=0", *FAST]
     planned = ranks.run("train", *words, "--dry-run")
     assert "folder      runs/photos\n" in planned and not (ranks.folder / "runs").exists()
-    assert "a batch of 64 is more than the 36 training images: each step sees all of them, 1.78 times" in planned
+    assert "a batch of 64 exceeds the 36 training images: each step sees all of them, 1.78 times" in planned
     output = ranks.run("train", *words)
     assert "distcls eval runs/photos --split val\n" in output and "classes  2: cat, dog" in output
     assert "warning" not in ranks.run("eval", "runs/photos", "--split", "val")
@@ -278,7 +278,7 @@ def test_a_run_without_a_name_is_called_after_its_data_and_an_unfinished_one_is_
     output = ranks.run("eval", "runs/photos", "--split", "val")
     assert "warning: runs/photos is preempted, not finished: these are its best weights so far" in output
     output = ranks.run("train", *words, "data.val_fraction=0", "train.early_stopping=3", "--dry-run", expect=2)
-    assert "train.early_stopping=3 watches the val split, and there is none" in output
+    assert "train.early_stopping=3 watches the val split, but there is none" in output
 
 
 def test_fp16_without_a_gpu_is_a_usage_error(ranks):

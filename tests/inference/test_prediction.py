@@ -28,7 +28,7 @@ def test_files_and_the_images_in_folders_are_found(tmp_path, monkeypatch):
         write_image(Path(name))
     (tmp_path / "a" / "notes.txt").touch()
     assert find_images(["b.png", "a"]) == [Path("b.png"), Path("a/1.png"), Path("a/2.png")]
-    with pytest.raises(MissingInputError, match="c: there is no such image or folder"):
+    with pytest.raises(MissingInputError, match="c: no such image or folder"):
         find_images(["b.png", "c"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingInputError, match="there are no images in empty"):
@@ -46,7 +46,7 @@ assert not [name for name in slow if name in sys.modules]
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("nope: there is no such run folder") == 4
+    assert done.stderr.count("nope: no such run folder") == 4
 
 
 def test_images_that_cannot_be_read_are_named_with_reasons_and_the_others_are_answered(ranks):

@@ -58,7 +58,7 @@ def test_many_are_rounded_and_too_many_are_left_out(monkeypatch, world_size):
     assert kept.classes is not None and kept.probs.shape == kept.classes.shape == (43, 20)
     best, classes = probs.topk(20, 1)
     assert np.array_equal(kept.classes, classes.numpy()) and np.abs(kept.probs - best.numpy()).max() < 1e-3
-    assert "20 best classes" in str(kept.describe())
+    assert "20 most probable classes" in str(kept.describe())
 
 
 def test_imagenet_fits_in_100_mib():

@@ -126,13 +126,13 @@ def test_machines_whose_ranks_were_mixed_up_are_told(machines):
     options = ["--nodes", "2", "--head", head, "--print"]
     for machine, rank, words in (
         (machines[1], "0", f"this machine has {machines[1].address}, and --head is {head}: is it --rank 1?"),
-        (machines[0], "1", f"--head {head} is this machine itself, so it is --rank 0 and not 1."),
+        (machines[0], "1", f"--head {head} is this machine itself, so its --rank is 0, not 1."),
     ):
         assert machine.start(NODE, *options, "--rank", rank).wait(20) == 2
         assert words in machine.output() and "add --unchecked-head" in machine.output()
         assert machine.start(NODE, *options, "--rank", rank, "--unchecked-head").wait(20) == 0
     assert machines[0].start(NODE, *options, "--rank", "0", "--interface", "nope0").wait(20) == 2
-    assert "--interface nope0: nope0 is not here, or has no address. Give cable." in machines[0].output()
+    assert "--interface nope0: nope0 does not exist or has no address. Give cable." in machines[0].output()
 
 
 @pytest.mark.parametrize(

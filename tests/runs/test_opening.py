@@ -130,9 +130,9 @@ def test_without_a_home_that_can_be_written_a_run_is_not_signed(home: Path) -> N
 
 def test_a_folder_that_is_no_run_is_named_with_those_that_are() -> None:
     make_run()
-    with pytest.raises(MissingInputError, match=r"runs/foreing: there is no such run folder. Did you mean 'foreign'\?"):
+    with pytest.raises(MissingInputError, match=r"runs/foreing: no such run folder. Did you mean 'foreign'\?"):
         check_run_folder(Path("runs/foreing"))
-    with pytest.raises(MissingInputError, match=r"runs/xyz: there is no such run folder. In runs there are foreign."):
+    with pytest.raises(MissingInputError, match=r"runs/xyz: no such run folder. runs contains foreign."):
         check_run_folder(Path("runs/xyz"))
     (Path("runs/foreign") / "classes.json").unlink()
     with pytest.raises(MissingInputError, match="runs/foreign is not a run folder: it has no classes.json"):

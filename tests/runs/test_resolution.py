@@ -55,7 +55,7 @@ def test_processes_that_cannot_share_its_micro_batches_are_told_how_many_can():
     stored = variant(train__global_batch_size=64, train__micro_batch_size=16)
     for world_size in (1, 2, 4):
         refuse_other_cut(variant(), stored, world_size, Path("runs/a"))
-    with pytest.raises(UsageError, match=r"runs/a was begun with train.micro_batch_size=16.* Start 1, 2 or 4;"):
+    with pytest.raises(UsageError, match=r"runs/a was started with train.micro_batch_size=16.* Start 1, 2 or 4;"):
         refuse_other_cut(variant(), stored, 8, Path("runs/a"))
 
 
@@ -109,6 +109,6 @@ def test_a_cpu_computes_in_float32():
 
 def test_sync_batchnorm_of_cpu_processes_is_refused_before_the_first_step():
     config = variant(train__sync_batchnorm=True)
-    with pytest.raises(UsageError, match=r"sync_batchnorm=true needs CUDA GPUs, and these 2 processes train on cpu"):
+    with pytest.raises(UsageError, match=r"sync_batchnorm=true needs CUDA GPUs, but these 2 processes train on cpu"):
         settle(config, "cpu", world_size=2)
     assert settle(config, "cpu").train.sync_batchnorm  # of one process, it is plain BatchNorm

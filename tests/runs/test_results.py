@@ -92,7 +92,7 @@ def test_an_index_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "predictions").write_text("")
     (tmp_path / "pictures").write_text("")
-    with pytest.raises(DiskError, match=r"predictions/val\.npz cannot be written"):
+    with pytest.raises(DiskError, match=r"cannot write .*predictions/val\.npz"):
         save_predictions(tmp_path, "val", make_predictions())
-    with pytest.raises(DiskError, match="pictures cannot be written"):
+    with pytest.raises(DiskError, match="cannot write .*pictures"):
         save_pictures(tmp_path, {})

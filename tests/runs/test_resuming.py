@@ -101,9 +101,9 @@ def test_a_changed_config_is_an_error_that_lists_every_change():
     with pytest.raises(UsageError) as caught:
         choose_folder(changed, "digits")
     message = str(caught.value)
-    assert "runs/a holds a run of another config" in message and "--name NAME" in message
+    assert "runs/a holds a run with a different config" in message and "--name NAME" in message
     assert "optim.lr: 0.002 -> 0.5" in message and "augment.flip: false -> true" in message
-    assert "train.num_epochs: 30.0 -> 60.0" in message and "once it has come to its end" in message
+    assert "train.num_epochs: 30.0 -> 60.0" in message and "once it has finished" in message
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_does_not_change_past_steps_may_differ(settings, state):
 )
 def test_what_changes_the_run_is_refused(settings):
     begin(Path("runs/a"), variant(), step=5)
-    with pytest.raises(UsageError, match="another config"):
+    with pytest.raises(UsageError, match="a different config"):
         choose_folder(variant(run__name="a", **settings), "digits")
 
 
@@ -182,7 +182,7 @@ def test_a_finished_run_without_checkpoints_is_not_overwritten():
     begin(Path("runs/a"), variant(), "finished")
     with pytest.raises(AlreadyFinished):
         choose_folder(variant(run__name="a"), "digits")
-    with pytest.raises(UsageError, match="no checkpoints any more"):
+    with pytest.raises(UsageError, match="no checkpoints left"):
         choose_folder(variant(run__name="a", train__num_epochs=60.0), "digits")
     with pytest.raises(UsageError, match=r"optim\.lr"):
         choose_folder(variant(run__name="a", optim__lr=1.0), "digits")
@@ -198,7 +198,7 @@ def test_num_steps_may_grow_but_not_replace_epochs():
 
 def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match=r"file/run cannot be written .*run\.dir=DIR"):
+    with pytest.raises(DiskError, match=r"cannot write to the run folder .*file/run .*run\.dir=DIR"):
         lock_folder(tmp_path / "file" / "run")
 
 
@@ -229,7 +229,7 @@ def test_what_the_first_start_settled_stands():
 def test_checkpoints_without_their_config_are_not_resumed_with_another_one():
     path = begin(Path("runs/a"), variant(optim__lr=0.5), step=5)
     (path / "config.yaml").unlink()
-    with pytest.raises(UsageError, match=r"runs/a has checkpoints, but no config.yaml"):
+    with pytest.raises(UsageError, match=r"runs/a has checkpoints but no config.yaml"):
         choose_folder(variant(run__name="a"), "digits")
     assert choose_folder(variant(), "a") == Path("runs/a-2"), "a run without a name takes the next number"
 
@@ -350,7 +350,7 @@ def test_what_is_no_run_is_refused_before_anything_slow_is_imported(tmp_path):
     for command in (["predict", "nope", "x.png"], ["eval", "nope"]):
         code = f"import sys; from distcls.cli import main; print(main({command})); print('torch' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        assert done.stdout == "66\nFalse\n" and "nope: there is no such run folder" in done.stderr
+        assert done.stdout == "66\nFalse\n" and "nope: no such run folder" in done.stderr
 
 
 def test_a_start_that_trained_nothing_leaves_the_run_where_it_was(tmp_path):

@@ -133,9 +133,9 @@ class Soak:
     def _check_ledger(self, group: Group) -> None:
         """What entered the network since the start is what enters it at those steps in a run never killed."""
         output = group.output()
-        found = re.search(r"going on from step ([\d,]+)", output)
+        found = re.search(r"resuming from step ([\d,]+)", output)
         start = int(found[1].replace(",", "")) if found else 0
-        self.counts["LOST: torn checkpoints found"] += "cannot be used" in output
+        self.counts["LOST: torn checkpoints found"] += "is unusable" in output
         for rank, rows in self._ledger().items():
             per_step = len(self.expected[rank]) // STEPS
             expected = self.expected[rank][start * per_step :][: len(rows)]

@@ -128,7 +128,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
     checkpoints.restore(checkpoints.newest(), restored)
     assert_same_bits(state, restored)
     assert restored.position == state.position
-    assert run.said == ["going on from step 12"]
+    assert run.said == ["resuming from step 12"]
     assert run.truncated == [12]
     assert sorted(p.name for p in (tmp_path / "checkpoints" / "step-00000012").iterdir()) == sorted(FILES)
 
@@ -224,9 +224,9 @@ def test_a_flipped_bit_leads_to_the_checkpoint_before(tmp_path, file, place):
     assert restored.step == 5
     assert_same_bits(restored, state)
     warning, note = run.said
-    assert warning.startswith("the checkpoint of step 7 cannot be used (")
+    assert warning.startswith("the checkpoint of step 7 is unusable (")
     assert (tmp_path / "checkpoints" / "bad-step-00000007").is_dir() and "bad-step-00000007" in warning
-    assert note == "going on from step 5"
+    assert note == "resuming from step 5"
     assert run.truncated == [5]
 
 
@@ -335,7 +335,7 @@ def test_when_none_is_whole_the_run_begins_again_and_says_so(tmp_path):
     restored = at(make_state(seed=1), 0)
     checkpoints.restore(checkpoints.newest(), restored)
     assert restored.step == 0
-    assert "step 5 cannot be used" in run.said[0]
+    assert "step 5 is unusable" in run.said[0]
     assert run.truncated == [0]
 
 
@@ -561,7 +561,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_told_before_training(tmp_pat
     checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), make_state()
     checkpoints.check_space(state, momenta=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(DiskError, match=r"will take .* MB, and .* has .* left.*train.keep_checkpoints=1"):
+    with pytest.raises(DiskError, match=r"will take .* MB, but .* has only .* left.*train.keep_checkpoints=1"):
         checkpoints.check_space(state, momenta=1)
 
 

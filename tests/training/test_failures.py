@@ -22,7 +22,7 @@ def test_out_of_memory_names_what_makes_room(monkeypatch):
     pixels = np.empty(0)
     monkeypatch.setitem(reading._copies, (id(pixels), META), torch.empty(3_000_000_000, dtype=torch.uint8, device=META))
     told = str(_understand(error, train, META))
-    assert "the 3 GB of decoded images" in told and "data.cache=0" in told
+    assert "the 3 GB that decoded images take" in told and "data.cache=0" in told
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x")])

@@ -57,7 +57,7 @@ def test_too_little_data_is_told():
     assert described(make_config(global_batch_size=50), val=12)["warning"] == "val has 12 images"
     assert "warning" not in described(make_config(global_batch_size=50))
     told = described(make_config(global_batch_size=100))["warning"]
-    assert told == "a batch of 100 is more than the 50 training images: each step sees all of them, 2 times; " + (
+    assert told == "a batch of 100 exceeds the 50 training images: each step sees all of them, 2 times; " + (
         "a smaller train.global_batch_size gives more steps"
     )
 
@@ -91,11 +91,11 @@ def test_what_crops_are_cut_from_is_told():
     data = make_data()
     data.train.random_crop = RandomCrop(8)
     data.train.decoding = Decoding(10)
-    assert _describe_images(data) == "8 × 8 pixels, for training cut at random from 10 × 10 pixels, in memory"
+    assert _describe_images(data) == "8 × 8 pixels, cropped at random from 10 × 10 pixels for training, in memory"
     data.train.in_memory = False
-    assert _describe_images(data).endswith("from 10 × 10 pixels, decoded, from disk")
+    assert _describe_images(data).endswith("from 10 × 10 pixels for training, decoded, from disk")
     data.train.decoding, data.train.pixels = data.train.random_crop, None
-    assert _describe_images(data) == "8 × 8 pixels, for training cut at random from whole images, from disk"
+    assert _describe_images(data) == "8 × 8 pixels, cropped at random from whole images for training, from disk"
 
 
 def test_many_classes_are_cut_short():
@@ -120,7 +120,7 @@ def test_the_dry_run_tells_of_evaluation_checkpoints_and_memory():
     told = described(make_config(eval_batch_size=16), describe=describe_plan)
     assert told["evaluation"] == "every epoch: 40 images in 3 batches"
     assert described(make_config(), describe=describe_plan)["evaluation"] == "every epoch: 40 images in 1 batch"
-    assert told["checkpoint"] == "every epoch, the last 2 are kept"
+    assert told["checkpoint"] == "every epoch, keeping the last 2"
     assert told["memory"].startswith("about ")
 
 
@@ -134,7 +134,7 @@ def test_the_dry_run_tells_of_evaluation_checkpoints_and_memory():
         (
             {"global_batch_size": 24},
             1,
-            "1 process can share this run; for more, begin it with a smaller micro-batch, such as "
+            "1 process can share this run; for more, start it with a smaller micro-batch, such as "
             "train.micro_batch_size=12",
         ),
         ({"global_batch_size": 2}, 2, "1 or 2 processes can share this run"),
@@ -157,7 +157,7 @@ def extended(folder, schedule: str, epochs: float = 4.0, ended: bool = True) -> 
 
 def test_a_longer_run_says_that_its_learning_rate_rises_again(tmp_path):
     assert extended(tmp_path, "cosine") == (
-        "this run had ended after 20 steps: its schedule now spans 40, so the learning rate rises again "
+        "this run ended after 20 steps: its schedule now spans 40, so the learning rate rises again "
         "from 6.16e-05 to 0.005"
     )
     assert extended(tmp_path, "constant").endswith("20 steps: the learning rate stays at 0.01")
@@ -169,7 +169,7 @@ def test_a_step_that_does_not_fit_into_memory_is_warned_of(monkeypatch):
     assert "warning" not in described(make_config(global_batch_size=50, micro_batch_size=50))
     monkeypatch.setattr("distcls.training.memory.memory_size", lambda: (0, 100_000_000))
     told = described(make_config(global_batch_size=50_000, micro_batch_size=50_000))
-    assert "OUT OF MEMORY? A step needs about" in told["warning"] and "there are 0.1 GB" in told["warning"]
+    assert "OUT OF MEMORY? A step needs about" in told["warning"] and "there is 0.1 GB" in told["warning"]
     fits = int(told["warning"].rpartition("train.micro_batch_size=")[2])
     assert 50_000 % fits == 0
     assert "OUT OF" not in described(make_config(global_batch_size=50_000, micro_batch_size=fits))["warning"]
@@ -187,7 +187,7 @@ def test_a_warmup_that_is_longer_than_the_run_is_refused():
     for warmup in ("0", "10 steps", "100%"):
         check_plan(variant(config, optim__warmup=warmup), data, plan)
     config = variant(config, optim__warmup="11 steps")
-    with pytest.raises(UsageError, match=r"optim.warmup=11 steps is 11 steps, but the run has 10: .* optim.warmup=5%"):
+    with pytest.raises(UsageError, match=r"warmup=11 steps is 11 steps, but the run has only 10: .* optim.warmup=5%"):
         check_plan(config, data, plan)
 
 
@@ -195,4 +195,4 @@ def test_a_small_model_for_large_images_is_warned_of(monkeypatch):
     assert "warning" not in described(make_config(global_batch_size=50))
     monkeypatch.setattr(Data, "image_size", 224)
     told = described(make_config(global_batch_size=50))["warning"]
-    assert told.startswith("cnn2 is made for small images, and has ") and "try model.name=resnet9" in told
+    assert told.startswith("cnn2 is meant for small images; at ") and "try model.name=resnet9" in told

@@ -132,8 +132,14 @@ def test_update_gets_the_means_of_the_global_batch_after_the_weights_have_moved(
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        (lambda logits, step: Terms(logits.mean(), {}), r"gave losses of shape \(\), expected one number per image"),
-        (lambda logits, step: Terms(logits.mean(1), {f"s{step}": logits.sum()}), "gave the sums {'s1'.* in its first"),
+        (
+            lambda logits, step: Terms(logits.mean(), {}),
+            r"returned losses of shape \(\), expected one number per image",
+        ),
+        (
+            lambda logits, step: Terms(logits.mean(1), {f"s{step}": logits.sum()}),
+            "returned the sums {'s1'.* in its first",
+        ),
         (lambda logits, step: Terms(logits.mean(1), {"loss": logits.sum()}), "a sum the name 'loss', which is that of"),
         (lambda logits, step: Terms(logits.mean(1), {"moved": logits.sum()}), "a sum the name 'moved'"),
     ],

@@ -36,7 +36,9 @@ def take_step(watched: Watch, loss: float, norm: float, *of_fp16: float) -> None
 
 
 def test_a_step_that_is_not_finite_names_its_images(tmp_path):
-    with pytest.raises(DivergedError, match=r"step 0 is not finite: its loss is nan.*diverged-0\.txt\. All up to"):
+    with pytest.raises(
+        DivergedError, match=r"step 0 is not finite: its loss is nan.*diverged-0\.txt\. Everything up to"
+    ):
         take_step(make_watch(tmp_path), np.nan, 1.0)
     lines = (tmp_path / "diverged-0.txt").read_bytes().splitlines()
     assert len(lines) == 5 and lines[2] == b"" and lines[0].startswith(b"images/caf\xe9-")
@@ -47,7 +49,7 @@ def test_a_full_disk_does_not_hide_that_a_run_diverged(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(watch, "write_text", full)
-    with pytest.raises(DivergedError, match=r"its gradient norm inf\. All up to the last checkpoint is kept"):
+    with pytest.raises(DivergedError, match=r"its gradient norm inf\. Everything up to the last checkpoint is kept"):
         take_step(make_watch(tmp_path), 1.0, np.inf)
 
 

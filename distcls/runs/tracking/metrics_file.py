@@ -1,7 +1,7 @@
-"""metrics.csv: one row per call, in one write, so that a process killed between two rows loses none.
+"""Writes metrics.csv: one row per call, in a single write, so that a process killed between two rows loses none.
 
-The file is open: its header says which columns it has, so a run that was begun by a version with fewer or more
-of them is read and continued. What a row names that the file does not have becomes a further column.
+The header says which columns the file has, so runs from versions with fewer or more columns can be read and resumed.
+A value that has no column yet adds one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = (
     *TRAIN_MEANS,
     *("lr", "grad_norm", "images_per_second", "data_time"),
 )
-"""What a new file has; of these the rows of training steps and of evaluations fill some each."""
+"""Columns of a new file; rows of training steps and of evaluations each fill some of them."""
 
 TEXT_COLUMNS = ("time", "split")
 
@@ -34,10 +34,10 @@ Row = dict[str, Any]
 
 
 class MetricsFile:
-    """metrics.csv. Rows are written whole, floats so that they read back unchanged."""
+    """metrics.csv. Rows are written whole, with floats that read back unchanged."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UsageError for a file that is not one of ours, DiskError where it cannot be written."""
+        """Raise UsageError if the file is not a metrics.csv, DiskError if it cannot be written."""
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ class MetricsFile:
             raise _cannot_write(path, error) from error
 
     def append(self, row: Mapping[str, Any]) -> Row:
-        """Write one row, without its "time", and return it as read_metrics would; what is None is left blank.
+        """Write one row, given without its "time", and return it as read_metrics would; None is left blank.
 
         Raises ValueError for a row without step or split.
         """
@@ -65,26 +65,26 @@ class MetricsFile:
         return _parse(self._columns, cells)
 
     def _widen(self, names: Sequence[str]) -> None:
-        """Add columns at the end, blank in the rows that are there: in a file that replaces the old one."""
+        """Add columns at the end, blank in existing rows, by writing a file that replaces the old one."""
         if names:
             rows = [[*cells, *[""] * len(names)] for cells in _read_cells(self._path, self._columns)]
             self._columns = [*self._columns, *names]
             write_bytes(self._path, b"".join(_csv_line(cells) for cells in [self._columns, *rows]))
 
     def sync(self) -> None:
-        """See that all rows are on the disk. Raises DiskError."""
+        """Force all rows to disk. Raises DiskError."""
         try:
             fsync(self._path)
         except OSError as error:
             raise _cannot_write(self._path, error) from error
 
     def truncate(self, step: int, evaluated_step: int) -> list[Row]:
-        """Cut the rows after `step` (and a last line that was never finished); returns the rows that are left.
+        """Remove the rows after `step` (and an unfinished last line); return the remaining rows.
 
-        The row of the test split goes too: a run that goes on measures it again when it ends. So does a val row
-        after `evaluated_step`, whose evaluation came after the checkpoint.
+        The row of the test split is removed too: a resumed run evaluates it again at its end. So is a val row after
+        `evaluated_step`, whose evaluation came after the checkpoint.
 
-        The shorter file is written beside the old one and renamed over it: a kill leaves one or the other.
+        The shorter file is written next to the old one and renamed over it: a kill leaves one or the other.
         """
         rows = ((cells, _parse(self._columns, cells)) for cells in _read_cells(self._path, self._columns))
         last = {"train": step, "val": evaluated_step, "test": -1}
@@ -97,14 +97,14 @@ class MetricsFile:
 
 
 def read_metrics(path: str | Path) -> list[Row]:
-    """Return the rows of metrics.csv: "step" an int, "time" and "split" text, the rest floats; None where blank.
+    """Return the rows of metrics.csv: "step" an int, "time" and "split" text, the rest floats; None for blanks.
 
-    Each has all of COLUMNS, and what else the file has. A last line that is still being written is left out.
-    Raises MissingInputError where there is no such file, UsageError where it is another one, DiskError where it
-    is damaged.
+    Each has all of COLUMNS, and any others in the file. A last line that is still being written is left out.
+    Raises MissingInputError if the file does not exist, UsageError if it is another kind of file, DiskError if it is
+    damaged.
     """
     if not Path(path).is_file():
-        raise MissingInputError(f"There is no {path}: give the folder of a run that has started.")
+        raise MissingInputError(f"there is no {path}: give the folder of a run that has started.")
     columns = _read_header(Path(path))
     return [_parse(columns, cells) for cells in _read_cells(Path(path), columns)]
 
@@ -130,7 +130,7 @@ def _value(name: str, cell: str) -> Any:
     except ValueError:
         if name in COLUMNS:
             raise
-        return cell  # another version may write words
+        return cell  # another version may write text
 
 
 def _csv_line(cells: Iterable[str]) -> bytes:
@@ -140,7 +140,7 @@ def _csv_line(cells: Iterable[str]) -> bytes:
 
 
 def _read_cells(path: Path, columns: Sequence[str]) -> list[list[str]]:
-    """The cells of each whole line after the header."""
+    """Return the cells of each complete line after the header."""
     text = _whole_lines(path.read_bytes()).decode(errors="replace")
     lines = list(csv.reader(io.StringIO(text)))[1:]
     for number, cells in enumerate(lines, start=2):
@@ -157,7 +157,7 @@ def _whole_lines(content: bytes) -> bytes:
 
 
 def _drop_torn_line(path: Path) -> bytes:
-    """Cut a last line without its end, which would swallow the next row; returns what is left."""
+    """Remove an unfinished last line, which would swallow the next row; return the rest."""
     content = path.read_bytes() if path.exists() else b""
     whole = _whole_lines(content)
     if whole != content:
@@ -170,19 +170,21 @@ def _read_header(path: Path) -> list[str]:
         columns = next(csv.reader(file), [])
     if not set(columns) >= NEEDED or len(set(columns)) < len(columns):
         raise UsageError(
-            f"{path} has the columns {','.join(columns)!r}, where {','.join(COLUMNS)!r} or the like was expected: "
-            "another program wrote it. Move it away, or take another run name (--name NAME)."
+            f"{path} has the columns {','.join(columns)!r}, but {','.join(COLUMNS)!r} or similar was expected: "
+            "another program wrote it. Move it away, or choose another run name with --name NAME."
         )
     return columns
 
 
 def _append(path: Path, line: bytes) -> None:
-    # Unbuffered: a row is one write system call, so it is in the kernel's hands, whole, when the call returns.
+    # Unbuffered: a row is one write system call, so the kernel has all of it when the call returns.
     with path.open("ab", buffering=0) as file:
         written = file.write(line)
-        while written < len(line):  # a full disk may stop a write halfway; going on makes the system say why
+        while written < len(line):  # a full disk may stop a write halfway; the next write says why
             written += file.write(line[written:])
 
 
 def _cannot_write(path: Path, error: OSError) -> DiskError:
-    return DiskError(f"Cannot write {path}: {error.strerror}. Make room or fix the rights, then run again to go on.")
+    return DiskError(
+        f"cannot write {path}: {error.strerror}. Make room or fix its permissions, then run again to resume."
+    )

@@ -1,4 +1,4 @@
-"""TensorBoard: the rows of metrics.csv as event files."""
+"""Copies the rows of metrics.csv to TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TAGS = {
     **{name: name for name in ("epoch", "lr", "grad_norm")},
     **{name: f"{metric.name}/train_mean" for name, metric in TRAIN_MEANS.items()},
 }
-"""Columns that are the same for every split, so that their tag needs no "/train"; the others are "column/split"."""
+"""Columns that do not depend on the split, so that their tag needs no "/train"; the others are "column/split"."""
 
 
 class TensorBoard:
-    """Event files in run_dir/tb, to be looked at with `tensorboard --logdir runs`."""
+    """Event files in run_dir/tb; view them with `tensorboard --logdir runs`."""
 
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir / "tb"
@@ -30,9 +30,9 @@ class TensorBoard:
         self._open().flush()
 
     def rewrite(self, rows: list[Row]) -> None:
-        """Make the event files again from these rows, so that they hold nothing else."""
+        """Rebuild the event files from these rows, so that they contain nothing else."""
         self.close()
-        # On a network file system, what TensorBoard has open stays under another name, which nobody reads.
+        # On a network file system, files that TensorBoard has open remain under another name, which nothing reads.
         shutil.rmtree(self._folder, ignore_errors=True)
         for row in rows:
             self._add(row)
@@ -52,7 +52,7 @@ class TensorBoard:
                 writer.add_scalar(tag, value, row["step"], walltime=seconds)
 
     def _open(self) -> Any:
-        # At first use, because importing TensorBoard takes seconds.
+        # Imported at first use, because importing TensorBoard takes seconds.
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -1,1 +1,1 @@
-"""What a training step minimises: one file for each objective, and `build.py` that lists them."""
+"""Objectives, which a training step minimises: one file for each, and `build.py`, which lists them."""

@@ -1,4 +1,4 @@
-"""The objectives: every built-in one is on this screen, any other is `my_pkg.module:make`."""
+"""Builds an objective by name: the built-in ones are listed here, any other is `my_pkg.module:make`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def build_objective(config: ObjectiveConfig, task: Task) -> Objective:
-    """Return the objective of a run. Raises UsageError where the name is unknown, or the arguments do not fit."""
+    """Return the objective of a run. Raises UsageError if the name is unknown or the arguments do not fit."""
     if ":" in config.name:
         objective = call_by_name("objective.name", config.name, task, **config.args)
         if not isinstance(objective, Objective):
             raise UsageError(
-                f"objective.name={config.name} gave a {type(objective).__name__}, expected an Objective: derive it "
+                f"objective.name={config.name} returned a {type(objective).__name__}, expected an Objective: derive it "
                 "from distcls.training.objectives.objective.Objective."
             )
         return objective
     if config.name not in OBJECTIVES:
         raise UsageError(
-            f"objective.name={config.name}: there is no such objective.{nearest(config.name, OBJECTIVES)} Known: "
-            f"{', '.join(OBJECTIVES)}, and my_pkg.module:make for your own."
+            f"objective.name={config.name}: no such objective.{nearest(config.name, OBJECTIVES)} Give one of "
+            f"{', '.join(OBJECTIVES)}, or my_pkg.module:make for your own."
         )
     try:
         return OBJECTIVES[config.name](task, **config.args)

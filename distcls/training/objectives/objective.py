@@ -1,4 +1,4 @@
-"""What an objective gets, and what it gives: the one contract between a training step and what it minimises."""
+"""The contract between a training step and the objective it minimises: what an objective gets and what it returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distcls.plan.batches import BatchPlan
 
 @dataclass
 class Task:
-    """What a run gives an objective to build itself from."""
+    """The run, as an objective needs it to build itself."""
 
     config: Config
     plan: BatchPlan
@@ -34,10 +34,10 @@ class Task:
     _drawn: dict[tuple[int, int], Numbers] = field(default_factory=dict, repr=False)
 
     def view(self, micro_batch: MicroBatch, step: int, number: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images (m, 3, H, W) and targets of a micro-batch as `augment.*` changes them.
+        """Return the images (m, 3, H, W) and targets of a micro-batch, augmented by `augment.*`.
 
-        View 0 is the one that every objective sees. Views 1, 2 … are drawn anew, keyed by the step and the place in
-        the global batch, so they are the same on any number of processes. What loader workers did
+        View 0 is the one that every objective sees. Views 1, 2 … have their own random draws, keyed by the step and the
+        position in the global batch, so they are the same on any number of processes. What loader workers did
         (augment.transforms, crops while reading) is the same in all views.
         """
         if number == 0:
@@ -50,7 +50,7 @@ class Task:
         )
 
     def _numbers(self, step: int, number: int, with_crops: bool) -> Numbers:
-        """The table of a view for the whole global batch. That of a step serves all micro-batches of it."""
+        """Return a view's random numbers for the whole global batch, drawn once for all its micro-batches."""
         if (step, number) not in self._drawn:
             self._drawn = {key: table for key, table in self._drawn.items() if key[0] == step}
             numbers = draw_numbers(self.config.augment, self.plan, step, number)
@@ -64,29 +64,29 @@ class Task:
 def describe_task(
     config: Config, data: Data, plan: BatchPlan, augment: Augmentation, device: torch.device, dtype: torch.dtype
 ) -> Task:
-    """Return what the objective of this run is built from."""
+    """Return the task of this run's objective."""
     weights = weigh_classes(config.loss, data.train.labels, data.class_names)
     tensor = None if weights is None else torch.from_numpy(weights).to(dtype).to(device)
     return Task(config, plan, data.train, len(data.class_names), augment, device, tensor)
 
 
 class Terms(NamedTuple):
-    """What an objective gives for a micro-batch."""
+    """An objective's result for a micro-batch."""
 
     losses: torch.Tensor
-    """(m,), one per image. The step sums them over the global batch, and divides by its number of images."""
+    """(m,), one per image. The step sums them over the global batch and divides by its number of images."""
     sums: dict[str, torch.Tensor]
-    """Sums over the images of the micro-batch, by name: the same names and shapes in every step. Divided by the
-    number of images in the global batch, they reach `Objective.update`; "accuracy" is reported and logged. Not the
-    names of the step's own numbers: loss, grad_norm, loss_scale, moved."""
+    """Sums over the images of the micro-batch, by name, with the same names and shapes in every step. They are divided
+    by the number of images in the global batch, and `Objective.update` gets them all; "accuracy" is logged too. The
+    names loss, grad_norm, loss_scale and moved belong to the step itself."""
 
 
 class Network:
-    """The network as an objective uses it: one forward pass that trains, and any number of others."""
+    """The network as an objective uses it: one forward pass that trains, and any number that do not."""
 
     def __init__(self, module: nn.Module, model: nn.Module, autocast: Callable[[], AbstractContextManager]) -> None:
         self.module = module
-        """The plain network, whose weights are trained."""
+        """The plain network, which is trained."""
         self.model, self.autocast = model, autocast
         self.has_run = False
 
@@ -96,13 +96,13 @@ class Network:
         return self
 
     def __call__(self, *inputs: torch.Tensor, method: str = "forward") -> Any:
-        """The forward pass that trains, or another method of the network: behind DDP, under autocast, compiled.
+        """Run the forward pass that trains, or another method of the network: with DDP, autocast and compile.
 
-        Once per micro-batch, else RuntimeError: put several views into one call (torch.cat).
+        Call it once per micro-batch, with several views in one call (torch.cat); a second call raises RuntimeError.
         """
         if self.has_run:
             raise RuntimeError(
-                "the objective has called the network twice for one micro-batch: put all images that train it into "
+                "the objective called the network twice for one micro-batch: put all images that train it into "
                 "one call (torch.cat), and use `with network.as_evaluated():` for other forward passes"
             )
         self.has_run = True
@@ -110,10 +110,10 @@ class Network:
 
     @contextmanager
     def as_evaluated(self, module: nn.Module | None = None) -> Iterator[nn.Module]:
-        """The plain network, or another module, for any other forward pass by any of its methods.
+        """Yield the plain network, or another module, for forward passes that do not train it, by any method.
 
-        Inside it is in evaluation mode, so that BatchNorm's statistics stay those of the pass that trains, and under
-        autocast. Gradients are kept, unless torch.no_grad() is asked for.
+        Inside, it is in evaluation mode, so that BatchNorm's statistics come only from the pass that trains, and under
+        autocast. Gradients flow unless torch.no_grad() is used.
         """
         module = self.module if module is None else module
         modes = [(part, part.training) for part in module.modules()]
@@ -127,30 +127,30 @@ class Network:
 
 
 class Objective:
-    """Turns the network and a micro-batch into one loss per image and named sums. Derive your own from it.
+    """Computes one loss per image, and named sums, from the network and a micro-batch. Derive your own from it.
 
-    It is made before the first step, as make(task, **objective.args). It sees only its micro-batch, so that nothing
-    depends on the number of processes. Draws from the generators of torch, NumPy and Python are keyed by the step
-    and the micro-batch. What it has to remember from step to step belongs into one of its `modules`.
+    It is built before the first step, as make(task, **objective.args). It sees only its micro-batch, so that nothing
+    depends on the number of processes. The generators of torch, NumPy and Python are seeded by the step and the
+    micro-batch. Anything it must remember from step to step belongs in one of its `modules`.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:
-        """Return the modules it has beside the network, by name, given the network with its first weights.
+        """Return the objective's modules besides the network, by name, given the network with its initial weights.
 
-        Called once. Checkpoints keep them under these names. Parameters that require a gradient are trained, with
-        `optim.*`, as those of the network are; a module without any is in evaluation mode.
+        Called once. Checkpoints store them under these names. Parameters that require a gradient are trained with
+        `optim.*`, like those of the network; a module without any is in evaluation mode.
         """
         return {}
 
     def __call__(self, network: Network, micro_batch: MicroBatch, step: int) -> Terms:
-        """Return losses and sums of a micro-batch in a step, the first of which is 0."""
+        """Return losses and sums of a micro-batch. step: counted from 0."""
         raise NotImplementedError
 
     def update(self, means: dict[str, torch.Tensor], step: int) -> None:
-        """Called once a step, after the weights have moved: a teacher follows, a centre moves.
+        """Update the objective's modules, once a step after the weights have moved: a teacher follows, a centre moves.
 
         means: the sums of `Terms` over the global batch, divided by its number of images.
         """

@@ -1,4 +1,4 @@
-"""The objective of a classifier: the loss of its logits, given the labels."""
+"""The usual objective of a classifier: the loss of its logits, given the labels."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from distcls.training.objectives.objective import Network, Objective, Task, Term
 
 
 class Supervised(Objective):
-    """`loss.name` of logits and targets, and how many images are right."""
+    """Computes `loss.name` of logits and targets, and counts correct predictions."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self.loss = build_loss(task.config.loss, task.class_weights)
 
     def __call__(self, network: Network, micro_batch: MicroBatch, step: int) -> Terms:
-        """See Objective. Mixed targets count as right where the label of the first image is predicted."""
+        """See Objective. A mixed image counts as correct if the label of its first image is predicted."""
         images, targets = self.task.view(micro_batch, step)
         logits = network(images)
         losses = self.loss(logits, targets)

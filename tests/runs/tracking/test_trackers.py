@@ -9,6 +9,6 @@ from distcls.runs.tracking.trackers import Tracker
 
 
 def test_unknown_tracker_lists_the_known(tmp_path):
-    with pytest.raises(UsageError, match=r"'tensorbord'.*Known: tensorboard"):
+    with pytest.raises(UsageError, match=r"'tensorbord'.*: give tensorboard"):
         Tracker(tmp_path, ["tensorbord"])
     assert not (tmp_path / "metrics.csv").exists()
