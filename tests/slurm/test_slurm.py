@@ -228,7 +228,8 @@ def uninterrupted(folder: Path) -> dict[str, str]:
     """The run that nobody disturbs."""
     (folder / "small.yaml").write_text(SETTINGS % (folder / "slow"))
     with Ranks(folder) as ranks:
-        ranks.run("train", "-c", "small.yaml", "--name", "whole", "run.device=cpu", world_size=4, setup=see_slow_model)
+        words = ["train", "-c", "small.yaml", "--name", "whole", "run.device=cpu"]
+        assert ranks.start(*words, world_size=4, setup=see_slow_model).wait(limit=240) == [0] * 4
     return ledger.digest(folder / "runs" / "whole", STEPS)
 
 
