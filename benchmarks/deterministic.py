@@ -188,7 +188,7 @@ def training_steps(
         late.begin()
         numbers = train_step(micro_batches)
         assert numbers is not None
-        late.put(state.step, numbers)  # the finite-ness check, one step late
+        late.put(state.step, numbers)  # the finiteness check, one step late
         yield
 
 

@@ -1,4 +1,4 @@
-"""Writes noise in the layout of the CIFAR-10 JPEGs, DIR/train/CLASS/*.jpg, for speed where there is no CIFAR-10.
+"""Writes noise in the layout of the CIFAR-10 JPEGs, DIR/train/CLASS/*.jpg, to measure speed without CIFAR-10.
 
 python benchmarks/noise.py DIR
 """

@@ -28,7 +28,7 @@ NEEDED = {
 }
 """What is imported, and the package that has it."""
 
-USEFUL = {"submitit": "for Slurm alone", "pytest_timeout": "which ends a test that hangs"}
+USEFUL = {"submitit": "only Slurm needs it", "pytest_timeout": "it ends tests that hang"}
 """What the script does without."""
 
 
@@ -39,7 +39,7 @@ def main() -> int:
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     for module, why in USEFUL.items():
         if importlib.util.find_spec(module) is None:
-            print(f"{module} is missing, {why}: going without")
+            print(f"{module} is not installed; continuing without it ({why})")
     if missing:
         print(f"missing Python packages: pip install {' '.join(missing)}", file=sys.stderr)
         return 1

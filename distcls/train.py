@@ -1,4 +1,4 @@
-"""The door that `python -m distcls.train`, `accelerate launch -m distcls.train`, torchrun and Slurm open.
+"""The entry point of `python -m distcls.train`, `accelerate launch -m distcls.train`, torchrun and Slurm.
 
 It is only ever run, never imported: as an attribute of the package, `distcls.train` is the function of api.py. What
 it starts is `main` of commands/train.py; the framework's table of contents is training/loop.py.

@@ -1,6 +1,6 @@
 """Checks before training that settings, versions and checkpoints are the same on all machines of a run.
 
-All processes call each function. Images are compared where they are read (data/__init__.py).
+All processes call each function. Images are compared where they are read (data/build.py).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def refuse_differences(config: Config, processes: Processes) -> None:
 
 
 def refuse_to_begin_anew(step: int, run_dir: Path, processes: Processes) -> None:
-    """Raise UsageError if another machine has a later checkpoint than process 0's, which keeps the run folder.
+    """Raise UsageError if another machine has a later checkpoint than process 0, which keeps the run folder.
 
     step: of the newest checkpoint that this process sees.
     """

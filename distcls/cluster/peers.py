@@ -2,7 +2,7 @@
 
 A few times a second, a thread of each process reports through their common store that the process is alive, and how
 far its main thread has come. A process that fails reports it there first (`leave`); the others then have a moment to
-end by themselves, since most collectives notice, and are ended otherwise. If no process makes progress, each one
+end by themselves (most do, because their collective fails); the rest are ended. If no process makes progress, each one
 records where its main thread is.
 """
 

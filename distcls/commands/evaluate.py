@@ -71,7 +71,7 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _kind_of(options: argparse.Namespace) -> list[str]:
-    """Return the setting data.name for images that are kept in another way than the run's were (folder, csv, npz)."""
+    """Return the setting data.name for images that are stored differently from the run's (folder, csv, npz)."""
     kind = kind_of_data(options.data)
     is_kind = read_config(Path(options.run) / "config.yaml").data.name in KINDS_OF_PATHS
     return [f"data.name={kind}"] if is_kind and kind is not None else []

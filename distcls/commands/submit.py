@@ -95,7 +95,7 @@ def _parser() -> Parser:
     where.add_argument("--gpus-per-node", type=_count, metavar="G", help="GPUs per node, each with a process")
     where.add_argument("--cpu", action="store_true", help="train on CPUs")
     parser.add_argument("--tasks-per-node", type=_count, metavar="T", help="with --cpu: processes per node")
-    parser.add_argument("--cpus-per-task", type=_count, metavar="N", help="default: one, plus one per data.workers")
+    parser.add_argument("--cpus-per-task", type=_count, metavar="N", help="default: one, plus data.workers")
     parser.add_argument("--partition", metavar="P", help="partition to queue in (default: the cluster's)")
     parser.add_argument(
         "--time", type=_minutes, required=True, metavar="T", help="time until the job is requeued: minutes, 8h, 1-12:00"
@@ -107,7 +107,7 @@ def _parser() -> Parser:
     parser.add_argument("--container", metavar="IMAGE", help="run in this container image (pyxis and enroot)")
     parser.add_argument(
         "--signal-delay", type=_count, metavar="S",
-        help="seconds before its time is up at which a job begins to save: allow for a step, a save and 30 more "
+        help="how many seconds before its time limit a job begins to save: allow for a step, a save and 30 s "
         "(default: 120, or half the time)",
     )  # fmt: skip
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Compares two configs: some settings may change when a run is resumed, others would make it another run."""
+"""Compares two configs: some settings may change when a run is resumed, others would make it a different run."""
 
 from __future__ import annotations
 

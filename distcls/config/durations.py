@@ -28,7 +28,7 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of training: a number of steps, of passes over the training set, or of percent of all steps."""
+    """A length of training: a number of steps, of passes over the training set, or a percentage of all steps."""
 
     value: float
     unit: Literal["step", "epoch", "percent"]

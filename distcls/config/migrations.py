@@ -32,7 +32,7 @@ def forget_what_did_nothing(root: Given) -> None:
 
 
 def _in_groups(section: dict[str, Any], setting: str) -> list[Any]:
-    """Return the values that a setting has in groups of parameters: one that a group reads did something."""
+    """Return the values that a setting has in groups of parameters: a value that a group uses had an effect."""
     groups = section["groups"].value if "groups" in section else None
     given = [group.value for group in groups or [] if isinstance(group.value, dict)]
     return [group[setting].plain() for group in given if setting in group]

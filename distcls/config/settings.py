@@ -112,8 +112,8 @@ class DataConfig:
     split_seed: int = setting(0, "Random seed for the splits, independent of train.seed.", minimum=0)
     cache: str = setting(
         "4 GB",
-        "Keep decoded images in memory if they take no more than this, once per machine, and on each GPU if they fit "
-        "a quarter of its free memory; 0 reads the files instead.",
+        "Keep decoded images in memory if they take no more than this (one copy per machine), and on each GPU if "
+        "they fit in a quarter of its free memory; 0 reads the files instead.",
         changes_run=False,
     )
     disk_cache: str = setting(
@@ -126,7 +126,8 @@ class DataConfig:
     )
     workers: int = setting(
         2,
-        "Worker processes per rank that read files and apply augment.transforms, or threads that read data.disk_cache.",
+        "Workers per process of the run: processes that read files and apply augment.transforms, or threads that read "
+        "data.disk_cache.",
         minimum=0,
         maximum=1024,
         changes_run=False,
@@ -251,7 +252,7 @@ class LossConfig:
     )
     label_smoothing: float = setting(0.0, "Share of the target spread evenly over all classes.", minimum=0, below=1)
     gamma: float = setting(
-        2.0, "Exponent of focal loss (arXiv 1708.02002): the higher, the less easy images count.", minimum=0
+        2.0, "Exponent of focal loss (arXiv 1708.02002): the higher it is, the less weight easy images get.", minimum=0
     )
     class_weights: Literal["none", "balanced", "effective"] | dict[str, float] = setting(
         "none",
@@ -283,7 +284,7 @@ class ParamGroupConfig:
 
     match: str = setting("", "Regular expression to find in a parameter's name.")
     lr_scale: float = setting(1.0, "Factor for the learning rate.", minimum=0)
-    weight_decay: float | None = setting(None, "Weight decay of this group, also for its norms and biases.", minimum=0)
+    weight_decay: float | None = setting(None, "Weight decay of this group, including its norms and biases.", minimum=0)
     name: str | None = setting(None, "Optimizer of this group.")
     args: dict[str, Any] | None = setting(None, "Arguments for your own optimizer.")
     lr: float | None = setting(None, "Peak learning rate of this group.", above=0)
@@ -294,12 +295,12 @@ class ParamGroupConfig:
     schedule: Literal["constant", "cosine", "one_cycle", "step"] | None = setting(
         None, "How this group's learning rate changes after warmup."
     )
-    warmup: str | None = setting(None, "How long this group's learning rate rises to its peak.", duration=True)
+    warmup: str | None = setting(None, "How long this group's learning rate takes to rise to its peak.", duration=True)
     min_lr: float | None = setting(None, "Learning rate at the end of cosine and one_cycle.", minimum=0)
     milestones: list[str] | None = setting(
-        None, "When schedule step multiplies the learning rate by gamma.", duration=True
+        None, "When schedule=step multiplies the learning rate by gamma.", duration=True
     )
-    gamma: float | None = setting(None, "Factor for schedule step.", above=0)
+    gamma: float | None = setting(None, "Factor for schedule=step.", above=0)
 
     def own(self) -> dict[str, Any]:
         """Return this group's values for the settings of `optim`, by name; None where it has no value of its own."""
@@ -326,13 +327,15 @@ class OptimConfig:
         "cosine", "How the learning rate changes after warmup."
     )
     warmup: str = setting(
-        "0 steps", "How long the learning rate rises to its peak, such as 500 steps, 1 epoch or 5%.", duration=True
+        "0 steps",
+        "How long the learning rate takes to rise to its peak, such as 500 steps, 1 epoch or 5%.",
+        duration=True,
     )
     min_lr: float = setting(0.0, "Learning rate at the end of cosine and one_cycle.", minimum=0)
     milestones: list[str] = setting(
-        [], "When schedule step multiplies the learning rate by gamma, such as ['50%', '75%'].", duration=True
+        [], "When schedule=step multiplies the learning rate by gamma, such as ['50%', '75%'].", duration=True
     )
-    gamma: float = setting(0.1, "Factor for schedule step.", above=0)
+    gamma: float = setting(0.1, "Factor for schedule=step.", above=0)
     fused: bool = setting(True, "Use the optimizer's fused kernel if the device has one.")
     args: dict[str, Any] = setting({}, "Arguments for your own optimizer.")
     groups: list[ParamGroupConfig] = setting(

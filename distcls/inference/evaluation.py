@@ -40,7 +40,7 @@ def evaluate_run(
         )
     if split_name != "all" and not (run_dir / "splits.json").exists():
         raise MissingInputError(
-            f"{run_dir} does not say which images are in its {split_name} split: give the run folder that contains it, "
+            f"{run_dir} does not say which images are in its {split_name} split: give the folder of the whole run, "
             "or other images with --data DIR --split all"
         )
     classifier = load_classifier(run_dir, config)

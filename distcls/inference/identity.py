@@ -115,7 +115,7 @@ def choose_split(data: Data, name: str, run_dir: Path) -> Split:
             raise UsageError(
                 f"the data is not what {run_dir} was trained on:\n  "
                 + _what_changed(lists, now)
-                + f"\nSo images of {name} may have been trained on. Restore the old data, or give images that the run "
-                "has never seen with --data DIR --split all"
+                + f"\nSo the run may have been trained on images of {name}. Restore the old data, or give images that "
+                "the run has never seen with --data DIR --split all"
             )
     return splits[name]

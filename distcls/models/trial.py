@@ -108,8 +108,8 @@ class _Trial:
         buffers = dict(self.copy.named_buffers())
         for name, buffer in buffers.items():
             if name in self.buffers and self.buffers[name] is not buffer and name in self.model.state_dict():
-                raise self.refuse(f"puts another tensor in the place of the buffer {name!r} in each pass, so that it "
-                                  "cannot be followed: change it in place, with copy_ or lerp_.")  # fmt: skip
+                raise self.refuse(f"puts a new tensor in the place of the buffer {name!r} in each pass, so that it "
+                                  "cannot be tracked: change it in place, with copy_ or lerp_.")  # fmt: skip
         self.buffers = buffers
         self.snapshots.append({name: buffer.detach().clone() for name, buffer in buffers.items()})
 
@@ -180,8 +180,9 @@ class _Trial:
                 continue
             made = name not in first or first[name].shape != after.shape
             if made and name in saved:
-                raise self.refuse(f"creates or resizes the buffer {name!r} in its first pass, so it could not be "
-                                  "resumed: create it in __init__, or with persistent=False.")  # fmt: skip
+                raise self.refuse(f"creates or resizes the buffer {name!r} in its first pass, so a run could not be "
+                                  "resumed: create it in __init__ at its final size, or with "
+                                  "persistent=False.")  # fmt: skip
             if made:
                 continue
             if name not in saved:

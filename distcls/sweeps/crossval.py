@@ -1,7 +1,7 @@
 """Runs cross-validation: one ordinary run for each fold, and mean ± standard deviation over them.
 
-Folds run one after the other, each as `distcls train` in its own process and run folder. So they behave as any run: a
-stopped fold is resumed, a finished one is not run again, and exit codes are the same.
+Folds run one after the other, each as `distcls train` in its own process and run folder. So they behave like any other
+run: a stopped fold is resumed, a finished one is not run again, and exit codes are the same.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ def finish(
     run.write_json("kept.json", {"step": state.position.best_step})
     if went_bad:
         run.progress.warning(
-            f"some images became unreadable during training ({run.dir / WENT_BAD}): a new run would give other weights."
+            f"some images became unreadable during training ({run.dir / WENT_BAD}): a new run would give "
+            "different weights."
         )
     folder = shlex.quote(str(run.dir))
     last = measured.get("test") or measured.get("val")

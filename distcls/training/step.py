@@ -97,8 +97,8 @@ class TrainStep:
             taken = {"loss", "grad_norm", *OF_FP16} & shapes.keys()
             if taken:
                 raise UsageError(
-                    f"objective.name={self.config.objective.name} gave a sum the name {min(taken)!r}, which is that of "
-                    "a number of the step itself: call it otherwise."
+                    f"objective.name={self.config.objective.name} named a sum {min(taken)!r}, a name that the step "
+                    "itself uses: choose another."
                 )
             self.shapes = shapes
             others = [name for name, shape in shapes.items() if not shape and name not in self.reported_first]

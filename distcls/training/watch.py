@@ -142,7 +142,7 @@ class Watch:
         if scale < SMALLEST_SCALE:
             raise DivergedError(
                 f"at step {step} the gradients are still not finite in fp16 with a loss scale of "
-                f"{scale:.1e}: they are not too large, but wrong. Start another run with "
+                f"{scale:.1e}: so overflow is not the cause. Start another run with "
                 "train.precision=bf16 or float32, or with a lower optim.lr."
             )
         self.state.position.skipped_steps += not moved

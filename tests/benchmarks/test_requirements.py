@@ -15,4 +15,4 @@ def test_missing_packages_are_named_before_anything_is_run():
     found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert found.returncode == 1
     assert "missing Python packages: pip install torch torchvision accelerate" in found.stderr
-    assert "submitit is missing, for Slurm alone: going without" in found.stdout
+    assert "submitit is not installed; continuing without it (only Slurm needs it)" in found.stdout

@@ -34,7 +34,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 0)])
-def test_in_training_it_weighs_nothing_and_is_told_once(ranks: Ranks, images: Path, world_size: int, workers: int):
+def test_in_training_it_weighs_nothing_and_is_reported_once(ranks: Ranks, images: Path, world_size: int, workers: int):
     command = ["train", "--data", str(images), *SETTINGS, f"data.workers={workers}", "data.test_fraction=0"]
     command += ["loss.name=poisoned_images:constant_loss", "train.log_every=1"]
     ranks.run(*command, "train.num_steps=2", world_size=world_size)

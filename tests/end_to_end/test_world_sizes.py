@@ -93,7 +93,7 @@ def test_a_deterministic_run_as_typed_gives_the_same_bits_on_1_and_2_processes(r
     assert len(one) > 20 and two == one
 
 
-def test_a_run_stopped_on_4_processes_goes_on_on_2_and_then_on_1(ranks):
+def test_a_run_stopped_on_4_processes_resumes_on_2_and_then_on_1(ranks):
     """Every image of the epoch enters exactly once, and the weights are those of a run never stopped."""
     settings = [
         "data.name=noise_images:make_images", "data.args.num_train=800", "model.name=ledger:make", "optim.lr=1e-3",

@@ -118,7 +118,7 @@ def test_a_split_is_measured_as_long_as_it_is_the_same_itself(
     swap(images / "train" / "class0" / "02.bmp", images / "train" / "class1" / "03.bmp")
     assert len(choose_split(opened(), "test", run_dir)) == 4
     swap(images / "train" / "class0" / "02.bmp", images / "test" / "class0" / "02.bmp")
-    with pytest.raises(UsageError, match="So images of test may have been trained on"):
+    with pytest.raises(UsageError, match="So the run may have been trained on images of test"):
         choose_split(opened(), "test", run_dir)
 
 

@@ -226,7 +226,9 @@ def test_a_buffer_that_is_replaced_is_refused():
                 self.center = self.center * 0.9 + images.detach().mean((0, 2, 3)) * 0.1
             return self.head(images.mean((2, 3)) - self.center)
 
-    with pytest.raises(UsageError, match=r"in the place of the buffer 'center' .* change it in place"):
+    with pytest.raises(
+        UsageError, match=r"puts a new tensor in the place of the buffer 'center' .* change it in place"
+    ):
         attempt(Replacing())
 
 

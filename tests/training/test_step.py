@@ -140,8 +140,11 @@ def test_update_gets_the_means_of_the_global_batch_after_the_weights_have_moved(
             lambda logits, step: Terms(logits.mean(1), {f"s{step}": logits.sum()}),
             "returned the sums {'s1'.* in its first",
         ),
-        (lambda logits, step: Terms(logits.mean(1), {"loss": logits.sum()}), "a sum the name 'loss', which is that of"),
-        (lambda logits, step: Terms(logits.mean(1), {"moved": logits.sum()}), "a sum the name 'moved'"),
+        (
+            lambda logits, step: Terms(logits.mean(1), {"loss": logits.sum()}),
+            "named a sum 'loss', a name that the step itself uses",
+        ),
+        (lambda logits, step: Terms(logits.mean(1), {"moved": logits.sum()}), "named a sum 'moved'"),
     ],
 )
 def test_what_an_objective_gives_wrong_is_refused(terms, message):

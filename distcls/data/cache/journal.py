@@ -11,7 +11,7 @@ from typing import TextIO
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of decoded images, from start up to stop, not included."""
+    """A range of decoded images, from start to stop (exclusive)."""
 
     start: int
     stop: int

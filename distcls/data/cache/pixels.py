@@ -36,7 +36,7 @@ from distcls.data.sources.image_set import CONTENT_BYTES, ArraySet, ImageSet
 from distcls.errors import DiskError
 
 MOST_STAMPS = 20
-"""The number of copies of a folder that an entry remembers and is trusted for without reading their files again."""
+"""The number of copies of a folder that an entry remembers; for these it is trusted without rereading the files."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class _Entry:
         remove_unused(self.path.parent)
 
     def is_current(self, progress: Progress | None) -> bool:
-        """True if the entry is complete and of these very files, and no image that was bad can be decoded by now."""
+        """True if the entry is complete and for exactly these files, and every bad image is still bad."""
         about = read_entry(self.path)
         if about is None or not all(self._is_bad(int(i)) for i in about["bad"]):
             return False
