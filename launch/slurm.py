@@ -5,7 +5,7 @@ python launch/slurm.py -c configs/digits.yaml --nodes 2 --gpus-per-node 8 --part
 
 import sys
 
-from distcls.commands.submit import main
+from distcls.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["submit", *sys.argv[1:]]))

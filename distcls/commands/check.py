@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from distcls.commands.arguments import SETTINGS, Parser, settings_of_options
-from distcls.commands.exit_codes import run_command
 from distcls.config.loading import load_config
 from distcls.config.settings import Config
 from distcls.errors import BadDataError, DiskError, UsageError
@@ -28,12 +27,8 @@ class CheckOptions:
     strict: bool
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Print the findings. Exit code 65 if training would refuse the data; with --strict, if anything is wrong."""
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     config, options = _parse_arguments(argv)
     from distcls.data.inspection.check import check_data
     from distcls.report.data_check import draw, print_check

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.commands.arguments import override, parse_train_arguments
-from distcls.commands.exit_codes import run_command
 from distcls.config.settings import Config
 from distcls.errors import BadDataError, UsageError
 from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
@@ -20,12 +19,8 @@ DEFAULTS = ("data.folds=5", "data.fold=0")
 ALL_FOLDS = "distcls crossval runs all folds: leave out data.fold, or run a single fold with distcls train"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `distcls crossval`, which takes the arguments of `distcls train`."""
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     runner = FoldRunner()
     if any(word.startswith("data.fold=") for word in argv):
         raise UsageError(ALL_FOLDS)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.commands.arguments import Parser
-from distcls.commands.exit_codes import run_command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Print the findings. The exit code is 1 if something is broken."""
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="distcls doctor",
         description="Check this machine: what it has, what is wrong, and how to fix it. This takes about "

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.cluster import signals, slurm
 from distcls.commands.arguments import TRUST, Parser, kind_of_data, override
-from distcls.commands.exit_codes import run_command
 from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS
 from distcls.errors import MissingInputError, UsageError
@@ -26,13 +24,9 @@ UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data
 """Settings that make all images of a folder one split."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Evaluate a run's best weights on a split."""
     signals.install()
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     slurm.join_step()
     parser = Parser(prog="distcls eval", description="Evaluate a run's best weights on a split.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")

@@ -9,12 +9,8 @@ from distcls.commands.arguments import Parser
 from distcls.commands.exit_codes import run_command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> None:
     """Print the interface that leads to the head."""
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> None:
     parser = Parser(
         prog="distcls.commands.network", description="Print the interface that leads to the head, for node.sh."
     )
@@ -36,4 +32,4 @@ def _main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, None))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.commands.arguments import TRUST, Parser
-from distcls.commands.exit_codes import run_command
 from distcls.errors import BadDataError, UsageError
 from distcls.runs.opening import opened_run
 
 BATCH_SIZE = 64
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Print the most probable classes of each image. Exit code 65 if an image could not be read."""
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     parser = Parser(prog="distcls predict", description="Classify images with a run's model.")
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.commands.arguments import Parser
-from distcls.commands.exit_codes import run_command
 from distcls.runs.opening import check_run_folder
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Redraw plots/. This needs neither the images nor the model, and imports no code that the run names."""
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="distcls report",
         description="Redraw a run's plots from its folder alone: its images are not needed. For a run that has not "

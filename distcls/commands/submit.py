@@ -13,18 +13,13 @@ from pathlib import Path
 from submitit.core.utils import environment_variables
 
 from distcls.commands.arguments import SETTINGS, Parser, parse_train_arguments
-from distcls.commands.exit_codes import run_command
 from distcls.commands.slurm_job import PlannedRun, build_executor, script_of, submit
 from distcls.errors import MissingInputError, UsageError
 from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Submit a run, or an array of runs, and print where to look."""
-    return run_command(_main, sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(argv)
     _check(options)
     runs = _plan_runs(options)

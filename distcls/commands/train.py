@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 
 from distcls.cluster import signals, slurm
@@ -18,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals.install(second_leaves=not slurm.comes_back())
     # DDP warns at every start that it looks for unused parameters, which we want (see training/acceleration.py).
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    return slurm.leave(run_command(_main, sys.argv[1:] if argv is None else argv))
+    return slurm.leave(run_command(_main, argv))
 
 
 def _main(argv: Sequence[str]) -> int:
