@@ -27,10 +27,9 @@ from distcls.cluster import signals, slurm
 from distcls.commands.arguments import settings_of_options
 from distcls.config.loading import load_config
 from distcls.errors import BadDataError, MissingInputError, UsageError
+from distcls.files.atomic import read_json
 from distcls.runs.opening import opened_run
 from distcls.runs.resuming import AlreadyFinished, default_name
-
-BATCH_SIZE = 64
 
 _training = threading.Lock()
 """Held during a run: torch's settings and random generators, and accelerate's state, belong to the whole process."""
@@ -45,7 +44,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Return the final metrics: {"val": {…}, "test": {"accuracy": 0.983, …}}, fractions from 0 to 1."""
-        return json.loads((self.dir / "metrics.json").read_text())
+        return read_json(self.dir / "metrics.json")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Classifier:
 
         Raises MissingInputError or BadDataError, naming the image that does not exist or cannot be decoded.
         """
-        from distcls.inference.prediction import predict
+        from distcls.inference.prediction import BATCH_SIZE, predict
 
         if isinstance(images, str | PathLike):
             raise UsageError(f"predict takes a list of images: give [{str(images)!r}].")
@@ -145,7 +144,6 @@ def train(
             if finished.is_main:
                 write_report(finished.dir)
     except AlreadyFinished as already:
-        assert already.run_dir is not None
         return Run(already.run_dir)
     finally:
         random.setstate(drawn)  # libraries draw while they are imported

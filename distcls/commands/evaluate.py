@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.cluster import signals, slurm
-from distcls.commands.arguments import TRUST, Parser, kind_of_data, override
+from distcls.commands.arguments import SETTINGS, TRUST, Parser, kind_of_data, override
 from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS
 from distcls.errors import MissingInputError, UsageError
@@ -38,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--data", metavar="DIR", help="where the images are now, or other images (see --split all)")
     parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", default=[], help="settings that differ, such as data.root=DIR"
+        "overrides", metavar=SETTINGS, nargs="*", default=[], help="settings that differ, such as data.root=DIR"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
@@ -54,8 +53,7 @@ def main(argv: Sequence[str]) -> int:
         if file is not None and not file.parent.is_dir():
             raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Create it first.")
     run_dir = Path(options.run)
-    check_run_folder(run_dir)
-    moved = [] if options.data is None else [override("data.root", options.data), *_kind_of(options)]
+    moved = [] if options.data is None else [override("data.root", options.data), *_kind_of(options.data, run_dir)]
     overrides = [*moved, *options.overrides, *(UNCUT if options.split == "all" else [])]
     with opened_run(run_dir, ["data", "model", "loss"], overrides, options.trust) as config:
         from distcls.inference.evaluation import evaluate_run
@@ -64,8 +62,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _kind_of(options: argparse.Namespace) -> list[str]:
+def _kind_of(images: str, run_dir: Path) -> list[str]:
     """Return the setting data.name for images that are stored differently from the run's (folder, csv, npz)."""
-    kind = kind_of_data(options.data)
-    is_kind = read_config(Path(options.run) / "config.yaml").data.name in KINDS_OF_PATHS
+    check_run_folder(run_dir)
+    kind = kind_of_data(images)
+    is_kind = read_config(run_dir / "config.yaml").data.name in KINDS_OF_PATHS
     return [f"data.name={kind}"] if is_kind and kind is not None else []

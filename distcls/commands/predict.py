@@ -9,8 +9,6 @@ from distcls.commands.arguments import TRUST, Parser
 from distcls.errors import BadDataError, UsageError
 from distcls.runs.opening import opened_run
 
-BATCH_SIZE = 64
-
 
 def main(argv: Sequence[str]) -> int:
     """Print the most probable classes of each image. Exit code 65 if an image could not be read."""
@@ -25,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     run_dir = Path(options.run)
     with opened_run(run_dir, parts=["model"], trust=options.trust) as config:
         from distcls.inference.classifier import load_classifier
-        from distcls.inference.prediction import find_images, print_predictions
+        from distcls.inference.prediction import BATCH_SIZE, find_images, print_predictions
 
         paths = find_images(options.images)
         classifier = load_classifier(run_dir, config)

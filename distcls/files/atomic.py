@@ -56,9 +56,14 @@ def write_text(path: Path, text: str, durable: bool = True) -> None:
     write_bytes(path, text.encode("utf-8", "surrogateescape"), durable)
 
 
-def write_json(path: Path, value: Any, durable: bool = True) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file whole, see `replacing` and `json_text`."""
-    write_text(path, json_text(value), durable)
+    write_text(path, json_text(value))
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file. Raises OSError, and ValueError for a damaged file."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def fsync(path: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors import torch as safetensors_torch
 
 from distcls.errors import DiskError
-from distcls.files.atomic import UNFINISHED, fsync, json_text, put_in_place
+from distcls.files.atomic import UNFINISHED, fsync, json_text, put_in_place, read_json
 
 Tensors = dict[str, torch.Tensor]
 Writer = Callable[[Any], Any]
@@ -137,11 +137,6 @@ def tensors_from(content: bytes) -> Tensors:
     tied = json.loads(header.get("__metadata__", {}).get("tied", "{}"))
     tensors = safetensors_torch.load(content)
     return tensors | {name: tensors[first] for name, first in tied.items()}
-
-
-def read_json(path: Path) -> Any:
-    """Return the value in a JSON file."""
-    return json.loads(path.read_text())
 
 
 def place(tensor: torch.Tensor) -> tuple:

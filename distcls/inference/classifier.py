@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +21,7 @@ from distcls.config.yaml_text import to_yaml
 from distcls.data.augmentation.preprocessing import Normalize, describe_preprocessing, described_decoding
 from distcls.data.decoding.decode import Decoding
 from distcls.errors import DiskError
+from distcls.files.atomic import read_json
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
 from distcls.models.build import build_model
 from distcls.models.init_from import find_weights
@@ -115,7 +115,7 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise DiskError(
             f"{path} is damaged ({error}). A finished run has a copy in {path.parent / 'model'}; an unfinished one "

@@ -12,7 +12,7 @@ from distcls.config.settings import Config
 from distcls.data.build import build_data
 from distcls.data.split import Split
 from distcls.errors import MissingInputError, UsageError
-from distcls.files.atomic import json_text, write_text
+from distcls.files.atomic import write_json
 from distcls.inference.classifier import load_classifier
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.identity import aligned, choose_split, is_same_place
@@ -75,7 +75,7 @@ def print_metrics(split: str, metrics: SplitMetrics, class_names: list[str]) -> 
 def write_metrics(path: Path, metrics: SplitMetrics, class_names: list[str]) -> None:
     """Write all metrics of one split as JSON. Rows of the confusion matrix are the true classes."""
     values = {**metrics.summary(class_names), "class_names": class_names, "confusion": metrics.confusion.tolist()}
-    write_text(path, json_text(values))
+    write_json(path, values)
 
 
 def write_predictions(path: Path, metrics: SplitMetrics, split: Split, class_names: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from distcls.config.settings import DataConfig
 from distcls.data.inspection.report import changed_images
 from distcls.data.split import Data, Split
 from distcls.errors import DiskError, MissingInputError, UsageError, some_of
+from distcls.files.atomic import read_json
 
 Lists = dict[str, list]
 """The images of each split, as in splits.json."""
@@ -65,7 +65,7 @@ def _read_lists(run_dir: Path) -> Lists | None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -64,9 +64,14 @@ def measure(
         "macro_f1": float(f1[present].mean()),
         "weighted_precision": float(precision @ actual / count),
         "weighted_f1": float(f1 @ actual / count),
-        "ece": float(np.abs(bin_correct - bin_confidence).sum() / count),
+        "ece": calibration_error(bin_confidence, bin_correct, count),
         "count": count,
     }
+
+
+def calibration_error(bin_confidence: np.ndarray, bin_correct: np.ndarray, count: int) -> float:
+    """Return the expected calibration error (Guo et al., arXiv 1706.04599), from the bins of SplitMetrics."""
+    return float(np.abs(bin_correct - bin_confidence).sum() / count)
 
 
 def measure_classes(confusion: np.ndarray) -> list[dict[str, Any]]:

@@ -14,6 +14,9 @@ from distcls.errors import MissingInputError
 from distcls.files.atomic import printable
 from distcls.inference.classifier import Classifier
 
+BATCH_SIZE = 64
+"""The number of images to pass to `predict` at a time."""
+
 
 def find_images(names: Sequence[str]) -> list[Path]:
     """Return the files as given, and the images in folders. Raises MissingInputError for a missing file or folder."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from distcls.errors import MissingInputError, UsageError, some_of
+from distcls.files.atomic import read_json
+from distcls.files.verified import Tensors, read_tensors
 from distcls.models.weights import load_weights
 from distcls.runs.status import read_status
-
-Tensors = dict[str, torch.Tensor]
-
 
 LEAST_SHARE = 0.5
 """The share of a model's tensors, not counting its head, that must be found unless model.init_partly is set."""
@@ -94,7 +91,7 @@ def read_weights(path: Path) -> Tensors:
     """Return tensors by name. Raises UsageError if the file does not hold weights."""
     try:
         tensors: dict[str, Any] = (
-            load_file(path)
+            read_tensors(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
@@ -124,7 +121,7 @@ def _class_names_beside(path: Path) -> list[str] | None:
     """Return the classes that the weights were trained on, or None if unknown."""
     for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
         if (folder / "classes.json").exists():
-            return json.loads((folder / "classes.json").read_text())
+            return read_json(folder / "classes.json")
     return None
 
 

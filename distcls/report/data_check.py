@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distcls.config.wording import count
 from distcls.data.inspection.check import Copies, DataCheck
 from distcls.report.data_plots import plot_class_counts, plot_colors, plot_samples, plot_sizes
 from distcls.terminal.progress import Progress
@@ -48,15 +49,15 @@ def _describe(check: DataCheck) -> Iterator[tuple[str, str]]:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "none"
 
 
 def _also(check: DataCheck) -> str:
     animations, ignored = check.num_animations, check.num_ignored
     return "".join(
         [
-            f"; {animations:,} animation{'' if animations == 1 else 's'} (first frame)" if animations else "",
-            f"; {ignored:,} other file{'' if ignored == 1 else 's'} ignored" if ignored else "",
+            f"; {count(animations, 'animation')} (first frame)" if animations else "",
+            f"; {count(ignored, 'other file')} ignored" if ignored else "",
         ]
     )
 
@@ -65,14 +66,14 @@ def _sizes(check: DataCheck) -> str:
     shapes = check.shapes
     if not shapes:
         return "none"
-    width, height, count = shapes[0]
+    width, height, number = shapes[0]
     if len(shapes) == 1:
         return f"all {width} × {height}"
     spans = [
         f"{name} {numbers.min():,} to {numbers.max():,} (median {np.median(numbers):,.0f})"
         for name, numbers in (("width", check.sizes[:, 0]), ("height", check.sizes[:, 1]))
     ]
-    most = f", most often {width} × {height}" if count > 1 else ""
+    most = f", most often {width} × {height}" if number > 1 else ""
     return f"{', '.join(spans)}; {len(shapes):,} shapes{most}"
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import MaxNLocator
 
+from distcls.config.wording import count
 from distcls.report.figure import BLUE, GREEN, GREY, INK, ORANGE, RED, figure_file, shorten
 from distcls.report.pictures import draw_image, page_in_inches
 
@@ -97,27 +98,27 @@ def plot_sizes(shapes: Sequence[tuple[int, int, int]], image_size: int, path: st
 
     shapes: (width, height, number of images) of each shape.
     """
-    width, height, count = np.array(shapes, float).reshape(-1, 3).T
+    width, height, number = np.array(shapes, float).reshape(-1, 3).T
     with figure_file(path, 10, 4.4) as figure:
         scatter, histogram = figure.subplots(1, 2, width_ratios=[1, 1.1])
-        _draw_shapes(scatter, width, height, count, image_size)
-        _draw_short_sides(histogram, np.minimum(width, height), count, image_size)
+        _draw_shapes(scatter, width, height, number, image_size)
+        _draw_short_sides(histogram, np.minimum(width, height), number, image_size)
 
 
-def _draw_shapes(axes: Axes, width: np.ndarray, height: np.ndarray, count: np.ndarray, image_size: int) -> None:
-    area = 12 + 500 * count / max(count.sum(), 1)
+def _draw_shapes(axes: Axes, width: np.ndarray, height: np.ndarray, number: np.ndarray, image_size: int) -> None:
+    area = 12 + 500 * number / max(number.sum(), 1)
     axes.scatter(width, height, area, color=BLUE, alpha=0.35, linewidth=0)
     top = 1.08 * max(width.max(initial=1), height.max(initial=1), image_size)
     axes.plot([0, top], [0, top], color=GREY, linestyle="--", linewidth=0.8)
     axes.plot([0, image_size, image_size], [image_size, image_size, 0], color=ORANGE, linewidth=1)
     axes.set(xlim=(0, top), ylim=(0, top), xlabel="width in pixels", ylabel="height in pixels", aspect="equal")
-    axes.set_title(f"{len(count):,} {'shape' if len(count) == 1 else 'shapes'}")
+    axes.set_title(count(len(number), "shape"))
 
 
-def _draw_short_sides(axes: Axes, short: np.ndarray, count: np.ndarray, image_size: int) -> None:
+def _draw_short_sides(axes: Axes, short: np.ndarray, number: np.ndarray, image_size: int) -> None:
     low, high = min(short.min(initial=image_size), image_size), max(short.max(initial=1), image_size)
     edges = np.geomspace(max(low * 0.9, 0.5), high * 1.1, 41)
-    axes.hist(short, edges, weights=count, color=BLUE, edgecolor="white", linewidth=0.5)
+    axes.hist(short, edges, weights=number, color=BLUE, edgecolor="white", linewidth=0.5)
     axes.axvline(image_size, color=ORANGE, label=f"the model sees {image_size}")
     axes.set_xscale("log")
     steps = (1, 1.5, 2, 3, 5, 7) if high / low < 20 else (1, 3)
@@ -127,7 +128,7 @@ def _draw_short_sides(axes: Axes, short: np.ndarray, count: np.ndarray, image_si
     axes.xaxis.set_minor_formatter("")
     axes.tick_params(axis="x", which="minor", length=0)
     _whole_numbers(axes.yaxis)
-    enlarged = count[short < image_size].sum() / max(count.sum(), 1)
+    enlarged = number[short < image_size].sum() / max(number.sum(), 1)
     axes.set_title(f"Short sides: {enlarged:.0%} are enlarged")
     axes.set(xlabel="short side in pixels", ylabel="images")
     axes.legend(loc="upper right")

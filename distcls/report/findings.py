@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distcls.cluster.machine import Finding
+from distcls.config.wording import count
 
 MARKS = {"ok": ("ok", "green"), "warning": ("!", "yellow"), "broken": ("✗", "bold red")}
 
@@ -26,5 +27,5 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console = Console()
     console.print(table)
     broken, warnings = (sum(finding.status == status for finding in findings) for status in ("broken", "warning"))
-    counts = [f"{broken} broken"] * (broken > 0) + [f"{warnings} warning{'s' * (warnings > 1)}"] * (warnings > 0)
+    counts = [f"{broken} broken"] * (broken > 0) + [count(warnings, "warning")] * (warnings > 0)
     console.print(f"\n{', '.join(counts) or 'No problems found.'}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distcls.errors import MissingInputError
-from distcls.inference.metrics import NUM_BINS
+from distcls.files.atomic import read_json
+from distcls.inference.metrics import NUM_BINS, calibration_error
 from distcls.report.calibration import plot_calibration
 from distcls.report.confusion import plot_confusion
 from distcls.report.curves import plot_curves
@@ -51,7 +51,7 @@ def _draw_predictions(run_dir: Path, folder: Path) -> list[str]:
     if split is not None and found is not None:
         plot_confusion(confusion_matrix(found, len(class_names)), class_names, split, folder / "confusion_matrix.png")
         bins = calibration_bins(found)
-        ece = float(np.abs(bins[1] - bins[0]).sum() / max(bins[2].sum(), 1))
+        ece = calibration_error(bins[0], bins[1], max(len(found.labels), 1))
         plot_calibration(*bins, ece, split, folder / "calibration.png")
         drawn += ["confusion_matrix.png", "calibration.png"]
     for name, pictures in load_pictures(run_dir).items():
@@ -94,4 +94,4 @@ def _captions(pictures: Pictures, found: Predictions, class_names: list[str]) ->
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None

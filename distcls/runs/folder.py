@@ -6,7 +6,6 @@ Nothing here affects what is computed.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import sys
@@ -21,7 +20,7 @@ from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.errors import DiskError, Preempted, note_exit_code, note_reason
-from distcls.files.atomic import write_text
+from distcls.files.atomic import write_json, write_text
 from distcls.runs.environment import environment
 from distcls.runs.opening import sign_config
 from distcls.runs.resolution import resolve
@@ -80,7 +79,7 @@ class RunFolder:
     def _warn_of_short_notice(self, save_seconds: float | None) -> None:
         """Warn if torchrun (or accelerate launch) would kill its processes after SIGTERM before they have saved."""
         notice = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))
-        if "TORCHELASTIC_RUN_ID" in os.environ and save_seconds is not None and save_seconds > notice:
+        if slurm.TORCHRUN in os.environ and save_seconds is not None and save_seconds > notice:
             self.progress.warning(
                 f"the last checkpoint took {save_seconds:.0f} s to write, but torchrun kills its processes "
                 f"{notice:.0f} s after SIGTERM: "
@@ -113,7 +112,7 @@ class RunFolder:
     def _write_about(self) -> None:
         write_text(self.dir / "config.yaml", to_yaml(self.config))
         sign_config(self.dir)
-        write_text(self.dir / "env.json", json.dumps(environment(self.processes), indent=2) + "\n")
+        self.write_json("env.json", environment(self.processes))
 
     def begin(self) -> None:
         """Mark the start of training: from now on a signal means to save, and a hang is an error. Raises DiskError."""
@@ -205,7 +204,7 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file to the run folder, on the main process."""
         if self.processes.is_main:
-            write_text(self.dir / name, json.dumps(value, indent=2) + "\n")
+            write_json(self.dir / name, value)
 
     def close(self) -> None:
         """Write what the trackers have buffered, and unlock the folder."""

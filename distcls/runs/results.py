@@ -10,7 +10,6 @@ All plots of a run are drawn from these, without its data set or its model.
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from distcls.errors import DiskError
-from distcls.files.atomic import json_text, replacing, write_text
+from distcls.files.atomic import read_json, replacing, write_json
 
 THUMBNAIL = 160
 """Longest side, in pixels, of a stored picture."""
@@ -88,7 +87,7 @@ def save_pictures(run_dir: Path, pictures: Mapping[str, Pictures]) -> None:
     try:
         folder.mkdir(exist_ok=True)
         index = {name: _save_sheet(folder, name, some) for name, some in pictures.items()}
-        write_text(folder / "index.json", json_text(index))
+        write_json(folder / "index.json", index)
     except OSError as error:
         raise DiskError(f"cannot write {folder}: {error.strerror or error}. Make room, then run again.") from error
 
@@ -98,7 +97,7 @@ def load_pictures(run_dir: Path) -> dict[str, Pictures]:
     folder = run_dir / "pictures"
     if not (folder / "index.json").exists():
         return {}
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    index = read_json(folder / "index.json")
     return {name: _load_sheet(folder, entry) for name, entry in index.items()}
 
 

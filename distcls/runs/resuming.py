@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import fcntl
 import itertools
-import json
 import math
 import os
 import re
@@ -18,7 +17,7 @@ from distcls.config.differences import Difference, differences
 from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
 from distcls.errors import DiskError, DistclsError, UsageError
-from distcls.runs.status import LOCK, is_finished, now
+from distcls.runs.status import LOCK, is_finished, now, read_object
 
 LENGTH = "length.json"
 """File in a checkpoint: how long the run was meant to be, and whether it reached that length."""
@@ -32,7 +31,7 @@ class AlreadyFinished(DistclsError):
     exit_code = 0
     on_all_ranks = True
 
-    def __init__(self, message: str, run_dir: Path | None = None) -> None:
+    def __init__(self, message: str, run_dir: Path) -> None:
         super().__init__(message)
         self.run_dir = run_dir
 
@@ -184,11 +183,7 @@ def length_of(train: TrainConfig, ended: bool) -> dict[str, Any]:
 
 def trained_length(path: Path) -> dict[str, Any]:
     """Return the LENGTH of the newest checkpoint; empty if it cannot be read."""
-    try:
-        found = json.loads((path / f"checkpoints/step-{newest_step(path):08d}" / LENGTH).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_object(path / f"checkpoints/step-{newest_step(path):08d}" / LENGTH)
 
 
 def newest_step(path: Path) -> int:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distcls.files.atomic import write_text
+from distcls.files.atomic import read_json, write_text
 
 
 class StatusFile:
@@ -67,11 +67,16 @@ def is_finished(path: Path) -> bool:
 
 def read_status(path: Path) -> dict[str, Any]:
     """Return the content of status.json; empty if it is missing or damaged."""
+    return read_object(path / "status.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if it is missing or damaged."""
     try:
-        status = json.loads((path / "status.json").read_text())
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
-    return status if isinstance(status, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def state_of(path: Path) -> str | None:

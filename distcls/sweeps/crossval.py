@@ -7,7 +7,6 @@ run: a stopped fold is resumed, a finished one is not run again, and exit codes 
 from __future__ import annotations
 
 import ctypes
-import json
 import signal
 import statistics
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 
 from distcls.cluster import signals
 from distcls.errors import DiskError, Preempted
-from distcls.files.atomic import write_text
+from distcls.files.atomic import read_json, write_json
 from distcls.terminal.tables import summary_table
 
 PR_SET_PDEATHSIG = 1
@@ -73,10 +72,10 @@ def report(folders: Sequence[Path], file: Path) -> None:
 
     The standard deviation is the sample's (n - 1). Raises DiskError.
     """
-    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    metrics = [read_json(folder / "metrics.json") for folder in folders]
     summary = summarize(metrics)
     try:
-        write_text(file, json.dumps({"runs": [str(folder) for folder in folders], **summary}, indent=2) + "\n")
+        write_json(file, {"runs": [str(folder) for folder in folders], **summary})
     except OSError as error:
         raise DiskError(f"cannot write {file}: {error.strerror}") from error
     for split, spread in summary.items():

@@ -22,13 +22,12 @@ import torch
 
 from distcls.config.settings import TrainConfig
 from distcls.errors import DiskError
+from distcls.files.atomic import UNFINISHED, read_json
 from distcls.files.verified import (
-    UNFINISHED,
     CorruptError,
     Tensors,
     json_writer,
     place,
-    read_json,
     read_tensors,
     tensor_writer,
     verify_folder,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from distcls.data.cache.journal import Journal
-from distcls.files.atomic import fsync, put_in_place, write_json
+from distcls.files.atomic import fsync, put_in_place, read_json, write_json
 
 About = dict[str, Any]
 """about.json: {"files": {name: {"size", "mtime_ns", "parts": [[bytes, CRC-32], …]}}, …}, plus what its writer adds."""
@@ -50,7 +49,7 @@ def entry_path(cache_dir: Path, key: str) -> Path:
 def read_entry(path: Path) -> About | None:
     """Return an entry's about.json and count this as a use; None if a file is missing, truncated or altered."""
     try:
-        about = json.loads((path / ABOUT).read_text())
+        about = read_json(path / ABOUT)
         if not all(_is_whole(path / name, file) for name, file in about["files"].items()):
             return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
