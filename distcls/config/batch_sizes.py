@@ -38,7 +38,7 @@ def default_micro_batch_size(train: TrainConfig, world_size: int) -> int:
 def fitting_world_sizes(train: TrainConfig, micro_batch_size: int) -> list[int]:
     """Return the numbers of processes that can share a run's batches, smallest first."""
     parts = train.global_batch_size // micro_batch_size
-    numbers = _divisors(parts)
+    numbers = divisors(parts)
     return [number for number in numbers if number & (number - 1) == 0] if train.deterministic else numbers
 
 
@@ -91,15 +91,15 @@ def _ways_that_fit(batch: int, micro: int | None, world_size: int) -> Iterator[s
         yield f"{either(_nearest_divisors(batch // (micro or 1), world_size))} processes"
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, smallest first."""
     small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
     return small + [number // divisor for divisor in reversed(small) if divisor * divisor != number]
 
 
 def _nearest_divisors(number: int, target: int) -> list[int]:
-    divisors = _divisors(number)
-    smaller = [divisor for divisor in divisors if divisor < target]
-    larger = [divisor for divisor in divisors if divisor > target]
+    smaller = [divisor for divisor in divisors(number) if divisor < target]
+    larger = [divisor for divisor in divisors(number) if divisor > target]
     return smaller[-1:] + larger[:1]
 
 

@@ -183,13 +183,23 @@ def length_of(train: TrainConfig, ended: bool) -> dict[str, Any]:
 
 def trained_length(path: Path) -> dict[str, Any]:
     """Return the LENGTH of the newest checkpoint; empty if it cannot be read."""
-    return read_object(path / f"checkpoints/step-{newest_step(path):08d}" / LENGTH)
+    return read_object(checkpoint_folder(path, newest_step(path)) / LENGTH)
+
+
+def checkpoint_steps(path: Path, kind: str = "step") -> list[int]:
+    """Return the steps of a run folder's checkpoints of this kind ("step" or "best"), newest first."""
+    names = (re.fullmatch(rf"{kind}-(\d+)", folder.name) for folder in path.glob(f"checkpoints/{kind}-*"))
+    return sorted((int(name[1]) for name in names if name), reverse=True)
+
+
+def checkpoint_folder(path: Path, step: int, kind: str = "step") -> Path:
+    """Return the folder of a step's checkpoint in a run folder."""
+    return path / "checkpoints" / f"{kind}-{step:08d}"
 
 
 def newest_step(path: Path) -> int:
     """Return the step of the newest checkpoint in a run folder; 0 if there is none."""
-    names = (re.fullmatch(r"step-(\d+)", folder.name) for folder in path.glob("checkpoints/step-*"))
-    return max((int(name[1]) for name in names if name), default=0)
+    return next(iter(checkpoint_steps(path)), 0)
 
 
 def lock_folder(path: Path) -> IO[str] | None:

@@ -9,7 +9,6 @@ The loop only waits for a copy of the state in memory; a thread writes it (files
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from distcls.files.verified import (
     write_folder,
 )
 from distcls.runs.folder import RunFolder
-from distcls.runs.resuming import LENGTH, length_of
+from distcls.runs.resuming import LENGTH, checkpoint_folder, checkpoint_steps, length_of
 from distcls.training.state import TrainState
 
 T = TypeVar("T")
@@ -52,12 +51,11 @@ class Checkpoints:
 
     def steps(self, kind: str = "step") -> list[int]:
         """Return the steps of the folders of this kind ("step" or "best"), newest first."""
-        names = [path.name for path in self.folder.glob(f"{kind}-*")]
-        return sorted((int(n.split("-")[1]) for n in names if re.fullmatch(rf"{kind}-\d+", n)), reverse=True)
+        return checkpoint_steps(self.run.dir, kind)
 
     def path(self, step: int, kind: str = "step") -> Path:
         """Return the folder of a step's checkpoint."""
-        return self.folder / f"{kind}-{step:08d}"
+        return checkpoint_folder(self.run.dir, step, kind)
 
     # Writing ---------------------------------------------------------------------------------------
 

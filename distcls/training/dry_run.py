@@ -15,16 +15,15 @@ from distcls.models.init_from import init_from
 from distcls.models.trial import try_model
 from distcls.optim.build import build_optimizer
 from distcls.optim.groups import group_parameters
-from distcls.optim.losses import build_loss
 from distcls.plan.batches import plan_batches
 from distcls.runs.resolution import resolve
 from distcls.runs.resuming import choose_folder, config_to_keep, steps_of
-from distcls.runs.tracking.trackers import check_trackers
 from distcls.terminal.progress import Progress
 from distcls.training.header import check_plan, describe_longer, describe_plan
 from distcls.training.names import refuse_unknown_names
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
+from distcls.training.state import named_modules
 
 CPU = torch.device("cpu")
 
@@ -36,7 +35,6 @@ def dry_run(config: Config, name: str) -> None:
     """
     with Processes(config.run.device) as processes:
         processes.from_main(lambda: refuse_unknown_names(config))
-        check_trackers(config.run.trackers)
         folder = processes.from_main(lambda: choose_folder(config, name))
         step, stored = processes.from_main(lambda: (steps_of(config, folder), config_to_keep(folder)))
         config = resolve(config, stored, folder, processes)
@@ -54,9 +52,8 @@ def dry_run(config: Config, name: str) -> None:
         normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
         task = describe_task(config, data, plan, augment, CPU, torch.float32)
-        further = build_objective(config.objective, task).modules(module)
+        further = named_modules(config.objective, build_objective(config.objective, task), module)
         build_optimizer(group_parameters(config.optim, module, further))
-        build_loss(config.loss)
         if processes.is_main:
             described = describe_plan(config, data, plan, module, processes)
             described += weights

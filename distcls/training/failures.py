@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from distcls.cluster import signals
+from distcls.config.batch_sizes import divisors
 from distcls.config.settings import TrainConfig
 from distcls.data.loading.reading import resident_bytes
 from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, explain, is_out_of_memory
@@ -67,7 +68,7 @@ def _leave_together(run: RunFolder, state: str, reason: str | None) -> None:
 
 def _smaller_batches(train: TrainConfig, device: torch.device) -> str:
     micro = train.micro_batch_size or train.global_batch_size
-    smaller = max((m for m in range(1, micro) if micro % m == 0), default=1)
+    smaller = max(divisors(micro)[:-1], default=1)
     return (
         f"{micro} images at once do not fit on {device}. Start another run with --name NAME and "
         f"train.micro_batch_size={smaller}: the global batch of {train.global_batch_size} and the learning rate stay "

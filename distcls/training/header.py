@@ -9,7 +9,7 @@ from torch import nn
 
 from distcls.cluster.machine import gigabytes
 from distcls.cluster.processes import Processes
-from distcls.config.batch_sizes import fitting_world_sizes
+from distcls.config.batch_sizes import divisors, fitting_world_sizes
 from distcls.config.durations import describe_every, parse_duration, steps_at
 from distcls.config.settings import Config, TrainConfig
 from distcls.config.wording import count, either
@@ -94,7 +94,7 @@ def _describe_sharing(train: TrainConfig, plan: BatchPlan) -> str:
     text = f"{shown} {'process' if len(fitting) == 1 else 'processes'} can share this run"
     if plan.grad_accum_steps > 1 or plan.micro_batch_size == 1:
         return text
-    smaller = next(size for size in range(plan.micro_batch_size // 2, 0, -1) if plan.micro_batch_size % size == 0)
+    smaller = divisors(plan.micro_batch_size)[-2]
     return f"{text}; for more, start it with a smaller micro-batch, such as train.micro_batch_size={smaller}"
 
 

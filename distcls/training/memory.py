@@ -10,6 +10,7 @@ from torch import nn
 
 from distcls.cluster.machine import memory_size
 from distcls.cluster.processes import Processes
+from distcls.config.batch_sizes import divisors
 from distcls.config.settings import Config
 from distcls.optim.build import momenta_per_weight
 from distcls.plan.randomness import global_state_kept
@@ -83,5 +84,5 @@ def memory_for_each_process(processes: Processes) -> int | None:
 
 def largest_that_fits(memory: Memory, micro_batch_size: int, limit: int) -> int | None:
     """Return the largest divisor of a micro-batch size whose step takes less than the limit; None if none does."""
-    sizes = (size for size in range(micro_batch_size, 0, -1) if micro_batch_size % size == 0)
+    sizes = reversed(divisors(micro_batch_size))
     return next((size for size in sizes if memory.of_step(size) < limit), None)

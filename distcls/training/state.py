@@ -11,7 +11,7 @@ from torch import nn
 
 from distcls.cluster.processes import Processes
 from distcls.config.metrics import METRICS
-from distcls.config.settings import Config, ModelConfig
+from distcls.config.settings import Config, ModelConfig, ObjectiveConfig
 from distcls.data.split import Data
 from distcls.errors import DriftedError, UsageError
 from distcls.models.build import build_model
@@ -245,17 +245,24 @@ def is_trained(module: nn.Module) -> bool:
 def _build_further(
     config: Config, objective: Objective, module: nn.Module, acceleration: Acceleration
 ) -> dict[str, nn.Module]:
-    """Return the objective's modules, on the device. Raises UsageError for a name that checkpoints reserve."""
+    """Return the objective's modules, on the device. Raises UsageError, see `named_modules`."""
     seed_torch(torch.device("cpu"), config.train.seed, "objective")
-    further = objective.modules(module)
-    for name, own in further.items():
-        if name in RESERVED or not name.isidentifier():
-            raise UsageError(
-                f"objective.name={config.objective.name} calls a module {name!r}: use letters, digits and _, and "
-                f"none of {', '.join(RESERVED)}."
-            )
+    further = named_modules(config.objective, objective, module)
+    for own in further.values():
         own.to(acceleration.device, acceleration.dtype).train(is_trained(own))
         acceleration.prepare_for_evaluation(own)
+    return further
+
+
+def named_modules(config: ObjectiveConfig, objective: Objective, module: nn.Module) -> dict[str, nn.Module]:
+    """Return the objective's modules. Raises UsageError for a name that cannot be that of a file in a checkpoint."""
+    further = objective.modules(module)
+    for name in further:
+        if name in RESERVED or not name.isidentifier():
+            raise UsageError(
+                f"objective.name={config.name} calls a module {name!r}: use letters, digits and _, and "
+                f"none of {', '.join(RESERVED)}."
+            )
     return further
 
 

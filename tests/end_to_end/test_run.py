@@ -250,7 +250,7 @@ def test_an_evaluation_takes_no_images_that_may_have_been_trained_on(ranks):
     assert read_json(ranks.folder / "all.json")["count"] == 10
     output = ranks.run("eval", "runs/a", "--data", "moved/../moved", "data.root=images", "--split", "all", expect=2)
     assert "give other images with --data DIR" in output
-    assert "give the run folder that contains it" in ranks.run("eval", "runs/a/model", expect=66)
+    assert "give the folder of the whole run" in ranks.run("eval", "runs/a/model", expect=66)
     (ranks.folder / "new.csv").write_text("path,label\n" + "".join(f"new/cat/{i}.png,cat\n" for i in range(5)))
     ranks.run("eval", "runs/a", "--data", "new.csv", "--split", "all", "--json", "csv.json")
     assert read_json(ranks.folder / "csv.json")["count"] == 5

@@ -50,7 +50,8 @@ def start(make: Any, *settings: str) -> tuple[TrainState, TrainStep]:
     data: Any = SimpleNamespace(class_names=["a", "b", "c"], image_size=8)
     run: Any = SimpleNamespace(processes=SimpleNamespace(world_size=1), progress=SimpleNamespace(note=lambda _: None))
     normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
-    objective = make(Task(config, PLAN, data, 3, Augmentation(normalize, 3), CPU))
+    images: Any = SimpleNamespace(random_crop=None)
+    objective = make(Task(config, PLAN, images, 3, Augmentation(normalize, 3), CPU))
     state = build_state(config, data, objective, acceleration, run)
     return state, TrainStep(config, objective, state, PLAN, acceleration)
 

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from distcls.config.settings import Config
-from distcls.data.augmentation.batchwise import Augmentation, draw_crops, draw_numbers
+from distcls.data.augmentation.batchwise import Augmentation
+from distcls.data.loading.loader import draw_step
 from distcls.data.loading.micro_batch import MicroBatch, Numbers
+from distcls.data.loading.transfer import to_device
 from distcls.data.split import Data, Split
 from distcls.optim.losses import weigh_classes
 from distcls.plan.batches import BatchPlan
@@ -44,7 +46,7 @@ class Task:
             return self.augment(micro_batch)
         plan, numbers = self.plan, self._numbers(step, number, "box" in micro_batch.numbers)
         rows = slice(micro_batch.index * plan.micro_batch_size, (micro_batch.index + 1) * plan.micro_batch_size)
-        own = {name: table[rows].to(self.device) for name, table in numbers.items()}
+        own = to_device({name: table[rows] for name, table in numbers.items()}, self.device)
         return self.augment(
             MicroBatch(micro_batch.index, micro_batch.pixels, micro_batch.labels, own, rows=micro_batch.rows)
         )
@@ -53,11 +55,7 @@ class Task:
         """Return a view's random numbers for the whole global batch, drawn once for all its micro-batches."""
         if (step, number) not in self._drawn:
             self._drawn = {key: table for key, table in self._drawn.items() if key[0] == step}
-            numbers = draw_numbers(self.config.augment, self.plan, step, number)
-            if with_crops and self.images.random_crop is not None:
-                crops = draw_crops(self.plan, step, number)
-                numbers["box"] = torch.from_numpy(self.images.random_crop.boxes(crops, self.images.decoding))
-            self._drawn[step, number] = numbers
+            self._drawn[step, number] = draw_step(self.images, self.config.augment, self.plan, step, with_crops, number)
         return self._drawn[step, number]
 
 
