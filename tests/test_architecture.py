@@ -45,6 +45,8 @@ LATE_ROOMS = {"commands", "api", "__init__"}
 """Where imports inside functions are the rule: they parse arguments first, and then import the engine."""
 
 DEFERRED = {
+    "timm": "takes seconds, and only its own models need it",
+    "huggingface_hub": "only timm's weights need it",
     "torchvision": "takes seconds, and only its own models, transforms and data sets need it",
     "torch.utils.tensorboard": "takes seconds, which the first step does not wait for",
     "distcls.inference.sums": "imports torchmetrics, which takes three times as long as torch",
@@ -58,7 +60,7 @@ DEFERRED = {
 LIGHT = {"__init__", "__main__", "api", "cli", "train", "errors", "data/decoding/worker"}
 """Files, with all of the commands, that help, mistakes in a config and decoding processes wait for."""
 
-HEAVY = {"accelerate", "matplotlib", "sklearn", "tensorboard", "torch", "torchmetrics", "torchvision"}
+HEAVY = {"accelerate", "matplotlib", "sklearn", "tensorboard", "timm", "torch", "torchmetrics", "torchvision"}
 """Packages that take a second or more to import."""
 
 VAGUE_NAMES = {"common", "helper", "helpers", "misc", "util", "utils"}

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from distcls.config.loading import load_config
 from distcls.config.messages import settings_like
-from distcls.config.settings import Config
+from distcls.config.settings import PRESETS, Config
 from distcls.errors import UsageError
 
 SETTINGS = "key=value"
@@ -70,6 +70,7 @@ def parse_train_arguments(
     for word in words.settings:
         _check_setting(word)
     overrides, unless_set = settings_of_options(words.data, words.name)
+    overrides += [] if words.preset is None else [f"preset={words.preset}"]
     config = load_config(words.config, [*overrides, *words.settings], [*unless_set, *defaults])
     return config, TrainOptions(words.dry_run, words.print_config, words.config)
 
@@ -86,6 +87,11 @@ def _train_parser(command: str) -> Parser:
         "--data",
         metavar="DIR",
         help="folder of images, DIR/CLASS/*.jpg, or a .csv or .npz file; short for data.root=DIR data.name=folder",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="recipe for photographs; without this or -c, balanced (short for preset=NAME)",
     )
     parser.add_argument("--name", help="name of the run; its folder is runs/NAME (short for run.name=NAME)")
     parser.add_argument("--dry-run", action="store_true", help="show what would happen, and stop before the first step")

@@ -7,7 +7,6 @@ batch sizes again once it knows how many processes were started.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from functools import reduce
 from typing import Any, NamedTuple
 
 from distcls.config.batch_sizes import Problem, default_micro_batch_size, wrong_batches
@@ -71,13 +70,8 @@ def _overlap(path: str, other: str) -> bool:
     return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
 
 
-def value_at(config: Config, path: str) -> Any:
-    """Return the value of a setting by its dotted path."""
-    return reduce(getattr, path.split("."), config)
-
-
 def _ignored(config: Config, rule: Belongs) -> Iterator[Problem]:
-    value, default, now = value_at(config, rule.setting), value_at(Config(), rule.setting), value_at(config, rule.to)
+    value, default, now = config.at(rule.setting), Config().at(rule.setting), config.at(rule.to)
     if value == default or rule.applies(now) or any(map(rule.applies, _in_groups(config, rule.to))):
         return
     own = ", or do it in your own code" if ":" in str(now) else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args, get_origin
 
@@ -18,19 +18,19 @@ from distcls.config.durations import parse_duration
 from distcls.config.messages import join, mismatch, not_a_section, unknown_setting
 from distcls.config.migrations import migrate
 from distcls.config.schema import alternatives, hints_of, is_section, split_optional
-from distcls.config.settings import AugmentConfig, Config
+from distcls.config.settings import PRESETS, AugmentConfig, Config
 from distcls.config.yaml_text import Given, read_override, read_yaml
 from distcls.errors import UsageError
 
-FOLDER_SETTINGS = ("data.root", "data.cache_dir", "model.init_from", "run.dir")
+FOLDER_SETTINGS = ("data.root", "data.cache_dir", "model.init_from", "model.weights", "run.dir")
 """Settings in which ~ means the home folder."""
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_set: Sequence[str] = ()) -> Config:
     """Return the config of a new run: a YAML file (or the defaults) with overrides such as "optim.lr=1e-3".
 
-    `unless_set` are overrides for settings that neither the file nor `overrides` sets. The batch sizes must fit
-    the number of processes, WORLD_SIZE. Raises UsageError, which lists all mistakes.
+    `unless_set` are overrides for settings that neither the file nor `overrides` sets. Without a file, the preset is
+    auto. The batch sizes must fit the number of processes, WORLD_SIZE. Raises UsageError, which lists all mistakes.
     """
     mistakes = Mistakes()
     root = read_yaml(Path(path)) if path is not None else Given({}, "the defaults")
@@ -41,7 +41,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_s
         found = _find(root, keys)
         if found is None or found.value is None:
             _put(root, keys, given)
-    return _build(root, _world_size(), mistakes)
+    config = _build(root, _world_size(), mistakes)
+    return config.replaced({"preset": "auto"}) if path is None and not config.is_given("preset") else config
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -55,6 +56,40 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     migrate(root)
     _override(root, overrides, mistakes)
     return _build(root, 1, mistakes, judged=overrides)
+
+
+def with_preset(config: Config, name: str) -> Config:
+    """Return the config with a preset's settings in place of those that were not given.
+
+    Raises UsageError if what was given contradicts the preset.
+    """
+    with_recipe = _on_recipe(config, name)
+    mistakes = Mistakes()
+    for _, problem in contradictions(with_recipe, _world_size()):
+        mistakes.note(f"preset={name}: {problem}")
+    mistakes.report()
+    return with_recipe
+
+
+def _on_recipe(config: Config, name: str) -> Config:
+    root = read_yaml(PRESET_FOLDER / f"{name}.yaml")
+    recipe = _section(Config, root, "", Mistakes())
+    values = {path: recipe.at(path) for path in _leaves(root) if not config.is_given(path)}
+    if any(map(config.is_given, LENGTHS)):
+        values = {path: value for path, value in values.items() if path not in LENGTHS}
+    return config.replaced({**values, "preset": name})
+
+
+def _leaves(root: Given, kind: type = Config, path: str = "") -> Iterator[str]:
+    """Yield the paths of the settings that have a value; "augment: none" gives all but augment.normalize."""
+    if kind is AugmentConfig and (root.text == OFF or _is_off(root)):
+        yield from (join(path, name) for name in hints_of(kind) if name != "normalize")
+    for key, given in root.value.items() if isinstance(root.value, dict) else ():
+        hint = hints_of(kind).get(key)
+        if is_section(hint):
+            yield from _leaves(given, hint, join(path, key))
+        else:
+            yield join(path, key)
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -85,10 +120,16 @@ class Mistakes:
             raise UsageError(self.messages[0])
 
 
+PRESET_FOLDER = Path(__file__).parent.parent / "presets"
+
+LENGTHS = ("train.num_epochs", "train.num_steps")
+"""Two ways to say how long a run is: only one of them counts."""
+
+OFF = "none"
+"""How all augmentation is switched off: "augment: none"."""
+
 _WRONG = object()
 """Marks a setting without a valid value."""
-
-_LENGTHS = (["train", "num_steps"], ["train", "num_epochs"])
 
 
 def _override(root: Given, overrides: Sequence[str], mistakes: Mistakes) -> None:
@@ -105,12 +146,12 @@ def _override(root: Given, overrides: Sequence[str], mistakes: Mistakes) -> None
 
 def _drop_other_length(root: Given, changes: list[tuple[list[str], Given]]) -> None:
     """Let num_steps on the command line replace num_epochs from the file, and vice versa."""
-    changed = [keys for keys, given in changes if keys in _LENGTHS and given.value is not None]
+    changed = [".".join(keys) for keys, given in changes if given.value is not None]
     train = _find(root, ["train"])
     if train is not None and isinstance(train.value, dict):
-        for keys, other in (_LENGTHS, _LENGTHS[::-1]):
-            if keys in changed and other not in changed:
-                train.value.pop(other[1], None)
+        for length, other in (LENGTHS, LENGTHS[::-1]):
+            if length in changed and other not in changed:
+                train.value.pop(other.partition(".")[2], None)
 
 
 def _put(root: Given, keys: list[str], given: Given) -> None:
@@ -127,7 +168,7 @@ def _put(root: Given, keys: list[str], given: Given) -> None:
             mapping[key] = Given({}, given.where)
         mapping = mapping[key].value
     if keys == ["augment"] and _is_off(given):
-        given = Given(_only_normalize(mapping.get("augment")), given.where)
+        given = Given(_only_normalize(mapping.get("augment")), given.where, OFF)
     mapping[keys[-1]] = given
 
 
@@ -155,7 +196,7 @@ def _find(root: Given, keys: list[str]) -> Given | None:
 
 
 def _is_off(given: Given) -> bool:
-    return given.value is None or given.text == "none"
+    return given.value is None or given.value == OFF
 
 
 def _only_normalize(augment: Given | None) -> dict[str, Given]:
@@ -166,8 +207,11 @@ def _only_normalize(augment: Given | None) -> dict[str, Given]:
 
 def _build(root: Given, world_size: int, mistakes: Mistakes, judged: Sequence[str] | None = None) -> Config:
     """Return the settings. judged: the overrides to check for contradictions; None: check everything."""
+    given = frozenset(_leaves(root))
     _choose_length(root)
-    config = _section(Config, root, "", mistakes)
+    config: Config = _section(Config, root, "", mistakes).noting(given)
+    if config.preset in PRESETS:
+        config = _on_recipe(config, config.preset)
     for path, problem in contradictions(config, world_size, mistakes.unsure):
         place = _find(root, path.split("."))
         if judged is None or (place is not None and place.where in judged):

@@ -32,7 +32,8 @@ def json_schema() -> dict[str, Any]:
 @functools.cache
 def hints_of(kind: type) -> dict[str, Any]:
     """Return the type hint of each setting and section in a dataclass of settings.py."""
-    return get_type_hints(kind)
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def is_section(hint: Any) -> TypeGuard[type]:

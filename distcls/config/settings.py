@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import reduce
+from typing import Any, ClassVar, Literal
 
 from distcls.config.metrics import BEST_METRICS
 
@@ -68,14 +70,23 @@ class DataConfig:
     download: bool = setting(False, "Download the data set if it is not in data.root.", changes_run=False)
     image_size: int | None = setting(
         None,
-        "Height and width in pixels of the images that the model sees; the default is their own size, or 224 if that "
-        "varies, is not square or is above 256.",
+        "Height and width in pixels of the images that the model sees; the default is the size that pretrained weights "
+        "were trained at, or else the images' own size, or 224 if that varies, is not square or is above 256.",
         minimum=1,
         maximum=100_000,
     )
     resize: Literal["crop", "pad", "squish"] = setting(
         "crop",
         "How to make an image square: crop cuts the long side, pad adds borders, squish distorts.",
+    )
+    interpolation: Literal["bilinear", "bicubic"] = setting(
+        "bilinear", "Filter for resizing images; pretrained weights bring their own."
+    )
+    crop_fraction: float = setting(
+        1.0,
+        "Share of the short side that resize=crop keeps, outside random crops; pretrained weights bring their own.",
+        above=0,
+        maximum=1,
     )
     background: str = setting(
         "white", 'Colour behind transparent pixels and around padded images: a CSS colour name or "#rrggbb".'
@@ -220,7 +231,9 @@ class AugmentConfig:
         minimum=0,
     )
     normalize: NormalizeConfig = setting(
-        NormalizeConfig(), "Channel means and standard deviations that images are normalised with, in evaluation too."
+        NormalizeConfig(),
+        "Channel means and standard deviations that images are normalised with, in evaluation too; pretrained weights "
+        "bring their own.",
     )
 
 
@@ -230,14 +243,30 @@ class ModelConfig:
 
     name: str = setting(
         "cnn2",
-        "The model: cnn2, cnn3, resnet9, torchvision/NAME, or my_pkg.module:make, called as "
+        "The model: cnn2, cnn3, resnet9, timm/NAME, torchvision/NAME, or my_pkg.module:make, called as "
         "make(num_classes=C, **args).",
     )
     args: dict[str, Any] = setting({}, "Arguments for the model, such as {dropout: 0.2}.")
+    pretrained: bool = setting(
+        False, "Start a timm/ or torchvision/ model from its library's weights, which are downloaded once."
+    )
+    weights: str | None = setting(
+        None,
+        "Weights to start a timm/ or torchvision/ model from: a file for machines without network, or torchvision's "
+        "name for its weights, such as DEFAULT or IMAGENET1K_V2.",
+    )
     init_from: str | None = setting(None, "Run folder or weights file to start from.")
-    init_partly: bool = setting(False, "Allow model.init_from to provide fewer than half of the model's tensors.")
+    init_partly: bool = setting(False, "Allow weights to provide fewer than half of the model's tensors.")
+    keep_head_rows: bool = setting(
+        False, "Keep the outputs of weights for those classes whose names they share with the images."
+    )
     freeze: list[str] = setting(
         [], "Modules not to train, by name or prefix; their BatchNorm statistics stay as they are."
+    )
+    head_only: bool = setting(
+        False,
+        "Train only the last layer, on features that the rest of the model computes once for each image, without "
+        "augmentation.",
     )
     channels_last: bool = setting(True, "Store weights and images in the channels_last memory format.")
 
@@ -454,10 +483,23 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "Device to train on.", changes_run=False)
 
 
+PRESETS = ("fast", "balanced", "best", "scratch")
+"""Recipes for photographs: YAML files in the folder presets/."""
+
+
 @dataclass(frozen=True)
 class Config:
     """A whole run."""
 
+    given: ClassVar[frozenset[str]] = frozenset()
+    """Paths of the settings that the user gave, in a file or as arguments. What distcls chose itself is not among
+    them: it is settled at the first start and kept when the run is resumed."""
+
+    preset: Literal[("none", "auto", *PRESETS)] = setting(  # type: ignore[valid-type]
+        "none",
+        "Recipe whose settings apply unless they are given: fast, balanced, best, or scratch for new weights. auto, "
+        "the default without a config file, is balanced for photographs of 64 pixels and more, and none otherwise.",
+    )
     data: DataConfig = setting(DataConfig(), "The images, how they are split, and how they reach the model.")
     augment: AugmentConfig = setting(AugmentConfig(), "Augmentation of training batches.")
     model: ModelConfig = setting(ModelConfig(), "The model and its initial weights.")
@@ -470,3 +512,29 @@ class Config:
         TrainConfig(), "The length of training, its batches and arithmetic, and how often to log, evaluate and save."
     )
     run: RunConfig = setting(RunConfig(), "Where the run is stored, and where its metrics are sent.")
+
+    def is_given(self, path: str) -> bool:
+        """True if the user gave this setting, or the section that it is in: "augment: none" gives all of it."""
+        return any(f"{path}.".startswith(f"{one}.") for one in self.given)
+
+    def at(self, path: str) -> Any:
+        """Return the value of a setting by its dotted path."""
+        return reduce(getattr, path.split("."), self)
+
+    def replaced(self, values: Mapping[str, Any]) -> Config:
+        """Return the config with other values, by their dotted paths; what was given stays noted."""
+        config = self
+        for path, value in values.items():
+            config = _replaced(config, path.split("."), value)
+        return config.noting(self.given)
+
+    def noting(self, given: Collection[str]) -> Config:
+        """Return a copy that says that these settings were given."""
+        config = dataclasses.replace(self)
+        object.__setattr__(config, "given", frozenset(given))  # the usual way to initialise a frozen dataclass
+        return config
+
+
+def _replaced(section: Any, keys: list[str], value: Any) -> Any:
+    name, *rest = keys
+    return dataclasses.replace(section, **{name: _replaced(getattr(section, name), rest, value) if rest else value})

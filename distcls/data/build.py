@@ -166,9 +166,9 @@ def _decoding_to_crop_from(
                 "sees, so images would have to be enlarged: make it at least that large, set data.image_size, or "
                 "leave it out"
             )
-        return dataclasses.replace(decoding, image_size=config.decode_size)
+        return dataclasses.replace(decoding, image_size=config.decode_size, crop_fraction=1.0)
     if isinstance(image_set, ArraySet) and image_set.images.shape[1] == image_set.images.shape[2]:
-        return dataclasses.replace(decoding, image_size=image_set.images.shape[1])
+        return dataclasses.replace(decoding, image_size=image_set.images.shape[1], crop_fraction=1.0)
     return random_crop
 
 

@@ -81,9 +81,8 @@ def _verify(path: Path) -> None:
             size = (path / name).stat().st_size
             if size != expected["size"]:
                 raise CorruptError(f"{name} has {size} bytes instead of {expected['size']}")
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                    raise CorruptError(f"{name} does not have the contents that were written")
+            if sha256_of(path / name) != expected["sha256"]:
+                raise CorruptError(f"{name} does not have the contents that were written")
     except OSError as error:
         if error.errno not in GONE | DAMAGE:
             raise DiskError(
@@ -95,6 +94,12 @@ def _verify(path: Path) -> None:
         raise corrupt from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptError(f"{type(error).__name__}: {error}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 sum of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensor_writer(tensors: Tensors) -> Writer:

@@ -24,6 +24,7 @@ from distcls.errors import DiskError
 from distcls.files.atomic import read_json
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
 from distcls.models.build import build_model
+from distcls.models.head import features_of
 from distcls.models.init_from import find_weights
 from distcls.models.weights import load_weights
 
@@ -70,6 +71,12 @@ class Classifier(nn.Module):
             outputs = self.network(normalized)
         return outputs.to(self.temperature.dtype) / self.temperature
 
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the network's last layer turns into logits, (n, F), in the run's precision."""
+        normalized = self.normalize(images)
+        with self._autocast():
+            return features_of(self.network, normalized, len(self.class_names))
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return probabilities (n, C), the softmax of the logits and of the same type."""
         return self.logits(images).softmax(1)
@@ -107,7 +114,9 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
     preprocessing = _read_json(beside if beside.exists() else run_dir / "preprocessing.json")
     decoding = described_decoding(preprocessing)
     assert decoding.image_size is not None
-    network = build_model(dataclasses.replace(config.model, freeze=[]), len(class_names), decoding.image_size)
+    network = build_model(
+        dataclasses.replace(config.model, freeze=[], head_only=False), len(class_names), decoding.image_size
+    )
     network.to(torch.float64 if config.train.precision == "float64" else torch.float32)
     load_weights(network, read_tensors(weights))
     return Classifier(network, config, class_names, decoding, preprocessing.get("temperature", 1.0)).eval()

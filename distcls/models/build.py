@@ -11,8 +11,11 @@ from torch import nn
 
 from distcls.config.imports import call_by_name, import_by_name, nearest
 from distcls.config.settings import ModelConfig
+from distcls.config.wording import either
 from distcls.errors import UsageError
 from distcls.models.cnn import cnn2, cnn3
+from distcls.models.head import train_head_only
+from distcls.models.libraries import LIBRARIES, Library, check_library_name, library_of
 from distcls.models.resnet9 import resnet9
 from distcls.models.trial import initialize_lazy
 from distcls.plan.randomness import global_state_kept
@@ -31,6 +34,8 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Mo
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(model, config.freeze)
+    if config.head_only:
+        train_head_only(model, num_classes)
     return model
 
 
@@ -39,9 +44,10 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
         model = _call(config, num_classes)
         _check_outputs(config.name, model, num_classes, image_size)
         return model
-    if config.name.startswith("torchvision/"):
-        return _torchvision_model(config.name.removeprefix("torchvision/"), num_classes, config.args)
     check_model_name(config.name)
+    found = library_of(config.name)
+    if found is not None:
+        return _library_model(*found, config, num_classes, image_size)
     try:
         return MODELS[config.name](num_classes, image_size, **config.args)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -52,16 +58,18 @@ def _make(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
 
 
 def check_model_name(name: str) -> None:
-    """Raise UsageError for a name that is none of MODELS, torchvision's, or code that can be imported."""
+    """Raise UsageError for a name that is none of MODELS, a library's, or code that can be imported."""
     if ":" in name:
         import_by_name("model.name", name)
-    elif name.startswith("torchvision/"):
-        _check_torchvision_name(name.removeprefix("torchvision/"))
+    elif library_of(name) is not None:
+        check_library_name(name)
     elif name not in MODELS:
-        theirs = f" Did you mean 'torchvision/{name}'?" if name in _torchvision_names() else ""
+        theirs = [f"{prefix}/{name}" for prefix, library in LIBRARIES.items() if library.has(name)]
+        meant = f" Did you mean {either(theirs)}?" if theirs else nearest(name, MODELS)
         raise UsageError(
-            f"model.name={name}: there is no such model.{theirs or nearest(name, MODELS)} Known: "
-            f"{', '.join(MODELS)}, torchvision/NAME, and my_pkg.module:make for your own."
+            f"model.name={name}: there is no such model.{meant} Known: "
+            f"{', '.join(MODELS)}, {', '.join(f'{prefix}/NAME' for prefix in LIBRARIES)}, and my_pkg.module:make for "
+            "your own."
         )
 
 
@@ -94,31 +102,13 @@ def _check_outputs(name: str, model: nn.Module, num_classes: int, image_size: in
         )
 
 
-def _torchvision_model(name: str, num_classes: int, args: dict) -> nn.Module:
-    import torchvision
-
-    _check_torchvision_name(name)
+def _library_model(library: Library, name: str, config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
     try:
-        return torchvision.models.get_model(name, num_classes=num_classes, **args)
+        return library.build(name, num_classes, image_size, config.args)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).rstrip(".")
-        advice = " For trained weights: model.init_from=FILE." if "weights" in args else ""
-        raise UsageError(f"model.args={args} do not fit model.name=torchvision/{name}: {reason}.{advice}") from error
-
-
-def _check_torchvision_name(name: str) -> None:
-    import torchvision
-
-    known = _torchvision_names()
-    if name not in known:
-        version, hint = torchvision.__version__, nearest(name, known)
-        raise UsageError(f"model.name=torchvision/{name}: torchvision {version} has no such model.{hint}")
-
-
-def _torchvision_names() -> list[str]:
-    import torchvision
-
-    return torchvision.models.list_models(torchvision.models)
+        advice = " For trained weights: model.pretrained=true" if {"weights", "pretrained"} & set(config.args) else ""
+        raise UsageError(f"model.args={config.args} do not fit model.name={config.name}: {reason}.{advice}") from error
 
 
 def freeze(model: nn.Module, prefixes: list[str]) -> None:

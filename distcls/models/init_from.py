@@ -1,21 +1,43 @@
-"""Starts a model from the weights of another run, with a new head if the classes differ."""
+"""Starts a model from trained weights, of another run or of a library, with a new head if the classes differ."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from distcls.config.settings import ModelConfig
 from distcls.errors import MissingInputError, UsageError, some_of
 from distcls.files.atomic import read_json
-from distcls.files.verified import Tensors, read_tensors
+from distcls.files.verified import Tensors, read_tensors, sha256_of
+from distcls.models.head import head_parameters
+from distcls.models.libraries import check_library_name, library_of
+from distcls.models.library_weights import LibraryWeights
 from distcls.models.weights import load_weights
 from distcls.runs.status import read_status
 
 LEAST_SHARE = 0.5
 """The share of a model's tensors, not counting its head, that must be found unless model.init_partly is set."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of weights to start from."""
+
+    path: Path
+    setting: str
+    """What the config says, as messages quote it: "model.init_from=runs/a"."""
+    title: str
+    """For people: the path, or the library's name for its weights."""
+    class_names: list[str] | None
+    """The classes that it was trained on; None if unknown."""
+
+    def describe(self) -> dict[str, str]:
+        """Return the content of weights.json: what the run started from."""
+        return {"setting": self.setting, "weights": self.title, "sha256": sha256_of(self.path)}
 
 
 class InitFrom(NamedTuple):
@@ -26,44 +48,127 @@ class InitFrom(NamedTuple):
     """Results that were probably not intended."""
 
 
-def init_from(model: nn.Module, source: str, class_names: list[str], partly: bool = False) -> InitFrom:
-    """Load the weights of a run folder or weights file into a model, and return a report.
+def find_source(config: ModelConfig, may_download: bool = True) -> Source | None:
+    """Return the weights that a model starts from; None for new weights, and for a file that may not be downloaded.
 
-    The head (the last layer with as many outputs as there are classes) keeps its new weights if the number or names
-    of the classes differ. Raises UsageError for any other difference in shapes and, unless `partly`, for weights of
-    fewer than half of the model's tensors, which usually come from another architecture with a few names in common.
-    Weights cannot execute code: .safetensors holds none, and from other files torch reads only tensors.
+    Raises MissingInputError if they are not here and cannot be downloaded, UsageError if a library has none.
     """
-    path = find_weights(Path(source).expanduser())
+    published = library_weights(config)
+    if published is not None:
+        setting = f"model.weights={config.weights}" if config.weights else "model.pretrained=true"
+        path = published.here() if may_download else published.find()
+        return Source(path, setting, published.name, published.class_names) if path is not None else None
+    name = "weights" if config.weights is not None else "init_from"
+    given = getattr(config, name)
+    if given is None:
+        return None
+    path = find_weights(Path(given).expanduser())
+    return Source(path, f"model.{name}={given}", str(path), _class_names_beside(path))
+
+
+def library_weights(config: ModelConfig) -> LibraryWeights | None:
+    """Return the weights of the model's library that the config asks for; None if it asks for a file or for none.
+
+    Raises UsageError if there are no such weights.
+    """
+    if config.init_from is not None or not (config.pretrained or config.weights) or is_file(config.weights):
+        return None
+    found = library_of(config.name)
+    if found is None:
+        asked = "model.pretrained=true" if config.pretrained else f"model.weights={config.weights}"
+        raise UsageError(
+            f"{asked}: {config.name} is not a library's model, so there are no weights for it. Choose a timm/ or "
+            "torchvision/ model (distcls models), or give a file: model.init_from=FILE"
+        )
+    check_library_name(config.name)
+    weights = found[0].weights(found[1], config.weights)
+    if weights is None:
+        raise UsageError(
+            f"model.pretrained=true: {found[0].version} has no weights for {config.name}. Give a file, "
+            "model.weights=FILE, or start from new weights: model.pretrained=false"
+        )
+    return weights
+
+
+def is_file(weights: str | None) -> bool:
+    """True if a value of model.weights is a file's path rather than a library's name for its weights."""
+    return weights is not None and ("/" in weights or "." in weights or Path(weights).exists())
+
+
+def init_from(
+    model: nn.Module, source: Source, config: ModelConfig, class_names: list[str], image_size: int
+) -> InitFrom:
+    """Load weights into a model, and return a report.
+
+    The head (the last layer with as many outputs as there are classes) starts at zero if the number or names of the
+    classes differ; with model.keep_head_rows, classes whose names agree keep theirs. Weights of a library's
+    model are adapted to the image size. Raises UsageError for any other difference in shapes and, unless
+    model.init_partly, for weights of fewer than half of the model's tensors, which usually come from another
+    architecture with a few names in common. Weights cannot execute code: .safetensors holds none, and from other files
+    torch reads only tensors.
+    """
     own = model.state_dict()
-    tensors = without_prefixes(read_weights(path), own)
-    old_names = _class_names_beside(path)
+    tensors = without_prefixes(read_weights(source.path), own)
+    head = head_parameters(model, len(class_names))
+    found = library_of(config.name)
+    if found is not None and any(n not in tensors or tensors[n].shape != own[n].shape for n in own if n not in head):
+        tensors = found[0].convert(found[1], tensors, image_size, config.args)
+    old_names = source.class_names
     unfit = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
-    head = _head_names(model, len(class_names))
     if set(unfit) - set(head) or not set(own) & set(tensors):
-        raise UsageError(_does_not_fit(source, own, tensors, unfit))
+        raise UsageError(_does_not_fit(source.setting, own, tensors, unfit))
     other_classes = bool(unfit) or (old_names is not None and old_names != class_names)
     fresh = set(head) if other_classes else set()
     loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in fresh}
     missing = [name for name in own if name not in tensors and name not in fresh]
     wanted = len(own) - len(fresh)
-    if len(loaded) < LEAST_SHARE * wanted and not partly:
+    if len(loaded) < LEAST_SHARE * wanted and not config.init_partly:
         raise UsageError(
-            f"model.init_from={source} has only {len(loaded)} of the model's {wanted} tensors"
+            f"{source.setting} has only {len(loaded)} of the model's {wanted} tensors"
             f"{', not counting its head' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and "
             "model.args to match, or accept new weights for the rest: model.init_partly=true"
         )
-    load_weights(model, own | loaded)
-    notes = [f"weights from {path}: {len(loaded)} of {len(own)} tensors"]
+    notes = [f"weights from {source.title}: {len(loaded)} of {len(own)} tensors"]
     if fresh:
-        notes.append(f"new head for {len(class_names)} classes, because {source} has different ones: {', '.join(head)}")
+        reason = f"because {source.title} has different ones: {', '.join(head)}"
+        kept = _same_classes(class_names, old_names or []) if config.keep_head_rows else {}
+        if config.keep_head_rows and not kept:
+            raise UsageError(_no_rows_to_keep(source, class_names))
+        for name in head:
+            # Random weights would add noise to good features: timm draws some so large that the loss starts at 2.4.
+            own[name] = torch.zeros_like(own[name])
+            if kept and name in tensors and tensors[name].shape[1:] == own[name].shape[1:]:
+                own[name][list(kept)] = tensors[name][list(kept.values())].to(own[name].dtype)
+        rows = f"; the rows of {some_of([class_names[i] for i in kept], 5)} are kept" if kept else ""
+        notes.append(f"new head for {len(class_names)} classes, {reason}{rows}")
+    load_weights(model, own | loaded)
     warnings = []
     if missing:
         warnings.append(
-            f"{source} has weights for {len(loaded)} of {wanted} tensors. The other {len(missing)} get new weights: "
-            f"{some_of(missing, 5)}"
+            f"{source.title} has weights for {len(loaded)} of {wanted} tensors. The other {len(missing)} get new "
+            f"weights: {some_of(missing, 5)}"
         )
     return InitFrom(notes, warnings)
+
+
+def _same_classes(class_names: list[str], old_names: list[str]) -> dict[int, int]:
+    """Return the place among the old classes of each class that has one of their names or synonyms."""
+    places = {_plain(synonym): place for place, name in enumerate(old_names) for synonym in (name, *name.split(","))}
+    return {i: places[_plain(name)] for i, name in enumerate(class_names) if _plain(name) in places}
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("_", " ").replace("-", " ")
+
+
+def _no_rows_to_keep(source: Source, class_names: list[str]) -> str:
+    there = (
+        f"its classes are {some_of(source.class_names, 5)}" if source.class_names else "it does not say which it has"
+    )
+    return (
+        f"model.keep_head_rows=true: no class of {source.title} is called {some_of(class_names, 5)}: {there}. Leave it "
+        "out for a new head."
+    )
 
 
 def find_weights(path: Path) -> Path:
@@ -125,22 +230,12 @@ def _class_names_beside(path: Path) -> list[str] | None:
     return None
 
 
-def _head_names(model: nn.Module, num_classes: int) -> list[str]:
-    """Return the parameter names of the last layer with one output per class."""
-    layers = [
-        (name, m)
-        for name, m in model.named_modules()
-        if num_classes in (getattr(m, "out_features", None), getattr(m, "out_channels", None))
-    ]
-    return [f"{layers[-1][0]}.{name}" for name, _ in layers[-1][1].named_parameters()] if layers else []
-
-
-def _does_not_fit(source: str, own: Tensors, tensors: Tensors, unfit: list[str]) -> str:
+def _does_not_fit(setting: str, own: Tensors, tensors: Tensors, unfit: list[str]) -> str:
     if not unfit:
         return (
-            f"model.init_from={source} has no tensors in common with this model. It has "
+            f"{setting} has no tensors in common with this model. It has "
             f"{', '.join(list(tensors)[:4])} …, the model has {', '.join(list(own)[:4])} …: set model.name to match."
         )
     shapes = [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}" for name in unfit[:5]]
     differs = "; ".join(shapes)
-    return f"model.init_from={source} has a different architecture: {differs}. Set model.name and model.args to match."
+    return f"{setting} has a different architecture: {differs}. Set model.name and model.args to match."

@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,7 @@ from distcls.files.atomic import write_json, write_text
 from distcls.runs.environment import environment
 from distcls.runs.opening import sign_config
 from distcls.runs.resolution import resolve
-from distcls.runs.resuming import choose_folder, config_to_keep, lock_folder, steps_of
+from distcls.runs.resuming import GIVEN, choose_folder, config_to_keep, lock_folder, steps_of
 from distcls.runs.status import StatusFile, read_status
 from distcls.runs.tracking.trackers import Tracker
 from distcls.terminal.progress import Progress
@@ -37,11 +37,16 @@ class RunFolder:
     """
 
     def __init__(
-        self, config: Config, processes: Processes, default_name: str, check: Callable[[], None] = lambda: None
+        self,
+        config: Config,
+        processes: Processes,
+        default_name: str,
+        check: Callable[[], None] = lambda: None,
+        settle: Callable[[Config], Mapping[str, Any]] = lambda _: {},
     ) -> None:
         """Raise UsageError, DiskError or AlreadyFinished, the same on all processes.
 
-        check: called before the folder is made, on the main process.
+        check: called before the folder is made, on the main process. settle: see `resolve`.
         """
         self.processes = processes
         self.progress = Progress() if processes.is_main else Progress.silent()
@@ -51,7 +56,7 @@ class RunFolder:
         self.reason: str | None = None
         self._lock: IO[str] | None = None
         try:
-            self._enter(config, default_name, check)
+            self._enter(config, default_name, check, settle)
         except BaseException:
             self.close()
             raise
@@ -62,10 +67,16 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _enter(self, config: Config, default_name: str, check: Callable[[], None]) -> None:
+    def _enter(
+        self,
+        config: Config,
+        default_name: str,
+        check: Callable[[], None],
+        settle: Callable[[Config], Mapping[str, Any]],
+    ) -> None:
         processes = self.processes
         self.dir, stored = processes.from_main(lambda: self._open(config, default_name, check))
-        self.config = resolve(config, stored, self.dir, processes)
+        self.config = resolve(config, stored, self.dir, processes, settle)
         refuse_differences(self.config, processes)
         self._goes_on, self._has_begun = stored is not None, False
         status = processes.from_main(self._begin_folder)
@@ -111,6 +122,7 @@ class RunFolder:
 
     def _write_about(self) -> None:
         write_text(self.dir / "config.yaml", to_yaml(self.config))
+        self.write_json(GIVEN, {"given": sorted(self.config.given)})
         sign_config(self.dir)
         self.write_json("env.json", environment(self.processes))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,19 +16,28 @@ from distcls.errors import UsageError
 from distcls.runs.resuming import fill_from
 
 
-def resolve(config: Config, stored: Config | None, path: Path, processes: Processes) -> Config:
+def resolve(
+    config: Config,
+    stored: Config | None,
+    path: Path,
+    processes: Processes,
+    settle: Callable[[Config], Mapping[str, Any]] = lambda _: {},
+) -> Config:
     """Return the config with nothing left open. stored: the config from an earlier start, in the folder `path`.
 
+    settle: chooses on the main process, at the first start, what the config leaves open; returns values by path.
     Raises UsageError for what these processes cannot do.
     """
-    if stored is not None:
+    if stored is None:
+        config = config.replaced(processes.from_main(lambda: settle(config)))
+    else:
         refuse_other_cut(config, stored, processes.world_size, path)
         config = fill_from(config, stored)
     train = config.train
     precision, micro_batch_size = _precision(train, processes), train.micro_batch_size
     if micro_batch_size is None:
         micro_batch_size = _micro_batch_size(train, processes.world_size)
-    return replace(config, train=replace(train, precision=precision, micro_batch_size=micro_batch_size))
+    return config.replaced({"train.precision": precision, "train.micro_batch_size": micro_batch_size})
 
 
 def _precision(train: TrainConfig, processes: Processes) -> str:

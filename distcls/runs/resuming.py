@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import fcntl
 import itertools
@@ -14,15 +13,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from distcls.config.differences import Difference, differences
-from distcls.config.loading import read_config
-from distcls.config.settings import KINDS_OF_PATHS, Config, TrainConfig
+from distcls.config.loading import LENGTHS, read_config, with_preset
+from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config, TrainConfig
 from distcls.errors import DiskError, DistclsError, UsageError
 from distcls.runs.status import LOCK, is_finished, now, read_object
 
 LENGTH = "length.json"
 """File in a checkpoint: how long the run was meant to be, and whether it reached that length."""
 
-LENGTHS = ("train.num_epochs", "train.num_steps")
+GIVEN = "given.json"
+"""File in the run folder: the settings that the user gave at the first start. distcls chose the others."""
 
 
 class AlreadyFinished(DistclsError):
@@ -77,7 +77,11 @@ def stored_config(path: Path) -> Config | None:
             "it (a finished run has a copy, model/config.yaml), or start another run with --name NAME."
         )
     file = path / "config.yaml"
-    return read_config(file) if file.exists() else None
+    if not file.exists():
+        return None
+    stored = read_config(file)
+    given = read_object(path / GIVEN).get("given")
+    return stored if given is None else stored.noting(given)
 
 
 def _has_lost_its_config(path: Path) -> bool:
@@ -131,13 +135,22 @@ def _differences(stored: Config, config: Config) -> list[Difference]:
 
 
 def fill_from(config: Config, stored: Config) -> Config:
-    """Return the config, with the choices that were resolved at the first start filled in."""
-    train = dataclasses.replace(
-        config.train,
-        micro_batch_size=config.train.micro_batch_size or stored.train.micro_batch_size,
-        precision=stored.train.precision if config.train.precision == "auto" else config.train.precision,
+    """Return the config, with the choices that were made at the first start filled in.
+
+    They are the settings that were given neither then nor now.
+    """
+    if config.preset == "auto" and stored.preset in PRESETS:
+        config = with_preset(config, stored.preset)
+    changed = [one.path for one in differences(stored, config)]
+    open_ones = [path for path in changed if not (config.is_given(path) or stored.is_given(path))]
+    train = config.train
+    return config.replaced(
+        {
+            **{path: stored.at(path) for path in open_ones},
+            "train.micro_batch_size": train.micro_batch_size or stored.train.micro_batch_size,
+            "train.precision": stored.train.precision if train.precision == "auto" else train.precision,
+        }
     )
-    return dataclasses.replace(config, train=train)
 
 
 def _may_change(difference: Difference, stored: Config, config: Config, path: Path) -> bool:

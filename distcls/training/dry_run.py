@@ -11,7 +11,7 @@ from distcls.data.augmentation.image_transforms import build_transforms
 from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.build import build_data
 from distcls.models.build import build_model
-from distcls.models.init_from import init_from
+from distcls.models.init_from import find_source, init_from
 from distcls.models.trial import try_model
 from distcls.optim.build import build_optimizer
 from distcls.optim.groups import group_parameters
@@ -23,6 +23,7 @@ from distcls.training.header import check_plan, describe_longer, describe_plan
 from distcls.training.names import refuse_unknown_names
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
+from distcls.training.settling import settle
 from distcls.training.state import named_modules
 
 CPU = torch.device("cpu")
@@ -37,15 +38,16 @@ def dry_run(config: Config, name: str) -> None:
         processes.from_main(lambda: refuse_unknown_names(config))
         folder = processes.from_main(lambda: choose_folder(config, name))
         step, stored = processes.from_main(lambda: (steps_of(config, folder), config_to_keep(folder)))
-        config = resolve(config, stored, folder, processes)
+        config = resolve(config, stored, folder, processes, lambda config: settle(config, processes.device, False))
         data = build_data(config.data, processes, crop=config.augment.random_resized_crop)
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
         check_plan(config, data, plan)
         build_transforms(config.augment.transforms, config.train.seed, data.image_size)
         module = build_model(config.model, len(data.class_names), data.image_size)
         weights: list[tuple[str, str]] = []
-        if config.model.init_from is not None and not step:  # a resumed run gets its weights from its checkpoint
-            found = init_from(module, config.model.init_from, data.class_names, config.model.init_partly)
+        source = find_source(config.model, may_download=False) if not step else None  # checkpoints have their own
+        if source is not None:
+            found = init_from(module, source, config.model, data.class_names, data.image_size)
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
         is_supervised = config.objective.name == "supervised"
         try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)

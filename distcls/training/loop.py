@@ -31,11 +31,13 @@ from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
 from distcls.training.checkpoint import Checkpoints
 from distcls.training.failures import ending_told
+from distcls.training.features import with_features
 from distcls.training.finish import finish, write_about_data
 from distcls.training.header import check_plan, describe, describe_longer
 from distcls.training.names import refuse_unknown_names
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
+from distcls.training.settling import settle
 from distcls.training.state import build_state
 from distcls.training.step import TrainStep
 from distcls.training.watch import Watch
@@ -58,7 +60,13 @@ def train(config: Config, default_name: str) -> Finished:
     with (
         Processes(config.run.device, config.run.hang_timeout) as processes,
         chosen_kernels(config.train, processes),
-        RunFolder(config, processes, default_name, check=lambda: refuse_unknown_names(config)) as run,
+        RunFolder(
+            config,
+            processes,
+            default_name,
+            lambda: refuse_unknown_names(config),
+            lambda config: settle(config, processes.device),
+        ) as run,
         ending_told(run),
     ):
         config = run.config
@@ -81,18 +89,23 @@ def train(config: Config, default_name: str) -> Finished:
         described = describe(config, data, plan, state.module, processes)
         run.progress.header([*described, *describe_longer(config, plan, run.dir), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)
+        if config.model.head_only:
+            classifier = Classifier(state.module, config, data.class_names, data.decoding)
+            seen = with_features(data, classifier, config, processes, run.counting("computing features"))
+        else:
+            seen = data
         checkpoints.check_space(state, momenta_per_weight(config.optim))
         watch = Watch(config, state, plan, data.train, run)
         run.begin()
 
-        batches = train_batches(data.train, plan, config.augment, device, config.data.workers, state.step)
+        batches = train_batches(seen.train, plan, config.augment, device, config.data.workers, state.step)
         while True:
             stopping = processes.asked_to_stop()
             due = is_due(state.step, config.train.eval_every, plan) and not state.is_evaluated
-            if data.val and due and not stopping:  # an evaluation skipped here is done first on resume
+            if seen.val and due and not stopping:  # an evaluation skipped here is done first on resume
                 watch.catch_up("evaluate")
                 classifier = Classifier(state.eval_module, config, data.class_names, data.decoding)
-                metrics = evaluate(classifier, data.val)
+                metrics = evaluate(classifier, seen.val)
                 stopping = metrics is None
                 if metrics is not None:
                     if state.record(metrics.values, config.train.best_metric):

@@ -15,7 +15,7 @@ from distcls.config.settings import Config, ModelConfig, ObjectiveConfig
 from distcls.data.split import Data
 from distcls.errors import DriftedError, UsageError
 from distcls.models.build import build_model
-from distcls.models.init_from import InitFrom, init_from
+from distcls.models.init_from import InitFrom, find_source, init_from
 from distcls.models.trial import try_model
 from distcls.models.weights import load_weights
 from distcls.optim.build import build_optimizer, start_momenta
@@ -202,8 +202,8 @@ def build_state(
     """
     seed_torch(torch.device("cpu"), config.train.seed, "init")
     module = build_model(config.model, len(data.class_names), data.image_size)
-    if config.model.init_from is not None and with_init_from:
-        _load_as_main(module, config.model, data.class_names, run)
+    if with_init_from:
+        _load_as_main(module, config.model, data, run)
     module.to(acceleration.device, acceleration.dtype)
     is_supervised = config.objective.name == "supervised"
     tried = try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
@@ -266,11 +266,17 @@ def named_modules(config: ObjectiveConfig, objective: Objective, module: nn.Modu
     return further
 
 
-def _load_as_main(module: nn.Module, config: ModelConfig, class_names: list[str], run: RunFolder) -> None:
+def _load_as_main(module: nn.Module, config: ModelConfig, data: Data, run: RunFolder) -> None:
     """Load the main process's initial weights in all processes: the others may see an older file, or none."""
+    if not (config.pretrained or config.weights or config.init_from):
+        return
 
     def load() -> tuple[InitFrom, dict[str, torch.Tensor]]:
-        return init_from(module, config.init_from or "", class_names, config.init_partly), module.state_dict()
+        source = find_source(config)
+        assert source is not None
+        done = init_from(module, source, config, data.class_names, data.image_size)
+        run.write_json("weights.json", source.describe())
+        return done, module.state_dict()
 
     done, tensors = run.processes.from_main(load)
     load_weights(module, tensors)

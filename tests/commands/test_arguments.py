@@ -60,7 +60,7 @@ def test_name_is_taken_as_it_is(name: str) -> None:
         (["--lr", "0.1"], "settings have no dashes: did you mean optim.lr=VALUE?"),
         (["--optim.lr=0.1"], "did you mean optim.lr=0.1?"),
         (["--num-epochs=3"], "did you mean train.num_epochs=3?"),
-        (["--xyzzy"], "unknown option --xyzzy: the options are -h, --help, -c, --config, --data, --name"),
+        (["--xyzzy"], "unknown option --xyzzy: the options are -h, --help, -c, --config, --data, --preset, --name"),
         (["-c"], "expected one argument"),
         (["optim.lrr=1"], "optim.lrr=1: unknown setting optim.lrr: did you mean 'optim.lr'?"),
         (["-c", "y.yaml"], "y.yaml: cannot read the config (No such file or directory): did you mean x.yaml?"),

@@ -22,7 +22,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_given_is_the_defaults() -> None:
-    assert load_config(None, []) == Config()
+    assert load_config(None, []) == Config(preset="auto")
 
 
 def test_yaml_and_overrides_are_read(write_config) -> None:
@@ -74,7 +74,7 @@ def test_configs_share_no_lists() -> None:
     first, second = load_config(None, []), load_config(None, [])
     first.augment.normalize.mean.append(1.0)
     first.optim.betas.append(1.0)
-    assert second == Config()
+    assert second == Config(preset="auto")
 
 
 def test_augment_none_turns_off_everything_but_normalisation(write_config) -> None:
@@ -115,7 +115,7 @@ def test_transforms_are_a_list_of_names_with_arguments(write_config) -> None:
 def test_class_weights_are_a_word_or_a_mapping_of_numbers(write_config) -> None:
     for given, expected in (("balanced", "balanced"), ("{cat: 2, '7': 1e-1}", {"cat": 2.0, "7": 0.1})):
         config = load_config(write_config(f"loss: {{class_weights: {given}}}\n"), [])
-        assert config == load_config(None, [f"loss.class_weights={given}"])
+        assert config == load_config(None, [f"loss.class_weights={given}", "preset=none"])
         assert config.loss.class_weights == expected
         assert load_config(write_config(to_yaml(config)), []) == config
     assert load_config(None, ["loss.class_weights.cat=2"]).loss.class_weights == {"cat": 2.0}

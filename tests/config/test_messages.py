@@ -26,7 +26,7 @@ def test_unknown_setting_names_the_place_and_the_nearest(write_config) -> None:
         ("train.epochs=3", "'train.num_epochs'"),
         ("train.batch_size=32", "'train.global_batch_size'"),
         ("dropout=0.3", "'model.args.dropout'"),
-        ("model.pretrained=true", "'model.init_from'"),
+        ("pretrained=true", "'model.pretrained'"),
         ("augment.normalize.men=[1,1,1]", "'augment.normalize.mean'"),
         ("optim.groups=[{mach: head}]", "'match'"),
     ],
@@ -39,7 +39,7 @@ def test_unknown_setting_lists_what_there_is() -> None:
     assert message("loss.xyzzy=1").endswith(
         "unknown setting loss.xyzzy: loss has name, label_smoothing, gamma, class_weights, beta, args"
     )
-    assert "a config has data, augment, model, objective, loss, optim, train, run" in message("xyzzy=1")
+    assert "a config has preset, data, augment, model, objective, loss, optim, train, run" in message("xyzzy=1")
 
 
 def test_settings_like_finds_settings_without_their_section() -> None:

@@ -13,7 +13,7 @@ IGNORED = "optim: {name: adamw, momentum: 0.5, schedule: constant, min_lr: 1e-5}
 
 def test_what_did_nothing_is_no_difference_to_a_config_without_it(write_config) -> None:
     path = write_config(IGNORED)
-    assert differences(read_config(path), load_config(None, ["optim.schedule=constant"])) == []
+    assert differences(read_config(path), load_config(None, ["optim.schedule=constant", "preset=none"])) == []
 
 
 def test_a_config_of_a_run_may_be_given_again_as_it_is(write_config, tmp_path) -> None:

@@ -31,9 +31,9 @@ def leaves(schema: dict, path: str = "") -> dict[str, dict]:
 
 def test_schema_holds_every_setting_with_description_default_and_range() -> None:
     schema = leaves(json_schema())
-    plain = {
-        path: value for section, part in dataclasses.asdict(Config()).items() for path, value in flat(part, section)
-    }
+    values = dataclasses.asdict(Config())
+    plain = {"preset": values.pop("preset")}
+    plain |= {path: value for section, part in values.items() for path, value in flat(part, section)}
     assert {path: leaf["default"] for path, leaf in schema.items()} == plain
     assert all(leaf["description"] for leaf in schema.values())
     assert schema["optim.momentum"] | {"description": ""} == {

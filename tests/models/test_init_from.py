@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from distcls.config.settings import ModelConfig
 from distcls.errors import MissingInputError, UsageError
 from distcls.models.build import build_model
-from distcls.models.init_from import find_weights, init_from
+from distcls.models.init_from import InitFrom, find_source, find_weights, init_from
 
 CLASSES = ["cat", "dog", "emu"]
 
@@ -20,6 +20,13 @@ CLASSES = ["cat", "dog", "emu"]
 def make_model(num_classes: int = 3, seed: int = 0, **args):
     torch.manual_seed(seed)
     return build_model(ModelConfig(args={"hidden": 8, **args}, channels_last=False), num_classes, 8)
+
+
+def start_from(model, path: Path, class_names: list[str], **settings) -> InitFrom:
+    config = ModelConfig(init_from=str(path), args={"hidden": 8}, **settings)
+    source = find_source(config)
+    assert source is not None
+    return init_from(model, source, config, class_names, 8)
 
 
 @pytest.fixture
@@ -45,23 +52,23 @@ HEAD = {"head.weight", "head.bias"}
 
 def test_the_same_classes_take_everything(run_dir):
     model = make_model()
-    lines, warnings = init_from(model, str(run_dir), CLASSES)
+    lines, warnings = start_from(model, run_dir, CLASSES)
     assert loaded(model, make_model(seed=1)) == WEIGHTS | HEAD and not warnings
     assert len(lines) == 1 and lines[0].startswith("weights from ") and lines[0].endswith("16 of 16 tensors")
 
 
 def test_another_number_of_classes_gets_a_new_head_and_says_so(run_dir):
     model = make_model(5)
-    lines = init_from(model, str(run_dir), ["a", "b", "c", "d", "e"]).notes
+    lines = start_from(model, run_dir, ["a", "b", "c", "d", "e"]).notes
     assert loaded(model, make_model(seed=1)) == WEIGHTS
-    assert torch.equal(model.state_dict()["head.weight"], make_model(5).state_dict()["head.weight"])
+    assert not model.state_dict()["head.weight"].any()
     assert lines[1].startswith("new head for 5 classes") and "head.weight, head.bias" in lines[1]
 
 
 @pytest.mark.parametrize("names", [["cat", "dog", "fox"], ["dog", "cat", "emu"]])
 def test_other_names_or_another_order_get_a_new_head(run_dir, names):
     model = make_model()
-    lines = init_from(model, str(run_dir), names).notes
+    lines = start_from(model, run_dir, names).notes
     assert loaded(model, make_model(seed=1)) == WEIGHTS
     assert "new head for 3 classes" in lines[1]
 
@@ -71,13 +78,13 @@ def test_statistics_are_loaded_too(run_dir):
     source.state_dict()["blocks.0.1.running_mean"].fill_(5.0)
     save_file(source.state_dict(), run_dir / "model" / "model.safetensors")
     model = make_model(5)
-    init_from(model, str(run_dir), list("abcde"))
+    start_from(model, run_dir, list("abcde"))
     assert (model.state_dict()["blocks.0.1.running_mean"] == 5).all()
 
 
 def test_another_architecture_is_an_error_that_names_the_shapes(run_dir):
     with pytest.raises(UsageError, match=r"a different architecture: hidden.weight is \(8, 256\), expected \(9, 256\)"):
-        init_from(make_model(hidden=9), str(run_dir), CLASSES)
+        start_from(make_model(hidden=9), run_dir, CLASSES)
 
 
 def test_weights_that_share_no_name_are_an_error_that_names_some(tmp_path):
@@ -85,13 +92,13 @@ def test_weights_that_share_no_name_are_an_error_that_names_some(tmp_path):
     with pytest.raises(
         UsageError, match=r"no tensors in common.*It has encoder.weight.*the model has blocks.0.0.weight"
     ):
-        init_from(make_model(), str(tmp_path / "w.safetensors"), CLASSES)
+        start_from(make_model(), tmp_path / "w.safetensors", CLASSES)
 
 
 def test_a_refused_file_leaves_the_weights_alone(run_dir):
     model = make_model(hidden=9)
     with pytest.raises(UsageError):
-        init_from(model, str(run_dir), CLASSES)
+        start_from(model, run_dir, CLASSES)
     assert torch.equal(model.state_dict()["blocks.0.0.weight"], make_model(hidden=9).state_dict()["blocks.0.0.weight"])
 
 
@@ -116,7 +123,7 @@ def with_prefix(prefix: str) -> dict[str, torch.Tensor]:
 def test_files_of_torch_save_are_understood(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
     model = make_model()
-    init_from(model, str(tmp_path / "w.pt"), CLASSES)
+    start_from(model, tmp_path / "w.pt", CLASSES)
     assert loaded(model, make_model(seed=1)) == WEIGHTS | HEAD
 
 
@@ -131,14 +138,14 @@ class Wrapped(torch.nn.Module):
 def test_a_part_that_is_called_module_is_not_taken_for_a_prefix(tmp_path):
     source, model = Wrapped(), Wrapped()
     save_file(source.state_dict(), tmp_path / "w.safetensors")
-    init_from(model, str(tmp_path / "w.safetensors"), CLASSES)
+    start_from(model, tmp_path / "w.safetensors", CLASSES)
     assert torch.equal(model.module.weight, source.module.weight)
 
 
 def test_what_the_source_does_not_have_is_a_warning(tmp_path):
     tensors = make_model(seed=1).state_dict()
     save_file({name: tensors[name] for name in tensors if "hidden" not in name}, tmp_path / "w.safetensors")
-    warnings = init_from(make_model(), str(tmp_path / "w.safetensors"), CLASSES).warnings
+    warnings = start_from(make_model(), tmp_path / "w.safetensors", CLASSES).warnings
     assert len(warnings) == 1 and "has weights for 14 of 16 tensors. The other 2 get new weights" in warnings[0]
     assert warnings[0].endswith("hidden.weight, hidden.bias")
 
@@ -149,9 +156,9 @@ def test_weights_for_less_than_half_of_a_model_are_an_error_unless_asked_for(tmp
     save_file({name: tensors[name] for name in names}, few)
     model = make_model()
     with pytest.raises(UsageError, match=r"has only 4 of the model's 16 tensors: it lacks blocks.0.*init_partly=true"):
-        init_from(model, str(few), CLASSES)
+        start_from(model, few, CLASSES)
     assert not loaded(model, make_model(seed=1)), "nothing was loaded"
-    assert "has weights for 4 of 16 tensors" in init_from(model, str(few), CLASSES, partly=True).warnings[0]
+    assert "has weights for 4 of 16 tensors" in start_from(model, few, CLASSES, init_partly=True).warnings[0]
     assert loaded(model, make_model(seed=1)) == {"hidden.weight", "hidden.bias"} | HEAD
 
 
@@ -161,7 +168,7 @@ def test_a_head_for_other_classes_does_not_count(tmp_path):
     for module, num_classes in ((source, 3), (model, 5)):
         module.append(torch.nn.Linear(2, num_classes))
     save_file(source.state_dict(), tmp_path / "w.safetensors")
-    done = init_from(model, str(tmp_path / "w.safetensors"), list("abcde"))
+    done = start_from(model, tmp_path / "w.safetensors", list("abcde"))
     assert torch.equal(model[0].weight, source[0].weight) and not done.warnings
 
 
@@ -172,7 +179,7 @@ def test_no_pickle_that_runs_code_is_loaded(tmp_path):
 
     torch.save({"head.weight": torch.zeros(3), "evil": Evil()}, tmp_path / "w.pt")
     with pytest.raises(UsageError, match="cannot be read as weights"):
-        init_from(make_model(), str(tmp_path / "w.pt"), CLASSES)
+        start_from(make_model(), tmp_path / "w.pt", CLASSES)
     assert not (tmp_path / "executed").exists()
 
 
@@ -198,13 +205,13 @@ def test_a_file_that_is_no_weights_is_a_usage_error(tmp_path):
     for name in ("w.pt", "w.safetensors"):
         (tmp_path / name).write_text("no weights")
         with pytest.raises(UsageError, match="cannot be read as weights"):
-            init_from(make_model(), str(tmp_path / name), CLASSES)
+            start_from(make_model(), tmp_path / name, CLASSES)
 
 
 def test_a_file_that_holds_something_else_is_a_usage_error(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "w.pt")
     with pytest.raises(UsageError):
-        init_from(make_model(), str(tmp_path / "w.pt"), CLASSES)
+        start_from(make_model(), tmp_path / "w.pt", CLASSES)
 
 
 def test_a_finished_run_that_goes_on_is_used_by_its_best_weights_so_far(run_dir):

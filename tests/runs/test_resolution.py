@@ -16,7 +16,9 @@ from distcls.runs.resolution import describe_precision, refuse_other_cut, resolv
 
 
 def resolved(config: Config, world_size: int, stored: Config | None = None) -> Config:
-    processes: Any = SimpleNamespace(world_size=world_size, device=torch.device("cpu"))
+    processes: Any = SimpleNamespace(
+        world_size=world_size, device=torch.device("cpu"), from_main=lambda function: function()
+    )
     return resolve(config, stored, Path("runs/a"), processes)
 
 
@@ -60,7 +62,9 @@ def test_processes_that_cannot_share_its_micro_batches_are_told_how_many_can():
 
 
 def settle(config: Config, device: str, world_size: int = 1, stored: Config | None = None) -> Config:
-    processes: Any = SimpleNamespace(device=torch.device(device), world_size=world_size)
+    processes: Any = SimpleNamespace(
+        device=torch.device(device), world_size=world_size, from_main=lambda function: function()
+    )
     return resolve(config, stored, Path("runs/x"), processes)
 
 

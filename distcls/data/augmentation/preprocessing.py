@@ -53,6 +53,8 @@ class Normalize(nn.Module):
         return Normalize(scale.to(dtype).to(device), shift.to(dtype).to(device), channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.ndim == 2:  # features of a frozen network, see training/features.py
+            return images.to(self.scale.dtype)
         n, height, width, channels = images.shape
         # Whole rows at a time: on a CPU, this takes a third of the time of three numbers at a time.
         rows = images.reshape(n * height, width * channels).to(self.scale.dtype)

@@ -33,6 +33,9 @@ OVERSAMPLING = 2
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
+INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+"""Pillow's filters for data.interpolation."""
+
 MAX_FILE_BYTES = 2**32
 """More than the largest accepted image takes in any format; files are read into memory whole."""
 
@@ -71,6 +74,11 @@ class Decoding:
     """Colour behind transparent pixels and around padded images: a CSS colour name or #rrggbb."""
     float_range: tuple[float, float] | None = None
     """Pixel values of black and white for float or 32-bit images, whose files do not say."""
+    interpolation: str = "bilinear"
+    """A key of INTERPOLATION; images are always antialiased when they shrink."""
+    crop_fraction: float = 1.0
+    """With resize=crop, the share of the short side that the central square keeps. Images that already are squares of
+    image_size stay whole."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,7 +93,7 @@ class Decoding:
         """Return the part of an upright image of this size that the model sees."""
         if self.resize != "crop" or self.image_size is None:
             return 0, 0, width, height
-        side = min(width, height)
+        side = min(width, height) * self.crop_fraction
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
 
@@ -207,7 +215,7 @@ def _leave_out_detail(image: Image.Image, decoding: Decoding) -> Whole | None:
 
 
 def fit(image: Image.Image, decoding: Decoding, whole: Whole | None = None) -> Image.Image:
-    """Make an RGB image square, (image_size, image_size), by bilinear resizing with antialiasing."""
+    """Make an RGB image square, (image_size, image_size), by resizing with antialiasing."""
     image_size = decoding.image_size
     if image_size is None or (image.size == (image_size, image_size) and not decoding.keeps_pixels):
         return image
@@ -219,16 +227,16 @@ def fit(image: Image.Image, decoding: Decoding, whole: Whole | None = None) -> I
     if decoding.keeps_pixels:
         return image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
     if decoding.resize == "pad":
-        return _pad(image, (left, top, right, bottom), image_size, decoding.background)
+        return _pad(image, (left, top, right, bottom), image_size, decoding)
     # Pillow crops to a fraction of a pixel while it resizes.
-    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    return image.resize((image_size, image_size), INTERPOLATION[decoding.interpolation], (left, top, right, bottom))
 
 
-def _pad(image: Image.Image, box: Box, image_size: int, background: str) -> Image.Image:
+def _pad(image: Image.Image, box: Box, image_size: int, decoding: Decoding) -> Image.Image:
     sides = box[2] - box[0], box[3] - box[1]
     width, height = (max(1, round(side * image_size / max(sides))) for side in sides)
-    canvas = Image.new("RGB", (image_size, image_size), background)
-    inner = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    canvas = Image.new("RGB", (image_size, image_size), decoding.background)
+    inner = image.resize((width, height), INTERPOLATION[decoding.interpolation], box=box)
     canvas.paste(inner, ((image_size - width) // 2, (image_size - height) // 2))
     return canvas
 

@@ -18,7 +18,14 @@ ATTEMPTS = 5  # images to try in a class before skipping it: its first ones may 
 def choose_decoding(config: DataConfig, train: ImageSet) -> Decoding:
     """Return how all images of a run are decoded."""
     black_and_white = None if config.float_range is None else (config.float_range[0], config.float_range[1])
-    decoding = Decoding(config.image_size, config.resize, config.background, black_and_white)
+    decoding = Decoding(
+        config.image_size,
+        config.resize,
+        config.background,
+        black_and_white,
+        config.interpolation,
+        config.crop_fraction if config.resize == "crop" else 1.0,
+    )
     return decoding if config.image_size else dataclasses.replace(decoding, image_size=_native_size(train, decoding))
 
 

@@ -1,0 +1,105 @@
+"""Computes what a frozen network makes of each image, once, so that training its head takes seconds.
+
+The images are cut into evaluation batches of a fixed size, so the features are the same on any number of processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distcls.cluster.processes import Processes
+from distcls.config.settings import Config
+from distcls.data.cache.arrays import Arrays, open_arrays
+from distcls.data.cache.folder import cache_folder
+from distcls.data.cache.store import entry_path, read_entry
+from distcls.data.loading.loader import eval_batches
+from distcls.data.sources.image_set import digest
+from distcls.data.split import Data, Split
+from distcls.inference.classifier import Classifier
+
+TITLE = "features"
+
+
+def with_features(
+    data: Data, classifier: Classifier, config: Config, processes: Processes, progress: Callable[[int, int], None]
+) -> Data:
+    """Return the data with features float32 (n, F) in place of the pixels of train and val. All processes call it.
+
+    They are kept in the cache, so another run of the same network on the same images need not compute them.
+    """
+    splits = [split for split in (data.train, data.val) if split is not None]
+    key = _key(data, classifier, config)
+    path = entry_path(cache_folder(config.data), f"{TITLE}-{key}")
+    features: dict[str, np.ndarray] = {}
+    if not all(processes.from_all(read_entry(path) is not None)):
+        total = sum(map(len, splits))
+        for split in splits:
+            done = sum(map(len, features.values()))
+            features[split.name] = _compute(split, classifier, config, processes, lambda n: progress(done + n, total))  # noqa: B023
+    if processes.is_local_main:
+        _open(cache_folder(config.data), key, splits, features)
+    processes.wait_for_everyone()
+    kept = _open(cache_folder(config.data), key, splits, features)
+    train, *val = [_feature_split(split, kept[split.name]) for split in splits]
+    return dataclasses.replace(data, train=train, val=val[0] if val else None)
+
+
+def _compute(
+    split: Split, classifier: Classifier, config: Config, processes: Processes, progress: Callable[[int], None]
+) -> np.ndarray:
+    """Return the features of a split, (n, F). Rank r computes batches r, r + W, r + 2W …"""
+    size, world_size = config.train.eval_batch_size, processes.world_size
+    batches = eval_batches(split, size, processes.device, config.data.workers, processes.rank, world_size)
+    classifier.eval()
+    parts: list[np.ndarray] = []
+    for number in range(-(-len(split) // (size * world_size))):
+        own = None
+        with torch.inference_mode():
+            for _, pixels, _ in [batch for batch in [next(batches, None)] if batch is not None]:
+                own = classifier.features(pixels).float().cpu().numpy()
+        parts += [part for part in processes.from_all(own) if part is not None]
+        progress(min((number + 1) * size * world_size, len(split)))
+    return np.concatenate(parts)
+
+
+def _open(folder: Path, key: str, splits: list[Split], features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the features in the cache, after adding them if they are not there."""
+
+    def computed() -> list[Arrays]:
+        names = splits[0].image_set.class_names
+        return [Arrays(s.name, names, s.labels, np.ascontiguousarray(features[s.name]).view(np.uint8)) for s in splits]
+
+    return {
+        name: of_split.images.view(np.float32) for name, of_split in open_arrays(folder, TITLE, key, computed).items()
+    }
+
+
+def _feature_split(split: Split, features: np.ndarray) -> Split:
+    return dataclasses.replace(split, rows=np.arange(len(split)), pixels=features, in_memory=True, random_crop=None)
+
+
+def _key(data: Data, classifier: Classifier, config: Config) -> str:
+    """Return a digest of everything that the features depend on."""
+    weights = hashlib.sha256()
+    for name, tensor in classifier.network.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    described = (
+        config.model.name,
+        config.model.args,
+        config.augment.normalize,
+        config.train.precision,
+        config.train.eval_batch_size,
+        config.train.deterministic,
+        torch.get_num_threads(),
+        torch.__version__,
+        classifier.device.type,
+        data.decoding,
+    )
+    return digest([], data.fingerprint.encode(), weights.digest(), repr(described).encode())

@@ -1,0 +1,181 @@
+"""Settles what a config leaves to distcls, once, at a run's first start: the preset, its network, and its length.
+
+The result is stored in config.yaml with the settings that the user gave, so a resumed run never chooses again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distcls.config.differences import differences
+from distcls.config.loading import LENGTHS, read_config, with_preset
+from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config, ModelConfig
+from distcls.data.decoding.decode import BadImageError, Decoding
+from distcls.data.sources.datasets import open_image_sets
+from distcls.data.sources.image_set import ImageSet
+from distcls.data.stratify import cut_splits
+from distcls.files.atomic import read_json
+from distcls.models.init_from import find_source, library_weights
+from distcls.models.libraries import library_of
+from distcls.models.library_weights import LibraryWeights, cannot_reach
+
+SMALLEST_PHOTOGRAPH = 64
+"""Pixels of the shorter side."""
+
+NUM_LOOKED_AT = 12
+"""How many images decide whether a data set holds photographs."""
+
+SECONDS_TO_DOWNLOAD = 8
+
+BUNDLED = "timm/tf_efficientnet_lite0.in1k"
+"""ImageNet weights that are installed with distcls: 19 MB, 4.7 million parameters."""
+
+NETWORKS = {
+    ("fast", "cpu"): [BUNDLED],
+    ("balanced", "cpu"): [BUNDLED],
+    ("best", "cpu"): ["timm/efficientnetv2_rw_t.ra2_in1k", BUNDLED],
+    ("fast", "gpu"): ["timm/convnext_tiny.in12k_ft_in1k", BUNDLED],
+    ("balanced", "gpu"): ["timm/convnext_tiny.in12k_ft_in1k", BUNDLED],
+    ("best", "gpu"): ["timm/convnext_base.fb_in22k_ft_in1k", BUNDLED],
+}
+"""The networks of a preset, best first. One that is not on this machine and takes long to download is passed over."""
+
+SCRATCH = "torchvision/resnet18"
+
+SMALLEST_BATCH = {"fast": 64, "balanced": 16, "best": 16, "scratch": 32}
+"""Global batch size for small data sets, which a preset's learning rate is chosen for."""
+
+LARGER_BATCHES = ((20_000, 8), (2_000, 4), (0, 1))
+"""How many times larger the batch is from this many training images on; the learning rate grows by the root of it."""
+
+EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 15, 6_000), "best": (6, 30, 12_000), "scratch": (30, 200, 60_000)}
+"""For each preset the fewest and most epochs, and how many images training should see if that lies between them."""
+
+
+def settle(config: Config, device: torch.device, may_download: bool = True) -> dict[str, Any]:
+    """Return the settings to replace, by path, for what was not given. Call it on the main process.
+
+    may_download: download weights that are not on this machine. Raises what opening the data raises, and
+    MissingInputError for weights that are neither here nor can be downloaded.
+    """
+    settled = config
+    if config.preset == "auto":
+        settled = _with_automatic_preset(config)
+    if settled.preset in PRESETS:
+        settled = _with_network(settled, "cpu" if device.type == "cpu" else "gpu", may_download)
+        settled = _with_length(settled)
+    settled = _with_preprocessing(settled)
+    find_source(settled.model, may_download)  # if they are missing, say so before images are decoded
+    return {one.path: settled.at(one.path) for one in differences(config, settled, everything=True)}
+
+
+def _with_automatic_preset(config: Config) -> Config:
+    if config.data.name not in KINDS_OF_PATHS or not are_photographs(open_image_sets(config.data)["train"]):
+        return config.replaced({"preset": "none"})
+    starts_trained = config.model.pretrained or config.model.weights or config.model.init_from
+    is_from_scratch = not starts_trained and (config.is_given("model.name") or config.is_given("model.pretrained"))
+    return with_preset(config, "scratch" if is_from_scratch else "balanced")
+
+
+def are_photographs(image_set: ImageSet) -> bool:
+    """True if most of a few images, taken from the whole set, have at least 64 pixels on their shorter side."""
+    sides = []
+    for i in np.linspace(0, len(image_set) - 1, min(NUM_LOOKED_AT, len(image_set))).astype(int):
+        try:
+            sides.append(min(image_set.image(int(i), Decoding(None)).shape[:2]))
+        except (BadImageError, OSError):
+            continue
+    return bool(sides) and float(np.median(sides)) >= SMALLEST_PHOTOGRAPH
+
+
+def _with_network(config: Config, device: str, may_download: bool) -> Config:
+    """Choose the preset's network, unless the config names one; its weights too, unless the config says which."""
+    says_which = any(config.is_given(f"model.{name}") for name in ("pretrained", "weights", "init_from"))
+    if config.is_given("model.name"):
+        is_trained = config.preset != "scratch" and library_of(config.model.name) is not None
+        return config.replaced({"model.pretrained": True}) if is_trained and not says_which else config
+    if config.preset == "scratch":
+        return config.replaced({"model.name": SCRATCH})
+    if config.model.init_from is not None and (Path(config.model.init_from) / "config.yaml").exists():
+        theirs = read_config(Path(config.model.init_from) / "config.yaml").model
+        return config.replaced({"model.name": theirs.name, "model.args": theirs.args})
+    if says_which:
+        return config.replaced({"model.name": BUNDLED})
+    for name in NETWORKS[config.preset, device]:
+        if name == BUNDLED or _is_soon_here(ModelConfig(name=name, pretrained=True), may_download):
+            return config.replaced({"model.name": name, "model.pretrained": True})
+    raise AssertionError("the last network of each list is installed with distcls")
+
+
+def _is_soon_here(model: ModelConfig, may_download: bool) -> bool:
+    """True if the weights are on this machine or can be downloaded in a few seconds."""
+    weights = library_weights(model)
+    if weights is None or weights.find() is not None:
+        return weights is not None
+    if not may_download or cannot_reach(weights.url()) is not None:
+        return False
+    download = threading.Thread(target=_fetch, args=(weights,), daemon=True)  # what is missing then comes another time
+    download.start()
+    download.join(SECONDS_TO_DOWNLOAD)
+    return weights.find() is not None
+
+
+def _fetch(weights: LibraryWeights) -> None:
+    with contextlib.suppress(OSError):
+        weights.fetch()
+
+
+def _with_length(config: Config) -> Config:
+    """Choose batch size, learning rate and epochs by the number of training images, unless they are given."""
+    labels = {name: image_set.labels for name, image_set in open_image_sets(config.data).items()}
+    num_images = len(cut_splits(labels, config.data)["train"][1])
+    times = next(times for least, times in LARGER_BATCHES if num_images >= least)
+    values: dict[str, Any] = {}
+    if not config.is_given("train.global_batch_size"):
+        values["train.global_batch_size"] = SMALLEST_BATCH[config.preset] * times
+        if not config.is_given("optim.lr"):
+            values["optim.lr"] = config.optim.lr * math.sqrt(times)
+    if not any(map(config.is_given, LENGTHS)):
+        fewest, most, images = EPOCHS[config.preset]
+        values["train.num_epochs"] = float(min(max(math.ceil(images / num_images), fewest), most))
+    return config.replaced(values)
+
+
+def _with_preprocessing(config: Config) -> Config:
+    """Prepare images as the initial weights expect them, as far as the config does not say how."""
+    theirs = _preprocessing(config.model)
+    return config.replaced({path: value for path, value in theirs.items() if not config.is_given(path)})
+
+
+def _preprocessing(model: ModelConfig) -> dict[str, Any]:
+    """Return the settings for preparing images as in the training of the initial weights, as far as that is known."""
+    run = Path(model.init_from or "") / "preprocessing.json"
+    if model.init_from is not None and run.exists():
+        theirs = read_json(run)
+        return {
+            "augment.normalize.mean": theirs["normalize"]["mean"],
+            "augment.normalize.std": theirs["normalize"]["std"],
+            "data.interpolation": theirs.get("interpolation", "bilinear"),
+            "data.crop_fraction": theirs.get("crop_fraction", 1.0),
+        }
+    found = library_of(model.name)
+    if found is None or not (model.pretrained or model.weights or model.init_from):
+        return {}
+    published = library_weights(model) or found[0].weights(found[1], None)
+    if published is None:
+        return {}
+    seen = published.preprocessing
+    return {
+        "data.image_size": seen.image_size,
+        "data.interpolation": seen.interpolation,
+        "data.crop_fraction": seen.crop_fraction,
+        "augment.normalize.mean": list(seen.mean),
+        "augment.normalize.std": list(seen.std),
+    }
