@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 
 from distcls.config.batch_sizes import Problem, default_micro_batch_size, wrong_batches
 from distcls.config.durations import parse_duration
-from distcls.config.settings import Config, DataConfig, NormalizeConfig, OptimConfig, RunConfig, TrainConfig
+from distcls.config.settings import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    NormalizeConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 from distcls.config.wording import either
 from distcls.config.yaml_text import as_plain, shown
 
@@ -277,6 +285,21 @@ def _wrong_crop(config: Config) -> Iterator[Problem]:
         )
 
 
+def _wrong_head_only(config: Config) -> Iterator[Problem]:
+    if not config.model.head_only:
+        return
+    changed = [name for name, default in vars(AugmentConfig()).items() if getattr(config.augment, name) != default]
+    for name in changed:
+        if name != "normalize":
+            yield (
+                f"augment.{name}",
+                f"augment.{name} has no effect with model.head_only=true, which computes the features of each image "
+                f"only once: leave out augment.{name}, or set model.head_only=false",
+            )
+    if config.model.freeze:
+        yield "model.freeze", "model.freeze has no effect with model.head_only=true, which freezes all but the head"
+
+
 RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_data(config.data), "data.name data.args data.root data.folds data.fold"),
     (lambda config, _: _wrong_length(config.train), "train.num_epochs train.num_steps"),
@@ -298,5 +321,6 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_weights(config), "loss.class_weights train.sampling"),
     (lambda config, _: _wrong_crop(config), "augment.random_resized_crop data.decode_size data.image_size"),
     (lambda config, _: _wrong_names(config.run), "run.name run.dir"),
+    (lambda config, _: _wrong_head_only(config), "augment model.head_only model.freeze"),
 )
 """Each rule and the settings it reads."""

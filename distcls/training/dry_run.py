@@ -46,6 +46,8 @@ def dry_run(config: Config, name: str) -> None:
         module = build_model(config.model, len(data.class_names), data.image_size)
         weights: list[tuple[str, str]] = []
         source = find_source(config.model, may_download=False) if not step else None  # checkpoints have their own
+        if source is None and config.model.pretrained and not step:
+            weights = [("weights", "would be downloaded from the model's library")]
         if source is not None:
             found = init_from(module, source, config.model, data.class_names, data.image_size)
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]

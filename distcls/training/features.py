@@ -22,6 +22,7 @@ from distcls.data.loading.loader import eval_batches
 from distcls.data.sources.image_set import digest
 from distcls.data.split import Data, Split
 from distcls.inference.classifier import Classifier
+from distcls.models.head import head_parameters
 
 TITLE = "features"
 
@@ -86,10 +87,12 @@ def _feature_split(split: Split, features: np.ndarray) -> Split:
 
 def _key(data: Data, classifier: Classifier, config: Config) -> str:
     """Return a digest of everything that the features depend on."""
+    head = head_parameters(classifier.network, len(classifier.class_names))
     weights = hashlib.sha256()
     for name, tensor in classifier.network.state_dict().items():
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if name not in head:
+            weights.update(name.encode())
+            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     described = (
         config.model.name,
         config.model.args,

@@ -11,7 +11,8 @@ from distcls.cluster.machine import gigabytes
 from distcls.cluster.processes import Processes
 from distcls.config.batch_sizes import divisors, fitting_world_sizes
 from distcls.config.durations import describe_every, parse_duration, steps_at
-from distcls.config.settings import Config, TrainConfig
+from distcls.config.loading import PRESET_FOLDER
+from distcls.config.settings import PRESETS, Config, TrainConfig
 from distcls.config.wording import count, either
 from distcls.data.split import Data
 from distcls.errors import UsageError
@@ -54,6 +55,7 @@ def describe(
     num_ignored = data.report["num_ignored_files"]
     ignored = f"; {count(num_ignored, 'other file')} ignored" if num_ignored else ""
     return [
+        *_describe_preset(config),
         ("data", config.data.root or config.data.name),
         ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + f" images{left_out}{ignored}"),
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
@@ -73,6 +75,13 @@ def describe(
         *_warn_of_memory(config, data, plan, module, processes),
         ("steps", _describe_steps(config.train, plan)),
     ]
+
+
+def _describe_preset(config: Config) -> list[tuple[str, str]]:
+    if config.preset not in PRESETS:
+        return []
+    why = "" if config.is_given("preset") else ", the default for photographs (--preset none is without any)"
+    return [("preset", f"{config.preset}{why}: {PRESET_FOLDER / config.preset}.yaml")]
 
 
 def _describe_steps(train: TrainConfig, plan: BatchPlan) -> str:

@@ -59,6 +59,10 @@ EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 15, 6_000), "best": (6, 30,
 """For each preset the fewest and most epochs, and how many images training should see if that lies between them."""
 
 
+IMAGE_SCALE = {"best": 1.25}
+"""How much larger than those that the weights were trained on a preset's images are, rounded to a multiple of 32."""
+
+
 def settle(config: Config, device: torch.device, may_download: bool = True) -> dict[str, Any]:
     """Return the settings to replace, by path, for what was not given. Call it on the main process.
 
@@ -151,6 +155,8 @@ def _with_length(config: Config) -> Config:
 def _with_preprocessing(config: Config) -> Config:
     """Prepare images as the initial weights expect them, as far as the config does not say how."""
     theirs = _preprocessing(config.model)
+    if config.preset in IMAGE_SCALE and "data.image_size" in theirs:
+        theirs["data.image_size"] = 32 * round(theirs["data.image_size"] * IMAGE_SCALE[config.preset] / 32)
     return config.replaced({path: value for path, value in theirs.items() if not config.is_given(path)})
 
 

@@ -1,0 +1,68 @@
+"""The presets for photographs, from the command as it is typed to a model that can be used."""
+
+from __future__ import annotations
+
+import ledger
+import numpy as np
+import pytest
+from PIL import Image
+from ranks import await_step, read_json
+
+SMALL = ["data.image_size=32", "run.trackers=[]", "train.num_threads=1"]
+
+
+@pytest.fixture
+def photographs(ranks):
+    """Three classes of 80 × 64 pixels that differ in colour."""
+    draw = np.random.default_rng(0)
+    for shade, name in enumerate(("ant", "bee", "cat")):
+        (ranks.folder / "photos" / name).mkdir(parents=True)
+        for i in range(16):
+            pixels = draw.integers(0, 120, (64, 80, 3))
+            pixels[..., shade] += 100
+            Image.fromarray(pixels.astype(np.uint8)).save(ranks.folder / "photos" / name / f"{i}.jpg")
+    return ranks.folder / "photos"
+
+
+def test_photographs_are_fine_tuned_by_default(ranks, photographs):
+    output = ranks.run("train", "--data", "photos", "train.num_epochs=3", *SMALL)
+    assert "balanced, the default for photographs (--preset none is without any)" in output
+    assert "weights from timm/tf_efficientnet_lite0.in1k: 294 of 296 tensors" in output
+    run = ranks.folder / "runs" / "photos"
+    assert len(read_json(run / "weights.json")["sha256"]) == 64
+    assert read_json(run / "metrics.json")["test"]["accuracy"] > 0.4
+    assert read_json(run / "preprocessing.json")["crop_fraction"] == 0.875
+    output = ranks.run("predict", "runs/photos", "photos/bee/0.jpg")
+    assert "bee" in output
+    assert "is finished" in ranks.run("train", "--data", "photos", "--name", "photos", "train.num_epochs=3", *SMALL)
+
+
+def test_only_the_head_is_trained_with_the_same_bits_on_1_2_and_4_processes(ranks, photographs):
+    settings = [*SMALL, "train.deterministic=true", "train.num_steps=12", "train.eval_batch_size=8"]
+    digests = []
+    for world_size in (1, 2, 4):
+        name = f"w{world_size}"
+        ranks.run(
+            *("train", "--data", "photos", "--preset", "fast", "--name", name, f"data.cache_dir=cache-{name}"),
+            *settings,
+            world_size=world_size,
+        )
+        digests.append(ledger.digest(ranks.folder / "runs" / name, 12))
+    assert digests[0] == digests[1] == digests[2]
+    assert read_json(ranks.folder / "runs/w1/metrics.json") == read_json(ranks.folder / "runs/w4/metrics.json")
+
+
+def test_a_kill_of_a_run_on_features_costs_nothing(ranks, photographs):
+    settings = [*SMALL, "train.num_steps=160", "train.checkpoint_every=5 steps", "train.eval_every=50 steps"]
+    command = ["train", "--data", "photos", "--preset", "fast", *settings]
+    ranks.run(*command, "--name", "whole")
+    run = ranks.folder / "runs" / "killed"
+    for step in (5, 40):
+        group = ranks.start(*command, "--name", "killed")
+        await_step(run, step)
+        assert group.alive()
+        group.kill()
+    output = ranks.run(*command, "--name", "killed")
+    assert "computing features" not in output, "they are in the cache"
+    assert ledger.digest(run, 160) == ledger.digest(ranks.folder / "runs" / "whole", 160)
+    ranks.run("eval", "runs/killed")

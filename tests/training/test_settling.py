@@ -1,0 +1,193 @@
+"""What distcls chooses at a run's first start, from the images and the machine, and that it never chooses again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distcls.config.loading import load_config, read_config, with_preset
+from distcls.config.settings import Config
+from distcls.config.yaml_text import to_yaml
+from distcls.errors import MissingInputError, UsageError
+from distcls.models.library_weights import LibraryWeights
+from distcls.models.timm_library import TimmWeights
+from distcls.runs.resuming import GIVEN, fill_from, stored_config
+from distcls.training import settling
+from distcls.training.settling import BUNDLED, settle
+
+CPU = torch.device("cpu")
+
+
+def write_images(folder: Path, size: int, count: int = 20) -> Path:
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.random.default_rng(i).integers(0, 256, (size, size + 8, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("photographs"), 64)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch) -> None:
+    monkeypatch.setattr(settling, "cannot_reach", lambda url: "no network")
+    monkeypatch.setattr("distcls.models.library_weights.cannot_reach", lambda url: "no network")
+
+
+def settled(folder: Path, *settings: str, path: Path | None = None) -> Config:
+    config = load_config(path, [f"data.root={folder}", "data.name=folder", *settings])
+    return config.replaced(settle(config, CPU))
+
+
+def test_photographs_fine_tune_the_network_that_comes_with_distcls(photographs):
+    config = settled(photographs)
+    assert (config.preset, config.model.name, config.model.pretrained) == ("balanced", BUNDLED, True)
+    assert (config.data.image_size, config.data.interpolation, config.data.crop_fraction) == (224, "bicubic", 0.875)
+    assert config.augment.normalize.mean == config.augment.normalize.std == [0.5, 0.5, 0.5]
+    assert config.augment.flip and config.augment.random_resized_crop is not None
+
+
+def test_small_images_get_the_defaults(tmp_path):
+    assert settled(write_images(tmp_path / "small", 48)) == load_config(
+        None, [f"data.root={tmp_path / 'small'}", "data.name=folder", "preset=none"]
+    )
+
+
+@pytest.mark.parametrize("preset", ["none", "fast"])
+def test_a_preset_that_is_given_counts(photographs, preset):
+    config = settled(photographs, f"preset={preset}")
+    assert config.preset == preset and config.model.head_only == (preset == "fast")
+    assert config.model.name == (BUNDLED if preset == "fast" else "cnn2")
+
+
+def test_a_config_file_has_no_preset_unless_it_names_one(photographs, tmp_path):
+    (tmp_path / "own.yaml").write_text("optim: {lr: 0.1}\n")
+    assert settled(photographs, path=tmp_path / "own.yaml").preset == "none"
+    (tmp_path / "own.yaml").write_text("preset: balanced\noptim: {lr: 0.1}\n")
+    config = settled(photographs, path=tmp_path / "own.yaml")
+    assert (config.preset, config.optim.lr, config.optim.weight_decay) == ("balanced", 0.1, 0.05)
+
+
+def test_what_is_given_is_kept(photographs):
+    given = {"optim.lr": 0.5, "train.num_steps": 7, "data.image_size": 96, "augment.normalize.std": [0.2, 0.2, 0.2]}
+    config = settled(photographs, *(f"{path}={value}" for path, value in given.items()), "augment=none")
+    assert {path: config.at(path) for path in given} == given
+    assert config.train.num_epochs is None
+    assert not config.augment.flip and config.augment.random_resized_crop is None
+    assert config.augment.normalize.mean == [0.5, 0.5, 0.5], "augment=none leaves normalisation to the weights"
+
+
+def test_a_named_network_without_weights_is_trained_from_scratch(photographs):
+    config = settled(photographs, "model.name=torchvision/resnet18")
+    assert (config.preset, config.model.name, config.model.pretrained) == ("scratch", "torchvision/resnet18", False)
+    assert settled(photographs, "model.pretrained=false").model.name == "torchvision/resnet18"
+    assert settled(photographs, "model.name=timm/test_vit", "model.pretrained=false").preset == "scratch"
+
+
+def test_a_named_network_under_a_preset_starts_from_its_own_weights(photographs):
+    name = "model.name=timm/tf_efficientnet_lite0"
+    assert settled(photographs, "preset=balanced", name).model.pretrained
+    with pytest.raises(MissingInputError, match=r"timm/test_vit.r160_in1k are not on .*model.weights=FILE"):
+        settled(photographs, "preset=balanced", "model.name=timm/test_vit")
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(20, 15), (300, 14), (3000, 3)])
+def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, count, epochs):
+    class Listed:
+        labels = np.arange(2 * count) % 2
+
+        def image(self, i: int, decoding: object) -> np.ndarray:
+            return np.zeros((64, 64, 3), np.uint8)
+
+        def __len__(self) -> int:
+            return len(self.labels)
+
+    monkeypatch.setattr(settling, "open_image_sets", lambda config: {"train": Listed()})
+    config = settled(photographs)
+    assert config.train.num_epochs == epochs
+    assert config.train.global_batch_size == (64 if count == 3000 else 16)
+    assert config.optim.lr == pytest.approx(6e-4 if count == 3000 else 3e-4)
+    assert settled(photographs, "train.global_batch_size=8").optim.lr == 3e-4
+
+
+def test_better_weights_are_taken_if_they_are_here_or_soon_will_be(photographs, monkeypatch):
+    monkeypatch.setitem(settling.NETWORKS, ("balanced", "cpu"), ["timm/test_vit.r160_in1k", BUNDLED])
+    config = load_config(None, [f"data.root={photographs}", "data.name=folder"])
+    assert settle(config, CPU)["model.name"] == BUNDLED, "no network"
+    downloaded: list[str] = []
+    monkeypatch.setattr(settling, "cannot_reach", lambda url: None)
+    monkeypatch.setattr(TimmWeights, "find", lambda self: Path("x") if downloaded else None)
+    monkeypatch.setattr(TimmWeights, "fetch", lambda self: downloaded.append(self.name))
+    assert settle(config, CPU, may_download=False)["model.name"] == BUNDLED and not downloaded
+    values = settle(config, CPU)
+    assert (values["model.name"], values["data.image_size"]) == ("timm/test_vit.r160_in1k", 160)
+    assert downloaded == ["timm/test_vit.r160_in1k"]
+
+
+def test_a_slow_download_is_not_waited_for(photographs, monkeypatch):
+    def never(self: LibraryWeights) -> None:
+        import time
+
+        time.sleep(5)
+
+    monkeypatch.setitem(settling.NETWORKS, ("balanced", "cpu"), ["timm/test_vit.r160_in1k", BUNDLED])
+    monkeypatch.setattr(settling, "SECONDS_TO_DOWNLOAD", 0.1)
+    monkeypatch.setattr(settling, "cannot_reach", lambda url: None)
+    monkeypatch.setattr(TimmWeights, "fetch", never)
+    config = load_config(None, [f"data.root={photographs}", "data.name=folder"])
+    assert settle(config, CPU)["model.name"] == BUNDLED
+
+
+def test_weights_for_a_model_that_has_none_are_refused_before_images_are_read():
+    config = load_config(None, ["model.pretrained=true"])
+    with pytest.raises(UsageError, match=r"model.pretrained=true: cnn2 is not a library's model"):
+        settle(config, CPU)
+    with pytest.raises(MissingInputError, match=r"nope.pt"):
+        settle(load_config(None, ["model.init_from=nope.pt"]), CPU)
+
+
+def store(folder: Path, config: Config) -> Config:
+    """The config of a run in a folder, as its next start reads it."""
+    (folder / "config.yaml").write_text(to_yaml(config))
+    (folder / GIVEN).write_text(f'{{"given": {sorted(config.given)}}}'.replace("'", '"'))
+    stored = stored_config(folder)
+    assert stored is not None
+    return stored
+
+
+def test_a_resumed_run_keeps_what_was_chosen(photographs, tmp_path, monkeypatch):
+    words = [f"data.root={photographs}", "data.name=folder", "optim.lr=0.1"]
+    config = load_config(None, words)
+    first = config.replaced(settle(config, CPU))
+    stored = store(tmp_path, first)
+    assert fill_from(load_config(None, words), stored) == stored
+    other = tmp_path / "presets"
+    other.mkdir()
+    (other / "balanced.yaml").write_text("optim: {weight_decay: 0.3}\n")  # as in a later version
+    monkeypatch.setattr("distcls.config.loading.PRESET_FOLDER", other)
+    assert fill_from(load_config(None, words), stored) == stored
+    again = fill_from(load_config(None, words[:2]), stored)
+    assert again.optim.lr != stored.optim.lr, "what was given then but not now is a difference"
+    assert fill_from(load_config(None, [*words, "train.num_epochs=99"]), stored).train.num_epochs == 99
+
+
+def test_a_preset_that_contradicts_what_is_given_is_refused():
+    config = load_config(None, ["data.decode_size=64", "augment.random_resized_crop={}", "data.image_size=32"])
+    assert with_preset(config, "fast").preset == "fast"
+    with pytest.raises(UsageError, match="optim.momentum"):
+        load_config(None, ["preset=fast", "optim.momentum=0.5"])
+
+
+def test_every_preset_is_a_config_that_can_be_read():
+    for name in settling.PRESETS:
+        config = load_config(Path(settling.__file__).parents[1] / "presets" / f"{name}.yaml")
+        assert config.preset == name
+    assert read_config  # the files are read by the same loader as users' own
