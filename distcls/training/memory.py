@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from distcls.cluster.machine import memory_size
 from distcls.cluster.processes import Processes
 from distcls.config.batch_sizes import divisors
 from distcls.config.settings import Config
+from distcls.models.layers import without_numbers
 from distcls.optim.build import momenta_per_weight
 from distcls.plan.randomness import global_state_kept
 
@@ -47,7 +47,7 @@ def _count_outputs(module: nn.Module, image_size: int) -> int | None:
     """Return how many numbers the layers output for one image."""
     outputs = [0]
     try:
-        shapes = _without_numbers(module)
+        shapes = without_numbers(module)
         for layer in shapes.modules():
             if not list(layer.children()):
                 layer.register_forward_hook(lambda _, __, out: outputs.append(_numbers_in(out)))
@@ -61,16 +61,6 @@ def _count_outputs(module: nn.Module, image_size: int) -> int | None:
 
 def _numbers_in(output: object) -> int:
     return output.numel() if isinstance(output, torch.Tensor) else 0
-
-
-def _without_numbers(module: nn.Module) -> nn.Module:
-    """Return a copy whose parameters and buffers are on the meta device, without ever copying their numbers."""
-    memo: dict[int, torch.Tensor] = {}
-    for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(module, memo)
 
 
 def memory_for_each_process(processes: Processes) -> int | None:
