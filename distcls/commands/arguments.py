@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from distcls.config.loading import load_config
 from distcls.config.messages import settings_like
 from distcls.config.settings import PRESETS, Config
-from distcls.errors import UsageError
+from distcls.errors import MissingInputError, UsageError
 
 SETTINGS = "key=value"
 """How help texts show settings of the config."""
@@ -117,6 +117,12 @@ def kind_of_data(path: str) -> str | None:
 def override(key: str, text: str) -> str:
     """Return a setting as an argument whose value is read as text, whatever it contains: YAML reads JSON's quotes."""
     return f"{key}={json.dumps(text, ensure_ascii=False)}"
+
+
+def check_can_write(file: Path | None) -> None:
+    """Raise MissingInputError, before anything slow, if a file is to be written in a folder that does not exist."""
+    if file is not None and not file.parent.is_dir():
+        raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Create it first.")
 
 
 def _check_setting(word: str) -> None:

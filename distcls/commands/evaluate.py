@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.cluster import signals, slurm
-from distcls.commands.arguments import SETTINGS, TRUST, Parser, kind_of_data, override
+from distcls.commands.arguments import SETTINGS, TRUST, Parser, check_can_write, kind_of_data, override
 from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS
-from distcls.errors import MissingInputError, UsageError
+from distcls.errors import UsageError
 from distcls.runs.opening import check_run_folder, opened_run
 
 MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channels_last", "run.device")
@@ -50,8 +50,7 @@ def main(argv: Sequence[str]) -> int:
                 f"{', '.join(MAY_DIFFER)}: where the images are, how they are read, and how results are computed"
             )
     for file in (options.json, options.csv):
-        if file is not None and not file.parent.is_dir():
-            raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Create it first.")
+        check_can_write(file)
     run_dir = Path(options.run)
     moved = [] if options.data is None else [override("data.root", options.data), *_kind_of(options.data, run_dir)]
     overrides = [*moved, *options.overrides, *(UNCUT if options.split == "all" else [])]

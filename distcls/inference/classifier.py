@@ -122,11 +122,25 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
     return Classifier(network, config, class_names, decoding, preprocessing.get("temperature", 1.0)).eval()
 
 
+def read_task(run_dir: Path) -> tuple[list[str], Decoding]:
+    """Return a run's class names, and how it decodes images. Raises DiskError, naming the file that is damaged."""
+    names, preprocessing = (_read_json(run_dir / name) for name in ("classes.json", "preprocessing.json"))
+    if not isinstance(names, list) or not names:
+        raise _damaged(run_dir / "classes.json", "it is not a list of names")
+    if not isinstance(preprocessing, dict) or not isinstance(preprocessing.get("image_size"), int):
+        raise _damaged(run_dir / "preprocessing.json", "it has no image_size")
+    return names, described_decoding(preprocessing)
+
+
 def _read_json(path: Path) -> Any:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
-        raise DiskError(
-            f"{path} is damaged ({error}). A finished run has a copy in {path.parent / 'model'}; an unfinished one "
-            "writes it again when it is resumed."
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, reason: object) -> DiskError:
+    return DiskError(
+        f"{path} is damaged ({reason}). A finished run has a copy in {path.parent / 'model'}; an unfinished one "
+        "writes it again when it is resumed."
+    )
