@@ -48,14 +48,12 @@ DEFERRED = {
     "timm": "takes seconds, and only its own models need it",
     "huggingface_hub": "only timm's weights need it",
     "torchvision": "takes seconds, and only its own models, transforms and data sets need it",
-    "timm": "takes seconds, and only its own models need it",
     "torch.utils.tensorboard": "takes seconds, which the first step does not wait for",
     "distcls.inference.sums": "imports torchmetrics, which takes three times as long as torch",
     "scipy.io": "only the labels of ImageNet's devkit need it",
     "sklearn.datasets": "takes seconds, and the digits are kept after their first use",
     "submitit.helpers": "only tasks of Slurm need it, and signals are not heard while it is imported",
     "PIL": "only colours that are not white need it, in a config that has to be checked at once",
-    "huggingface_hub": "takes a second, and only the weights of timm's models are kept by it",
 }
 """What the engine imports inside functions, and why."""
 

@@ -206,7 +206,7 @@ def test_a_foreign_run_runs_no_code_unless_it_is_trusted(capsys):
 
 def test_an_unknown_model_names_the_nearest(capsys):
     assert "Did you mean 'resnet9'?" in fails(capsys, "model.name=resnet8")
-    assert "Did you mean 'torchvision/resnet18'?" in fails(capsys, "model.name=resnet18")
+    assert "torchvision/resnet18? Known" in fails(capsys, "model.name=resnet18")
     assert "Did you mean 'resnet18'?" in fails(capsys, "model.name=torchvision/resnte18")
 
 
