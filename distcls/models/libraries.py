@@ -50,7 +50,7 @@ class Library(Protocol):
         ...
 
 
-LIBRARIES: dict[str, Library] = {"timm": TimmLibrary(), "torchvision": TorchvisionLibrary()}
+LIBRARIES: dict[str, Library] = {"torchvision": TorchvisionLibrary(), "timm": TimmLibrary()}
 
 
 def library_of(model_name: str) -> tuple[Library, str] | None:

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from distcls.models.catalogue import LIBRARIES, Facts, describe_model, find_models, recommended_models
+from distcls.models.catalogue import RECOMMENDED, Facts, describe_model, find_models, names_by_prefix
 from distcls.models.layers import CONVENTION
 from distcls.terminal.columns import lay_out, three_digits
 from distcls.terminal.progress import Progress
@@ -22,7 +22,7 @@ def list_models(pattern: str | None, output: str, most: int) -> None:
 
     output: table, csv or jsonl. most: how many that match to describe; stderr says how many more there are.
     """
-    names = recommended_models() if pattern is None else find_models(pattern)
+    names = list(RECOMMENDED) if pattern is None else find_models(pattern)
     shown = names if pattern is None else names[:most]
     progress, facts = Progress(sys.stderr), []
     for done, name in enumerate(shown):
@@ -60,7 +60,7 @@ def _print_table(facts: Sequence[Facts], pattern: str | None) -> None:
     classes = " or ".join(f"{number:,}" for number in sorted({one.num_classes for one in facts}))
     screen.say(f"Counted for {classes} classes and one image; {CONVENTION}.")
     if pattern is None:
-        counts = [f"{len(library.names()):,} from {library.title}" for prefix, library in LIBRARIES.items() if prefix]
+        counts = [f"{len(names):,} from {prefix[:-1]}" for prefix, names in names_by_prefix().items() if prefix]
         screen.say(f"There are {' and '.join(counts)}. Search by part of a name:")
         screen.say("  distcls models vit")
         screen.say("  distcls models 'timm/resnet*'")

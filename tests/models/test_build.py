@@ -101,7 +101,7 @@ def test_an_unknown_model_of_torchvision_names_the_nearest():
 
 def test_a_model_of_torchvision_without_its_prefix_is_recognized():
     with pytest.raises(
-        UsageError, match=r"there is no such model. Did you mean timm/resnet18 or torchvision/resnet18\?"
+        UsageError, match=r"there is no such model. Did you mean torchvision/resnet18 or timm/resnet18\?"
     ):
         build_model(ModelConfig(name="resnet18"), 4, 64)
 

@@ -7,13 +7,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import timm
-import torch
 import torchvision
 
 from distcls.errors import UsageError
 from distcls.models.build import MODELS
-from distcls.models.catalogue import LIBRARIES, describe_model, find_models, image_size_of, recommended_models
-from distcls.models.layers import count_flops
+from distcls.models.catalogue import RECOMMENDED, describe_model, find_models, image_size_of
 
 
 @pytest.fixture(autouse=True)
@@ -37,20 +35,13 @@ def test_a_model_is_the_same_in_both_libraries():
     assert one.image_size == other.image_size == 224
 
 
-@pytest.mark.parametrize("name", ["vit_h_14", "efficientnet_b1"])
-def test_tables_of_torchvision_are_true_of_the_networks_it_builds(name):
-    """vit_h_14 has weights for 224 and for 518 pixels."""
+@pytest.mark.parametrize("name", ["vit_b_16", "efficientnet_b1"])
+def test_facts_agree_with_the_tables_of_torchvision(name):
     facts = describe_model(f"torchvision/{name}")
-    with torch.device("meta"):
-        network = torchvision.models.get_model(name)
-    assert facts.num_parameters == sum(p.numel() for p in network.parameters())
-    assert facts.flops == pytest.approx(count_flops(network, facts.image_size), rel=1e-3)
+    about = torchvision.models.get_model_weights(name).DEFAULT.meta
+    assert facts.num_parameters == about["num_params"]
+    assert facts.flops == pytest.approx(2e9 * about["_ops"], rel=0.01)
     assert image_size_of(f"torchvision/{name}") == facts.image_size
-
-
-def test_every_model_of_torchvision_is_described():
-    names = LIBRARIES["torchvision/"].names()
-    assert len(names) > 70 and all(describe_model(f"torchvision/{name}").num_parameters > 1e5 for name in names)
 
 
 def test_a_model_with_parameters_as_inputs_of_layers_is_counted():
@@ -58,7 +49,7 @@ def test_a_model_with_parameters_as_inputs_of_layers_is_counted():
 
 
 def test_recommended_models_exist_and_have_weights():
-    names = recommended_models()
+    names = list(RECOMMENDED)
     assert set(MODELS) <= set(names) and all(name in find_models(name) for name in names)
     trained = [name for name in names if "/" in name and not name.startswith("torchvision")]
     assert trained and all(timm.models.is_model_pretrained(name.removeprefix("timm/")) for name in trained)
