@@ -29,8 +29,17 @@ from distcls.data.cache.store import (
     remove_unused,
     update_entry,
 )
-from distcls.data.decoding.decode import DECODER, BadImageError, Decoding
-from distcls.data.decoding.parallel import DecodeJob, HashJob, Progress, checked_image, cut_chunks, do_all, stamp_of
+from distcls.data.decoding.decode import DECODER, Decoding
+from distcls.data.decoding.parallel import (
+    DecodeJob,
+    HashJob,
+    Progress,
+    checked_image,
+    cut_chunks,
+    do_all,
+    noting_if_bad,
+    stamp_of,
+)
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import CONTENT_BYTES, ArraySet, ImageSet
 from distcls.errors import DiskError
@@ -172,11 +181,10 @@ class _Entry:
         return True
 
     def _is_bad(self, i: int) -> bool:
-        try:
+        bad: dict[int, str] = {}
+        with noting_if_bad(i, bad):
             checked_image(self.image_set, i, self.decoding)
-        except (BadImageError, OSError):
-            return True
-        return False
+        return i in bad
 
     def _has_content(self, progress: Progress | None) -> bool:
         """True if every decoded image still has the bytes it had then. Reads all files."""

@@ -67,11 +67,10 @@ class DecodeJob:
         pixels = np.zeros((stop - start if self.path else 1, *self.decoding.shape), np.uint8)
         digests: list[bytes] = []
         for i in range(start, stop):
-            try:
+            digest = BAD_CONTENT
+            with noting_if_bad(i, bad):
                 pixels[i - start if self.path else 0], digest, is_animation = self._decode(i)
                 num_animations += is_animation
-            except (BadImageError, OSError) as error:
-                bad[i], digest = str(error), BAD_CONTENT
             digests.append(digest)
         if self.path:
             with open(self.path, "r+b") as file:  # not through a mapping, where a full disk kills with SIGBUS
@@ -148,6 +147,15 @@ def checked_image(image_set: ImageSet, i: int, decoding: Decoding) -> np.ndarray
     if image.shape != expected or image.dtype != np.uint8:
         raise BadImageError(f"decoded to {image.dtype} {image.shape}, expected uint8 {expected}")
     return image
+
+
+@contextlib.contextmanager
+def noting_if_bad(i: int, bad: dict[int, str]) -> Iterator[None]:
+    """Put the reason into bad[i] if image i cannot be read or decoded, instead of raising an error."""
+    try:
+        yield
+    except (BadImageError, OSError) as error:  # OSError comes from image sets of the user's own
+        bad[i] = str(error)
 
 
 def available_cpus() -> int:

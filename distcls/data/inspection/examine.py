@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distcls.data.decoding.decode import BadImageError, Decoding, Original, decode_and_describe
-from distcls.data.decoding.parallel import Progress, checked_image, do_all
+from distcls.data.decoding.decode import Decoding, Original, decode_and_describe
+from distcls.data.decoding.parallel import Progress, checked_image, do_all, noting_if_bad
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import CONTENT_BYTES, ImageSet, content_digest
 
@@ -94,19 +94,16 @@ class InspectJob:
         found = Inspected.empty(start, stop - start, self.decoding.shape)
         measured = np.zeros((stop - start, *self.decoding.shape), np.uint8)
         for i in range(start, stop):
-            try:
+            with noting_if_bad(i, found.bad):
                 pixels, original, digest = _look_at(self.image_set, i, self.decoding)
-            except BadImageError as reason:
-                found.bad[i] = str(reason)
-                continue
-            found.digests[i - start] = np.frombuffer(digest, np.uint8)
-            found.sizes[i - start] = original.width, original.height
-            found.formats[original.format] += 1
-            found.modes[original.mode] += 1
-            found.num_animations += original.is_animation
-            if self.measured[i]:
-                measured[found.num_measured] = pixels
-                found.num_measured += 1
+                found.digests[i - start] = np.frombuffer(digest, np.uint8)
+                found.sizes[i - start] = original.width, original.height
+                found.formats[original.format] += 1
+                found.modes[original.mode] += 1
+                found.num_animations += original.is_animation
+                if self.measured[i]:
+                    measured[found.num_measured] = pixels
+                    found.num_measured += 1
         measured = measured[: found.num_measured]
         found.pixel_sum += measured.sum(0, dtype=np.uint64)
         for channel in range(3):
