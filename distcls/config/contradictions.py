@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from distcls.config.batch_sizes import Problem, default_micro_batch_size, wrong_batches
+from distcls.config.byte_size import parse_size
 from distcls.config.durations import parse_duration
 from distcls.config.settings import (
     AugmentConfig,
@@ -60,6 +61,8 @@ BELONGS = (
 )
 """Such settings are refused where they have no effect, because whoever sets one believes that it matters."""
 
+DEFAULTS = Config()
+
 
 def contradictions(config: Config, world_size: int, unsure: Collection[str] = ()) -> Iterator[Problem]:
     """Yield the problems of a config on this many processes.
@@ -79,7 +82,7 @@ def _overlap(path: str, other: str) -> bool:
 
 
 def _ignored(config: Config, rule: Belongs) -> Iterator[Problem]:
-    value, default, now = config.at(rule.setting), Config().at(rule.setting), config.at(rule.to)
+    value, default, now = config.at(rule.setting), DEFAULTS.at(rule.setting), config.at(rule.to)
     if value == default or rule.applies(now) or any(map(rule.applies, _in_groups(config, rule.to))):
         return
     own = ", or do it in your own code" if ":" in str(now) else ""
@@ -120,6 +123,14 @@ def _wrong_data(data: DataConfig) -> Iterator[Problem]:
         yield "data.fold", f"data.fold={data.fold} needs the number of folds: add data.folds, such as data.folds=5"
     elif data.fold is not None and data.folds is not None and data.fold >= data.folds:
         yield "data.fold", f"data.fold={data.fold} must be from 0 to {data.folds - 1}, for data.folds={data.folds}"
+
+
+def _wrong_sizes(data: DataConfig) -> Iterator[Problem]:
+    for name in ("cache", "disk_cache"):
+        try:
+            parse_size(getattr(data, name))
+        except ValueError as error:
+            yield f"data.{name}", f"data.{name}={error}"
 
 
 def _wrong_length(train: TrainConfig) -> Iterator[Problem]:
@@ -177,13 +188,16 @@ def _wrong_groups(optim: OptimConfig) -> Iterator[Problem]:
         effective, for_group = optim.for_group(group), f" (the group that matches {group.match!r})"
         for _, problem in (*_wrong_schedule(effective), *_wrong_optimizer(effective)):
             yield "optim.groups", problem + for_group
-        kinds = {"momentum": ("sgd",), "betas": ("adam", "adamw"), "eps": ("adam", "adamw")}
-        for name, users in kinds.items():
-            if getattr(group, name) is not None and effective.name not in users:
+        for rule in BELONGS:
+            section, name = rule.setting.split(".")
+            if section != "optim" or getattr(group, name) is None:
+                continue
+            now = getattr(effective, rule.to.removeprefix("optim."))
+            if not rule.applies(now):
                 yield (
                     "optim.groups",
-                    f"{name} is for {either(users)}, but the optimizer is {effective.name}{for_group}: "
-                    f"remove {name}" + (", or give it in args" if ":" in effective.name else ""),
+                    f"{name} is for {rule.place()}, but {rule.to} is {now}{for_group}: "
+                    f"remove {name}" + (", or give it in args" if ":" in now else ""),
                 )
         if effective.args and ":" not in effective.name:
             yield "optim.groups", f"args are for your own optimizer, my_pkg.module:make{for_group}: remove them"
@@ -302,6 +316,7 @@ def _wrong_head_only(config: Config) -> Iterator[Problem]:
 
 RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_data(config.data), "data.name data.args data.root data.folds data.fold"),
+    (lambda config, _: _wrong_sizes(config.data), "data.cache data.disk_cache"),
     (lambda config, _: _wrong_length(config.train), "train.num_epochs train.num_steps"),
     (
         lambda config, world_size: wrong_batches(config.train, world_size),

@@ -38,7 +38,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_s
         migrate(root)
     _override(root, overrides, mistakes)
     for keys, given in map(read_override, unless_set):
-        found = _find(root, keys)
+        found = root.at(*keys)
         if found is None or found.value is None:
             _put(root, keys, given)
     config = _build(root, _world_size(), mistakes)
@@ -147,7 +147,7 @@ def _override(root: Given, overrides: Sequence[str], mistakes: Mistakes) -> None
 def _drop_other_length(root: Given, changes: list[tuple[list[str], Given]]) -> None:
     """Let num_steps on the command line replace num_epochs from the file, and vice versa."""
     changed = [".".join(keys) for keys, given in changes if given.value is not None]
-    train = _find(root, ["train"])
+    train = root.at("train")
     if train is not None and isinstance(train.value, dict):
         for length, other in (LENGTHS, LENGTHS[::-1]):
             if length in changed and other not in changed:
@@ -186,15 +186,6 @@ def _is_section_at(keys: list[str]) -> bool:
     return True
 
 
-def _find(root: Given, keys: list[str]) -> Given | None:
-    given = root
-    for key in keys:
-        if not isinstance(given.value, dict) or key not in given.value:
-            return None
-        given = given.value[key]
-    return given
-
-
 def _is_off(given: Given) -> bool:
     return given.value is None or given.value == OFF
 
@@ -213,7 +204,7 @@ def _build(root: Given, world_size: int, mistakes: Mistakes, judged: Sequence[st
     if config.preset in PRESETS:
         config = _on_recipe(config, config.preset)
     for path, problem in contradictions(config, world_size, mistakes.unsure):
-        place = _find(root, path.split("."))
+        place = root.at(*path.split("."))
         if judged is None or (place is not None and place.where in judged):
             mistakes.note(f"{place.where}: {problem}" if place else problem)
     mistakes.report()
@@ -229,8 +220,8 @@ def _world_size() -> int:
 
 def _choose_length(root: Given) -> None:
     """Let num_steps replace the default num_epochs."""
-    train = _find(root, ["train"])
-    num_steps = _find(root, ["train", "num_steps"])
+    train = root.at("train")
+    num_steps = root.at("train", "num_steps")
     if train is not None and num_steps is not None and num_steps.value is not None:
         train.value.setdefault("num_epochs", Given(None, num_steps.where))
 

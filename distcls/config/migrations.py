@@ -7,7 +7,6 @@ meaning gets a function in MIGRATIONS; tests/end_to_end/test_old_runs.py reads a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from distcls.config.contradictions import BELONGS
 from distcls.config.yaml_text import Given
@@ -22,26 +21,34 @@ def migrate(root: Given) -> None:
 def forget_what_did_nothing(root: Given) -> None:
     """Remove settings without effect, such as optim.momentum for adamw, which 0.1.0 ignored and later ones refuse."""
     for rule in BELONGS:
-        section, to = _section(root, rule.setting), _section(root, rule.to)
-        setting, other = rule.setting.split(".")[1], rule.to.split(".")[1]
-        values = [to[other].plain()] if other in to else []
-        if values and not any(map(rule.applies, [*values, *_in_groups(to, other)])):
-            section.pop(setting, None)
-    if _section(root, "augment.random_resized_crop").get("random_resized_crop", Given(None, "")).value is None:
-        _section(root, "data.decode_size").pop("decode_size", None)
+        given = root.at(*rule.to.split("."))
+        if given is None:
+            continue
+        groups = _groups(root) if rule.to.startswith("optim.") else []
+        setting, to = rule.setting.split(".")[1], rule.to.split(".")[1]
+        of_groups = [given if own is None or own.value is None else own for own in (group.at(to) for group in groups)]
+        for group, own in zip(groups, of_groups, strict=True):
+            if not rule.applies(own.plain()):
+                group.value.pop(setting, None)
+        if not any(rule.applies(one.plain()) for one in (given, *of_groups)):
+            _forget(root, rule.setting)
+    crop = root.at("augment", "random_resized_crop")
+    if crop is None or crop.value is None:
+        _forget(root, "data.decode_size")
 
 
-def _in_groups(section: dict[str, Any], setting: str) -> list[Any]:
-    """Return the values that a setting has in groups of parameters: a value that a group uses had an effect."""
-    groups = section["groups"].value if "groups" in section else None
-    given = [group.value for group in groups or [] if isinstance(group.value, dict)]
-    return [group[setting].plain() for group in given if setting in group]
+def _groups(root: Given) -> list[Given]:
+    """Return the groups of parameters; a setting that only a group uses had an effect."""
+    groups = root.at("optim", "groups")
+    found = groups.value if groups is not None and isinstance(groups.value, list) else []
+    return [group for group in found if isinstance(group.value, dict)]
 
 
-def _section(root: Given, setting: str) -> dict[str, Any]:
-    """Return the section of a setting; empty if there is none."""
-    section = root.value.get(setting.split(".")[0])
-    return section.value if section is not None and isinstance(section.value, dict) else {}
+def _forget(root: Given, setting: str) -> None:
+    section, name = setting.split(".")
+    given = root.at(section)
+    if given is not None and isinstance(given.value, dict):
+        given.value.pop(name, None)
 
 
 MIGRATIONS: tuple[Callable[[Given], None], ...] = (forget_what_did_nothing,)

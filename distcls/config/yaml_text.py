@@ -28,6 +28,15 @@ class Given:
     where: str
     text: str = ""
 
+    def at(self, *keys: str) -> Given | None:
+        """Return the value that these keys lead to, or None."""
+        given = self
+        for key in keys:
+            if not isinstance(given.value, dict) or key not in given.value:
+                return None
+            given = given.value[key]
+        return given
+
     def plain(self) -> Any:
         """Return the bare value, with bare values inside it."""
         if isinstance(self.value, dict):

@@ -30,6 +30,13 @@ def test_what_is_up_to_date_stays(write_config) -> None:
     assert read_config(write_config(to_yaml(config))) == config
 
 
+def test_a_group_forgets_what_did_nothing_in_it(write_config) -> None:
+    group = "{match: head, name: sgd, momentum: 0.5, nesterov: true, gamma: 0.5, milestones: ['50%']}"
+    path = write_config(f"optim: {{name: adamw, schedule: cosine, groups: [{group}]}}\n")
+    (kept,) = read_config(path).optim.groups
+    assert (kept.momentum, kept.nesterov, kept.gamma, kept.milestones) == (0.5, True, None, None)
+
+
 def test_what_only_a_group_of_parameters_reads_stays(write_config) -> None:
     settings = ["optim.momentum=0.8", "optim.schedule=constant", "optim.min_lr=1e-5"]
     groups = "optim.groups=[{match: head, name: sgd, schedule: cosine}]"

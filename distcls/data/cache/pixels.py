@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from distcls.config.byte_size import parse_size
 from distcls.config.settings import DataConfig
 from distcls.data.cache.arrays import write_array
-from distcls.data.cache.byte_size import parse_size
 from distcls.data.cache.folder import explaining_disk_errors
 from distcls.data.cache.journal import Chunk, Journal
 from distcls.data.cache.mapped_file import MappedFile
@@ -57,8 +57,8 @@ class Limits:
 
     @staticmethod
     def of(config: DataConfig) -> Limits:
-        """Return the limits from the config. Raises UsageError."""
-        return Limits(parse_size(config.cache), parse_size(config.disk_cache, "data.disk_cache"))
+        """Return the limits from the config."""
+        return Limits(parse_size(config.cache), parse_size(config.disk_cache))
 
     def keep(self, num_bytes: int) -> bool:
         """True if this many bytes are kept, in memory or on disk."""
