@@ -35,9 +35,9 @@ class Duration:
 
 
 @cache
-def parse_duration(written: str | int | float) -> Duration:
-    """Read 5, "5", "5 steps", "0.5 epochs" or "10%". Raises ValueError, which lists the forms, for anything else."""
-    text = _as_text(written)
+def parse_duration(written: str) -> Duration:
+    """Read "5", "5 steps", "0.5 epochs" or "10%". Raises ValueError, which lists the forms, for anything else."""
+    text = written.strip()
     if not re.fullmatch(DURATION_PATTERN, text):
         raise ValueError(f"{written!r} is not a duration: {_FORMS}")
     value = float(text.rstrip(" epochst%"))
@@ -54,15 +54,9 @@ def describe_every(written: str) -> str:
     return f"every {duration.unit}" if duration.value == 1 else f"every {duration.value:g} {duration.unit}s"
 
 
-def _as_text(written: str | int | float) -> str:
-    if isinstance(written, float) and written.is_integer():
-        return str(int(written))
-    return str(written).strip()
-
-
-def steps_at(duration: Duration, plan: Plan, count: int = 1) -> int:
-    """Return the number of completed steps after which `count` times this duration has passed, rounded up exactly."""
-    return math.ceil(count * _exact_steps(duration, plan))
+def steps_at(duration: Duration, plan: Plan) -> int:
+    """Return the number of completed steps after which this duration has passed, rounded up exactly."""
+    return math.ceil(_exact_steps(duration, plan))
 
 
 def is_due(completed_steps: int, every: Duration | str, plan: Plan) -> bool:

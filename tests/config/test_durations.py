@@ -22,8 +22,6 @@ class Plan:
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (5, Duration(5, "step")),
-        (1e3, Duration(1000, "step")),
         ("5", Duration(5, "step")),
         ("1e3", Duration(1000, "step")),
         ("5 steps", Duration(5, "step")),
@@ -36,16 +34,16 @@ class Plan:
         ("2.5 %", Duration(2.5, "percent")),
     ],
 )
-def test_every_form_is_read(written: str | float, expected: Duration) -> None:
+def test_every_form_is_read(written: str, expected: Duration) -> None:
     assert parse_duration(written) == expected
 
 
 @pytest.mark.parametrize(
-    "written", ["", "five", "0.5", 0.5, "0.5 steps", "-1 epoch", -1, "3 epoches", "1 hour", "1 epoch\n2", True, None]
+    "written", ["", "five", "0.5", "0.5 steps", "-1 epoch", "-1", "3 epoches", "1 hour", "1 epoch\n2", "None"]
 )
-def test_anything_else_is_refused_with_the_valid_forms(written: object) -> None:
+def test_anything_else_is_refused_with_the_valid_forms(written: str) -> None:
     with pytest.raises(ValueError, match=r"is not a duration.*'5 steps'.*'0.5 epochs'.*'10%'"):
-        parse_duration(written)  # type: ignore[arg-type]
+        parse_duration(written)
 
 
 def test_the_pattern_for_editors_needs_no_python_syntax() -> None:
@@ -55,16 +53,16 @@ def test_the_pattern_for_editors_needs_no_python_syntax() -> None:
 
 def test_steps_epochs_and_percent_become_steps() -> None:
     plan = Plan()
-    assert steps_at(parse_duration("5 steps"), plan, 3) == 15
+    assert steps_at(parse_duration("5 steps"), plan) == 5
     assert steps_at(parse_duration("1 epoch"), plan) == math.ceil(1000 / 64)
-    assert steps_at(parse_duration("1 epoch"), plan, 3) == math.ceil(3000 / 64)
+    assert steps_at(parse_duration("3 epochs"), plan) == math.ceil(3000 / 64)
     assert steps_at(parse_duration("10%"), plan) == 16
     assert steps_at(parse_duration("100%"), plan) == plan.total_steps
 
 
 def test_a_decimal_means_what_was_written() -> None:
-    # In floats 0.1 * 3 * 10 is 3.0000000000000004, which would round up to 4.
-    assert steps_at(parse_duration("0.1 epochs"), Plan(num_images=10, global_batch_size=1), 3) == 3
+    # In floats 1.1 * 10 is 11.000000000000002, which would round up to 12.
+    assert steps_at(parse_duration("1.1 epochs"), Plan(num_images=10, global_batch_size=1)) == 11
     # In floats 0.07 * 100 is 7.000000000000001.
     assert steps_at(parse_duration("7%"), Plan(total_steps=100)) == 7
 
@@ -75,7 +73,13 @@ def test_a_decimal_means_what_was_written() -> None:
 )
 def test_due_exactly_at_the_multiples_and_at_the_end(every: str, plan: Plan) -> None:
     duration = parse_duration(every)
-    multiples = {steps_at(duration, plan, count) for count in range(1, 5000)} | {plan.total_steps}
+    unit = {
+        "step": 1,
+        "epoch": Fraction(plan.num_images, plan.global_batch_size),
+        "percent": Fraction(plan.total_steps, 100),
+    }
+    length = Fraction(str(duration.value)) * unit[duration.unit]
+    multiples = {math.ceil(count * length) for count in range(1, 5000)} | {plan.total_steps}
     due = {step for step in range(plan.total_steps + 1) if is_due(step, duration, plan)}
     assert due == {step for step in multiples if step <= plan.total_steps}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcls.config.imports import call_by_name, import_by_name, importing_only, nearest
+from distcls.config.imports import call_by_name, import_by_name, importing_only
 from distcls.errors import UsageError
 
 
@@ -91,8 +91,3 @@ def test_only_names_that_are_allowed_are_imported(my_code):
         with pytest.raises(UsageError, match="loss.name=evil:make: it is a stranger's"):
             import_by_name("loss.name", "evil:make")
     assert not Path("executed").exists()
-
-
-def test_nearest_names_one_word_or_nothing():
-    assert nearest("rresnet9", ["cnn2", "resnet9"]) == " Did you mean 'resnet9'?"
-    assert nearest("xyz", ["cnn2", "resnet9"]) == ""

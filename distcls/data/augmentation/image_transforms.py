@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distcls.config.imports import call_by_name, nearest
+from distcls.config.imports import call_by_name
 from distcls.config.settings import TransformConfig
+from distcls.config.wording import nearest
 from distcls.errors import UsageError
 from distcls.plan.randomness import global_state_kept, seed_libraries
 

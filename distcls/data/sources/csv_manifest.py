@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from distcls.config.imports import nearest
 from distcls.config.settings import DataConfig
+from distcls.config.wording import nearest
 from distcls.data.sources.folder import SPLIT_FOLDERS, FolderSet, pack
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.sources.listing import MISSING, Listing, list_files

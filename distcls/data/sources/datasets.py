@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from distcls.config.imports import import_by_name, nearest
+from distcls.config.imports import import_by_name
 from distcls.config.settings import DataConfig
+from distcls.config.wording import nearest
 from distcls.data.sources.csv_manifest import open_csv
 from distcls.data.sources.digits import open_digits
 from distcls.data.sources.folder import LAYOUTS, existing_root, open_folder

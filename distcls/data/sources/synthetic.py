@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distcls.config.imports import nearest
 from distcls.config.settings import DataConfig
+from distcls.config.wording import nearest
 from distcls.data.decoding.decode import Decoding, fit
 from distcls.data.sources.image_set import ImageSet, digest
 from distcls.errors import UsageError
