@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from distcls.config.settings import ModelConfig
 from distcls.errors import MissingInputError, UsageError
+from distcls.files.verified import tensor_writer
 from distcls.models.build import build_model
 from distcls.models.init_from import InitFrom, find_source, find_weights, init_from
 
@@ -93,6 +95,26 @@ def test_weights_that_share_no_name_are_an_error_that_names_some(tmp_path):
         UsageError, match=r"no tensors in common.*It has encoder.weight.*the model has blocks.0.0.weight"
     ):
         start_from(make_model(), tmp_path / "w.safetensors", CLASSES)
+
+
+class Tied(nn.Module):
+    """Two of its layers share their weights."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.second.weight = self.first.weight
+
+
+def test_weights_that_two_layers_share_are_loaded_into_both(tmp_path):
+    model, source = Tied(0), Tied(1)
+    with (tmp_path / "tied.safetensors").open("wb") as file:
+        tensor_writer(source.state_dict())(file)
+    report = start_from(model, tmp_path / "tied.safetensors", CLASSES)
+    assert "6 of 6 tensors" in report.notes[0] and not report.warnings
+    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert model.second.weight is model.first.weight
 
 
 def test_a_refused_file_leaves_the_weights_alone(run_dir):
