@@ -7,41 +7,32 @@ decoding processes import this package and must start fast.
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
+from contextlib import nullcontext
 from typing import Protocol, TypeVar
 
 from distcls.config.settings import DataConfig, RandomResizedCropConfig
 from distcls.data.cache.folder import cache_folder
+from distcls.data.cache.handover import handed_over, taken_over
 from distcls.data.cache.pixels import Decoded, Limits, open_pixels
-from distcls.data.decoding.decode import BadImageError, Decoding, decode
+from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
-from distcls.data.decoding.parallel import Progress
+from distcls.data.decoding.parallel import OnProgress
 from distcls.data.decoding.random_crop import RandomCrop
 from distcls.data.inspection.report import build_report, check_bad_fraction, check_classes
-from distcls.data.sources.datasets import DATASETS, open_image_sets
+from distcls.data.sources.datasets import open_image_sets
+from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import ArraySet, ImageSet, digest
 from distcls.data.split import Data, Split, split_without_bad
 from distcls.data.stratify import cut_splits
 from distcls.errors import UsageError, some_of
 
-__all__ = [
-    "DATASETS",
-    "BadImageError",
-    "Data",
-    "Decoding",
-    "ImageSet",
-    "OneProcess",
-    "Processes",
-    "Split",
-    "build_data",
-    "decode",
-]
-
 T = TypeVar("T")
 
 
-class Processes(Protocol):
-    """The view of a run's processes that building data needs."""
+class BuildingProcesses(Protocol):
+    """The part of cluster.processes.Processes that building data needs, which can be had without torch."""
 
     @property
     def is_local_main(self) -> bool:
@@ -72,8 +63,8 @@ class OneProcess:
 
 def build_data(
     config: DataConfig,
-    processes: Processes,
-    progress: Progress | None = None,
+    processes: BuildingProcesses,
+    progress: OnProgress | None = None,
     crop: RandomResizedCropConfig | None = None,
     least_classes: int = 2,
 ) -> Data:
@@ -115,12 +106,12 @@ def build_data(
         test=splits.get("test"),
         class_names=image_sets["train"].class_names,
         decoding=decoding,
-        fingerprint=_fingerprint(image_sets, splits, found),
-        listing_fingerprint=_fingerprint(image_sets, splits, {}),
+        fingerprint=_fingerprint(image_sets["train"].class_names, prints, splits, found),
+        listing_fingerprint=_fingerprint(image_sets["train"].class_names, prints, splits, {}),
         report=build_report(config, decoding, list(splits.values()), image_sets, found),
     )
     data.report["split_fingerprints"] = {
-        name: _of_split(splits[name], found[source]) for name, (source, _) in cuts.items()
+        name: _of_split(splits[name], prints[source], found[source]) for name, (source, _) in cuts.items()
     }
     bad = [file["path"] for file in data.report["bad_files"]]
     some = f" (unreadable: {some_of(bad, 3)})" if bad else ""
@@ -130,17 +121,28 @@ def build_data(
     return data
 
 
-def _open_once_per_machine(config: DataConfig, processes: Processes, least_classes: int) -> dict[str, ImageSet]:
-    """Let one process per machine go first: only it downloads and unpacks, and the others map the result."""
+def _open_once_per_machine(config: DataConfig, processes: BuildingProcesses, least_classes: int) -> dict[str, ImageSet]:
+    """Let one process per machine go first: only it downloads, unpacks and asks for each file's size and times.
+
+    It hands its list of files over to the others. Images that have no files of their own are in the store, where
+    the others map them, or in a data set of the user's own, which each process opens.
+    """
+    this = socket.gethostname(), os.getcwd(), config  # paths may be relative
+    is_alone = processes.from_all(this).count(this) == 1
     if processes.is_local_main:
         image_sets = open_image_sets(config, least_classes)
-        processes.wait_for_everyone()
+        is_list = not is_alone and all(isinstance(image_set, FolderSet) for image_set in image_sets.values())
+        with handed_over(image_sets, cache_folder(config)) if is_list else nullcontext() as path:
+            processes.from_all((this, path))
+            processes.wait_for_everyone()
         return image_sets
+    offers = processes.from_all((this, None))
+    image_sets = taken_over(path for whose, path in offers if path is not None and whose == this)
     processes.wait_for_everyone()
-    return open_image_sets(dataclasses.replace(config, download=False), least_classes)
+    return image_sets or open_image_sets(dataclasses.replace(config, download=False), least_classes)
 
 
-def _refuse_differences(processes: Processes, seen_here: object, in_words: str) -> None:
+def _refuse_differences(processes: BuildingProcesses, seen_here: object, in_words: str) -> None:
     """Raise UsageError if the processes see different images, as when each machine has its own copy of the data."""
     seen = processes.from_all((seen_here, f"{in_words} on {socket.gethostname()}"))
     for rank, (there, words) in enumerate(seen):
@@ -178,8 +180,8 @@ def _decode(
     eval_decoding: Decoding,
     checked: Decoded | None,
     config: DataConfig,
-    processes: Processes,
-    progress: Progress | None,
+    processes: BuildingProcesses,
+    progress: OnProgress | None,
 ) -> Decoded:
     """Decode an image set. Sets that training crops straight from files are decoded once too, to find bad images."""
     limits = Limits.of(config)
@@ -206,15 +208,19 @@ def _found_by_set(decoded: dict[tuple[str, Decoding], Decoded]) -> dict[str, Dec
     return found
 
 
-def _fingerprint(image_sets: dict[str, ImageSet], splits: dict[str, Split], decoded: dict[str, Decoded]) -> str:
-    """Return a digest of the image sets, of which image is in which split, and of all decoded files' bytes."""
-    sets = [f"{name} {_of_set(image_set, decoded.get(name))}".encode() for name, image_set in image_sets.items()]
+def _fingerprint(
+    class_names: list[str], prints: dict[str, str], splits: dict[str, Split], decoded: dict[str, Decoded]
+) -> str:
+    """Return a digest of the image sets, of which image is in which split, and of all decoded files' bytes.
+
+    prints: the fingerprint of each image set.
+    """
+    sets = [f"{name} {_of_set(listed, decoded.get(name))}".encode() for name, listed in prints.items()]
     rows = [part for name, split in splits.items() for part in (name.encode(), split.rows)]
-    return digest(image_sets["train"].class_names, *sets, *rows)
+    return digest(class_names, *sets, *rows)
 
 
-def _of_set(image_set: ImageSet, decoded: Decoded | None) -> str:
-    listed = image_set.fingerprint()
+def _of_set(listed: str, decoded: Decoded | None) -> str:
     if decoded is None or decoded.digests is None:
         return listed
     content = decoded.digests.copy()
@@ -222,8 +228,8 @@ def _of_set(image_set: ImageSet, decoded: Decoded | None) -> str:
     return digest([], listed.encode(), content)
 
 
-def _of_split(split: Split, decoded: Decoded) -> str:
+def _of_split(split: Split, listed: str, decoded: Decoded) -> str:
     """Return a digest of one split's images and labels, independent of the other splits."""
     if decoded.digests is None:
-        return digest(split.image_set.class_names, split.image_set.fingerprint().encode(), split.rows)
+        return digest(split.image_set.class_names, listed.encode(), split.rows)
     return digest(split.image_set.class_names, split.labels, decoded.digests[split.rows])

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,17 @@ import pytest
 from PIL import Image
 
 from distcls.config.settings import DataConfig
-from distcls.data.build import OneProcess, Processes, build_data
+from distcls.data.build import BuildingProcesses, OneProcess, build_data
 from distcls.data.inspection.check import check_data
+from distcls.data.sources.datasets import DATASETS
+from distcls.data.sources.listing import list_images
+from distcls.data.sources.synthetic import SyntheticSet
 from distcls.data.split import Data
 from distcls.errors import BadDataError
 
 
 @pytest.fixture
-def build(tmp_path: Path, one_process: Processes) -> Callable[..., Data]:
+def build(tmp_path: Path, one_process: BuildingProcesses) -> Callable[..., Data]:
     def build_with(**settings: Any) -> Data:
         return build_data(DataConfig(**{"cache_dir": str(tmp_path / "cache"), **settings}), one_process)
 
@@ -98,7 +104,7 @@ def test_float_images_are_bad_until_their_range_is_known(
 
 
 def test_a_run_that_reads_files_need_not_decode_what_was_just_checked(
-    tmp_path: Path, two_classes: Path, one_process: Processes
+    tmp_path: Path, two_classes: Path, one_process: BuildingProcesses
 ) -> None:
     frames = [Image.new("RGB", (8, 8), (level,) * 3) for level in (50, 100)]
     frames[0].save(two_classes / "cat" / "000.gif", save_all=True, append_images=frames[1:])
@@ -215,3 +221,76 @@ def test_all_processes_meet_at_the_same_barriers(tmp_path: Path, two_classes: Pa
     main, other = Machine(True), Machine(False)
     fingerprints = [build_data(config, process).fingerprint for process in (main, other)]
     assert fingerprints[0] == fingerprints[1] and main.num_barriers == other.num_barriers > 0
+
+
+class Neighbour:
+    """One of the processes of a machine, each played by a thread."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier, values: dict[int, Any]) -> None:
+        self.rank, self.barrier, self.values = rank, barrier, values
+        self.is_local_main = rank == 0
+
+    def wait_for_everyone(self) -> None:
+        self.barrier.wait(60)
+
+    def from_all(self, value: Any) -> list[Any]:
+        self.values[self.rank] = value
+        self.barrier.wait(60)
+        found = [self.values[rank] for rank in range(self.barrier.parties)]
+        self.barrier.wait(60)
+        return found
+
+
+def on_a_machine(count: int, config: DataConfig) -> list[Data]:
+    """The data that each of these processes gets."""
+    barrier, values = threading.Barrier(count), {}
+    with ThreadPoolExecutor(count) as pool:
+        processes = [Neighbour(rank, barrier, values) for rank in range(count)]
+        return list(pool.map(lambda process: build_data(config, process), processes))
+
+
+def test_one_process_of_a_machine_lists_the_files_for_all(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+    monkeypatch.setattr(
+        "distcls.data.sources.folder.list_images", lambda path: listed.append(path) or list_images(path)
+    )
+    config = DataConfig(name="folder", root=str(two_classes), cache_dir=str(tmp_path / "cache"))
+    data = on_a_machine(3, config)
+    assert listed == [str(two_classes / "cat"), str(two_classes / "dog")]
+    assert len({one.fingerprint for one in data}) == 1
+    assert [one.train.image_name(0) for one in data] == [data[0].train.image_name(0)] * 3
+    assert not list(tmp_path.glob("cache/decoded/distcls-list-*"))
+
+
+def test_a_list_that_cannot_be_handed_over_is_made_by_each_process(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(name="folder", root=str(two_classes), cache_dir=str(tmp_path / "cache"), cache="0")
+    first = on_a_machine(1, config)[0]
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full_disk)
+    assert [one.fingerprint for one in on_a_machine(2, config)] == [first.fingerprint] * 2
+
+
+def full_disk(**_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class Hashed(SyntheticSet):
+    """Images whose fingerprint takes a while."""
+
+    asked = 0
+
+    def fingerprint(self) -> str:
+        type(self).asked += 1
+        return super().fingerprint()
+
+
+def test_an_image_set_is_asked_for_its_fingerprint_twice_not_for_each_split(
+    build: Callable[..., Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hashed, "asked", 0)
+    monkeypatch.setitem(DATASETS, "digits", lambda _: {"train": Hashed(40, 2, 8)})
+    build(name="digits")
+    assert Hashed.asked == 2

@@ -33,7 +33,7 @@ from distcls.data.decoding.decode import DECODER, Decoding
 from distcls.data.decoding.parallel import (
     DecodeJob,
     HashJob,
-    Progress,
+    OnProgress,
     checked_image,
     cut_chunks,
     do_all,
@@ -89,7 +89,7 @@ def open_pixels(
     *,
     is_builder: bool,
     barrier: Callable[[], None],
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Decoded:
     """Decode an image set, unless an earlier run did. Every process calls this; one per machine does the work.
 
@@ -163,13 +163,13 @@ class _Entry:
 
     # Finding ---------------------------------------------------------------------------------------
 
-    def ensure(self, progress: Progress | None) -> None:
+    def ensure(self, progress: OnProgress | None) -> None:
         """Build the entry unless an earlier run did. Raises OSError and DiskError."""
         if not self.is_current(progress):
             build_entry(self.path, lambda journal: self.write(journal, progress), lambda: self.is_current(None))
         remove_unused(self.path.parent)
 
-    def is_current(self, progress: Progress | None) -> bool:
+    def is_current(self, progress: OnProgress | None) -> bool:
         """True if the entry is complete and for exactly these files, and every bad image is still bad."""
         about = read_entry(self.path)
         if about is None or not all(self._is_bad(int(i)) for i in about["bad"]):
@@ -186,7 +186,7 @@ class _Entry:
             checked_image(self.image_set, i, self.decoding)
         return i in bad
 
-    def _has_content(self, progress: Progress | None) -> bool:
+    def _has_content(self, progress: OnProgress | None) -> bool:
         """True if every decoded image still has the bytes it had then. Reads all files."""
         expected = self.digests()
         if expected is None or not isinstance(self.image_set, FolderSet):
@@ -200,7 +200,7 @@ class _Entry:
 
     # Building --------------------------------------------------------------------------------------
 
-    def write(self, journal: Journal, progress: Progress | None) -> tuple[Parts, About]:
+    def write(self, journal: Journal, progress: OnProgress | None) -> tuple[Parts, About]:
         """Decode into the journal's folder, resuming a killed build.
 
         Checksums tell which of its chunks reached the disk. Raises OSError if the disk fails.
@@ -222,7 +222,7 @@ class _Entry:
         parts = {"digests": write_array(journal.folder / "digests", content)}
         return parts, {"bad": bad, "num_animations": num_animations, "stamps": [self.stamp]}
 
-    def _decode(self, journal: Journal, progress: Progress | None) -> list[Chunk]:
+    def _decode(self, journal: Journal, progress: OnProgress | None) -> list[Chunk]:
         """Decode what is missing, and return all chunks of the set in order."""
         pixels = journal.folder / "pixels"
         job = DecodeJob(self.image_set, self.decoding, pixels if self.keeps_pixels else None)

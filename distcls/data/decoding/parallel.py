@@ -25,7 +25,7 @@ from distcls.data.decoding.decode import BadImageError, Decoding, decode_and_des
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import CONTENT_BYTES, ArraySet, ImageSet, content_digest
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """progress(images done, total images)."""
 
 MIN_IMAGES = 2000  # with fewer, starting processes takes longer than decoding
@@ -106,7 +106,7 @@ class HashJob:
             return BAD_CONTENT
 
 
-def do_all(job: Job, progress: Progress | None = None, done: Collection[tuple[int, int]] = ()) -> Iterator[Any]:
+def do_all(job: Job, progress: OnProgress | None = None, done: Collection[tuple[int, int]] = ()) -> Iterator[Any]:
     """Do a job on all images, chunk by chunk, and yield the result of each chunk, in any order.
 
     done: chunks that an earlier start has finished. Raises OSError if the job does, and RuntimeError if a decoding

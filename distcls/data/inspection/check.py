@@ -14,7 +14,7 @@ from distcls.data.cache.folder import cache_folder
 from distcls.data.cache.pixels import Decoded, Limits, keep_findings
 from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
-from distcls.data.decoding.parallel import Progress
+from distcls.data.decoding.parallel import OnProgress
 from distcls.data.inspection.duplicates import equal_rows
 from distcls.data.inspection.examine import Inspected, inspect
 from distcls.data.inspection.report import how_to_go_on, list_bad_files, nothing_to_learn, too_little, too_many_bad
@@ -199,7 +199,7 @@ class DataCheck:
         return dict(zip(self.class_names, self.per_class[split].tolist(), strict=True))
 
 
-def check_data(config: DataConfig, progress: Progress | None = None) -> DataCheck:
+def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCheck:
     """Decode all images of a data set as training would, and look for problems.
 
     progress: called with (images done, total images). Raises UsageError, MissingInputError and BadDataError if the
@@ -224,7 +224,9 @@ def check_data(config: DataConfig, progress: Progress | None = None) -> DataChec
     return DataCheck(config, decoding, image_sets, splits, found, _find_copies(splits, digests))
 
 
-def _of_all(progress: Progress | None, image_sets: dict[str, ImageSet], done: dict[str, Inspected]) -> Progress | None:
+def _of_all(
+    progress: OnProgress | None, image_sets: dict[str, ImageSet], done: dict[str, Inspected]
+) -> OnProgress | None:
     """Return a progress function for one image set that counts over all of them."""
     if progress is None:
         return None

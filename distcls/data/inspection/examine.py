@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distcls.data.decoding.decode import Decoding, Original, decode_and_describe
-from distcls.data.decoding.parallel import Progress, checked_image, do_all, noting_if_bad
+from distcls.data.decoding.parallel import OnProgress, checked_image, do_all, noting_if_bad
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import CONTENT_BYTES, ImageSet, content_digest
 
@@ -71,7 +71,7 @@ class Inspected:
 
 
 def inspect(
-    image_set: ImageSet, decoding: Decoding, measured: np.ndarray, progress: Progress | None = None
+    image_set: ImageSet, decoding: Decoding, measured: np.ndarray, progress: OnProgress | None = None
 ) -> Inspected:
     """Decode and describe every image. measured: bool (N,), True for images whose pixels enter the statistics."""
     found = Inspected.empty(0, len(image_set), decoding.shape)

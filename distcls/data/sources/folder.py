@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -74,6 +75,10 @@ class FolderSet:
 
     def fingerprint(self) -> str:
         """Return a digest of classes, relative paths, file sizes and labels, for which no file is read."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         layout = json.dumps(self.folders).encode()
         return digest(self.class_names, layout, self.labels, self.sizes, self.path_ends, self.paths)
 

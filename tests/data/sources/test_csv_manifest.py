@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distcls.config.settings import DataConfig
-from distcls.data.build import Processes, build_data
+from distcls.data.build import BuildingProcesses, build_data
 from distcls.data.decoding.decode import Decoding
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
@@ -42,7 +42,7 @@ def test_paths_labels_and_splits(write: Callable[[str], Path]) -> None:
 
 
 def test_without_a_split_column_splits_are_cut(
-    write: Callable[[str], Path], tmp_path: Path, one_process: Processes
+    write: Callable[[str], Path], tmp_path: Path, one_process: BuildingProcesses
 ) -> None:
     lines = [f"{folder}/{i:03}.png,{folder}" for folder, count in (("cat", 10), ("dog", 20)) for i in range(count)]
     file = write("\n".join(["path,label", *lines]))
@@ -150,7 +150,9 @@ def test_an_unreadable_file_is_named(write: Callable[[str], Path], monkeypatch: 
         opened(write(LINES))
 
 
-def test_one_missing_image_is_a_bad_image(write: Callable[[str], Path], tmp_path: Path, one_process: Processes) -> None:
+def test_one_missing_image_is_a_bad_image(
+    write: Callable[[str], Path], tmp_path: Path, one_process: BuildingProcesses
+) -> None:
     lines = [f"dog/{i:03}.png,{i % 2}" for i in range(21)]
     file = write("\n".join(["path,label", *lines]))
     config = DataConfig(name="csv", root=str(file), cache_dir=str(tmp_path / "cache"), max_bad_fraction=0.1)

@@ -79,6 +79,13 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(two_classes: Path, t
     assert len({before, renamed, opened(copy).fingerprint()}) == 3
 
 
+def test_the_fingerprint_is_computed_once(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_set = opened(two_classes)
+    first = image_set.fingerprint()
+    monkeypatch.delattr("distcls.data.sources.folder.digest")
+    assert image_set.fingerprint() == first
+
+
 def test_moving_an_image_to_another_class_changes_the_fingerprint(two_classes: Path) -> None:
     before = opened(two_classes).fingerprint()
     os.rename(two_classes / "cat" / "009.png", two_classes / "dog" / "zzz.png")

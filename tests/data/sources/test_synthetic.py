@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distcls.config.settings import DataConfig
-from distcls.data.build import Processes, build_data
+from distcls.data.build import BuildingProcesses, build_data
 from distcls.data.decoding.decode import Decoding
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
@@ -54,7 +54,7 @@ def test_the_fingerprint_is_of_all_arguments() -> None:
     assert len({synthetic(**args).fingerprint() for args in changes}) == len(changes)
 
 
-def test_it_can_be_trained_on(tmp_path: Path, one_process: Processes) -> None:
+def test_it_can_be_trained_on(tmp_path: Path, one_process: BuildingProcesses) -> None:
     args = {"num_images": 50, "num_classes": 2, "size": 8}
     config = DataConfig(name="synthetic", args=args, cache_dir=str(tmp_path))
     data = build_data(config, one_process)

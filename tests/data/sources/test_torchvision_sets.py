@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from distcls.config.settings import DataConfig
-from distcls.data.build import OneProcess, Processes, build_data
+from distcls.data.build import BuildingProcesses, OneProcess, build_data
 from distcls.data.decoding.decode import Decoding
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ArraySet
@@ -126,7 +126,7 @@ def test_only_the_main_process_downloads(tmp_path: Path, requests: list[str]) ->
     with pytest.raises(MissingInputError):
         build_data(config(tmp_path, download=True), Rank(False))
     assert requests == []
-    main: Processes = Rank(True)
+    main: BuildingProcesses = Rank(True)
     data = build_data(config(tmp_path, download=True, val_fraction=0.2), main)
     assert [len(split) for split in data.splits()] == [16, 4, 4]
     assert build_data(config(tmp_path, val_fraction=0.2), Rank(False)).fingerprint == data.fingerprint
