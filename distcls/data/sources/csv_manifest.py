@@ -15,10 +15,10 @@ import numpy as np
 
 from distcls.config.settings import DataConfig
 from distcls.config.wording import nearest
-from distcls.data.sources.folder import SPLIT_FOLDERS, FolderSet, pack
+from distcls.data.sources.folder import SPLIT_FOLDERS, FolderSet, existing_file, pack
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.sources.listing import MISSING, Listing, list_files
-from distcls.errors import BadDataError, MissingInputError, UsageError
+from distcls.errors import BadDataError, MissingInputError
 
 # Lines to read at once. A million rows of Python strings would take 300 MB; and once 700 lists are alive, the garbage
 # collector scans them again and again, which makes reading three times slower.
@@ -77,7 +77,7 @@ def open_csv(config: DataConfig) -> dict[str, ImageSet]:
     a split column, splits are cut. Labels are class names, sorted as numbers if all of them are whole numbers, else
     alphabetically. Raises MissingInputError and BadDataError, which names the line.
     """
-    file = _existing_file(config)
+    file = existing_file(config)
     try:
         manifest = _read_header(file)
         parts, label_ids = _read(manifest)
@@ -89,16 +89,6 @@ def open_csv(config: DataConfig) -> dict[str, ImageSet]:
         raise BadDataError(f"{file} cannot be read as a CSV file: {error}") from error
     _check_files_exist(file, parts)
     return _image_sets(manifest, parts, label_ids)
-
-
-def _existing_file(config: DataConfig) -> str:
-    if config.root is None:
-        raise UsageError("data.name=csv needs a file: data.root=FILE.csv")
-    file = os.path.abspath(os.path.expanduser(config.root))
-    if not os.path.isfile(file):
-        found = "is a folder, not a CSV file" if os.path.isdir(file) else "does not exist"
-        raise MissingInputError(f"{file} {found}. Give the file that lists your images: data.root=FILE.csv")
-    return file
 
 
 def _read_header(file: str) -> Manifest:

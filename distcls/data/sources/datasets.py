@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -12,13 +11,13 @@ from distcls.config.settings import DataConfig
 from distcls.config.wording import nearest
 from distcls.data.sources.csv_manifest import open_csv
 from distcls.data.sources.digits import open_digits
-from distcls.data.sources.folder import LAYOUTS, existing_root, open_folder
+from distcls.data.sources.folder import LAYOUTS, existing_file, existing_root, open_folder
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.sources.imagenet import open_imagenet, open_tiny_imagenet
 from distcls.data.sources.npz import open_npz
 from distcls.data.sources.synthetic import open_synthetic
 from distcls.data.sources.torchvision_sets import open_cifar10, open_fashion_mnist, open_mnist, open_stl10
-from distcls.errors import BadDataError, MissingInputError, UsageError
+from distcls.errors import BadDataError, UsageError
 
 DATASETS: dict[str, Callable[[DataConfig], dict[str, ImageSet]]] = {
     "digits": open_digits,
@@ -66,9 +65,8 @@ def check_source(config: DataConfig) -> None:
     _opener(config.name)
     if config.name in ("folder", "imagenet", "tiny_imagenet"):
         existing_root(config)
-    elif config.root is not None and config.name in ("csv", "npz") and not os.path.exists(config.root):
-        path = os.path.abspath(config.root)
-        raise MissingInputError(f"{path} does not exist. Name the file of your images: --data FILE.{config.name}")
+    elif config.name in ("csv", "npz"):
+        existing_file(config)
 
 
 def _opener(name: str) -> Callable[[DataConfig], dict[str, ImageSet]]:

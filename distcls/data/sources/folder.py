@@ -109,6 +109,18 @@ def existing_root(config: DataConfig) -> str:
     return root
 
 
+def existing_file(config: DataConfig) -> str:
+    """Return data.root as an absolute path. Raises UsageError if it is not set, MissingInputError if not a file."""
+    example = f"--data FILE.{config.name}"
+    if config.root is None:
+        raise UsageError(f"data.name={config.name} needs the file of your images: {example}")
+    file = os.path.abspath(os.path.expanduser(config.root))
+    if not os.path.isfile(file):
+        found = "is a folder" if os.path.isdir(file) else "is not a file" if os.path.exists(file) else "does not exist"
+        raise MissingInputError(f"{file} {found}. Give the file of your images: {example}")
+    return file
+
+
 def _refuse_named_layouts(root: str) -> None:
     """Raise UsageError for layouts that, read as class folders, would fail or give the wrong classes."""
     for path, name in NAMED_LAYOUTS.items():

@@ -15,8 +15,9 @@ import psutil
 from distcls.config.settings import DataConfig
 from distcls.data.cache.arrays import Arrays, open_arrays
 from distcls.data.cache.folder import cache_folder
+from distcls.data.sources.folder import existing_file
 from distcls.data.sources.image_set import ImageSet, digest
-from distcls.errors import BadDataError, MissingInputError, UsageError
+from distcls.errors import BadDataError
 
 # Names of the arrays of images and labels, for each split.
 NAMES = {
@@ -43,12 +44,7 @@ def open_npz(config: DataConfig) -> dict[str, ImageSet]:
     Labels are whole numbers or strings, (N,) or (N, 1): positions in class_names if the file has it, else the
     classes themselves. Raises MissingInputError and BadDataError.
     """
-    if config.root is None:
-        raise UsageError("data.name=npz needs a file: data.root=FILE.npz")
-    file = Path(config.root).expanduser().absolute()
-    if not file.is_file():
-        found = "is not a file" if file.exists() else "does not exist"
-        raise MissingInputError(f"{file} {found}. Give the file that holds your images: data.root=FILE.npz")
+    file = Path(existing_file(config))
     stat = file.stat()
     key = digest([], repr((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)).encode())[:16]
     return dict(open_arrays(cache_folder(config), file.stem, key, lambda: _read(file)))

@@ -135,9 +135,9 @@ def test_other_encodings_are_explained(two_classes: Path) -> None:
 def test_a_missing_file_and_no_file(two_classes: Path) -> None:
     with pytest.raises(MissingInputError, match=r"nothing\.csv does not exist"):
         opened(two_classes / "nothing.csv")
-    with pytest.raises(MissingInputError, match="is a folder"):
+    with pytest.raises(MissingInputError, match=r"is a folder\. Give the file of your images: --data FILE\.csv"):
         opened(two_classes)
-    with pytest.raises(UsageError, match=r"data\.root=FILE\.csv"):
+    with pytest.raises(UsageError, match=r"needs the file of your images: --data FILE\.csv"):
         open_image_sets(DataConfig(name="csv"))
 
 

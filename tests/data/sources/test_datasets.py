@@ -11,7 +11,7 @@ import pytest
 
 from distcls.config.settings import DataConfig
 from distcls.data.decoding.decode import Decoding
-from distcls.data.sources.datasets import open_image_sets
+from distcls.data.sources.datasets import check_source, open_image_sets
 from distcls.data.sources.image_set import ArraySet
 from distcls.errors import BadDataError, MissingInputError, UsageError
 
@@ -180,3 +180,13 @@ def test_decoding_processes_start_without_torch() -> None:
 def test_labels_in_a_list_or_a_tensor_are_taken_as_an_array(name: str) -> None:
     train = open_image_sets(DataConfig(name=f"factories_of_test:{name}"))["train"]
     assert train.labels.dtype == np.int64 and train.labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["csv", "npz"])
+def test_the_file_of_a_data_set_is_looked_for_before_anything_else(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"data\.name={name} needs the file of your images: --data FILE\.{name}"):
+        check_source(DataConfig(name=name))
+    with pytest.raises(MissingInputError, match=rf"is a folder\. Give the file of your images: --data FILE\.{name}"):
+        check_source(DataConfig(name=name, root=str(tmp_path)))
+    (tmp_path / "file").touch()
+    check_source(DataConfig(name=name, root=str(tmp_path / "file")))

@@ -110,7 +110,7 @@ def test_broken_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "set.npz").write_bytes(whole[:100])
     with pytest.raises(BadDataError, match="cannot be read as an .npz"):
         open_image_sets(config)
-    with pytest.raises(UsageError, match=r"data\.root=FILE\.npz"):
+    with pytest.raises(UsageError, match=r"--data FILE\.npz"):
         open_image_sets(DataConfig(name="npz"))
 
 
