@@ -119,7 +119,9 @@ def keep_findings(
     decoding: Decoding,
     limits: Limits,
     cache_dir: Path,
-    found: Decoded,
+    bad: dict[int, str],
+    num_animations: int,
+    digests: np.ndarray,
 ) -> None:
     """Save which images are bad, so that a run that reads files need not look for them after `distcls check` did."""
     if isinstance(image_set, ArraySet) or limits.keep(len(image_set) * math.prod(decoding.shape)):
@@ -127,7 +129,7 @@ def keep_findings(
     entry = _Entry(image_set, decoding, cache_dir, keeps_pixels=False)
 
     def write(journal: Journal) -> tuple[Parts, About]:
-        return entry.write_findings(journal, found.bad, found.num_animations, found.digests)
+        return entry.write_findings(journal, bad, num_animations, digests)
 
     with contextlib.suppress(OSError):  # if this fails, the run decodes them again
         build_entry(entry.path, write, lambda: False)
@@ -215,11 +217,10 @@ class _Entry:
         return parts, about
 
     def write_findings(
-        self, journal: Journal, bad: dict[int, str], num_animations: int, digests: np.ndarray | None
+        self, journal: Journal, bad: dict[int, str], num_animations: int, digests: np.ndarray
     ) -> tuple[Parts, About]:
         """Write what is kept even if the pixels are not: digests, bad images and the number of animations."""
-        content = digests if digests is not None else np.zeros((len(self.image_set), CONTENT_BYTES), np.uint8)
-        parts = {"digests": write_array(journal.folder / "digests", content)}
+        parts = {"digests": write_array(journal.folder / "digests", digests)}
         return parts, {"bad": bad, "num_animations": num_animations, "stamps": [self.stamp]}
 
     def _decode(self, journal: Journal, progress: OnProgress | None) -> list[Chunk]:

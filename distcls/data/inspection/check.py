@@ -11,13 +11,20 @@ import numpy as np
 
 from distcls.config.settings import DataConfig
 from distcls.data.cache.folder import cache_folder
-from distcls.data.cache.pixels import Decoded, Limits, keep_findings
+from distcls.data.cache.pixels import Limits, keep_findings
 from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
 from distcls.data.inspection.duplicates import equal_rows
 from distcls.data.inspection.examine import Inspected, inspect
-from distcls.data.inspection.report import how_to_go_on, list_bad_files, nothing_to_learn, too_little, too_many_bad
+from distcls.data.inspection.report import (
+    count_images,
+    how_to_go_on,
+    list_bad_files,
+    nothing_to_learn,
+    too_little,
+    too_many_bad,
+)
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import ImageSet
@@ -162,9 +169,7 @@ class DataCheck:
             "root": self.config.root,
             "num_images": self.num_images,
             "class_names": self.class_names,
-            "splits": {
-                split.name: {"num_images": len(split), "per_class": self._by_name(split.name)} for split in self.splits
-            },
+            "splits": {split.name: count_images(split) for split in self.splits},
             "formats": self.count("formats"),
             "modes": self.count("modes"),
             "sizes": {
@@ -195,9 +200,6 @@ class DataCheck:
             "warnings": self.warnings(),
         }
 
-    def _by_name(self, split: str) -> dict[str, int]:
-        return dict(zip(self.class_names, self.per_class[split].tolist(), strict=True))
-
 
 def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCheck:
     """Decode all images of a data set as training would, and look for problems.
@@ -215,8 +217,8 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
         if name == "train":
             measured[cuts["train"][1]] = True
         found[name] = inspect(image_set, decoding, measured, _of_all(progress, image_sets, found))
-        decoded = Decoded(None, False, found[name].bad, found[name].num_animations, found[name].digests)
-        keep_findings(image_set, decoding, limits, cache_folder(config), decoded)
+        findings = found[name].bad, found[name].num_animations, found[name].digests
+        keep_findings(image_set, decoding, limits, cache_folder(config), *findings)
     splits, digests = [], []
     for name, (source, rows) in cuts.items():
         splits.append(split_without_bad(name, image_sets[source], rows, found[source].bad, None, decoding))

@@ -43,7 +43,7 @@ def build_report(
         "bytes_decoded": sum(
             split.pixels.nbytes for split in splits if split.pixels is not None and split.name in image_sets
         ),
-        "splits": {split.name: _counts(split) for split in splits},
+        "splits": {split.name: count_images(split) for split in splits},
         "warnings": too_little(splits),
         "num_ignored_files": sum(folder.num_ignored for folder in folders),
         "num_animations": sum(of_set.num_animations for of_set in decoded.values()),
@@ -51,7 +51,8 @@ def build_report(
     }
 
 
-def _counts(split: Split) -> dict[str, Any]:
+def count_images(split: Split) -> dict[str, Any]:
+    """Return the number of a split's images, and of each class's."""
     class_names = split.image_set.class_names
     per_class = np.bincount(split.labels, minlength=len(class_names)).tolist()
     return {"num_images": len(split), "per_class": dict(zip(class_names, per_class, strict=True))}
@@ -124,7 +125,7 @@ def nothing_to_learn(splits: list[Split]) -> str | None:
     for split in splits:
         if len(split) == 0:
             return f"the {split.name} split has no readable image. Repair its images, or remove it"
-    counts = _counts(splits[0])["per_class"]
+    counts = count_images(splits[0])["per_class"]
     missing = [name for name, number in counts.items() if number == 0]
     if not missing:
         return None
@@ -136,7 +137,7 @@ def nothing_to_learn(splits: list[Split]) -> str | None:
 
 def too_little(splits: list[Split]) -> list[str]:
     """Return a sentence for each class or split that has too few images to learn from or to measure with."""
-    counts = _counts(splits[0])["per_class"]
+    counts = count_images(splits[0])["per_class"]
     small = sorted((number, name) for name, number in counts.items() if 0 < number < FEW_TO_LEARN)
     found = []
     if small:
@@ -150,7 +151,7 @@ def too_little(splits: list[Split]) -> list[str]:
         if 0 < len(split) < FEW_TO_MEASURE
     ]
     for split in splits[1:]:
-        absent = [name for name, number in _counts(split)["per_class"].items() if number == 0]
+        absent = [name for name, number in count_images(split)["per_class"].items() if number == 0]
         if absent and len(split):
             classes, these = count(len(absent), "class"), "it" if len(absent) == 1 else "them"
             found.append(

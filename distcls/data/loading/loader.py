@@ -52,7 +52,7 @@ def _crops_on_device(split: Split, transforms: ImageTransforms | None, device: t
 
     Transforms of single images come after the crop, so workers must crop for them.
     """
-    if split.random_crop is None or split.decoding == split.random_crop or transforms is not None:
+    if split.random_crop is None or split.decoding.keeps_pixels or transforms is not None:
         return False
     return device.type != "cpu" or is_in_memory(split, device)
 

@@ -197,7 +197,7 @@ class _BatchReader(Dataset):
         if split.random_crop is None or request.crops is None:
             return torch.from_numpy(split.image(index))
         draws, size = request.crops[place], split.random_crop.shape[0]
-        if split.decoding == split.random_crop:
+        if split.decoding.keeps_pixels:
             return resize(torch.from_numpy(split.random_part(index, draws))[None], size)[0]
         box = torch.from_numpy(split.random_crop.boxes(draws[None], split.decoding))
         return crop_and_resize(torch.from_numpy(split.image(index))[None], box, size)[0]
