@@ -72,6 +72,14 @@ def cache_of_the_tests(tmp_path_factory):
 
 
 @pytest.fixture
+def one_thread():
+    """One thread sums in one order, however many CPUs the machine has, and keeps out of the way of other tests."""
+    import torch  # takes seconds, and most tests do without
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def ranks(server, tmp_path, monkeypatch):
     """Starts distcls on one or more processes, in an empty folder."""
     monkeypatch.chdir(tmp_path)

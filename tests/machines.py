@@ -46,10 +46,6 @@ class Machine:
         for process in self.started:
             process.wait()
 
-    def unplug(self) -> None:
-        """Pull the cable: the processes live, but nobody hears of them."""
-        ip("-n", self.name, "link", "set", "cable", "down")
-
 
 def ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout

@@ -1,12 +1,10 @@
-"""For tests of divergence: one image, all white, whose loss is not a number."""
+"""For tests of divergence: images, and a loss that is not a number for some micro-batches."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-WHITE = 0
 
 
 def make(config):

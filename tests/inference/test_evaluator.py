@@ -13,10 +13,7 @@ from evaluated import evaluate_on, make_evaluator, make_module, make_split
 from distcls.errors import BadDataError
 from distcls.inference import evaluator
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,7 @@ import torch
 from distcls.inference.metrics import NUM_BINS
 from distcls.inference.sums import SplitSums
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_predictions(num_images: int, num_classes: int, present: int, seed: int = 0):

@@ -9,10 +9,7 @@ from distcls.config.settings import ModelConfig
 from distcls.errors import UsageError
 from distcls.models.build import MODELS, build_model
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def count(model) -> int:

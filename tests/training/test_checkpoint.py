@@ -28,10 +28,7 @@ from distcls.training.statistics import BatchNormStatistics
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json", "length.json", "manifest.json"]
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class FakeRun:

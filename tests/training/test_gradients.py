@@ -11,10 +11,7 @@ from torch import nn
 from distcls.training.gradients import OrderedSum, OverlappedSum
 from distcls.training.statistics import BatchNormStatistics
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Network(nn.Module):

@@ -9,10 +9,7 @@ from torch import nn
 from distcls.optim.ema import build_ema, copy_buffers
 from distcls.training.statistics import BatchNormStatistics
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_batches(count, dtype=torch.float32):

@@ -28,10 +28,7 @@ from distcls.training.step import TrainStep
 CPU = torch.device("cpu")
 PLAN = BatchPlan(num_images=64, global_batch_size=8, micro_batch_size=4, total_steps=20, seed=0)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def start(make: Any, *settings: str) -> tuple[TrainState, TrainStep]:

@@ -27,10 +27,7 @@ ALL = AugmentConfig(
     cutmix=1.0,
 )  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_pixels(n=24, height=9, width=7) -> torch.Tensor:

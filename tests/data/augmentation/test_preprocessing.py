@@ -14,10 +14,7 @@ from distcls.data.decoding.decode import Decoding
 
 CPU = torch.device("cpu")
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_pixels(n=3, height=5, width=4) -> torch.Tensor:

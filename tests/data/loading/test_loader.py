@@ -30,10 +30,7 @@ PER_IMAGE = AugmentConfig(
     transforms=[TransformConfig("RandAugment"), TransformConfig("noise_images:LibraryNoise")], pad_crop=1
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_split(in_memory: bool) -> Split:

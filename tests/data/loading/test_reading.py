@@ -17,10 +17,11 @@ from distcls.data.split import Split
 
 CPU, META, CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(autouse=True)
-def one_thread_and_no_patience(monkeypatch):
-    torch.set_num_threads(1)
+def no_patience(monkeypatch):
     monkeypatch.setattr(reading, "SECONDS_BEFORE_RETRY", 0)
 
 
