@@ -53,6 +53,6 @@ def test_the_image_is_valid_and_keeps_colours_and_columns(pictures):
     assert 'to="hidden" begin="play.begin" dur="2.00s"' in image
 
 
-def test_committed_pictures_are_small(pictures):
+def test_committed_pictures_are_small():
     files = [FILE.parent / name for name in ("demo.svg", "report.png")]
     assert sum(file.stat().st_size for file in files) < 300_000

@@ -61,7 +61,7 @@ def test_arguments_that_do_not_fit_are_an_error_that_names_them(my_code):
 
 
 @pytest.mark.parametrize("name", [":make", ".module:make"])
-def test_a_name_without_a_module_is_a_usage_error(my_code, name):
+def test_a_name_without_a_module_is_a_usage_error(name):
     with pytest.raises(UsageError):
         import_by_name("model.name", name)
 
@@ -69,7 +69,7 @@ def test_a_name_without_a_module_is_a_usage_error(my_code, name):
 @pytest.mark.parametrize(
     "name", ["os:system", "subprocess:run", "builtins:exec", "sys:exit", "importlib.util:find_spec"]
 )
-def test_the_standard_library_has_no_models(my_code, name):
+def test_the_standard_library_has_no_models(name):
     module = name.partition(":")[0]
     with pytest.raises(UsageError, match=rf"model.name={name}: {module} belongs to Python itself"):
         import_by_name("model.name", name)

@@ -78,7 +78,7 @@ def test_a_diverged_run_without_a_name_goes_on_with_the_step_skipped():
 # With a name ---------------------------------------------------------------------------------------
 
 
-def test_a_name_and_a_folder_are_taken_as_they_are(tmp_path):
+def test_a_name_and_a_folder_are_taken_as_they_are():
     assert choose_folder(variant(run__name="a"), "digits") == Path("runs/a")
     assert choose_folder(variant(run__dir="~/b", run__name="a"), "digits") == Path("~/b").expanduser()
 

@@ -109,7 +109,7 @@ def test_a_build_whose_decoding_process_died_is_resumed(
     assert np.array_equal(np.asarray(result.pixels), np.asarray(decoded(image_set, tmp_path / "here").pixels))
 
 
-def test_a_disk_that_fills_up_in_a_decoding_process_is_a_disk_error(many_images: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_in_a_decoding_process_is_a_disk_error(many_images: Path) -> None:
     """RLIMIT_FSIZE would end Python's own files too; /dev/full is a disk without room."""
     job = DecodeJob(opened(many_images), Decoding(8), Path("/dev/full"))
     with pytest.raises(OSError) as error:
