@@ -79,7 +79,7 @@ def distcls_loop(config: Config, data: Data, processes: Processes, run: RunFolde
         is_due(state.step, config.train.eval_every, plan)
         state.has_stopped_early(config.train.early_stopping)
         is_due(state.step, config.train.checkpoint_every, plan)
-        watch.saw(train_step(watch.wait_for(batches)))
+        watch.saw(train_step(watch.wait_for(batches)), train_step.names)
         yield
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from distcls.config.settings import NormalizeConfig
+from distcls.config.wording import count
 from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.augmentation.preprocessing import describe_preprocessing
 from distcls.data.loading.loader import train_batches
@@ -92,6 +93,11 @@ def finish(
                 run.progress.note(f"predictions/{split.name}.npz has probabilities {rounded}, to save space")
     save_pictures(run.dir, _choose_pictures(data, measured, first_images(data, plan, augment, run)))
     run.write_json("kept.json", {"step": state.position.best_step})
+    skipped = state.position.skipped_steps
+    if skipped:
+        run.progress.note(
+            f"{count(skipped, 'step')} of {state.step:,} changed no weights: a gradient overflowed in fp16"
+        )
     if went_bad:
         run.progress.warning(
             f"some images became unreadable during training ({run.dir / WENT_BAD}): a new run would give "

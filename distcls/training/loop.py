@@ -125,7 +125,7 @@ def train(config: Config, default_name: str) -> Finished:
             if finished:
                 break
             micro_batches = watch.wait_for(batches)
-            watch.saw(train_step(micro_batches))
+            watch.saw(train_step(micro_batches), train_step.names)
 
         finish(state, data, plan, augment, evaluate, checkpoints, run)
     return Finished(run.dir, processes.is_main)

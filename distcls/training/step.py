@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from distcls.config.metrics import BEST_METRICS
 from distcls.config.settings import Config
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.errors import UsageError
@@ -13,6 +14,7 @@ from distcls.optim.ema import update_ema
 from distcls.optim.groups import lrs_at
 from distcls.plan.batches import BatchPlan
 from distcls.plan.randomness import seed_everything
+from distcls.runs.tracking.metrics_file import COLUMNS
 from distcls.training.acceleration import Acceleration
 from distcls.training.gradients import OrderedSum, OverlappedSum
 from distcls.training.objectives.objective import Network, Objective, Terms
@@ -21,6 +23,8 @@ from distcls.training.state import TrainState
 REPORTED_FIRST = ("loss", "accuracy", "grad_norm")
 OF_FP16 = ("loss_scale", "moved")
 """The loss scale, and 1 if the weights were updated, 0 if a gradient overflowed."""
+TAKEN = {"loss", *OF_FP16, "skipped_steps", *COLUMNS} - (set(BEST_METRICS) - {"loss"})
+"""Columns of metrics.csv that are not an objective's: it may count a metric, such as accuracy or top5."""
 
 
 class TrainStep:
@@ -94,11 +98,11 @@ class TrainStep:
             )
         shapes = {name: value.shape for name, value in terms.sums.items()}
         if self.shapes is None:
-            taken = {"loss", "grad_norm", *OF_FP16} & shapes.keys()
+            taken = TAKEN & shapes.keys()
             if taken:
                 raise UsageError(
-                    f"objective.name={self.config.objective.name} named a sum {min(taken)!r}, a name that the step "
-                    "itself uses: choose another."
+                    f"objective.name={self.config.objective.name} named a sum {min(taken)!r}, but metrics.csv has a "
+                    "column of that name for another number: choose another."
                 )
             self.shapes = shapes
             others = [name for name, shape in shapes.items() if not shape and name not in self.reported_first]

@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 import torch
@@ -23,6 +23,7 @@ from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
 from distcls.training.late_numbers import FinishedStep, LateNumbers
 from distcls.training.state import TrainState
+from distcls.training.step import REPORTED_FIRST
 
 WENT_BAD = "went_bad.txt"
 """File in the run folder that lists images that became unreadable during training: the run is not reproducible then."""
@@ -47,6 +48,7 @@ class Watch:
         self.last_steps: deque[tuple[float, float]] = deque(maxlen=NUM_SHOWN)
         self.seconds_per_step = self.data_share = math.nan
         self.steps_timed = 0
+        self.names: Sequence[str] = ()
         run.progress.start(plan.total_steps, state.step)
 
     def wait_for(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
@@ -73,9 +75,10 @@ class Watch:
         else:
             print(f"warning: {text}", file=sys.stderr)
 
-    def saw(self, stats: torch.Tensor | None) -> None:
-        """Note a step. Raises DivergedError if the step before it was not finite."""
-        self._look(self.late.take() if stats is None else self.late.put(self.state.step - 1, stats))
+    def saw(self, numbers: torch.Tensor | None, names: Sequence[str]) -> None:
+        """Note a step's numbers and their names. Raises DivergedError if the step before it was not finite."""
+        self.names = names
+        self._look(self.late.take() if numbers is None else self.late.put(self.state.step - 1, numbers))
         self.run.at(self.state.step, "train")
 
     def catch_up(self, phase: str) -> None:
@@ -99,8 +102,12 @@ class Watch:
         if finished is None:
             return
         self._time(finished)
-        step, (loss, accuracy, norm, *others) = finished.step, finished.numbers
-        overflowed = self.state.scaler is not None and self._has_overflowed(step, *others[:2])
+        step, others = finished.step, dict(zip(self.names, finished.numbers, strict=True))
+        loss, accuracy, norm = (others.pop(name) for name in REPORTED_FIRST)
+        overflowed = False
+        if self.state.scaler is not None:
+            overflowed = self._has_overflowed(step, others["loss_scale"], others.pop("moved"))
+            others["skipped_steps"] = self.state.position.skipped_steps
         if not overflowed and not (math.isfinite(loss) and math.isfinite(norm)):
             skip = ",".join(map(str, [*self.config.train.skip_steps, step]))
             raise DivergedError(
@@ -122,7 +129,7 @@ class Watch:
         if to_track:
             self.run.track(
                 step=completed, epoch=epoch, split="train", loss=loss, accuracy=self._known(accuracy),
-                lr=lr, grad_norm=norm, images_per_second=rate, data_time=self.data_share,
+                lr=lr, grad_norm=norm, images_per_second=rate, data_time=self.data_share, **others,
             )  # fmt: skip
         if to_show:
             shown = self.last_steps or [(loss, accuracy)]

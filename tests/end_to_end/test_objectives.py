@@ -5,6 +5,9 @@ from __future__ import annotations
 import ledger
 import pytest
 from ranks import await_step, read_json
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from distcls.runs.tracking.metrics_file import read_metrics
 
 STEPS = 20
 SETTINGS = [
@@ -44,6 +47,17 @@ def test_the_same_bits_on_1_2_and_4_processes(ranks, name, precision):
     assert files == {"model", "ema", "optimizer"} | (
         {"teacher", "projector", "centre"} if name == "TwoViews" else set()
     )
+
+
+def test_its_sums_are_logged_with_every_training_step_and_drawn(ranks):
+    settings = ["objective.name=own_objectives:Weighed", "train.num_steps=6", "train.log_every=2 steps"]
+    ranks.run("train", "--name", "logged", *SETTINGS, *settings, "run.trackers=[tensorboard]")
+    rows = read_metrics(ranks.folder / "runs" / "logged" / "metrics.csv")
+    means = {row["step"]: row["weight"] for row in rows if row["split"] == "train"}
+    assert list(means) == [2, 4, 6] and all(0 < mean <= 1.1 for mean in means.values())
+    assert {row["weight"] for row in rows if row["split"] != "train"} == {None}
+    events = EventAccumulator(str(ranks.folder / "runs" / "logged" / "tb")).Reload()
+    assert {e.step: pytest.approx(e.value) for e in events.Scalars("weight/train")} == means
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -93,7 +93,7 @@ def run_steps(config: Config, monkeypatch, bad: dict[int, str] | None = None) ->
         micro_batches[1].went_bad.update(bad or {})
         with NothingFromTheHost() if step else contextlib.nullcontext():  # the first makes what stays
             numbers = train_step(micro_batches)
-            watched.saw(numbers)
+            watched.saw(numbers, train_step.names)
     watched.catch_up("evaluate")  # a save may wait: it looks whether the weights are finite
     return rows
 

@@ -140,9 +140,12 @@ def test_update_gets_the_means_of_the_global_batch_after_the_weights_have_moved(
         ),
         (
             lambda logits, step: Terms(logits.mean(1), {"loss": logits.sum()}),
-            "named a sum 'loss', a name that the step itself uses",
+            "named a sum 'loss', but metrics.csv has a column of that name for another number",
         ),
-        (lambda logits, step: Terms(logits.mean(1), {"moved": logits.sum()}), "named a sum 'moved'"),
+        *[
+            (lambda logits, step, name=name: Terms(logits.mean(1), {name: logits.sum()}), f"named a sum '{name}'")
+            for name in ("moved", "skipped_steps", "lr", "split", "train_loss")
+        ],
     ],
 )
 def test_what_an_objective_gives_wrong_is_refused(terms, message):

@@ -16,11 +16,12 @@ from distcls.errors import DivergedError
 from distcls.plan.batches import BatchPlan
 from distcls.training import watch
 from distcls.training.state import Position
+from distcls.training.step import OF_FP16, REPORTED_FIRST
 from distcls.training.watch import Watch
 
 
 def make_watch(tmp_path, scaler: object = None) -> Watch:
-    """Of a run that tells nothing."""
+    """Of a run that shows nothing."""
     state: Any = SimpleNamespace(step=1, scaler=scaler, position=Position(), is_finite=lambda: True)
     progress = SimpleNamespace(start=lambda total, done: None, is_time_for=lambda step: False)
     processes = SimpleNamespace(is_main=True, device=torch.device("cpu"))
@@ -31,7 +32,7 @@ def make_watch(tmp_path, scaler: object = None) -> Watch:
 
 def take_step(watched: Watch, loss: float, norm: float, *of_fp16: float) -> None:
     watched.wait_for(iter([[]]))
-    watched.saw(torch.tensor([loss, 0.5, norm, *of_fp16]))
+    watched.saw(torch.tensor([loss, 0.5, norm, *of_fp16]), [*REPORTED_FIRST, *OF_FP16][: 3 + len(of_fp16)])
     watched.catch_up("save")
 
 
@@ -75,11 +76,11 @@ def test_a_step_is_looked_at_once_the_next_one_is_queued(tmp_path):
     """Never before, and never later: every process decides at the same step."""
     watched = make_watch(tmp_path)
     watched.wait_for(iter([[]]))
-    watched.saw(torch.tensor([np.nan, 0.5, 1.0]))
+    watched.saw(torch.tensor([np.nan, 0.5, 1.0]), REPORTED_FIRST)
     watched.state.step = 2
     watched.wait_for(iter([[]]))
     with pytest.raises(DivergedError, match="step 0 is not finite"):
-        watched.saw(torch.tensor([1.0, 0.5, 1.0]))
+        watched.saw(torch.tensor([1.0, 0.5, 1.0]), REPORTED_FIRST)
 
 
 class Told:
@@ -105,10 +106,11 @@ class Told:
         self.state: Any = SimpleNamespace(step=0, scaler=None, position=Position(), is_finite=lambda: True)
         self.watch = Watch(config, self.state, BatchPlan(12, 4, 4, 40, 0), cast(Any, None), run)
 
-    def train(self, numbers: list[tuple[float, float]]) -> None:
+    def train(self, numbers: list[tuple[float, float]], **others: float) -> None:
         for loss, accuracy in numbers:
             self.state.step += 1
-            self.watch.saw(torch.tensor([loss, accuracy, 1.0], dtype=torch.float64))
+            step = torch.tensor([loss, accuracy, 1.0, *others.values()], dtype=torch.float64)
+            self.watch.saw(step, [*REPORTED_FIRST, *others])
         self.watch.catch_up("save")
 
     def evaluate(self) -> None:
@@ -117,6 +119,22 @@ class Told:
 
     def rows(self, split: str) -> list[dict[str, Any]]:
         return [row for row in self.tracked if row["split"] == split]
+
+
+def test_what_an_objective_sums_and_what_fp16_skips_are_in_metrics_csv(tmp_path):
+    config = Config(train=TrainConfig(log_every="1 step"))
+    told = Told(tmp_path, config)
+    told.train([(3.0, 0.25), (2.0, 0.5)], weight=0.75, apart=2.5)
+    assert [(row["weight"], row["apart"]) for row in told.rows("train")] == [(0.75, 2.5)] * 2
+    assert "skipped_steps" not in told.rows("train")[0]
+
+    told = Told(tmp_path, config)
+    told.state.scaler = object()
+    told.train([(3.0, 0.25)], loss_scale=64.0, moved=1.0)
+    told.train([(np.inf, 0.25)] * 2, loss_scale=16.0, moved=0.0)
+    rows = told.rows("train")
+    assert [(row["loss_scale"], row["skipped_steps"]) for row in rows] == [(64.0, 0), (16.0, 1), (16.0, 2)]
+    assert "moved" not in rows[0]
 
 
 def test_loss_and_accuracy_of_the_live_line_are_means_of_the_same_steps(tmp_path):

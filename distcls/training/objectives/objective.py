@@ -75,8 +75,9 @@ class Terms(NamedTuple):
     """(m,), one per image. The step sums them over the global batch and divides by its number of images."""
     sums: dict[str, torch.Tensor]
     """Sums over the images of the micro-batch, by name, with the same names and shapes in every step. They are divided
-    by the number of images in the global batch, and `Objective.update` gets them all; "accuracy" is logged too. The
-    names loss, grad_norm, loss_scale and moved belong to the step itself."""
+    by the number of images in the global batch, and `Objective.update` gets them all. Those that are one number (shape
+    ()) become columns of metrics.csv and curves in TensorBoard; "accuracy" is shown on the live line too. Names of
+    other columns of the training rows, such as loss or lr, cannot be used."""
 
 
 class Network:
