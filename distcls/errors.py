@@ -130,9 +130,13 @@ def explain(error: BaseException) -> DistclsError | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if Python, NumPy, or torch on a CPU or Apple GPU ran out of memory; CUDA has torch.OutOfMemoryError."""
+    """True if Python, NumPy or torch ran out of memory, on any device."""
     text = str(error)
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
-        and ("DefaultCPUAllocator: " in text or text.startswith("MPS backend out of memory"))
+        and (
+            type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
+            or "DefaultCPUAllocator: " in text
+            or text.startswith("MPS backend out of memory")
+        )
     )

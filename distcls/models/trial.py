@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -65,6 +67,19 @@ class _Trial:
     def refuse(self, problem: str) -> UsageError:
         return UsageError(f"model.name={self.name} {problem}")
 
+    @contextmanager
+    def refusing(self, problem: str, *kinds: type[Exception]) -> Iterator[None]:
+        """Refuse the model if the block raises one of these errors, unless it ran out of memory.
+
+        problem: with {} for the error's message.
+        """
+        try:
+            yield
+        except kinds as error:
+            if is_out_of_memory(error):
+                raise
+            raise self.refuse(problem.format(error)) from error
+
     def refuse_odd_parameters(self) -> None:
         ends: dict[int, list[tuple[int, int, str]]] = {}
         for name, parameter in self.model.named_parameters():
@@ -85,10 +100,10 @@ class _Trial:
 
     def run(self, num_classes: int, image_size: int, as_classifier: bool) -> None:
         """Run two training passes on a copy, the first with backward; save buffers before, between and after."""
-        try:
+        with self.refusing(
+            "cannot be copied: {}. Do not store computed tensors as attributes.", RuntimeError, TypeError
+        ):
             self.copy = copy.deepcopy(self.model).train()
-        except (RuntimeError, TypeError) as error:
-            raise self.refuse(f"cannot be copied: {error}. Do not store computed tensors as attributes.") from error
         parameter = next(self.copy.parameters())
         draw = torch.Generator().manual_seed(0)
         self.remember()
@@ -114,17 +129,12 @@ class _Trial:
         self.snapshots.append({name: buffer.detach().clone() for name, buffer in buffers.items()})
 
     def forward(self, images: torch.Tensor, image_size: int) -> object:
-        try:
+        with self.refusing(
+            f"fails on two images of {image_size} pixels: {{}}. If they are too small for it, set data.image_size=N.",
+            RuntimeError,
+            ValueError,
+        ):
             return self.copy(images)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise self.refuse(
-                f"fails on two images of {image_size} pixels: {error}. If they are too small for it, set "
-                "data.image_size=N."
-            ) from error
 
     def refuse_new_parameters(self, names: list[str], weights: list[torch.Tensor]) -> None:
         now = dict(self.copy.named_parameters())
@@ -152,12 +162,8 @@ class _Trial:
         if not floats:
             raise self.refuse("returns outputs that depend on no trainable parameter: check model.freeze, and "
                               "torch.no_grad() in its forward.")  # fmt: skip
-        try:
+        with self.refusing("fails in the backward pass: {}", RuntimeError):
             torch.stack([t.float().sum() for t in floats]).sum().backward()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise self.refuse(f"fails in the backward pass: {error}") from error
         for name, parameter in self.copy.named_parameters():
             if parameter.requires_grad and parameter.grad is None:
                 self.unused.append(name)
@@ -206,11 +212,9 @@ class _Trial:
                                   "tensors: return a tensor from get_extra_state, or remove it.")  # fmt: skip
         file = io.BytesIO()
         restored = copy.deepcopy(self.model)
-        try:
+        with self.refusing("has a state that cannot be restored from a file: {}", RuntimeError, ValueError, KeyError):
             tensor_writer(state)(file)
             load_weights(restored, tensors_from(file.getvalue()))
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise self.refuse(f"has a state that cannot be restored from a file: {error}") from error
         for name, value in restored.state_dict().items():
             if not _same(value, state[name]):
                 raise self.refuse(f"does not restore {name!r} from a file: check its _load_from_state_dict and "

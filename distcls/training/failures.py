@@ -39,7 +39,7 @@ def ending_told(run: RunFolder) -> Iterator[None]:
 
 
 def _understand(error: BaseException, train: TrainConfig, device: torch.device) -> BaseException:
-    if is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return OutOfMemoryError(_smaller_batches(train, device))
     return explain(error) or error
 

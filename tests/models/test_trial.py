@@ -232,11 +232,52 @@ def test_a_buffer_that_is_replaced_is_refused():
         attempt(Replacing())
 
 
-def test_a_machine_without_memory_is_not_called_a_model_that_is_too_large():
-    class Greedy(Base):
-        def forward(self, images):
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+class RunsOut(torch.autograd.Function):
+    """A pass that runs out of memory backward."""
 
-    with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as caught:
-        attempt(Greedy())
-    assert not isinstance(caught.value, UsageError)
+    @staticmethod
+    def forward(ctx, error, x):
+        ctx.error = error
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise ctx.error
+
+
+class Greedy(Base):
+    """Runs out of memory, as `error` says, when it is copied, in its forward or in its backward pass."""
+
+    def __init__(self, place, error):
+        super().__init__()
+        self.place, self.error = place, error
+
+    def __deepcopy__(self, memo):
+        if self.place == "copy":
+            raise self.error
+        return Greedy(self.place, self.error)
+
+    def forward(self, images):
+        if self.place == "forward":
+            raise self.error
+        return RunsOut.apply(self.error, super().forward(images))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("place", ["copy", "forward", "backward"])
+def test_a_machine_without_memory_is_not_called_a_model_that_is_too_large(place, error):
+    with pytest.raises(type(error)) as caught:
+        attempt(Greedy(place, error))
+    assert caught.value is error or str(caught.value) == str(error)
+
+
+def test_a_failing_backward_pass_is_refused():
+    with pytest.raises(UsageError, match="my:make fails in the backward pass: shapes {3}"):
+        attempt(Greedy("backward", RuntimeError("shapes {3}")))
