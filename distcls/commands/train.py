@@ -36,7 +36,8 @@ def _main(argv: Sequence[str]) -> int:
         finished = train(config, name)
         if finished.is_main:
             from distcls.report.run_report import write_report
+            from distcls.terminal.progress import Progress
 
             write_report(finished.dir)
-            print(f"\nplots are in {finished.dir / 'plots'}")
+            Progress().note(f"\nplots are in {finished.dir / 'plots'}")
     return 0

@@ -161,6 +161,7 @@ class Progress:
         for line in full_table({split: metrics}):
             self._say(line)
         self._say_classes(split, metrics, confusions)
+        self.close()
 
     def _say_classes(self, split: str, metrics: Mapping[str, Any], confusions: Sequence[tuple[str, str, int]]) -> None:
         title, lines = class_table(metrics.get("by_class", {}))
@@ -178,8 +179,9 @@ class Progress:
         self._log.write(text)
 
     def close(self) -> None:
-        """Remove the live line. Call this before the process exits for any reason."""
+        """Remove the live line and give a slow terminal a moment. Call this before the process exits for any reason."""
         self._screen.clear()
+        self._screen.drain()
 
     def _draw(self, fields: list[Field]) -> None:
         self._screen.draw([field for field in fields if field.value])

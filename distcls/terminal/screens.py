@@ -10,12 +10,14 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from distcls.terminal.patient_stream import PatientStream
 
 SECONDS_BETWEEN_DRAWINGS = 1 / 8
 UNLIMITED = 10**6
@@ -62,6 +64,9 @@ class NoScreen:
     def clear(self) -> None:
         """Remove what is not permanent."""
 
+    def drain(self) -> None:
+        """Wait a moment until everything is shown."""
+
 
 class PlainScreen(NoScreen):
     """A file or a pipe: whole lines without escape codes."""
@@ -87,7 +92,9 @@ class TerminalScreen(NoScreen):
     """A terminal: permanent lines scroll above one live line."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, force_terminal=True, force_jupyter=False)
+        self._patient = PatientStream(stream)
+        file: Any = self._patient
+        self._console = Console(file=file, force_terminal=True, force_jupyter=False)
         self._live: Live | None = None
         self._stream = stream
 
@@ -107,6 +114,9 @@ class TerminalScreen(NoScreen):
         live, self._live = self._live, None
         if live is not None:
             self._try(live.stop)
+
+    def drain(self) -> None:
+        self._patient.drain()
 
     def _draw(self, line: Text) -> None:
         if self._live is not None:

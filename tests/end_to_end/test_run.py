@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ledger
 import pytest
+import stopped_terminal
 from PIL import Image
 from ranks import await_step, read_json
 
@@ -35,6 +36,13 @@ RUN_FOLDER = [
     "plots/predictions.png",
     "plots/worst_mistakes.png",
 ]
+
+
+def test_a_terminal_that_is_stopped_stops_no_run(ranks):
+    ranks.run("train", *FAST, setup=stopped_terminal.stop)
+    run_dir = ranks.folder / "runs" / "digits"
+    assert read_json(run_dir / "status.json")["state"] == "finished"
+    assert "distcls eval runs/digits" in (run_dir / "log.txt").read_text()
 
 
 def write_colors(folder: Path, count: int) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -248,6 +249,55 @@ def test_the_cursor_is_never_left_hidden(terminal_of_width):
     progress.close()
     terminal.close()
     assert seen_while_running.rfind("\x1b[?25h") > seen_while_running.rfind("\x1b[?25l")
+
+
+STOPPED = """
+import sys, time
+from distcls.terminal.progress import Progress
+progress = Progress()
+progress.attach_log("log.txt")
+progress.start(500, 0)
+for step in range(500):
+    progress.update(step, 0.5, 1, 0.5)
+    progress.note(f"line {step} " + 200 * "x")
+open("trained", "w").close()
+progress.close()
+"""
+
+
+def test_a_terminal_that_reads_nothing_stops_no_run(tmp_path):
+    master, slave = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED], cwd=tmp_path, env=environment, stdout=slave, stderr=subprocess.PIPE
+    )
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(slave)
+        os.close(master)
+    assert (process.returncode, errors) == (0, b"") and (tmp_path / "trained").exists()
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [int(line.split()[3]) for line in lines] == list(range(500))
+
+
+def test_a_slow_terminal_gets_everything_in_order(terminal_of_width):
+    terminal = terminal_of_width(100)
+    progress = Progress(terminal.stream)
+    for number in range(2000):
+        progress.note(f"line {number}")
+    progress.close()
+    shown = visible(terminal.close())
+    assert [int(number) for number in re.findall(r"line (\d+)", shown)] == list(range(2000))
+    assert not [thread for thread in threading.enumerate() if thread.name == "distcls-terminal"]
+
+
+def test_a_program_that_ends_without_closing_has_shown_everything(terminal_of_width):
+    terminal = terminal_of_width(100)
+    code = "from distcls.terminal.progress import Progress\nfor n in range(300): Progress().note(f'line {n}')"
+    subprocess.run([sys.executable, "-c", code], stdout=terminal.stream, check=True)
+    assert "line 299" in terminal.close()
 
 
 def test_a_step_that_is_not_told_costs_little():
