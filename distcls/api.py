@@ -137,10 +137,12 @@ def train(
     drawn = random.getstate()
     try:
         with signals.borrowed():
+            from distcls.cluster.processes import group_closed
             from distcls.report.run_report import write_report
             from distcls.training.loop import train as run_loop
 
-            finished = run_loop(settings, default_name(settings, config_path))
+            with group_closed():
+                finished = run_loop(settings, default_name(settings, config_path))
             if finished.is_main:
                 write_report(finished.dir)
     except AlreadyFinished as already:

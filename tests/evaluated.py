@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from ranks import SERVER, _free_port
+from ranks import SERVER, free_port
 from torch import nn
 from variants import variant
 
@@ -72,7 +72,7 @@ def evaluate_on(world_size: int, num_images: int, batch_size: int, folder: Path)
     if world_size == 1:
         processes = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1, asked_to_stop=lambda: False)
         return [make_evaluator(processes, batch_size)(make_module(), make_split(num_images))]
-    port, paths = _free_port(), [folder / f"rank{rank}.pickle" for rank in range(world_size)]
+    port, paths = free_port(), [folder / f"rank{rank}.pickle" for rank in range(world_size)]
     started = [
         SERVER.Process(target=evaluate_as, args=(rank, world_size, port, num_images, batch_size, str(path)))
         for rank, path in enumerate(paths)

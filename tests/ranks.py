@@ -109,7 +109,7 @@ class Ranks:
 
     def start(self, *argv: str, world_size: int = 1, setup: Callable | None = None, gpus: str = "") -> Group:
         """`distcls ARGV` on each of `world_size` processes."""
-        port = _free_port()
+        port = free_port()
         processes, logs = [], []
         for rank in range(world_size):
             environment = {
@@ -167,7 +167,7 @@ def await_step(run_dir: Path, step: int, limit: float = 60) -> None:
     raise AssertionError(f"step {step} was not reached")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """One that was not given out before: groups that start together have not opened theirs yet."""
     while True:
         with socket.socket() as free:

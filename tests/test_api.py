@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ledger
 import pytest
-from ranks import await_step, read_json
+from ranks import await_step, free_port, read_json
 
 import distcls
 from distcls.errors import UsageError
@@ -102,11 +102,59 @@ run = distcls.train(overrides=settings, name="a")
 print("finished", run.dir)
 """
 
+FAILING = """
+from torch import nn
 
-def python(tmp_path: Path, code: str, *arguments: str) -> subprocess.Popen:
+fails = True
+
+class Failing(nn.Sequential):
+    passes = 0
+
+    def forward(self, images):
+        self.passes += self.training
+        if fails and self.passes == 5:
+            raise ValueError("the fifth forward pass")
+        return super().forward(images)
+
+def make(num_classes):
+    return Failing(nn.Flatten(), nn.Linear(192, num_classes))
+"""
+
+FAILS = """
+import json, sys, threading
+import failing
+import distcls
+from distcls.errors import PeerFailed, UsageError
+
+settings = json.loads(sys.argv[1])
+before = set(threading.enumerate())
+
+def check():
+    left = set(threading.enumerate()) - before
+    assert not left, left
+    distributed = sys.modules["torch.distributed"]
+    assert not distributed.is_initialized()
+
+for error, wrong in (((ValueError, PeerFailed), {}), (UsageError, {"model.name": "nonsense"})):
+    try:
+        distcls.train(overrides={**settings, **wrong}, name="a")
+    except error as caught:
+        print("failed:", caught)
+    else:
+        raise AssertionError
+    check()
+failing.fails = False
+run = distcls.train(overrides=settings, name="a")
+check()
+print("finished", run.dir)
+"""
+
+
+def python(tmp_path: Path, code: str, *arguments: str, **variables: str) -> subprocess.Popen:
     """A program that is not ours, as a user would start it."""
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{tests.parent}:{tests}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment |= variables
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -136,6 +184,25 @@ def test_runs_in_one_process_are_those_of_processes_of_their_own(ranks):
         assert ledger.digest(runs / name, 6) == ledger.digest(runs / f"{name}-alone", 6)
     assert ledger.digest(runs / "thread", 6) == ledger.digest(runs / "first", 6)
     assert read_json(runs / "second" / "metrics.json") != read_json(runs / "first" / "metrics.json")
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_run_that_fails_leaves_nothing_behind_and_the_process_can_train_again(tmp_path, world_size):
+    (tmp_path / "failing.py").write_text(FAILING)
+    settings = {**SETTINGS, "model.name": "failing:make", "model.args": {}, "train.checkpoint_every": "1 steps"}
+    variables = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    programs = [
+        python(tmp_path, FAILS, json.dumps(settings), **variables, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [finish(program) for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
+    for output in outputs:
+        assert "the fifth forward pass" in output and output.count("failed:") == 2 and "finished runs/a" in output
+    assert "resuming from step 4" in outputs[0]
 
 
 def test_ctrl_c_saves_and_the_same_call_resumes(tmp_path):

@@ -6,6 +6,7 @@ a clear message once they have waited long enough.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -48,6 +49,7 @@ def meet(limit: timedelta) -> Meeting | None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     _meetings += 1
+    gc.collect()  # what is left of an earlier run in this process may hold its store, and the port
     prefix = f"distcls-{_meetings}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     waiting = _Waiting(rank, world_size, limit.total_seconds())
     is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -60,8 +62,9 @@ def meet(limit: timedelta) -> Meeting | None:
             _call_the_roll(store, waiting)
             return Meeting(store, rank, world_size)
         except dist.DistNetworkError:
-            if is_host:
+            if is_host and _meetings == 1:
                 raise
+            is_host = False  # torch may hold on to the store of an earlier run that failed in a pass: meet there
             time.sleep(PAUSE)  # process 0 left, or this was its last run's: wait for it to listen again
 
 

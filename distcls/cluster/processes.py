@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,6 +20,9 @@ from distcls.cluster.peers import Departure, Peers
 from distcls.errors import DistclsError, UsageError
 
 T = TypeVar("T")
+
+CLOSING = 60.0
+"""Seconds that a process group gets to close after a failure."""
 
 TIMEOUT = timedelta(minutes=10)
 """Longest wait for another process to start, or to take part in a sum (longer if hang_timeout is)."""
@@ -201,12 +206,30 @@ class Processes:
         """
         if self.peers is not None:
             self.peers.stop()
+        self.peers = None  # it holds on to the store, and so to its port
         self._vote = self._ballots = None
         if not self._had_group and dist.is_initialized() and (with_group or self.world_size == 1):
             dist.destroy_process_group()
         for kind, before in zip(ACCELERATE, self._before, strict=True):
             kind._shared_state.clear()
             kind._shared_state.update(before)
+
+
+@contextlib.contextmanager
+def group_closed() -> Iterator[None]:
+    """Close the process group that a run in the block leaves open if it fails, so that this process can train again.
+
+    Its pending sums end when the other processes of the run end or close theirs, so a command, which exits, does not
+    wait for them.
+    """
+    had_group = dist.is_initialized()
+    try:
+        yield
+    finally:
+        if dist.is_initialized() and not had_group:
+            closing = threading.Thread(target=dist.destroy_process_group, daemon=True, name="distcls-closing")
+            closing.start()
+            closing.join(CLOSING)
 
 
 def _is_lost_connection(error: BaseException) -> bool:

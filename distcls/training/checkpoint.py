@@ -40,7 +40,10 @@ T = TypeVar("T")
 
 
 class Checkpoints:
-    """The checkpoints of one run. Only the main process writes; all processes read, or receive what it read."""
+    """The checkpoints of one run. Only the main process writes; all processes read, or receive what it read.
+
+    A context manager that waits for the thread that writes, also after an error: nothing writes to the folder later.
+    """
 
     def __init__(self, run: RunFolder, config: TrainConfig) -> None:
         self.run, self.config = run, config
@@ -48,6 +51,12 @@ class Checkpoints:
         self.writer = ThreadPoolExecutor(1, "checkpoint-writer")
         self.writes: list[tuple[str, int, Future[None]]] = []
         self.copies: dict[str, _Copy] = {}
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.shutdown()
 
     def steps(self, kind: str = "step") -> list[int]:
         """Return the steps of the folders of this kind ("step" or "best"), newest first."""

@@ -67,6 +67,7 @@ def train(config: Config, default_name: str) -> Finished:
             lambda: refuse_unknown_names(config),
             lambda config: settle(config, processes.device),
         ) as run,
+        Checkpoints(run, run.config.train) as checkpoints,
         ending_told(run),
     ):
         config = run.config
@@ -80,7 +81,6 @@ def train(config: Config, default_name: str) -> Finished:
         check_plan(config, data, plan)
         normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
-        checkpoints = Checkpoints(run, config.train)
         newest = checkpoints.newest()
         objective = build_objective(config.objective, describe_task(config, data, plan, augment, device, dtype))
         state = build_state(config, data, objective, acceleration, run, with_init_from=newest is None)
