@@ -46,7 +46,7 @@ EVERYTHING = AugmentConfig(
 
 
 def distcls_side(config: Config, data: Data, augment: AugmentConfig) -> Iterator[None]:
-    """What a step of training takes before its forward pass: the same two calls as train.py and step.py."""
+    """What a step of training takes before its forward pass: the same two calls as loop.py and step.py."""
     plan = plan_batches(config.train, len(data.train))
     apply = Augmentation(Normalize.build(NORMALIZE, torch.device("cpu"), torch.float32, True), len(data.class_names))
     for micro_batches in train_batches(data.train, plan, augment, torch.device("cpu"), workers=0, start=0):

@@ -69,7 +69,6 @@ class Processes:
         self.device = state.device
         self.rank: int = state.process_index
         self.world_size = state.num_processes
-        self.local_rank: int = state.local_process_index
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
         self.is_main: bool = state.is_main_process
         self.is_local_main: bool = state.is_local_main_process

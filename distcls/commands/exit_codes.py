@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import select
 import sys
@@ -48,6 +47,8 @@ def _leave_at_once(code: int) -> None:
     for name in ("stdout", "stderr"):
         with contextlib.suppress(OSError, ValueError):
             getattr(sys, name).flush()
+    import multiprocessing  # by now torch has imported it; help does not need it
+
     for child in multiprocessing.active_children():
         child.terminate()
     os._exit(code)

@@ -1,6 +1,6 @@
 """Checks for settings that are valid alone but conflict with each other or have no effect, and says what to type.
 
-Nothing here is slow to import: the loader looks for contradictions before torch is imported. batches.py checks the
+Nothing here is slow to import: the loader looks for contradictions before torch is imported. plan/batches.py checks the
 batch sizes again once it knows how many processes were started.
 """
 

@@ -14,7 +14,7 @@ _FORMS = "write a whole number of steps (5 or '5 steps'), epochs ('1 epoch', '0.
 
 
 class Plan(Protocol):
-    """The lengths that turn durations into steps; batches.BatchPlan has them."""
+    """The lengths that turn durations into steps; plan/batches.py has them."""
 
     @property
     def num_images(self) -> int: ...

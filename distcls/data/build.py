@@ -1,7 +1,6 @@
 """Turns a DataConfig into splits of decoded images that the processes of a machine share.
 
-Start with `build_data`; each of its steps is a file in this folder. Nothing here imports torch at the top:
-decoding processes import this package and must start fast.
+Start with `build_data`; each of its steps is a file in one of this folder's rooms.
 """
 
 from __future__ import annotations

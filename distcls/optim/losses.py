@@ -28,8 +28,8 @@ LOSSES: dict[str, Callable[[LossConfig, torch.Tensor | None], Loss]] = {
 def build_loss(config: LossConfig, class_weights: torch.Tensor | None = None) -> Loss:
     """Return loss(logits (m, C), targets (m,) class ids or (m, C) shares) -> (m,), one number per image.
 
-    It is per image because gradients.py sums over the global batch, in a fixed order, and divides by the number of
-    images, weighted or not. class_weights: (C,), see `weigh_classes`.
+    It is per image because step.py divides by the number of images in the global batch, weighted or not, and
+    gradients.py sums over it in a fixed order. class_weights: (C,), see `weigh_classes`.
     """
     if ":" in config.name:
         return _checked(config.name, partial(import_by_name("loss.name", config.name), **config.args))

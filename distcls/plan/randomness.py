@@ -14,7 +14,6 @@ process draws, in which order, or what was drawn before; and `(seed 0, epoch 1)`
 | "optimizer"    | step                                             | noise that an optimizer adds         |
 | "objective"    |                                                  | its modules' initial weights         |
 | "init"         |                                                  | the model's initial weights          |
-| "split"        |                                                  | which images are held out            |
 """
 
 from __future__ import annotations

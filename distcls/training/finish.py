@@ -36,7 +36,9 @@ NUM_PICTURES = 36
 
 
 def write_about_data(data: Data, normalize: NormalizeConfig, run: RunFolder) -> None:
-    """Write the files that describe the run's data, at its start."""
+    """Write the files that describe the run's data, at its start, on the main process."""
+    if not run.processes.is_main:
+        return
     run.write_json("classes.json", data.class_names)
     run.write_json("splits.json", data.split_lists())
     run.write_json("data_report.json", {"fingerprint": data.fingerprint, **data.report})

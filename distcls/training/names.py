@@ -8,6 +8,7 @@ from distcls.models.build import check_model_name
 from distcls.optim.build import check_optimizer_name
 from distcls.optim.losses import build_loss
 from distcls.runs.tracking.trackers import check_trackers
+from distcls.training.objectives.build import check_objective_name
 
 
 def refuse_unknown_names(config: Config) -> None:
@@ -18,3 +19,4 @@ def refuse_unknown_names(config: Config) -> None:
     for settings in (config.optim, *(config.optim.for_group(group) for group in config.optim.groups)):
         check_optimizer_name(settings.name)
     build_loss(config.loss)
+    check_objective_name(config.objective.name)

@@ -1,6 +1,6 @@
 """Turns random numbers into the boxes that a random resized crop keeps, without touching pixels.
 
-Imports only numpy and decode.py, because loader workers import this file.
+Imports no torch, because decoding processes import this file and must start fast.
 """
 
 from __future__ import annotations

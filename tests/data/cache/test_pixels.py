@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import distcls.data.cache.pixels as pixels_module
-import distcls.data.decoding.parallel as parallel_decode
+import distcls.data.decoding.parallel as parallel
 from distcls.config.settings import DataConfig
 from distcls.data.cache.mapped_file import MappedFile, received, to_send
 from distcls.data.cache.pixels import Decoded, Limits, open_pixels
@@ -288,7 +288,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def killed_build(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Builds in chunks of 4 images, in a process that is killed when it has decoded 12 of 30."""
-    monkeypatch.setattr(parallel_decode, "MAX_CHUNK_IMAGES", 4)
+    monkeypatch.setattr(parallel, "MAX_CHUNK_IMAGES", 4)
     (two_classes / "cat" / "005.png").write_bytes(b"")
 
     def build(limit: int) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from distcls.config.settings import LossConfig, ObjectiveConfig
+from distcls.config.settings import Config, LossConfig, ObjectiveConfig
 from distcls.errors import UsageError
+from distcls.training.names import refuse_unknown_names
 from distcls.training.objectives.build import build_objective
 
 TASK: Any = type("Task", (), {"config": type("Config", (), {"loss": LossConfig()}), "class_weights": None})
@@ -34,3 +35,8 @@ def test_your_own_objective_gets_its_arguments():
 def test_what_is_no_objective_is_refused(config, message):
     with pytest.raises(UsageError, match=message):
         build_objective(config, TASK)
+
+
+def test_a_name_that_leads_nowhere_is_refused_before_images_are_decoded():
+    with pytest.raises(UsageError, match="objective.name=supervized: no such objective"):
+        refuse_unknown_names(Config(objective=ObjectiveConfig(name="supervized")))
