@@ -352,6 +352,13 @@ class OptimConfig:
         0.01, "Weight decay, except for normalisation layers and biases; 0 is off.", minimum=0
     )
     decay_norms_and_biases: bool = setting(False, "Apply weight decay to normalisation layers and biases too.")
+    layer_decay: float = setting(
+        1.0,
+        "Factor by which each layer's learning rate is below that of the layer above it, such as 0.75; the head has "
+        "the full rate.",
+        above=0,
+        maximum=1,
+    )
     schedule: Literal["constant", "cosine", "one_cycle", "step"] = setting(
         "cosine", "How the learning rate changes after warmup."
     )

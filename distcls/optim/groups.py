@@ -12,6 +12,7 @@ from torch import nn
 
 from distcls.config.settings import OptimConfig, ParamGroupConfig
 from distcls.errors import UsageError, some_of
+from distcls.optim.depth import lr_scales
 from distcls.optim.schedules import lr_at
 from distcls.plan.batches import BatchPlan
 
@@ -49,13 +50,15 @@ def group_parameters(
     """Return the groups of a model's trainable parameters, sorted by kind of optimizer, then in the model's order.
 
     further: other modules to train, whose parameters are named "NAME.…". Norms and biases, taken to be all parameters
-    with fewer than two dimensions, get no weight decay unless the config says so. Raises UsageError for a pattern in
-    `optim.groups` that matches no parameter.
+    with fewer than two dimensions, get no weight decay unless the config says so. optim.layer_decay scales the learning
+    rate of the model's layers by their depth; `further` is new like the head, with factor 1. Raises UsageError for a
+    pattern in `optim.groups` that matches no parameter.
     """
     named = list(model.named_parameters())
     for prefix, module in (further or {}).items():
         named += [(f"{prefix}.{name}", parameter) for name, parameter in module.named_parameters()]
     _check_patterns(config, [name for name, _ in named])
+    scales = lr_scales(config.layer_decay, model) if config.layer_decay != 1 else {}
     effective = [config, *(config.for_group(group) for group in config.groups)]
     groups: dict[tuple, Group] = {}
     for name, parameter in named:
@@ -65,8 +68,9 @@ def group_parameters(
             settings = effective[0 if index is None else index + 1]
             decayed = own.weight_decay is not None or parameter.ndim >= 2 or config.decay_norms_and_biases
             decay = settings.weight_decay if decayed else 0.0
-            key = own.lr_scale, decay, repr(dataclasses.replace(settings, weight_decay=0.0, groups=[]))
-            groups.setdefault(key, Group(settings, own.lr_scale, decay, [])).named.append((name, parameter))
+            scale = own.lr_scale * scales.get(name, 1.0)
+            key = scale, decay, repr(dataclasses.replace(settings, weight_decay=0.0, groups=[]))
+            groups.setdefault(key, Group(settings, scale, decay, [])).named.append((name, parameter))
     kinds = list(dict.fromkeys(group.kind for group in groups.values()))
     return sorted(groups.values(), key=lambda group: kinds.index(group.kind))
 

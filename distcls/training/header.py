@@ -16,6 +16,7 @@ from distcls.config.settings import PRESETS, Config, TrainConfig
 from distcls.config.wording import count, either
 from distcls.data.split import Data
 from distcls.errors import UsageError
+from distcls.optim.depth import lr_scales
 from distcls.optim.losses import weigh_classes
 from distcls.optim.schedules import lr_at
 from distcls.plan.batches import BatchPlan, total_steps
@@ -65,6 +66,7 @@ def describe(
         ("images", _describe_images(data)),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         *_warn_of_model(config, data, trained),
+        *_describe_layer_decay(config.optim.layer_decay, module),
         ("device", f"{count(processes.world_size, processes.device.type)}, {precision}{mode}"),
         (
             "batch",
@@ -82,6 +84,15 @@ def _describe_preset(config: Config) -> list[tuple[str, str]]:
         return []
     why = "" if config.is_given("preset") else ", the default for photographs (--preset none is without any)"
     return [("preset", f"{config.preset}{why}: {PRESET_FOLDER / config.preset}.yaml")]
+
+
+def _describe_layer_decay(layer_decay: float, module: nn.Module) -> list[tuple[str, str]]:
+    """Return "0.75: from 0.03 (stem) to 1 (head)", the factors of the learning rate."""
+    if layer_decay == 1:
+        return []
+    return [
+        ("layer decay", f"{layer_decay:g}: from {min(lr_scales(layer_decay, module).values()):.2g} (stem) to 1 (head)")
+    ]
 
 
 def _describe_steps(train: TrainConfig, plan: BatchPlan) -> str:

@@ -113,3 +113,20 @@ def test_modules_beside_the_model_are_grouped_by_their_name():
     found = {name: group.settings.lr for group in groups for name, _ in group.named}
     assert found["projector.weight"] == found["projector.bias"] == 3.0
     assert found["head.weight"] == config.lr
+
+
+def test_layer_decay_multiplies_with_a_groups_own_scale_and_joins_any_optimizer():
+    config = OptimConfig(
+        lr=0.1,
+        schedule="constant",
+        layer_decay=0.5,
+        groups=[ParamGroupConfig(match="bias", lr_scale=0.1), ParamGroupConfig(match="head", name="sgd", lr=1.0)],
+    )
+    groups = group_parameters(config, make_model(), {"projector": nn.Linear(2, 2)})
+    assert [group.settings.name for group in groups][-1] == "sgd"
+    lrs = lrs_at(0, groups, PLAN)
+    rate = {name: lr for group, lr in zip(groups, lrs, strict=True) for name, _ in group.named}
+    assert rate["backbone.0.weight"] == rate["backbone.1.weight"] == 0.1 * 0.5
+    assert rate["backbone.0.bias"] == 0.1 * (0.1 * 0.5)
+    assert rate["head.weight"] == 1.0
+    assert rate["projector.weight"] == 0.1  # as new as the head

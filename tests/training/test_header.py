@@ -196,3 +196,9 @@ def test_a_small_model_for_large_images_is_warned_of(monkeypatch):
     monkeypatch.setattr(Data, "image_size", 224)
     told = described(make_config(global_batch_size=50))["warning"]
     assert told.startswith("cnn2 is meant for small images; at ") and "try model.name=resnet9" in told
+
+
+def test_the_rates_of_the_layers_are_told():
+    config = variant(make_config(), optim__layer_decay=0.5)
+    assert described(config)["layer decay"] == "0.5: from 0.12 (stem) to 1 (head)"
+    assert "layer decay" not in described(make_config())
