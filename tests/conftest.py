@@ -23,6 +23,8 @@ EXTRAS = [
     "end_to_end/test_faults.py::test_processes_that_were_suspended_*",
     "end_to_end/test_faults.py::test_when_the_main_process_is_killed_under_torchrun_*",
     "end_to_end/test_files_that_go_bad.py::test_in_training_*1-1*",
+    "end_to_end/test_fine_tuning.py::*fast_mode*2]",
+    "end_to_end/test_fine_tuning.py::*norms of layers*",
     "end_to_end/test_kill.py::*1-0-0*",
     "end_to_end/test_launchers.py::*",
     "end_to_end/test_machines.py::test_an_old_run_*",

@@ -29,6 +29,7 @@ SERVER.set_forkserver_preload(
         "distcls.report.run_report",
         "torchvision.transforms.v2",
         "sklearn.datasets",
+        "timm",
         "torch._dynamo",
         "ledger",
     ]

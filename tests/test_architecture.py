@@ -48,7 +48,6 @@ DEFERRED = {
     "timm": "takes seconds, and only its own models need it",
     "huggingface_hub": "only timm's weights need it",
     "torchvision": "takes seconds, and only its own models, transforms and data sets need it",
-    "timm": "takes seconds, and only its own models need it",
     "torch.utils.tensorboard": "takes seconds, which the first step does not wait for",
     "distcls.inference.sums": "imports torchmetrics, which takes three times as long as torch",
     "scipy.io": "only the labels of ImageNet's devkit need it",

@@ -16,6 +16,7 @@ from distcls.config.settings import (
     AugmentConfig,
     Config,
     DataConfig,
+    ModelConfig,
     NormalizeConfig,
     OptimConfig,
     RunConfig,
@@ -163,6 +164,16 @@ def _wrong_periods(train: TrainConfig) -> Iterator[Problem]:
     for name in ("log_every", "eval_every", "checkpoint_every"):
         if parse_duration(getattr(train, name)).value == 0:
             yield f"train.{name}", f"train.{name} must be longer than zero: the shortest is '1 step'"
+
+
+def _wrong_freezing(model: ModelConfig) -> Iterator[Problem]:
+    for name, duration in model.freeze_until.items() if isinstance(model.freeze_until, dict) else ():
+        if parse_duration(duration).value == 0:
+            yield (
+                f"model.freeze_until.{name}",
+                f"model.freeze_until.{name}={duration} freezes nothing: give a duration longer than zero, or leave it "
+                "out",
+            )
 
 
 def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
@@ -323,6 +334,7 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
         "train.global_batch_size train.micro_batch_size train.deterministic train.sync_batchnorm",
     ),
     (lambda config, _: _wrong_periods(config.train), "train.log_every train.eval_every train.checkpoint_every"),
+    (lambda config, _: _wrong_freezing(config.model), "model.freeze_until"),
     (lambda config, _: _wrong_schedule(config.optim), "optim.schedule optim.milestones optim.min_lr optim.lr"),
     (lambda config, _: _wrong_optimizer(config.optim), "optim.name optim.momentum optim.nesterov optim.betas"),
     (lambda config, _: _wrong_groups(config.optim), "optim"),

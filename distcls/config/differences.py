@@ -44,5 +44,7 @@ def _same(before: Any, after: Any, metadata: Mapping) -> bool:
     return before == after
 
 
-def _durations(written: str | list[str]) -> list[Duration]:
+def _durations(written: str | list[str] | dict[str, str]) -> list[Duration] | dict[str, Duration]:
+    if isinstance(written, dict):
+        return {name: parse_duration(one) for name, one in written.items()}
     return [parse_duration(one) for one in ([written] if isinstance(written, str) else written)]

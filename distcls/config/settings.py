@@ -268,6 +268,12 @@ class ModelConfig:
         "Train only the last layer, on features that the rest of the model computes once for each image, without "
         "augmentation.",
     )
+    freeze_until: str | dict[str, str] = setting(
+        "0 steps",
+        "Train only the head for this long, such as 1 epoch, then the whole model; or freeze each of these modules for "
+        "its own time, as in {layer1: 3 epochs, layer2: 2 epochs}.",
+        duration=True,
+    )
     channels_last: bool = setting(True, "Store weights and images in the channels_last memory format.")
 
 

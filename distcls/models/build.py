@@ -14,6 +14,7 @@ from distcls.config.settings import ModelConfig
 from distcls.config.wording import either
 from distcls.errors import UsageError
 from distcls.models.cnn import cnn2, cnn3
+from distcls.models.freezing import freeze
 from distcls.models.head import train_head_only
 from distcls.models.libraries import LIBRARIES, Library, check_library_name, library_of
 from distcls.models.resnet9 import resnet9
@@ -109,19 +110,3 @@ def _library_model(library: Library, name: str, config: ModelConfig, num_classes
         reason = str(error).rstrip(".")
         advice = " For trained weights: model.pretrained=true" if {"weights", "pretrained"} & set(config.args) else ""
         raise UsageError(f"model.args={config.args} do not fit model.name={config.name}: {reason}.{advice}") from error
-
-
-def freeze(model: nn.Module, prefixes: list[str]) -> None:
-    """Exclude modules from training, by name. Raises UsageError for a name that matches nothing."""
-    for prefix in prefixes:
-        matched = [p for name, p in model.named_parameters() if f"{name}.".startswith(f"{prefix}.")]
-        if not matched:
-            tops = [name for name, _ in model.named_children()]
-            raise UsageError(
-                f"model.freeze: no parameter name begins with {prefix!r}.{nearest(prefix, tops)} "
-                f"The model's parts are {', '.join(tops)}."
-            )
-        for parameter in matched:
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError(f"model.freeze={prefixes} freezes the whole model: leave at least one part unfrozen.")

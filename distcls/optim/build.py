@@ -84,8 +84,9 @@ def _build_part(groups: list[Group]) -> torch.optim.Optimizer:
 def start_momenta(optimizer: torch.optim.Optimizer) -> None:
     """Start SGD's momenta at zero, as its first step assumes.
 
-    Fused SGD creates them in its first step but, if fp16 overflows in that step, leaves them uninitialised and
-    continues from whatever was in that memory.
+    Fused SGD creates them in its first step, for all parameters at once: those of parameters that are still frozen then
+    would be missing later. And if fp16 overflows in that step, it leaves them uninitialised and continues from whatever
+    was in that memory.
     """
     for part in optimizer.parts if isinstance(optimizer, JointOptimizer) else [optimizer]:
         for group in part.param_groups if isinstance(part, torch.optim.SGD) else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ class JointOptimizer(torch.optim.Optimizer):
             own = [next(groups) for _ in part.param_groups]
             parameters = [parameter for group in own for parameter in group["params"]]
             state = {parameter: self.state[parameter] for parameter in parameters if parameter in self.state}
-            part.__setstate__({"state": state, "param_groups": own})
+            # As torch does, a parameter without state (frozen so far) gets an empty one in its first step.
+            part.__setstate__({"state": defaultdict(dict, state), "param_groups": own})
         self._share()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

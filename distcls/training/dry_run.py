@@ -11,6 +11,7 @@ from distcls.data.augmentation.image_transforms import build_transforms
 from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.build import build_data
 from distcls.models.build import build_model
+from distcls.models.freezing import frozen_until
 from distcls.models.init_from import find_source, init_from
 from distcls.models.trial import try_model
 from distcls.optim.build import build_optimizer
@@ -53,6 +54,7 @@ def dry_run(config: Config, name: str) -> None:
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
         is_supervised = config.objective.name == "supervised"
         try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
+        frozen_until(config.model, module, len(data.class_names))
         normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
         task = describe_task(config, data, plan, augment, CPU, torch.float32)

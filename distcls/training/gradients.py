@@ -31,7 +31,8 @@ class OverlappedSum:
     `no_sync` is DDP's context manager that only accumulates. DDP divides by the number of processes, which the loss
     undoes. Each parameter without a gradient gets zeros, so that how a batch was split cannot decide whether weight
     decay and momentum move it. DDP wraps only `module`: gradients of `further` modules, which are small (a projector),
-    are summed with the numbers after the backward pass.
+    are summed with the numbers after the backward pass. So are all gradients without DDP, which was built for
+    parameters some of which are frozen now.
     """
 
     def __init__(
@@ -42,9 +43,13 @@ class OverlappedSum:
         no_sync: Callable[[], AbstractContextManager],
         world_size: int,
         further: Sequence[nn.Module] = (),
+        with_ddp: bool = True,
     ) -> None:
-        self.further = [p for m in further for p in m.parameters() if p.requires_grad]
-        self.parameters = [p for p in module.parameters() if p.requires_grad] + self.further
+        self.parameters = [p for m in (module, *further) for p in m.parameters() if p.requires_grad]
+        self.with_ddp = with_ddp
+        self.beside_ddp = (
+            [p for m in further for p in m.parameters() if p.requires_grad] if with_ddp else self.parameters
+        )
         self.statistics = statistics
         self.backward = backward
         self.no_sync = no_sync
@@ -65,7 +70,7 @@ class OverlappedSum:
     def _reduce(self, total: torch.Tensor) -> torch.Tensor:
         """Return the numbers summed over all processes; also sum the gradients that DDP does not handle."""
         size = len(total)
-        gradients = [parameter.grad for parameter in self.further if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.beside_ddp if parameter.grad is not None]
         if gradients:
             total = torch.cat([total, *(gradient.flatten() / self.world_size for gradient in gradients)])
         dist.all_reduce(total)
@@ -75,7 +80,7 @@ class OverlappedSum:
         return total[:size]
 
     def _run(self, forward: Forward, micro_batch: Any, last: bool) -> torch.Tensor:
-        with nullcontext() if last else self.no_sync():
+        with nullcontext() if last and self.with_ddp else self.no_sync():
             loss, numbers = forward(micro_batch)
             self.backward(loss * self.world_size if self.world_size > 1 else loss)
         return torch.cat([numbers, *self.statistics.read()])

@@ -12,7 +12,7 @@ from distcls.cluster.processes import Processes
 from distcls.config.batch_sizes import divisors, fitting_world_sizes
 from distcls.config.durations import describe_every, parse_duration, steps_at
 from distcls.config.loading import PRESET_FOLDER
-from distcls.config.settings import PRESETS, Config, TrainConfig
+from distcls.config.settings import PRESETS, Config, ModelConfig, TrainConfig
 from distcls.config.wording import count, either
 from distcls.data.split import Data
 from distcls.errors import UsageError
@@ -41,6 +41,13 @@ def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
             f"optim.warmup={config.optim.warmup} is {warmup:,} steps, but the run has only {plan.total_steps:,}: its "
             "learning rate would never reach optim.lr. Use a shorter warmup, such as optim.warmup=5%"
         )
+    for part, (duration, steps) in _frozen_parts(config.model, plan).items():
+        if steps >= plan.total_steps:
+            raise UsageError(
+                f"model.freeze_until{part and '.' + part}={duration} is {steps:,} steps, but the run has only "
+                f"{plan.total_steps:,}. Use a shorter time, such as 20%, or freeze parts for the whole run: "
+                "model.freeze=[NAME]"
+            )
 
 
 def describe(
@@ -66,6 +73,7 @@ def describe(
         ("images", _describe_images(data)),
         ("model", f"{config.model.name}, {trained:,} parameters" + (f", {frozen:,} frozen" if frozen else "")),
         *_warn_of_model(config, data, trained),
+        *_describe_freezing(config.model, plan),
         *_describe_layer_decay(config.optim.layer_decay, module),
         ("device", f"{count(processes.world_size, processes.device.type)}, {precision}{mode}"),
         (
@@ -84,6 +92,18 @@ def _describe_preset(config: Config) -> list[tuple[str, str]]:
         return []
     why = "" if config.is_given("preset") else ", the default for photographs (--preset none is without any)"
     return [("preset", f"{config.preset}{why}: {PRESET_FOLDER / config.preset}.yaml")]
+
+
+def _frozen_parts(model: ModelConfig, plan: BatchPlan) -> dict[str, tuple[str, int]]:
+    """Return each part of model.freeze_until, with its duration as given and in steps; "" is all but the head."""
+    given = model.freeze_until if isinstance(model.freeze_until, dict) else {"": model.freeze_until}
+    return {part: (duration, steps_at(parse_duration(duration), plan)) for part, duration in given.items()}
+
+
+def _describe_freezing(model: ModelConfig, plan: BatchPlan) -> list[tuple[str, str]]:
+    """Return what is frozen at first, and until when: "all but the head until step 35"."""
+    parts = {part or "all but the head": steps for part, (_, steps) in _frozen_parts(model, plan).items() if steps}
+    return [("frozen", ", ".join(f"{part} until step {steps:,}" for part, steps in parts.items()))] if parts else []
 
 
 def _describe_layer_decay(layer_decay: float, module: nn.Module) -> list[tuple[str, str]]:

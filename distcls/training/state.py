@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from distcls.cluster.processes import Processes
+from distcls.config.durations import Duration
 from distcls.config.metrics import METRICS
 from distcls.config.settings import Config, ModelConfig, ObjectiveConfig
 from distcls.data.split import Data
 from distcls.errors import DriftedError, UsageError
 from distcls.models.build import build_model
+from distcls.models.freezing import frozen_until
 from distcls.models.init_from import InitFrom, find_source, init_from
 from distcls.models.trial import try_model
 from distcls.models.weights import load_weights
@@ -85,6 +87,8 @@ class TrainState:
     """The optimizer's parameter groups, with the learning rate of each."""
     further: dict[str, nn.Module] = field(default_factory=dict)
     """The objective's modules, by name: a projector that is trained, a teacher that follows."""
+    frozen_until: dict[str, Duration] = field(default_factory=dict)
+    """How long each parameter that is frozen at first stays so, by name."""
     position: Position = field(default_factory=Position)
 
     @property
@@ -213,7 +217,8 @@ def build_state(
     further = _build_further(config, objective, module, acceleration)
     groups = group_parameters(config.optim, module, further)
     optimizer = build_optimizer(groups)
-    if acceleration.scaler is not None:
+    until = frozen_until(config.model, module, len(data.class_names))
+    if acceleration.scaler is not None or until:
         start_momenta(optimizer)
     return TrainState(
         module=module,
@@ -234,6 +239,7 @@ def build_state(
         ema=acceleration.prepare_for_evaluation(ema) if ema is not None else None,
         groups=groups,
         further=further,
+        frozen_until=until,
     )
 
 

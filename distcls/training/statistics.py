@@ -56,6 +56,11 @@ class BatchNormStatistics:
         self.owner = owner.to(self.running.device)  # which layer each entry of `running` belongs to
         self.kept = [buffer.clone() for buffer in self.moving]
 
+    def look_for_frozen(self) -> None:
+        """Find out again which layers are frozen, after model.freeze_until has changed what is trained."""
+        self.frozen = [layer for module in self.modules for layer, is_frozen in _tracking_layers(module) if is_frozen]
+        self.modes = []
+
     def read(self) -> list[torch.Tensor]:
         """Return the statistics of the last micro-batch, for the caller to sum: nothing, or one flat vector.
 

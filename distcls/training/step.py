@@ -10,6 +10,7 @@ from distcls.config.metrics import BEST_METRICS
 from distcls.config.settings import Config
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.errors import UsageError
+from distcls.models.freezing import frozen_at, thaw_steps
 from distcls.optim.ema import update_ema
 from distcls.optim.groups import lrs_at
 from distcls.plan.batches import BatchPlan
@@ -38,24 +39,14 @@ class TrainStep:
         self, config: Config, objective: Objective, state: TrainState, plan: BatchPlan, acceleration: Acceleration
     ) -> None:
         self.config, self.objective, self.state, self.plan = config, objective, state, plan
-        self.device = acceleration.device
+        self.acceleration, self.device = acceleration, acceleration.device
         self.network = Network(state.module, state.model, acceleration.autocast)
         self.shapes: dict[str, torch.Size] | None = None
         self.reported_first = REPORTED_FIRST if acceleration.scaler is None else (*REPORTED_FIRST, *OF_FP16)
         self.names = self.reported_first
-        if config.train.deterministic:
-            self.sum_gradients = OrderedSum(
-                state.module, state.statistics, acceleration.backward, plan.world_size, list(state.further.values())
-            )
-        else:
-            self.sum_gradients = OverlappedSum(
-                state.module,
-                state.statistics,
-                acceleration.backward,
-                lambda: acceleration.no_sync(state.model),
-                plan.world_size,
-                list(state.further.values()),
-            )
+        self.thawed = thaw_steps(state.frozen_until, plan)
+        self.frozen: frozenset[str] = frozenset()
+        self.sum_gradients = self._build_sum()
 
     def __call__(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor | None:
         """Return the global batch's numbers, in the order of `names`, on the device; None for a step in skip_steps.
@@ -66,6 +57,9 @@ class TrainStep:
         if state.step in train.skip_steps:
             state.position.step += 1
             return None
+        frozen = frozen_at(state.step, self.thawed)
+        if frozen != self.frozen:
+            self._freeze(frozen)
         state.statistics.training_mode()
         sums = self.sum_gradients(self._forward, micro_batches)
         norm = self._clip()
@@ -78,6 +72,35 @@ class TrainStep:
         self._update_objective(means, moved)
         state.position.step += 1
         return self._reported({**means, **of_fp16, "grad_norm": norm})
+
+    def _freeze(self, frozen: frozenset[str]) -> None:
+        """Train all of the network but these parameters from now on.
+
+        Without a gradient, the backward pass ends above them, and the optimizer leaves them and their momenta alone.
+        """
+        self.frozen = frozen
+        for name in self.thawed:
+            parameter = self.state.module.get_parameter(name)
+            parameter.requires_grad_(name not in frozen)
+            parameter.grad = None
+        self.state.statistics.look_for_frozen()
+        self.sum_gradients = self._build_sum()
+
+    def _build_sum(self) -> OrderedSum | OverlappedSum:
+        """Return the sum over the gradients of what is trained now."""
+        state, acceleration = self.state, self.acceleration
+        further = list(state.further.values())
+        if self.config.train.deterministic:
+            return OrderedSum(state.module, state.statistics, acceleration.backward, self.plan.world_size, further)
+        return OverlappedSum(
+            state.module,
+            state.statistics,
+            acceleration.backward,
+            lambda: acceleration.no_sync(state.model),
+            self.plan.world_size,
+            further,
+            with_ddp=not self.frozen,
+        )
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the micro-batch's part of the mean loss, and its sums. Seeds depend on its place in the run."""

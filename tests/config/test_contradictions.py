@@ -59,6 +59,10 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["data.background='#ff000080'"], 'such as black, or "#rrggbb" in quotes'),
         (["data.float_range=[1]"], "data.float_range must be two different numbers, for black and white, but [1.0]"),
         (["data.float_range=[1, 1]"], "must be two different numbers"),
+        (
+            ["model.freeze_until={layer1: 0 epochs}"],
+            "model.freeze_until.layer1=0 epochs freezes nothing: give a duration longer than zero",
+        ),
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),
         (["optim.lr=0.1", "optim.min_lr=1"], "is above optim.lr=0.1, its peak: make it smaller"),
         (

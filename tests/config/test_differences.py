@@ -60,3 +60,15 @@ def test_durations_are_compared_by_what_they_mean() -> None:
     )
     assert differences(old, new) == []
     assert lines(old, other) == ['optim.milestones: ["5", "50%"] -> ["5 epochs", "50%"]']
+
+
+def test_durations_of_parts_are_compared_by_what_they_mean() -> None:
+    old, new, other = (
+        load_config(None, [f"model.freeze_until={{layer1: {layer1}, layer2: 1 epoch}}"])
+        for layer1 in ("5", "5 steps", "6 steps")
+    )
+    assert lines(old, new) == []
+    assert lines(old, other) == [
+        'model.freeze_until: {"layer1": "5", "layer2": "1 epoch"} -> {"layer1": "6 steps", "layer2": "1 epoch"}'
+    ]
+    assert lines(load_config(None), old)[0].startswith('model.freeze_until: 0 steps -> {"layer1"')

@@ -15,6 +15,8 @@ import pytest
         ("augment.transforms=[{name: RandAugmen}]", "has no 'RandAugmen' in transforms.v2. Did you mean", 2),
         ("loss.class_weights={'11': 2}", "there is no class '11'", 2),
         ("model.freeze=[block]", "no parameter name begins with 'block'", 2),
+        ("model.freeze_until={block: 1 epoch}", "no parameter name begins with 'block'", 2),
+        ("model.freeze_until=30 epochs", "steps, but the run has only 607", 2),
         ("optim.warmup=99 epochs", "its learning rate would never reach optim.lr", 2),
     ],
 )

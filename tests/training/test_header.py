@@ -202,3 +202,23 @@ def test_the_rates_of_the_layers_are_told():
     config = variant(make_config(), optim__layer_decay=0.5)
     assert described(config)["layer decay"] == "0.5: from 0.12 (stem) to 1 (head)"
     assert "layer decay" not in described(make_config())
+
+
+def test_what_is_frozen_at_first_is_told():
+    config = make_config(global_batch_size=10)
+    assert described(variant(config, model__freeze_until="1 epoch"))["frozen"] == "all but the head until step 5"
+    parts = {"blocks": "2 epochs", "hidden": "3 steps"}
+    told = described(variant(config, model__freeze_until=parts))["frozen"]
+    assert told == "blocks until step 10, hidden until step 3"
+    assert "frozen" not in described(config)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [("100%", "model.freeze_until=100% is 15 steps"), ({"blocks": "20"}, "model.freeze_until.blocks=20 is 20 steps")],
+)
+def test_freezing_to_the_end_is_refused(given, named):
+    config = make_config(global_batch_size=10, num_epochs=3.0)
+    data = make_data()
+    with pytest.raises(UsageError, match=named + ", but the run has only 15"):
+        check_plan(variant(config, model__freeze_until=given), data, plan_batches(config.train, len(data.train)))

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from variants import variant
 
-from distcls.config.settings import Config
+from distcls.config.settings import Config, ParamGroupConfig
 from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.loading.micro_batch import MicroBatch
@@ -294,10 +294,10 @@ def test_a_skipped_step_counts_and_moves_nothing():
     assert not same_bits(snapshot(state), before)
 
 
-def overflowing(at: int, optimizer: str) -> tuple[TrainState, TrainStep]:
+def overflowing(at: int, optimizer: str, **settings: Any) -> tuple[TrainState, TrainStep]:
     """A run under a loss scale of 4 whose forward pass overflows in one step."""
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    config = variant(make_config(), optim__name=optimizer, optim__weight_decay=0.0)
+    config = variant(make_config(), optim__name=optimizer, optim__weight_decay=0.0, **settings)
     acceleration = fake_acceleration(scaler)
     state, train_step = start(config, acceleration)
     objective = cast(Supervised, train_step.objective)
@@ -365,3 +365,88 @@ def test_the_average_has_the_buffers_of_the_model_when_it_is_looked_at():
         module.register_buffer("seen", torch.zeros(1))
     state.module.seen += 3
     assert state.eval_module is state.ema and state.ema.seen == 3
+
+
+# Parts that are frozen at first ----------------------------------------------------------------------
+
+FREEZING: list[dict[str, Any]] = [
+    {"optim__name": "sgd", "optim__fused": True},
+    {"optim__name": "sgd", "optim__fused": False, "optim__nesterov": True},
+    {"optim__name": "adamw", "optim__fused": True, "train__deterministic": True},
+    {"optim__groups": [ParamGroupConfig(match="^blocks", name="adamw"), ParamGroupConfig(match="bias", lr_scale=2.0)]},
+    {"optim__layer_decay": 0.5, "train__deterministic": True},
+]
+
+
+def freezing_config(**settings: Any) -> Config:
+    """The head alone is trained for two steps, then the second block and the hidden layer too, from step 4 all."""
+    until = {"blocks": "4 steps", "blocks.1": "2 steps", "hidden": "2 steps"}
+    return variant(
+        make_config(), model__freeze_until=until, optim__weight_decay=0.1, train__max_grad_norm=1.0, **settings
+    )
+
+
+def of_part(tensors: dict[str, torch.Tensor], state: TrainState, *parts: str) -> dict[str, torch.Tensor]:
+    """The tensors of these parts: weights, statistics, average, and what the optimizer keeps."""
+    names = [name for group in state.optimizer.param_groups for name in group["names"]]
+    full = {
+        f"{names[int(name.split('.')[1])]}.{name}" if name.startswith("optimizer") else name.partition(".")[2]: tensor
+        for name, tensor in tensors.items()
+    }
+    return {name: tensor for name, tensor in full.items() if name.startswith(parts)}
+
+
+@pytest.mark.parametrize("settings", FREEZING)
+def test_a_part_that_is_frozen_at_first_does_not_move_at_all_and_then_does(settings):
+    state, train_step = start(freezing_config(**settings))
+    fresh = snapshot(state)
+    train(state, train_step, 2)
+    now, body = snapshot(state), ("blocks", "hidden")
+    assert same_bits(of_part(now, state, *body), of_part(fresh, state, *body))
+    assert not torch.equal(now["model.head.weight"], fresh["model.head.weight"])
+    assert all(p.grad is None and not p.requires_grad for p in state.module.get_submodule("blocks").parameters())
+    train(state, train_step, 4)
+    later = snapshot(state)
+    assert same_bits(of_part(later, state, "blocks.0"), of_part(fresh, state, "blocks.0"))
+    assert not torch.equal(later["model.blocks.1.1.running_mean"], fresh["model.blocks.1.1.running_mean"])
+    train(state, train_step, 5)
+    for name in ("model.blocks.0.0.weight", "model.blocks.0.1.running_var", "ema.blocks.0.0.weight"):
+        assert not torch.equal(snapshot(state)[name], fresh[name])
+
+
+@pytest.mark.parametrize("settings", FREEZING)
+@pytest.mark.parametrize("at", [1, 2, 3, 5])
+def test_a_run_resumed_in_any_phase_has_the_bits_of_a_run_never_interrupted(settings, at):
+    config = freezing_config(**settings)
+    whole, whole_step = start(config)
+    train(whole, whole_step, at)
+    kept = saved(whole)
+    train(whole, whole_step, 7)
+    resumed, resumed_step = start(config)
+    resumed.restore(*kept)
+    train(resumed, resumed_step, 7)
+    assert same_bits(snapshot(resumed), snapshot(whole))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_while_it_is_frozen_a_part_is_as_one_that_is_never_trained(deterministic):
+    config = variant(make_config(), train__deterministic=deterministic)
+    at_first, at_first_step = start(variant(config, model__freeze_until="3 steps"))
+    ever, ever_step = start(variant(config, model__freeze=["blocks", "hidden"]))
+    for state, train_step in ((at_first, at_first_step), (ever, ever_step)):
+        train(state, train_step, 3)
+    assert same_bits({**at_first.tensors()["model"]}, {**ever.tensors()["model"]})
+    train(at_first, at_first_step, 4)
+    assert not torch.equal(at_first.module.get_parameter("hidden.weight"), ever.module.get_parameter("hidden.weight"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_an_overflow_while_a_part_is_frozen_moves_nothing(optimizer):
+    state, train_step = overflowing(1, optimizer, model__freeze_until="3 steps")
+    fresh = snapshot(state)
+    train(state, train_step, 3)
+    now = snapshot(state)
+    assert same_bits(of_part(now, state, "blocks", "hidden"), of_part(fresh, state, "blocks", "hidden"))
+    train(state, train_step, 5)
+    assert all(tensor.isfinite().all() for tensor in snapshot(state).values())
+    assert not torch.equal(snapshot(state)["model.hidden.weight"], fresh["model.hidden.weight"])
