@@ -13,6 +13,7 @@ from distcls.data.build import build_data
 from distcls.models.build import build_model
 from distcls.models.freezing import frozen_until
 from distcls.models.init_from import find_source, init_from
+from distcls.models.recomputation import recompute_activations
 from distcls.models.trial import try_model
 from distcls.optim.build import build_optimizer
 from distcls.optim.groups import group_parameters
@@ -53,13 +54,16 @@ def dry_run(config: Config, name: str) -> None:
             found = init_from(module, source, config.model, data.class_names, data.image_size)
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
         is_supervised = config.objective.name == "supervised"
-        try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
+        names = data.class_names
+        tried = try_model(module, config.model.name, len(names), data.image_size, as_classifier=is_supervised)
         frozen_until(config.model, module, len(data.class_names))
         normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
         task = describe_task(config, data, plan, augment, CPU, torch.float32)
         further = named_modules(config.objective, build_objective(config.objective, task), module)
         build_optimizer(group_parameters(config.optim, module, further))
+        if config.train.checkpoint_activations:
+            recompute_activations(module, config.model.name, data.image_size, tried.moving)
         if processes.is_main:
             described = describe_plan(config, data, plan, module, processes)
             described += weights

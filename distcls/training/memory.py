@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from distcls.cluster.processes import Processes
 from distcls.config.batch_sizes import divisors
 from distcls.config.settings import Config
 from distcls.models.layers import without_numbers
+from distcls.models.recomputation import blocks_of
 from distcls.optim.build import momenta_per_weight
 from distcls.plan.randomness import global_state_kept
 
@@ -31,32 +33,35 @@ def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memor
     """Return the memory for weights, gradients, optimizer and average, and for the activations of an image.
 
     Activations are counted by passing one image through a copy of the model and adding up its layers' outputs, which
-    is about what the backward pass keeps. The copy has shapes but no numbers, so it costs nothing; None for a model
-    that cannot run like that.
+    is about what the backward pass keeps; with train.checkpoint_activations, it keeps those inside one block at a time.
+    The copy has shapes but no numbers, so it costs nothing; None for a model that cannot run like that.
     """
     itemsize = 8 if config.train.precision == "float64" else 4
     activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
     copies = 2 + momenta_per_weight(config.optim) + (config.train.ema_decay is not None)
-    outputs = _count_outputs(module, image_size)
+    blocks = blocks_of(module) if config.train.checkpoint_activations else {}
+    outputs = _count_outputs(module, image_size, blocks)
     if outputs is None:
         return None
     return Memory(sum(p.numel() for p in module.parameters()) * itemsize * copies, outputs * activation_itemsize)
 
 
-def _count_outputs(module: nn.Module, image_size: int) -> int | None:
-    """Return how many numbers the layers output for one image."""
-    outputs = [0]
+def _count_outputs(module: nn.Module, image_size: int, blocks: Collection[str]) -> int | None:
+    """Return how many numbers the layers output for one image; of those in `blocks`, one block's at a time."""
+    outputs, inside = [0], {block: [0] for block in blocks}
     try:
         shapes = without_numbers(module)
-        for layer in shapes.modules():
-            if not list(layer.children()):
-                layer.register_forward_hook(lambda _, __, out: outputs.append(_numbers_in(out)))
+        for name, layer in shapes.named_modules():
+            if not list(layer.children()) or name in inside:
+                block = next((block for block in blocks if name.startswith(f"{block}.")), None)
+                counts = outputs if block is None else inside[block]
+                layer.register_forward_hook(lambda _, __, out, counts=counts: counts.append(_numbers_in(out)))
         images = torch.zeros(1, 3, image_size, image_size, device="meta", dtype=next(shapes.parameters()).dtype)
         with torch.inference_mode(), global_state_kept():
             shapes.eval()(images)
     except Exception:  # a user's model may do anything; training reports what is wrong with it
         return None
-    return sum(outputs)
+    return sum(outputs) + max(map(sum, inside.values()), default=0)
 
 
 def _numbers_in(output: object) -> int:

@@ -18,6 +18,7 @@ from distcls.errors import DriftedError, UsageError
 from distcls.models.build import build_model
 from distcls.models.freezing import frozen_until
 from distcls.models.init_from import InitFrom, find_source, init_from
+from distcls.models.recomputation import recompute_activations
 from distcls.models.trial import try_model
 from distcls.models.weights import load_weights
 from distcls.optim.build import build_optimizer, start_momenta
@@ -220,6 +221,8 @@ def build_state(
     until = frozen_until(config.model, module, len(data.class_names))
     if acceleration.scaler is not None or until:
         start_momenta(optimizer)
+    if config.train.checkpoint_activations:  # not in the copies, which are never trained
+        recompute_activations(module, config.model.name, data.image_size, tried.moving)
     return TrainState(
         module=module,
         # Deterministic sums do without DDP; one process does not need it.

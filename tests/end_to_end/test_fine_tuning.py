@@ -32,7 +32,8 @@ SETTINGS = [
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_bits_on_1_2_and_4_processes_and_after_kills(ranks, name):
-    """One run is killed on 4 processes while its body is frozen, and again on 2 processes later."""
+    """One run is killed on 4 processes while its body is frozen, and again on 2 processes later; one computes its
+    activations twice."""
     settings = [*SETTINGS, f"model.args={MODELS[name]}", "train.deterministic=true"]
     runs = ranks.folder / "runs"
     killed = ranks.start("train", "--name", "killed", *settings, world_size=4)
@@ -43,7 +44,9 @@ def test_the_same_bits_on_1_2_and_4_processes_and_after_kills(ranks, name):
     await_step(runs / "killed", THAWED + 3)
     assert killed.alive()
     killed.kill()
-    started = {f"w{w}": ranks.start("train", "--name", f"w{w}", *settings, world_size=w) for w in (1, 2, 4)}
+    started = {f"w{w}": ranks.start("train", "--name", f"w{w}", *settings, world_size=w) for w in (1, 4)}
+    again = ranks.start("train", "--name", "w2", *settings, "train.checkpoint_activations=true", world_size=2)
+    started["w2"] = again
     started["killed"] = ranks.start("train", "--name", "killed", *settings)
     for group in started.values():
         group.finish()
@@ -58,7 +61,7 @@ def test_the_same_bits_on_1_2_and_4_processes_and_after_kills(ranks, name):
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_a_kill_costs_nothing_in_fast_mode(ranks, world_size):
-    """Where gradients are summed beside DDP until the whole network is trained."""
+    """Gradients are summed beside DDP until the whole network is trained; at last, activations are computed twice."""
     settings = [*SETTINGS, f"model.args={MODELS['norms of batches']}"]
     ranks.run("train", "--name", "whole", *settings, world_size=world_size)
     run = ranks.folder / "runs" / "killed"
@@ -67,7 +70,7 @@ def test_a_kill_costs_nothing_in_fast_mode(ranks, world_size):
         await_step(run, step)
         assert group.alive()
         group.kill()
-    ranks.run("train", "--name", "killed", *settings, world_size=world_size)
+    ranks.run("train", "--name", "killed", *settings, "train.checkpoint_activations=true", world_size=world_size)
     assert ledger.digest(run, STEPS) == ledger.digest(ranks.folder / "runs" / "whole", STEPS)
 
 

@@ -25,6 +25,12 @@ def test_what_the_run_refuses_is_refused(ranks, setting: str, expected: str, cod
     assert not (ranks.folder / "runs").exists()
 
 
+def test_a_model_without_blocks_cannot_compute_them_again(ranks) -> None:
+    settings = ["model.name=torchvision/alexnet", "data.image_size=64", "train.checkpoint_activations=true"]
+    told = ranks.run("train", "--dry-run", *settings, expect=2)
+    assert "cannot be used with model.name=torchvision/alexnet: it has no blocks to compute again" in told
+
+
 def test_what_the_run_takes_is_shown(ranks) -> None:
     told = ranks.run("train", "--dry-run", "train.deterministic=true", world_size=2)
     assert (

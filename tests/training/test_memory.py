@@ -61,3 +61,15 @@ def test_a_model_that_reads_numbers_has_no_estimate():
 def test_the_largest_micro_batch_that_fits_divides_the_one_asked_for():
     assert largest_that_fits(Memory(100, 10), 24, 200) == 8
     assert largest_that_fits(Memory(100, 10), 24, 90) is None
+
+
+def test_of_activations_that_are_computed_again_one_block_is_counted_at_a_time():
+    small, large = (nn.Sequential(nn.Linear(192, width), nn.ReLU(), nn.Linear(width, 192)) for width in (10, 20))
+    module = nn.Sequential(nn.Flatten(), small, large, nn.Linear(192, 4))
+    every, again = (
+        estimate_memory(variant(train__checkpoint_activations=on, train__precision="float32"), module, 8)
+        for on in (False, True)
+    )
+    assert every is not None and again is not None and every.weights == again.weights
+    assert every.per_image == 4 * (192 + (10 + 10 + 192) + (20 + 20 + 192) + 4)
+    assert again.per_image == 4 * (192 + 192 + 192 + 4 + (20 + 20 + 192))
