@@ -21,6 +21,8 @@ NAMES_ELSEWHERE = {
     "drop": "model.args.dropout",
     "checkpoint": "model.init_from",
     "transfer_learning": "model.pretrained",
+    "gradient_checkpointing": "train.checkpoint_activations",
+    "grad_checkpointing": "train.checkpoint_activations",
     "patience": "train.early_stopping",
     "amp": "train.precision",
     "optimizer": "optim.name",

@@ -69,12 +69,16 @@ def _leave_together(run: RunFolder, state: str, reason: str | None) -> None:
 def _smaller_batches(train: TrainConfig, device: torch.device) -> str:
     micro = train.micro_batch_size or train.global_batch_size
     smaller = max(divisors(micro)[:-1], default=1)
+    again = (
+        " To keep the run as it is, if its model has blocks, run the same command with "
+        "train.checkpoint_activations=true: it takes less memory and more time, and gives the same results."
+    )
     return (
         f"{micro} images at once do not fit on {device}. Start another run with --name NAME and "
         f"train.micro_batch_size={smaller}: the global batch of {train.global_batch_size} and the learning rate stay "
         "the same, but BatchNorm, dropout and mixup see smaller micro-batches. If it happened during an "
         f"evaluation: train.eval_batch_size={max(train.eval_batch_size // 2, 1)}."
-        f"{_images_elsewhere(device)}"
+        f"{'' if train.checkpoint_activations else again}{_images_elsewhere(device)}"
     )
 
 

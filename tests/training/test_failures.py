@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,9 @@ def test_out_of_memory_names_what_makes_room(monkeypatch):
     error = torch.OutOfMemoryError("CUDA out of memory")
     told = str(_understand(error, train, META))
     assert "train.micro_batch_size=16" in told and "train.eval_batch_size=50" in told
+    assert "run the same command with train.checkpoint_activations=true" in told
+    recomputing = dataclasses.replace(train, checkpoint_activations=True)
+    assert "checkpoint_activations" not in str(_understand(error, recomputing, META))
     assert "data.cache" not in told  # no decoded images are there
     pixels = np.empty(0)
     monkeypatch.setitem(reading._copies, (id(pixels), META), torch.empty(3_000_000_000, dtype=torch.uint8, device=META))
