@@ -176,6 +176,17 @@ def _wrong_freezing(model: ModelConfig) -> Iterator[Problem]:
             )
 
 
+def _wrong_with_head_only(config: Config) -> Iterator[Problem]:
+    for setting in ("model.freeze_until", "optim.layer_decay", "train.checkpoint_activations"):
+        value, default = config.at(setting), Config().at(setting)
+        if config.model.head_only and value != default:
+            yield (
+                setting,
+                f"{setting}={shown(as_plain(value))} has no effect with model.head_only=true, which trains nothing but "
+                "the head: leave out one of them",
+            )
+
+
 def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
     if optim.schedule == "step" and not optim.milestones:
         yield "optim.schedule", "optim.schedule=step needs milestones, such as optim.milestones=['50%', '75%']"
@@ -335,6 +346,10 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     ),
     (lambda config, _: _wrong_periods(config.train), "train.log_every train.eval_every train.checkpoint_every"),
     (lambda config, _: _wrong_freezing(config.model), "model.freeze_until"),
+    (
+        lambda config, _: _wrong_with_head_only(config),
+        "model.head_only model.freeze_until optim.layer_decay train.checkpoint_activations",
+    ),
     (lambda config, _: _wrong_schedule(config.optim), "optim.schedule optim.milestones optim.min_lr optim.lr"),
     (lambda config, _: _wrong_optimizer(config.optim), "optim.name optim.momentum optim.nesterov optim.betas"),
     (lambda config, _: _wrong_groups(config.optim), "optim"),

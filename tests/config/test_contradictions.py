@@ -63,6 +63,15 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
             ["model.freeze_until={layer1: 0 epochs}"],
             "model.freeze_until.layer1=0 epochs freezes nothing: give a duration longer than zero",
         ),
+        (
+            ["model.head_only=true", "model.freeze_until=1 epoch"],
+            "model.freeze_until=1 epoch has no effect with model.head_only=true, which trains nothing but the head",
+        ),
+        (["model.head_only=true", "optim.layer_decay=0.5"], "optim.layer_decay=0.5 has no effect with model.head_only"),
+        (
+            ["model.head_only=true", "train.checkpoint_activations=true"],
+            "train.checkpoint_activations=true has no effect with model.head_only=true",
+        ),
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),
         (["optim.lr=0.1", "optim.min_lr=1"], "is above optim.lr=0.1, its peak: make it smaller"),
         (
