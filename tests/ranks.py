@@ -23,7 +23,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "distcls.training.loop",
-        "distcls.training.dry_run",
+        "distcls.training.start.dry_run",
         "distcls.inference.evaluation",
         "distcls.inference.sums",
         "distcls.report.run_report",

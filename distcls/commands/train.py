@@ -27,7 +27,7 @@ def _main(argv: Sequence[str]) -> int:
     if options.print_config:
         print(to_yaml(config), end="")
     elif options.dry_run:
-        from distcls.training.dry_run import dry_run
+        from distcls.training.start.dry_run import dry_run
 
         dry_run(config, name)
     else:

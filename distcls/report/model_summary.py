@@ -27,7 +27,7 @@ from distcls.models.layers import CONVENTION, Layer, layer_table
 from distcls.runs.resolution import computes_bf16
 from distcls.terminal.columns import lay_out, three_digits
 from distcls.terminal.screens import open_screen
-from distcls.training.memory import estimate_memory
+from distcls.training.start.memory import estimate_memory
 
 NUM_CLASSES = 10
 """Classes of a model whose data is unknown."""

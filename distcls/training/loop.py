@@ -33,11 +33,11 @@ from distcls.training.checkpoint import Checkpoints
 from distcls.training.failures import ending_told
 from distcls.training.features import with_features
 from distcls.training.finish import finish, write_about_data
-from distcls.training.header import check_plan, describe, describe_longer
-from distcls.training.names import refuse_unknown_names
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
-from distcls.training.settling import settle
+from distcls.training.start.header import check_plan, describe, describe_longer
+from distcls.training.start.names import refuse_unknown_names
+from distcls.training.start.settling import settle
 from distcls.training.state import build_state
 from distcls.training.step import TrainStep
 from distcls.training.watch import Watch

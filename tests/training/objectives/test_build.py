@@ -8,8 +8,8 @@ import pytest
 
 from distcls.config.settings import Config, LossConfig, ObjectiveConfig
 from distcls.errors import UsageError
-from distcls.training.names import refuse_unknown_names
 from distcls.training.objectives.build import build_objective
+from distcls.training.start.names import refuse_unknown_names
 
 TASK: Any = type("Task", (), {"config": type("Config", (), {"loss": LossConfig()}), "class_weights": None})
 

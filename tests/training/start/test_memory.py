@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from variants import variant
 
-from distcls.training.memory import Memory, estimate_memory, largest_that_fits
+from distcls.training.start.memory import Memory, estimate_memory, largest_that_fits
 
 
 @pytest.mark.parametrize(

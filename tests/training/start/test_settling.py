@@ -16,8 +16,8 @@ from distcls.errors import MissingInputError, UsageError
 from distcls.models.library_weights import LibraryWeights
 from distcls.models.timm_library import TimmWeights
 from distcls.runs.resuming import GIVEN, fill_from, stored_config
-from distcls.training import settling
-from distcls.training.settling import BUNDLED, settle
+from distcls.training.start import settling
+from distcls.training.start.settling import BUNDLED, settle
 
 CPU = torch.device("cpu")
 
@@ -188,6 +188,6 @@ def test_a_preset_that_contradicts_what_is_given_is_refused():
 
 def test_every_preset_is_a_config_that_can_be_read():
     for name in settling.PRESETS:
-        config = load_config(Path(settling.__file__).parents[1] / "presets" / f"{name}.yaml")
+        config = load_config(Path(settling.__file__).parents[2] / "presets" / f"{name}.yaml")
         assert config.preset == name
     assert read_config  # the files are read by the same loader as users' own

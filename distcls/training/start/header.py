@@ -22,7 +22,7 @@ from distcls.optim.schedules import lr_at
 from distcls.plan.batches import BatchPlan, total_steps
 from distcls.runs.resolution import describe_precision
 from distcls.runs.resuming import newest_step, trained_length
-from distcls.training.memory import Memory, estimate_memory, largest_that_fits, memory_for_each_process
+from distcls.training.start.memory import Memory, estimate_memory, largest_that_fits, memory_for_each_process
 
 LARGEST_FOR_SMALL_MODELS = 96
 """Pixels. For larger images, the hidden layer of cnn2 and cnn3 has far too many weights."""

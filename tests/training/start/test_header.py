@@ -19,7 +19,7 @@ from distcls.errors import UsageError
 from distcls.models.build import build_model
 from distcls.plan.batches import plan_batches
 from distcls.runs.resuming import LENGTH, length_of
-from distcls.training.header import _describe_images, check_plan, describe, describe_longer, describe_plan
+from distcls.training.start.header import _describe_images, check_plan, describe, describe_longer, describe_plan
 
 
 def make_data(num_classes=3, in_memory=True, val=40, ignored=0) -> Data:
@@ -167,7 +167,7 @@ def test_a_longer_run_says_that_its_learning_rate_rises_again(tmp_path):
 
 def test_a_step_that_does_not_fit_into_memory_is_warned_of(monkeypatch):
     assert "warning" not in described(make_config(global_batch_size=50, micro_batch_size=50))
-    monkeypatch.setattr("distcls.training.memory.memory_size", lambda: (0, 100_000_000))
+    monkeypatch.setattr("distcls.training.start.memory.memory_size", lambda: (0, 100_000_000))
     told = described(make_config(global_batch_size=50_000, micro_batch_size=50_000))
     assert "OUT OF MEMORY? A step needs about" in told["warning"] and "there is 0.1 GB" in told["warning"]
     fits = int(told["warning"].rpartition("train.micro_batch_size=")[2])

@@ -21,11 +21,11 @@ from distcls.plan.batches import plan_batches
 from distcls.runs.resolution import resolve
 from distcls.runs.resuming import choose_folder, config_to_keep, steps_of
 from distcls.terminal.progress import Progress
-from distcls.training.header import check_plan, describe_longer, describe_plan
-from distcls.training.names import refuse_unknown_names
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
-from distcls.training.settling import settle
+from distcls.training.start.header import check_plan, describe_longer, describe_plan
+from distcls.training.start.names import refuse_unknown_names
+from distcls.training.start.settling import settle
 from distcls.training.state import named_modules
 
 CPU = torch.device("cpu")
