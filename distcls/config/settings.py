@@ -263,6 +263,10 @@ class ModelConfig:
     freeze: list[str] = setting(
         [], "Modules not to train, by name or prefix; their BatchNorm statistics stay as they are."
     )
+    freeze_statistics: bool = setting(
+        False,
+        "Keep the BatchNorm statistics that the initial weights bring, which batches of few images would only blur.",
+    )
     head_only: bool = setting(
         False,
         "Train only the last layer, on features that the rest of the model computes once for each image, without "

@@ -237,6 +237,7 @@ def build_state(
             module,
             *(own for own in further.values() if is_trained(own)),
             moving=[module.get_buffer(name) for name in tried.moving],
+            keep_all=config.model.freeze_statistics,
         ),
         scaler=acceleration.scaler,
         ema=acceleration.prepare_for_evaluation(ema) if ema is not None else None,

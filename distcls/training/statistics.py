@@ -23,11 +23,12 @@ class BatchNormStatistics:
 
     `moving` are other floating-point and integer buffers that a forward pass changes (models/trial.py finds them):
     each changes by its mean change over all micro-batches, which for a running mean is the same rule.
+    `keep_all` leaves every BatchNorm in evaluation mode.
     """
 
-    def __init__(self, *modules: nn.Module, moving: Sequence[torch.Tensor] = ()) -> None:
-        self.modules = modules
-        layers = [layer for module in modules for layer in _tracking_layers(module)]
+    def __init__(self, *modules: nn.Module, moving: Sequence[torch.Tensor] = (), keep_all: bool = False) -> None:
+        self.modules, self.keep_all = modules, keep_all
+        layers = self._layers()
         self.frozen = [layer for layer, is_frozen in layers if is_frozen]
         self.layers = [layer for layer, is_frozen in layers if not is_frozen]
         self.buffers: list[torch.Tensor] = []
@@ -58,8 +59,13 @@ class BatchNormStatistics:
 
     def look_for_frozen(self) -> None:
         """Find out again which layers are frozen, after model.freeze_until has changed what is trained."""
-        self.frozen = [layer for module in self.modules for layer, is_frozen in _tracking_layers(module) if is_frozen]
+        self.frozen = [layer for layer, is_frozen in self._layers() if is_frozen]
         self.modes = []
+
+    def _layers(self) -> list[tuple[_BatchNorm, bool]]:
+        """Return the layers with running statistics, and whether each is frozen."""
+        found = [layer for module in self.modules for layer in _tracking_layers(module)]
+        return [(layer, is_frozen or self.keep_all) for layer, is_frozen in found]
 
     def read(self) -> list[torch.Tensor]:
         """Return the statistics of the last micro-batch, for the caller to sum: nothing, or one flat vector.

@@ -257,3 +257,17 @@ def test_other_buffers_move_by_the_mean_change_of_the_micro_batches():
     statistics.adopt()
     train_norm(module, batches, statistics)
     assert (module.mean > 5).all()
+
+
+def test_all_statistics_can_be_kept_while_the_weights_are_trained():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    statistics = BatchNormStatistics(model, keep_all=True)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    for _ in range(2):
+        statistics.training_mode()
+        model(torch.randn(2, 3, 4, 4)).sum().backward()
+        statistics.update(torch.zeros(0), 1)
+        model.eval()
+    assert statistics.read() == []
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert model[1].weight.grad is not None

@@ -21,6 +21,7 @@ from distcls.data.decoding.decode import BadImageError, Decoding
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.stratify import cut_splits
+from distcls.errors import UsageError
 from distcls.files.atomic import read_json
 from distcls.models.init_from import find_source, library_weights
 from distcls.models.libraries import library_of
@@ -77,6 +78,12 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
         settled = _with_length(settled)
     settled = _with_preprocessing(settled)
     find_source(settled.model, may_download)  # if they are missing, say so before images are decoded
+    starts_trained = settled.model.pretrained or settled.model.weights or settled.model.init_from
+    if settled.model.freeze_statistics and not starts_trained:
+        raise UsageError(
+            "model.freeze_statistics=true needs initial weights, whose statistics it keeps: add model.pretrained=true "
+            "or model.init_from=FILE, or leave it out"
+        )
     return {one.path: settled.at(one.path) for one in differences(config, settled, everything=True)}
 
 

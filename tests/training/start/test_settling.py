@@ -180,8 +180,10 @@ def test_a_resumed_run_keeps_what_was_chosen(photographs, tmp_path, monkeypatch)
 
 
 def test_a_preset_that_contradicts_what_is_given_is_refused():
-    config = load_config(None, ["data.decode_size=64", "augment.random_resized_crop={}", "data.image_size=32"])
-    assert with_preset(config, "fast").preset == "fast"
+    config = load_config(None, ["augment.flip=true"])
+    assert with_preset(config, "balanced").preset == "balanced"
+    with pytest.raises(UsageError, match=r"preset=fast: augment.flip has no effect with model.head_only=true"):
+        with_preset(config, "fast")
     with pytest.raises(UsageError, match="optim.momentum"):
         load_config(None, ["preset=fast", "optim.momentum=0.5"])
 
