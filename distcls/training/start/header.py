@@ -181,7 +181,7 @@ def _warn_of_model(config: Config, data: Data, trained: int) -> list[tuple[str, 
     if config.model.name not in ("cnn2", "cnn3") or data.image_size <= LARGEST_FOR_SMALL_MODELS:
         return []
     text = f"{config.model.name} is meant for small images; at {data.image_size} pixels it has {trained:,} weights: "
-    return [("warning", f"{text}try model.name=resnet9 or torchvision/resnet18, with augment.flip=true")]
+    return [("warning", f"{text}try --preset balanced, which starts from a network trained on ImageNet")]
 
 
 def _describe_balance(config: Config, data: Data) -> list[tuple[str, str]]:
