@@ -195,7 +195,7 @@ def test_a_small_model_for_large_images_is_warned_of(monkeypatch):
     assert "warning" not in described(make_config(global_batch_size=50))
     monkeypatch.setattr(Data, "image_size", 224)
     told = described(make_config(global_batch_size=50))["warning"]
-    assert told.startswith("cnn2 is meant for small images; at ") and "try model.name=resnet9" in told
+    assert told.startswith("cnn2 is meant for small images; at ") and "try --preset balanced" in told
 
 
 def test_the_rates_of_the_layers_are_told():
