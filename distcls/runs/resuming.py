@@ -139,7 +139,7 @@ def fill_from(config: Config, stored: Config) -> Config:
 
     They are the settings that were given neither then nor now.
     """
-    if config.preset == "auto" and stored.preset in PRESETS:
+    if config.preset == "auto" and stored.preset in PRESETS and not stored.is_given("preset"):
         config = with_preset(config, stored.preset)
     changed = [one.path for one in differences(stored, config)]
     open_ones = [path for path in changed if not (config.is_given(path) or stored.is_given(path))]

@@ -6,8 +6,10 @@ The result is stored in config.yaml with the settings that the user gave, so a r
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from distcls.files.atomic import read_json
 from distcls.models.init_from import find_source, library_weights
 from distcls.models.libraries import library_of
 from distcls.models.library_weights import LibraryWeights, cannot_reach
+
+ImageSets = dict[str, ImageSet]
 
 SMALLEST_PHOTOGRAPH = 64
 """Pixels of the shorter side."""
@@ -71,11 +75,12 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
     MissingInputError for weights that are neither here nor can be downloaded.
     """
     settled = config
+    opened = functools.cache(lambda: open_image_sets(config.data))  # listing a million files takes seconds
     if config.preset == "auto":
-        settled = _with_automatic_preset(config)
+        settled = _with_automatic_preset(config, opened)
     if settled.preset in PRESETS:
         settled = _with_network(settled, "cpu" if device.type == "cpu" else "gpu", may_download)
-        settled = _with_length(settled)
+        settled = _with_length(settled, opened())
     settled = _with_preprocessing(settled)
     find_source(settled.model, may_download)  # if they are missing, say so before images are decoded
     starts_trained = settled.model.pretrained or settled.model.weights or settled.model.init_from
@@ -87,8 +92,8 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
     return {one.path: settled.at(one.path) for one in differences(config, settled, everything=True)}
 
 
-def _with_automatic_preset(config: Config) -> Config:
-    if config.data.name not in KINDS_OF_PATHS or not are_photographs(open_image_sets(config.data)["train"]):
+def _with_automatic_preset(config: Config, opened: Callable[[], ImageSets]) -> Config:
+    if config.data.name not in KINDS_OF_PATHS or not are_photographs(opened()["train"]):
         return config.replaced({"preset": "none"})
     starts_trained = config.model.pretrained or config.model.weights or config.model.init_from
     is_from_scratch = not starts_trained and (config.is_given("model.name") or config.is_given("model.pretrained"))
@@ -143,9 +148,9 @@ def _fetch(weights: LibraryWeights) -> None:
         weights.fetch()
 
 
-def _with_length(config: Config) -> Config:
+def _with_length(config: Config, image_sets: ImageSets) -> Config:
     """Choose batch size, learning rate and epochs by the number of training images, unless they are given."""
-    labels = {name: image_set.labels for name, image_set in open_image_sets(config.data).items()}
+    labels = {name: image_set.labels for name, image_set in image_sets.items()}
     num_images = len(cut_splits(labels, config.data)["train"][1])
     times = next(times for least, times in LARGER_BATCHES if num_images >= least)
     values: dict[str, Any] = {}

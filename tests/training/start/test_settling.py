@@ -179,6 +179,13 @@ def test_a_resumed_run_keeps_what_was_chosen(photographs, tmp_path, monkeypatch)
     assert fill_from(load_config(None, [*words, "train.num_epochs=99"]), stored).train.num_epochs == 99
 
 
+def test_a_preset_that_was_given_is_not_taken_over(photographs, tmp_path):
+    words = [f"data.root={photographs}", "data.name=folder"]
+    config = load_config(None, [*words, "preset=fast"])
+    stored = store(tmp_path, config.replaced(settle(config, CPU)))
+    assert fill_from(load_config(None, [*words, "augment.flip=true"]), stored).preset == "auto"
+
+
 def test_a_preset_that_contradicts_what_is_given_is_refused():
     config = load_config(None, ["augment.flip=true"])
     assert with_preset(config, "balanced").preset == "balanced"
