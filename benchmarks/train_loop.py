@@ -1,9 +1,10 @@
 """Images per second of the training loop, against a loop written by hand and against the usual accelerate script.
 
-The hand-written loop is the fastest that we could write: pixels in memory, one gather for crop and flip,
-channels_last, the fused optimizer, nothing logged but the loss. What distcls does beyond it (the gradient's
-norm, the finite-ness check, exact BatchNorm statistics, keyed random numbers, metrics.csv, TensorBoard,
-status.json) is what the difference pays for. Evaluation and checkpoints are in none of the sides.
+The distcls side is the loop that users run, training/loop.py, from its config on; in each step it lets the other sides
+take theirs (`InTurns`). The hand-written loop is the fastest that we could write: pixels in memory, one gather for crop
+and flip, channels_last, the fused optimizer, nothing logged but the loss. What distcls does beyond it (the gradient's
+norm, the finite-ness check, exact BatchNorm statistics, keyed random numbers, metrics.csv, TensorBoard, status.json)
+is what the difference pays for. Evaluation and checkpoints are in none of the sides.
 
 In the process that distcls set up, every side profits from the memory that glibc is told to keep. So the hand-written
 loop also runs in a process of its own, as a script would.
@@ -16,71 +17,68 @@ loop also runs in a process of its own, as a script would.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import math
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from side_by_side import Timings, alternate, cifar_folder, conditions, ratio
+from side_by_side import Timings, cifar_folder, conditions, in_turns, ratio
 from torch import nn
 
-from distcls.cluster.kernels import choose_kernels
-from distcls.cluster.processes import Processes
-from distcls.config.durations import is_due
 from distcls.config.loading import load_config
 from distcls.config.settings import Config
-from distcls.data.augmentation.batchwise import Augmentation
-from distcls.data.augmentation.preprocessing import Normalize
-from distcls.data.build import build_data
-from distcls.data.loading.loader import train_batches
+from distcls.data.build import OneProcess, build_data
+from distcls.data.loading.micro_batch import MicroBatch
 from distcls.data.split import Data
+from distcls.errors import Preempted
 from distcls.models.build import MODELS
-from distcls.plan.batches import plan_batches
-from distcls.runs.folder import RunFolder
-from distcls.training.acceleration import Acceleration
-from distcls.training.finish import write_about_data
-from distcls.training.objectives.build import build_objective
-from distcls.training.objectives.objective import describe_task
-from distcls.training.state import build_state
-from distcls.training.step import TrainStep
-from distcls.training.watch import Watch
+from distcls.training.loop import train
+from distcls.training.objectives.build import OBJECTIVES
+from distcls.training.objectives.objective import Network, Task, Terms
+from distcls.training.objectives.supervised import Supervised
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN_PROCESS = "hand-written, its own process"
 TOTAL_STEPS = 20_000
 """Length of the schedule; the measurement ends long before."""
+OVER = "over"
+"""What comes after the last turn."""
 
 
-def distcls_loop(config: Config, data: Data, processes: Processes, run: RunFolder) -> Iterator[None]:
-    """The body of the training loop, step by step, with every check of it."""
-    acceleration = Acceleration(config.train, processes.device)
-    device, dtype = acceleration.device, acceleration.dtype
-    write_about_data(data, config.augment.normalize, run)
-    plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size)
-    normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
-    augment = Augmentation(normalize, len(data.class_names))
-    objective = build_objective(config.objective, describe_task(config, data, plan, augment, device, dtype))
-    state = build_state(config, data, objective, acceleration, run)
-    train_step = TrainStep(config, objective, state, plan, acceleration)
-    watch = Watch(config, state, plan, data.train, run)
-    batches = train_batches(data.train, plan, config.augment, device, config.data.workers, state.step)
-    while state.step < plan.total_steps:
-        processes.asked_to_stop()
-        is_due(state.step, config.train.eval_every, plan)
-        state.has_stopped_early(config.train.early_stopping)
-        is_due(state.step, config.train.checkpoint_every, plan)
-        watch.saw(train_step(watch.wait_for(batches)), train_step.names)
-        yield
+class InTurns(Supervised):
+    """The usual objective. Called once a step, it lets the other sides take their turns before the step goes on."""
+
+    def __init__(self, turns: Iterator[None], task: Task) -> None:
+        super().__init__(task)
+        self.turns = turns
+
+    def __call__(self, network: Network, micro_batch: MicroBatch, step: int) -> Terms:
+        if next(self.turns, OVER) == OVER:
+            raise Preempted("all turns have been taken")
+        return super().__call__(network, micro_batch, step)
+
+
+def run_in_turns(config: Config, turns: Iterator[None]) -> None:
+    """Train as `distcls train` does, advancing `turns` at each step, until it is exhausted."""
+    with (
+        mock.patch.dict(OBJECTIVES, supervised=functools.partial(InTurns, turns)),
+        contextlib.redirect_stdout(sys.stderr),
+        contextlib.suppress(Preempted),
+    ):
+        train(config, "train_loop")
 
 
 @dataclass
@@ -108,9 +106,9 @@ class Recipe:
         )
         return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
-    def autocast(self) -> torch.autocast | nullcontext[None]:
+    def autocast(self) -> torch.autocast | contextlib.nullcontext[None]:
         """bf16 on a GPU, which is what distcls chooses there."""
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
 
 
 def bare_loop(recipe: Recipe, model: nn.Module) -> Iterator[None]:
@@ -160,7 +158,7 @@ def in_own_process(recipe: Recipe, model_name: str, threads: int) -> Iterator[No
 
 def _steps_on_demand(connection: Connection, recipe: Recipe, model_name: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    with suppress(EOFError):  # the measurement is over
+    with contextlib.suppress(EOFError):  # the measurement is over
         for _ in bare_loop(recipe, MODELS[model_name](10, recipe.pixels.shape[1])):
             connection.recv()
             connection.send(None)
@@ -246,40 +244,40 @@ def accelerate_loop(recipe: Recipe, model: nn.Module, in_memory: bool) -> Iterat
 def compare(model_name: str, options: argparse.Namespace) -> None:
     """Time all sides on one model, and print a row for each."""
     slow = model_name == "resnet9" and options.device == "cpu"
-    processes = Processes(options.device)
+    device = torch.device(options.device)
+    timings: Timings = {}
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(
             ROOT / "configs" / "cifar10_cnn.yaml",
             [
                 f"data.root={options.data}", f"model.name={model_name}", "model.args={}",
                 f"train.global_batch_size={options.batch}", "train.num_epochs=null",
-                f"train.num_steps={TOTAL_STEPS}", f"run.dir={folder}/run", f"run.device={options.device}",
+                f"train.num_steps={TOTAL_STEPS}", f"train.eval_every={TOTAL_STEPS}",
+                f"train.checkpoint_every={TOTAL_STEPS}", f"run.dir={folder}/run", f"run.device={options.device}",
                 f"train.num_threads={options.threads}",
             ],
         )  # fmt: skip
-        data = build_data(config.data, processes)
-        choose_kernels(config.train, processes)
-        run = RunFolder(config, processes, "train_loop")
-        recipe = _recipe(run.config, data, options, processes.device)
+        data = build_data(config.data, OneProcess())
+        recipe = _recipe(config, data, options, device)
         models = [MODELS[model_name](10, data.image_size) for _ in range(3)]
-        sides = {
-            "distcls": distcls_loop(run.config, data, processes, run),
+        sides: dict[str, Iterator[None] | None] = {
+            "distcls": None,  # its loop advances the turns
             "hand-written loop": bare_loop(recipe, models[0]),
             OWN_PROCESS: in_own_process(recipe, model_name, options.threads),
         }
         if not options.only_bare:
             sides["accelerate, images in memory"] = accelerate_loop(recipe, models[1], in_memory=True)
             sides["accelerate, JPEG files"] = accelerate_loop(recipe, models[2], in_memory=False)
-        timings = alternate(
+        turns = in_turns(
+            timings,
             sides,
             turns=max(options.turns // 3, 1) if slow else options.turns,
             steps=max(options.steps // 10, 1) if slow else options.steps,
             lead_in=2 if slow else 8,
-            synchronize=torch.cuda.synchronize if processes.device.type == "cuda" else lambda: None,
+            synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
         )
-        if run.tracker is not None:
-            run.tracker.close()
-    _print_rows(model_name, timings, options.batch)
+        run_in_turns(config, turns)
+    _print_rows(model_name, timings, options)
 
 
 def _recipe(config: Config, data: Data, options: argparse.Namespace, device: torch.device) -> Recipe:
@@ -293,9 +291,9 @@ def _recipe(config: Config, data: Data, options: argparse.Namespace, device: tor
     )  # fmt: skip
 
 
-def _print_rows(model_name: str, timings: Timings, batch: int) -> None:
-    own = timings["distcls"]
-    print(f"\n{model_name}, batch {batch}, {torch.get_num_threads()} threads, median of {len(own.wall)} turns")
+def _print_rows(model_name: str, timings: Timings, options: argparse.Namespace) -> None:
+    batch, own = options.batch, timings["distcls"]
+    print(f"\n{model_name}, batch {batch}, {options.threads} threads, median of {len(own.wall)} turns")
     print(f"{'':32}{'images/s':>9}{'ms/step':>9}{'cpu ms':>9}   speed of distcls against it")
     for name, seconds in timings.items():
         wall, cpu = statistics.median(seconds.wall), statistics.median(seconds.cpu)
