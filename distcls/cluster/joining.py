@@ -1,7 +1,7 @@
 """Connects the processes of a run before torch does, which would wait silently for one that never comes.
 
 A process that was killed, refused or never started is missing: the others name it after a few seconds, and fail with
-a clear message once they have waited long enough.
+a clear message once they have waited long enough. Process 0 has it noted in status.json too (runs/waiting.py).
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class Meeting(NamedTuple):
     world_size: int
 
 
-def meet(limit: timedelta) -> Meeting | None:
+def meet(limit: timedelta, note: Callable[[str], None]) -> Meeting | None:
     """Wait until all processes of the run are there; return None if the environment does not describe several.
 
-    Raises MissingProcessError, naming the ranks, after `limit`, and Preempted on a stop signal.
+    note: called in process 0 with a sentence that names the missing processes, after a few seconds and whenever they
+    change. Raises MissingProcessError, naming the ranks, after `limit`, and Preempted on a stop signal.
     """
     global _meetings
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -51,7 +52,7 @@ def meet(limit: timedelta) -> Meeting | None:
     _meetings += 1
     gc.collect()  # what is left of an earlier run in this process may hold its store, and the port
     prefix = f"distcls-{_meetings}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    waiting = _Waiting(rank, world_size, limit.total_seconds())
+    waiting = _Waiting(rank, world_size, limit.total_seconds(), note)
     is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     while True:
         if not is_host:
@@ -71,10 +72,11 @@ def meet(limit: timedelta) -> Meeting | None:
 class _Waiting:
     """Waits for the other processes, and names those that are missing."""
 
-    def __init__(self, rank: int, world_size: int, limit: float) -> None:
-        self.rank, self.world_size, self.limit = rank, world_size, limit
+    def __init__(self, rank: int, world_size: int, limit: float, note: Callable[[str], None]) -> None:
+        self.rank, self.world_size, self.limit, self.note = rank, world_size, limit, note
         self.began = time.monotonic()
-        self.has_told = False
+        self.told: Sequence[int] = ()
+        """The missing processes that were named last."""
 
     def until(self, is_so: Callable[[], bool], missing: Callable[[], Sequence[int]]) -> None:
         """Wait until `is_so`. Raises MissingProcessError after the limit, naming the `missing` ranks."""
@@ -88,14 +90,20 @@ class _Waiting:
                     f"{self._name(missing() or [0])} did not start within {self.limit:,.0f} s: see its output, "
                     "then start all processes again."
                 )
-            if waited > NOTICE and not self.has_told and (ranks := missing()):
-                self.has_told = True
-                print(
-                    f"distcls: process {self.rank} is waiting for {self._name(ranks)} to start",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            if waited > NOTICE:
+                self._tell(missing())
             time.sleep(PAUSE)
+
+    def _tell(self, ranks: Sequence[int]) -> None:
+        """Name the missing processes: on the terminal once, so that a thousand of them fill no screen."""
+        if not ranks or ranks == self.told:
+            return
+        text = f"process {self.rank} is waiting for {self._name(ranks)} to start"
+        if not self.told:
+            print(f"distcls: {text}", file=sys.stderr, flush=True)
+        if self.rank == 0:
+            self.note(text)
+        self.told = ranks
 
     def _name(self, ranks: Sequence[int]) -> str:
         kind = "process" if len(ranks) == 1 else "processes"

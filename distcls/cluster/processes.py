@@ -40,8 +40,13 @@ class Processes:
     A context manager: a process that fails notifies the others, and everything is closed, so that others can be opened.
     """
 
-    def __init__(self, device: str, hang_timeout: float = 0.0) -> None:
-        """Raise UsageError, or MissingProcessError if a process does not start."""
+    def __init__(
+        self, device: str, hang_timeout: float = 0.0, note_missing: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Raise UsageError, or MissingProcessError if a process does not start.
+
+        note_missing: called in process 0 with a sentence about the processes that it is waiting for.
+        """
         timeout = max(TIMEOUT, timedelta(seconds=hang_timeout + 60))
         on_cpu = _on_cpu(device)
         self.world_size = 1
@@ -54,13 +59,13 @@ class Processes:
             kind._shared_state.clear()
         self._had_group = dist.is_initialized()
         try:
-            self._join(on_cpu, timeout)
+            self._join(on_cpu, timeout, note_missing)
         except BaseException:
             self._close()
             raise
 
-    def _join(self, on_cpu: bool, timeout: timedelta) -> None:
-        meeting = meet(TIMEOUT) if not self._had_group and (on_cpu or torch.cuda.is_available()) else None
+    def _join(self, on_cpu: bool, timeout: timedelta, note_missing: Callable[[str], None]) -> None:
+        meeting = meet(TIMEOUT, note_missing) if not self._had_group and (on_cpu or torch.cuda.is_available()) else None
         if meeting is not None:
             # Accelerate uses this group.
             dist.init_process_group("gloo" if on_cpu else "nccl", timeout=timeout, **meeting._asdict())

@@ -10,11 +10,11 @@ There are no hooks or callbacks: the code runs in the order you read it.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from distcls.cluster.kernels import chosen_kernels
-from distcls.cluster.processes import Processes
 from distcls.config.durations import is_due
 from distcls.config.settings import Config
 from distcls.data.augmentation.batchwise import Augmentation
@@ -28,6 +28,7 @@ from distcls.inference.identity import refuse_other_data
 from distcls.optim.build import momenta_per_weight
 from distcls.plan.batches import plan_batches
 from distcls.runs.folder import RunFolder
+from distcls.runs.waiting import joined
 from distcls.training.acceleration import Acceleration
 from distcls.training.checkpoint import Checkpoints
 from distcls.training.failures import ending_told
@@ -57,16 +58,11 @@ def train(config: Config, default_name: str) -> Finished:
     default_name: the run's name, if the config gives none. Raises Preempted after a stop signal (everything is saved),
     and the other errors of errors.py.
     """
+    check = partial(refuse_unknown_names, config)
     with (
-        Processes(config.run.device, config.run.hang_timeout) as processes,
+        joined(config, default_name, check) as processes,
         chosen_kernels(config.train, processes),
-        RunFolder(
-            config,
-            processes,
-            default_name,
-            lambda: refuse_unknown_names(config),
-            lambda config: settle(config, processes.device),
-        ) as run,
+        RunFolder(config, processes, default_name, check, lambda config: settle(config, processes.device)) as run,
         Checkpoints(run, run.config.train) as checkpoints,
         ending_told(run),
     ):

@@ -8,11 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import ledger
 import pytest
 from ranks import await_step, read_json
+
+from distcls.cluster import joining, processes
 
 SETTINGS = [
     *["train.global_batch_size=32", "train.num_threads=1", "train.checkpoint_every=2 steps", "train.num_steps=12"],
@@ -207,3 +210,22 @@ def test_a_signal_while_a_checkpoint_is_written_loses_nothing(ranks, world_size)
     assert status["state"] == "preempted"
     assert (run_dir / "checkpoints" / f"step-{status['step']:08d}" / "manifest.json").exists()
     assert not any((run_dir / "checkpoints").glob(".writing-*"))
+
+
+def one_dies_before_it_joins() -> None:
+    joining.NOTICE, processes.TIMEOUT = 0.2, timedelta(seconds=12)
+    if os.environ["RANK"] == "1":
+        os._exit(9)
+
+
+def test_a_process_killed_before_it_joins_is_named_in_the_status(ranks):
+    words = ["train", "--name", "a", *SETTINGS]
+    group, run_dir = ranks.start(*words, world_size=2, setup=one_dies_before_it_joins), ranks.folder / "runs" / "a"
+    await_step(run_dir, 0)
+    assert read_json(run_dir / "status.json")["reason"] == "process 0 is waiting for process 1 of 2 to start"
+    assert "runs/a is in use by process" in ranks.run(*words, expect=2)
+    assert group.wait() == [1, 9], group.output()
+    status = read_json(run_dir / "status.json")
+    assert status["state"] == "failed" and status["reason"].startswith("process 1 of 2 did not start within 12 s")
+    ranks.run(*words, world_size=2)
+    assert read_json(run_dir / "status.json")["state"] == "finished"
