@@ -131,11 +131,13 @@ def _describe_sharing(train: TrainConfig, plan: BatchPlan) -> str:
     """Return which numbers of processes can share the run, and how to start one that more can share."""
     fitting = fitting_world_sizes(train, plan.micro_batch_size)
     shown = either(fitting) if len(fitting) <= 6 else f"{', '.join(map(str, fitting[:3]))} … {fitting[-1]}"
-    text = f"{shown} {'process' if len(fitting) == 1 else 'processes'} can share this run"
+    alone = len(fitting) == 1
+    text = "1 process only" if alone else f"{shown} processes can share this run"
     if plan.grad_accum_steps > 1 or plan.micro_batch_size == 1:
         return text
     smaller = divisors(plan.micro_batch_size)[-2]
-    return f"{text}; for more, start it with a smaller micro-batch, such as train.micro_batch_size={smaller}"
+    run = "the run" if alone else "it"
+    return f"{text}; for more, start {run} with a smaller micro-batch, such as train.micro_batch_size={smaller}"
 
 
 def _warn_of_memory(

@@ -134,10 +134,16 @@ def test_the_dry_run_tells_of_evaluation_checkpoints_and_memory():
         (
             {"global_batch_size": 24},
             1,
-            "1 process can share this run; for more, start it with a smaller micro-batch, such as "
-            "train.micro_batch_size=12",
+            "1 process only; for more, start the run with a smaller micro-batch, such as train.micro_batch_size=12",
+        ),
+        (
+            {"global_batch_size": 24},
+            2,
+            "1 or 2 processes can share this run; for more, start it with a smaller micro-batch, such as "
+            "train.micro_batch_size=6",
         ),
         ({"global_batch_size": 2}, 2, "1 or 2 processes can share this run"),
+        ({"global_batch_size": 1}, 1, "1 process only"),
     ],
 )
 def test_which_numbers_of_processes_can_share_a_run_is_told(train, world_size, expected):
