@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from ranks import SERVER, free_port
+from ranks import SERVER, free_port, rank_environment
 from torch import nn
 from variants import variant
 
@@ -49,9 +49,7 @@ def make_module() -> Any:
 def evaluate_as(rank: int, world_size: int, port: int, num_images: int, batch_size: int, path: str) -> None:
     """What one process does."""
     torch.set_num_threads(1)
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-    os.environ.update({name: str(value) for name, value in {**own, "MASTER_PORT": port}.items()})
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    os.environ.update(rank_environment(rank, world_size, port))
     from distcls.cluster.processes import Processes
     from distcls.inference import sums
 

@@ -120,14 +120,7 @@ class Ranks:
                 "XDG_CONFIG_HOME": str(self.folder / "config"),
             }
             if world_size > 1:
-                environment |= {
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(world_size),
-                    "LOCAL_WORLD_SIZE": str(world_size),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
-                }
+                environment |= rank_environment(rank, world_size, port)
             log = self.folder / f"start{len(self.groups)}-rank{rank}.log"
             process = SERVER.Process(
                 target=rank_main, args=(list(argv), environment, str(self.folder), str(log), setup)
@@ -166,6 +159,13 @@ def await_step(run_dir: Path, step: int, limit: float = 60) -> None:
                 return
         time.sleep(0.002)
     raise AssertionError(f"step {step} was not reached")
+
+
+def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What torchrun sets for a process on one machine."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    numbers["MASTER_PORT"] = port
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(number) for name, number in numbers.items()}}
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ledger
 import pytest
-from ranks import await_step, free_port, read_json
+from ranks import await_step, free_port, rank_environment, read_json
 
 import distcls
 from distcls.errors import UsageError
@@ -190,9 +190,9 @@ def test_runs_in_one_process_are_those_of_processes_of_their_own(ranks):
 def test_a_run_that_fails_leaves_nothing_behind_and_the_process_can_train_again(tmp_path, world_size):
     (tmp_path / "failing.py").write_text(FAILING)
     settings = {**SETTINGS, "model.name": "failing:make", "model.args": {}, "train.checkpoint_every": "1 steps"}
-    variables = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    port = free_port()
     programs = [
-        python(tmp_path, FAILS, json.dumps(settings), **variables, RANK=str(rank), LOCAL_RANK=str(rank))
+        python(tmp_path, FAILS, json.dumps(settings), **rank_environment(rank, world_size, port))
         for rank in range(world_size)
     ]
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from ranks import free_port, rank_environment
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -49,16 +49,13 @@ sys.exit(run_command(main, []))
 
 def start(block: str, ranks: Sequence[int] = (0, 1), refused: int = 1, limit: float = 60, times: int = 1) -> list:
     """Real interpreters, which end as Python does: threads, destructors and all."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     code = PROGRAM.format(repository=str(REPOSITORY), block=block, refused=refused, limit=limit, times=times)
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    shared = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     return [
         subprocess.Popen(
             [sys.executable, "-c", code],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **shared, **rank_environment(rank, 2, port)},
             stderr=subprocess.PIPE,
             text=True,
         )

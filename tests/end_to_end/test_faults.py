@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import ledger
 import pytest
-from ranks import await_step, read_json
+from ranks import await_step, free_port, rank_environment, read_json
 
 from distcls.cluster import joining, processes
 
@@ -60,16 +59,12 @@ def test_a_process_with_loader_workers_ends_too_when_another_is_killed(tmp_path)
     """At its exit a real interpreter ends its workers by a signal, and waits for them."""
     (tmp_path / "faulty").touch()
     words = [*faulty("is killed", 1), "run.hang_timeout=60", "augment.transforms=[{name: RandAugment}]"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    tests = Path(__file__).parents[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"PYTHONPATH": f"{tests.parent}:{tests}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    tests, port = Path(__file__).parents[1], free_port()
+    shared = {"PYTHONPATH": f"{tests.parent}:{tests}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "distcls.train", *words],
-            cwd=tmp_path, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=tmp_path, env={**os.environ, **shared, **rank_environment(rank, 2, port)},
             stderr=subprocess.PIPE, text=True,
         )
         for rank in range(2)
