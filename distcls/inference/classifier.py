@@ -27,6 +27,7 @@ from distcls.models.build import build_model
 from distcls.models.head import features_of
 from distcls.models.init_from import find_weights
 from distcls.models.weights import load_weights
+from distcls.runs.resolution import weights_dtype
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,7 +55,7 @@ class Classifier(nn.Module):
         self.class_names = list(class_names)
         self.decoding = decoding
         self.precision = config.train.precision
-        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        dtype = weights_dtype(self.precision)
         device = next(network.parameters()).device
         self.normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
         self.register_buffer("temperature", torch.tensor(temperature, dtype=dtype, device=device), persistent=False)
@@ -117,7 +118,7 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
     network = build_model(
         dataclasses.replace(config.model, freeze=[], head_only=False), len(class_names), decoding.image_size
     )
-    network.to(torch.float64 if config.train.precision == "float64" else torch.float32)
+    network.to(weights_dtype(config.train.precision))
     load_weights(network, read_tensors(weights))
     return Classifier(network, config, class_names, decoding, preprocessing.get("temperature", 1.0)).eval()
 

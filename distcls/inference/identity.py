@@ -1,4 +1,4 @@
-"""Checks that images are those that a run knows, before it trains on them further or is evaluated on them."""
+"""Writes down which images a run is trained on, and checks that it resumes with them and is evaluated on them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,37 @@ from typing import Any
 import numpy as np
 
 from distcls.config.loading import read_config
-from distcls.config.settings import DataConfig
+from distcls.config.settings import DataConfig, NormalizeConfig
+from distcls.data.augmentation.preprocessing import describe_preprocessing
 from distcls.data.inspection.report import changed_images
 from distcls.data.split import Data, Split
 from distcls.errors import DiskError, MissingInputError, UsageError, some_of
 from distcls.files.atomic import read_json
+from distcls.runs.folder import RunFolder
 
 Lists = dict[str, list]
 """The images of each split, as in splits.json."""
 
 
-def refuse_other_data(data: Data, run_dir: Path) -> None:
-    """Raise UsageError if a run that has a checkpoint began with other images.
+def check_and_describe_data(data: Data, normalize: NormalizeConfig, run: RunFolder) -> None:
+    """Write the files that describe the run's data, on the main process, unless `refuse_other_data` raises."""
+    lists = data.split_lists()
+    refuse_other_data(data, lists, run.dir)
+    run.write_json("classes.json", data.class_names)
+    run.write_json("splits.json", lists)
+    run.write_json("data_report.json", {"fingerprint": data.fingerprint, **data.report})
+    run.write_json("preprocessing.json", describe_preprocessing(data.decoding, normalize))
+
+
+def refuse_other_data(data: Data, now: Lists, run_dir: Path) -> None:
+    """Raise UsageError if a run that has a checkpoint began with other images. now: the data's `split_lists`.
 
     If data_report.json is damaged or missing, the names of the images decide, and the run writes it again. Raises
     DiskError if splits.json is damaged or missing too.
     """
     if not any((run_dir / "checkpoints").glob("step-*")):
         return
-    report, lists, now = _read_report(run_dir), _read_lists(run_dir), data.split_lists()
+    report, lists = _read_report(run_dir), _read_lists(run_dir)
     if report is None and lists is None:
         raise DiskError(
             f"{run_dir} no longer says which images it began with: data_report.json and splits.json are damaged or "

@@ -24,7 +24,7 @@ from distcls.inference.latency import measure_latency
 from distcls.models.build import build_model, check_model_name
 from distcls.models.catalogue import image_size_of
 from distcls.models.layers import CONVENTION, Layer, layer_table
-from distcls.runs.resolution import computes_bf16
+from distcls.runs.resolution import computes_bf16, weights_dtype
 from distcls.terminal.columns import lay_out, three_digits
 from distcls.terminal.screens import open_screen
 from distcls.training.start.memory import estimate_memory
@@ -150,7 +150,7 @@ def summarize(
         train = _resolved(config.train, device)
         config = dataclasses.replace(config, train=train)
         memory = estimate_memory(config, network, image_size)
-        network.to(device, torch.float64 if train.precision == "float64" else torch.float32)
+        network.to(device, weights_dtype(train.precision))
         classifier = Classifier(network, config, class_names, decoding)
         return Summary(
             model=config.model,

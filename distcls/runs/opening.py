@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from distcls.config.imports import importing_only, nearest
+from distcls.config.imports import importing_only
 from distcls.config.loading import read_config
 from distcls.config.settings import Config
+from distcls.config.wording import nearest
 from distcls.errors import MissingInputError, UsageError
 
 NEEDED = ("config.yaml", "classes.json", "preprocessing.json")

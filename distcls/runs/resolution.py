@@ -82,6 +82,11 @@ def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path
         )
 
 
+def weights_dtype(precision: str) -> torch.dtype:
+    """Return the dtype of the weights in a precision: bf16 and fp16 compute from float32 weights."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
 def computes_bf16() -> bool:
     """True if this process's GPU supports bf16 in hardware: older ones emulate it, slower than float32."""
     return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -11,9 +11,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
 from distcls.config.settings import TrainConfig
+from distcls.runs.resolution import weights_dtype
 
 AUTOCAST = {"float32": "no", "float64": "no", "bf16": "bf16", "fp16": "fp16"}
-"""Accelerate's name for each precision; bf16 and fp16 compute from float32 weights."""
+"""Accelerate's name for each precision."""
 
 
 class AnyMethod(nn.Module):
@@ -33,7 +34,7 @@ class Acceleration:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.device = device
-        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.dtype = weights_dtype(config.precision)
         self.compile = config.compile
         self.ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         self.accelerator = Accelerator(

@@ -13,10 +13,8 @@ import shlex
 import numpy as np
 import torch
 
-from distcls.config.settings import NormalizeConfig
 from distcls.config.wording import count
 from distcls.data.augmentation.batchwise import Augmentation
-from distcls.data.augmentation.preprocessing import describe_preprocessing
 from distcls.data.loading.loader import train_batches
 from distcls.data.split import Data, Split
 from distcls.errors import DivergedError, Preempted
@@ -33,16 +31,6 @@ from distcls.training.state import TrainState
 from distcls.training.watch import WENT_BAD
 
 NUM_PICTURES = 36
-
-
-def write_about_data(data: Data, normalize: NormalizeConfig, run: RunFolder) -> None:
-    """Write the files that describe the run's data, at its start, on the main process."""
-    if not run.processes.is_main:
-        return
-    run.write_json("classes.json", data.class_names)
-    run.write_json("splits.json", data.split_lists())
-    run.write_json("data_report.json", {"fingerprint": data.fingerprint, **data.report})
-    run.write_json("preprocessing.json", describe_preprocessing(data.decoding, normalize))
 
 
 def finish(

@@ -24,7 +24,7 @@ from distcls.data.loading.loader import train_batches
 from distcls.errors import Preempted
 from distcls.inference.classifier import Classifier
 from distcls.inference.evaluator import Evaluator
-from distcls.inference.identity import refuse_other_data
+from distcls.inference.identity import check_and_describe_data
 from distcls.optim.build import momenta_per_weight
 from distcls.plan.batches import plan_batches
 from distcls.runs.folder import RunFolder
@@ -33,7 +33,7 @@ from distcls.training.acceleration import Acceleration
 from distcls.training.checkpoint import Checkpoints
 from distcls.training.failures import ending_told
 from distcls.training.features import with_features
-from distcls.training.finish import finish, write_about_data
+from distcls.training.finish import finish
 from distcls.training.objectives.build import build_objective
 from distcls.training.objectives.objective import describe_task
 from distcls.training.start.header import check_plan, describe, describe_longer
@@ -71,8 +71,7 @@ def train(config: Config, default_name: str) -> Finished:
         device, dtype = acceleration.device, acceleration.dtype
         crop = config.augment.random_resized_crop
         data = build_data(config.data, processes, run.counting("decoding images"), crop)
-        processes.from_main(lambda: refuse_other_data(data, run.dir))
-        write_about_data(data, config.augment.normalize, run)
+        processes.from_main(lambda: check_and_describe_data(data, config.augment.normalize, run))
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
         check_plan(config, data, plan)
         normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
@@ -82,8 +81,9 @@ def train(config: Config, default_name: str) -> Finished:
         state = build_state(config, data, objective, acceleration, run, with_init_from=newest is None)
         train_step = TrainStep(config, objective, state, plan, acceleration)
         evaluate = Evaluator(config, processes)
-        described = describe(config, data, plan, state.module, processes)
-        run.progress.header([*described, *describe_longer(config, plan, run.dir), ("folder", str(run.dir))])
+        if processes.is_main:
+            described = describe(config, data, plan, state.module, processes)
+            run.progress.header([*described, *describe_longer(config, plan, run.dir), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)
         if config.model.head_only:
             classifier = Classifier(state.module, config, data.class_names, data.decoding)

@@ -23,6 +23,10 @@ BEFORE = (7 * 10**9, 7 * 10**9)
 """One time of change for all files, as they come out of an archive."""
 
 
+def refuse(data: Data, run_dir: Path) -> None:
+    refuse_other_data(data, data.split_lists(), run_dir)
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """24 training and 4 test images of one size in bytes each, in two classes."""
@@ -67,10 +71,10 @@ def swap(first: Path, second: Path) -> None:
 def test_the_same_images_are_accepted_wherever_they_lie(
     images: Path, opened: Callable[..., Data], run_dir: Path, tmp_path: Path
 ) -> None:
-    refuse_other_data(opened(), run_dir)
-    refuse_other_data(opened(cache="0"), run_dir)
+    refuse(opened(), run_dir)
+    refuse(opened(cache="0"), run_dir)
     copy = Path(shutil.copytree(images, tmp_path / "copy", copy_function=shutil.copyfile))  # with other times
-    refuse_other_data(opened(copy), run_dir)
+    refuse(opened(copy), run_dir)
     assert len(choose_split(opened(copy), "test", run_dir)) == 4
 
 
@@ -85,7 +89,7 @@ def test_images_that_changed_places_are_refused(
 ) -> None:
     swap(images / first, images / second)
     with pytest.raises(UsageError, match="no image was added or removed, but the contents of some files"):
-        refuse_other_data(opened(cache=cache), run_dir)
+        refuse(opened(cache=cache), run_dir)
 
 
 def test_an_image_of_the_same_size_and_time_in_the_place_of_another_is_refused(
@@ -97,7 +101,7 @@ def test_an_image_of_the_same_size_and_time_in_the_place_of_another_is_refused(
     file.write_bytes(content)
     os.utime(file, ns=BEFORE)
     with pytest.raises(UsageError, match="have changed"):
-        refuse_other_data(opened(), run_dir)
+        refuse(opened(), run_dir)
 
 
 def test_a_run_that_knows_only_names_and_sizes_is_still_resumed(opened: Callable[..., Data], run_dir: Path) -> None:
@@ -105,11 +109,11 @@ def test_a_run_that_knows_only_names_and_sizes_is_still_resumed(opened: Callable
     data = opened()
     assert data.listing_fingerprint != data.fingerprint
     (run_dir / "data_report.json").write_text(json.dumps({"fingerprint": data.listing_fingerprint}))
-    refuse_other_data(data, run_dir)
+    refuse(data, run_dir)
     assert len(choose_split(data, "test", run_dir)) == 4
     (run_dir / "data_report.json").write_text(json.dumps({"fingerprint": "another"}))
     with pytest.raises(UsageError, match="the data is not what"):
-        refuse_other_data(data, run_dir)
+        refuse(data, run_dir)
 
 
 def test_a_split_is_measured_as_long_as_it_is_the_same_itself(
@@ -139,11 +143,11 @@ def test_without_its_report_a_run_knows_its_images_by_name(
     images: Path, opened: Callable[..., Data], run_dir: Path, damage: str
 ) -> None:
     DAMAGE[damage](run_dir / "data_report.json")
-    refuse_other_data(opened(), run_dir)
+    refuse(opened(), run_dir)
     assert len(choose_split(opened(), "test", run_dir)) == 4
     (images / "train" / "class0" / "00.bmp").unlink()
     with pytest.raises(UsageError, match=r"1 image is gone: train/class0/00\.bmp"):
-        refuse_other_data(opened(), run_dir)
+        refuse(opened(), run_dir)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -151,11 +155,11 @@ def test_without_its_lists_a_run_knows_its_images_by_content(
     images: Path, opened: Callable[..., Data], run_dir: Path, damage: str
 ) -> None:
     DAMAGE[damage](run_dir / "splits.json")
-    refuse_other_data(opened(), run_dir)
+    refuse(opened(), run_dir)
     assert len(choose_split(opened(), "test", run_dir)) == 4
     (images / "train" / "class0" / "00.bmp").unlink()
     with pytest.raises(UsageError, match=r"its splits\.json is damaged or missing"):
-        refuse_other_data(opened(), run_dir)
+        refuse(opened(), run_dir)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -163,7 +167,7 @@ def test_without_both_a_run_is_not_resumed(opened: Callable[..., Data], run_dir:
     for name in ("data_report.json", "splits.json"):
         DAMAGE[damage](run_dir / name)
     with pytest.raises(DiskError, match=r"data_report\.json and splits\.json are damaged or missing.*--name NAME"):
-        refuse_other_data(opened(), run_dir)
+        refuse(opened(), run_dir)
     with pytest.raises(UsageError, match="may have been trained on"):
         choose_split(opened(), "test", run_dir)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from distcls.config.imports import call_by_name, nearest
+from distcls.config.imports import call_by_name
 from distcls.config.settings import ObjectiveConfig
+from distcls.config.wording import nearest
 from distcls.errors import UsageError
 from distcls.training.objectives.objective import Objective, Task
 from distcls.training.objectives.supervised import Supervised

@@ -16,6 +16,7 @@ from distcls.models.layers import without_numbers
 from distcls.models.recomputation import blocks_of
 from distcls.optim.build import momenta_per_weight
 from distcls.plan.randomness import global_state_kept
+from distcls.runs.resolution import weights_dtype
 
 
 class Memory(NamedTuple):
@@ -36,7 +37,7 @@ def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memor
     is about what the backward pass keeps; with train.checkpoint_activations, it keeps those inside one block at a time.
     The copy has shapes but no numbers, so it costs nothing; None for a model that cannot run like that.
     """
-    itemsize = 8 if config.train.precision == "float64" else 4
+    itemsize = weights_dtype(config.train.precision).itemsize
     activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
     copies = 2 + momenta_per_weight(config.optim) + (config.train.ema_decay is not None)
     blocks = blocks_of(module) if config.train.checkpoint_activations else {}
