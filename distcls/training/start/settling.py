@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,10 +57,22 @@ SCRATCH = "torchvision/resnet18"
 SMALLEST_BATCH = {"fast": 64, "balanced": 16, "best": 16, "scratch": 32}
 """Global batch size for small data sets, which a preset's learning rate is chosen for."""
 
-LARGER_BATCHES = ((20_000, 8), (2_000, 4), (0, 1))
-"""How many times larger the batch is from this many training images on; the learning rate grows by the root of it."""
 
-EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 15, 6_000), "best": (6, 30, 12_000), "scratch": (30, 200, 60_000)}
+class Scale(NamedTuple):
+    """Settings for data sets from a certain size on."""
+
+    least_images: int
+    """For training."""
+    batch: int
+    """How many times larger the batch is than for small data sets; the learning rate grows by the root of it."""
+    layer_decay: float
+    freeze_statistics: bool
+    """Few images move the lower layers and the statistics in directions of their own, and lose what ImageNet taught."""
+
+
+SCALES = (Scale(20_000, 8, 0.9, False), Scale(2_000, 4, 0.75, False), Scale(0, 1, 0.5, True))
+
+EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 10, 3_000), "best": (6, 20, 6_000), "scratch": (30, 200, 60_000)}
 """For each preset the fewest and most epochs, and how many images training should see if that lies between them."""
 
 
@@ -80,11 +92,10 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
         settled = _with_automatic_preset(config, opened)
     if settled.preset in PRESETS:
         settled = _with_network(settled, "cpu" if device.type == "cpu" else "gpu", may_download)
-        settled = _with_length(settled, opened())
+        settled = _with_scale(settled, opened())
     settled = _with_preprocessing(settled)
     find_source(settled.model, may_download)  # if they are missing, say so before images are decoded
-    starts_trained = settled.model.pretrained or settled.model.weights or settled.model.init_from
-    if settled.model.freeze_statistics and not starts_trained:
+    if settled.model.freeze_statistics and not _starts_trained(settled):
         raise UsageError(
             "model.freeze_statistics=true needs initial weights, whose statistics it keeps: add model.pretrained=true "
             "or model.init_from=FILE, or leave it out"
@@ -95,9 +106,14 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
 def _with_automatic_preset(config: Config, opened: Callable[[], ImageSets]) -> Config:
     if config.data.name not in KINDS_OF_PATHS or not are_photographs(opened()["train"]):
         return config.replaced({"preset": "none"})
-    starts_trained = config.model.pretrained or config.model.weights or config.model.init_from
-    is_from_scratch = not starts_trained and (config.is_given("model.name") or config.is_given("model.pretrained"))
+    is_from_scratch = not _starts_trained(config) and (
+        config.is_given("model.name") or config.is_given("model.pretrained")
+    )
     return with_preset(config, "scratch" if is_from_scratch else "balanced")
+
+
+def _starts_trained(config: Config) -> bool:
+    return bool(config.model.pretrained or config.model.weights or config.model.init_from)
 
 
 def are_photographs(image_set: ImageSet) -> bool:
@@ -148,19 +164,25 @@ def _fetch(weights: LibraryWeights) -> None:
         weights.fetch()
 
 
-def _with_length(config: Config, image_sets: ImageSets) -> Config:
-    """Choose batch size, learning rate and epochs by the number of training images, unless they are given."""
+def _with_scale(config: Config, image_sets: ImageSets) -> Config:
+    """Choose batch size, learning rates and epochs by the number of training images, unless they are given."""
     labels = {name: image_set.labels for name, image_set in image_sets.items()}
     num_images = len(cut_splits(labels, config.data)["train"][1])
-    times = next(times for least, times in LARGER_BATCHES if num_images >= least)
+    scale = next(scale for scale in SCALES if num_images >= scale.least_images)
     values: dict[str, Any] = {}
     if not config.is_given("train.global_batch_size"):
-        values["train.global_batch_size"] = SMALLEST_BATCH[config.preset] * times
+        values["train.global_batch_size"] = SMALLEST_BATCH[config.preset] * scale.batch
         if not config.is_given("optim.lr"):
-            values["optim.lr"] = config.optim.lr * math.sqrt(times)
+            values["optim.lr"] = config.optim.lr * math.sqrt(scale.batch)
     if not any(map(config.is_given, LENGTHS)):
         fewest, most, images = EPOCHS[config.preset]
         values["train.num_epochs"] = float(min(max(math.ceil(images / num_images), fewest), most))
+    if config.preset in ("balanced", "best"):
+        decay, freeze = (
+            ("optim.layer_decay", scale.layer_decay),
+            ("model.freeze_statistics", scale.freeze_statistics and _starts_trained(config)),
+        )
+        values |= {path: value for path, value in (decay, freeze) if not config.is_given(path)}
     return config.replaced(values)
 
 

@@ -99,7 +99,7 @@ def test_a_named_network_under_a_preset_starts_from_its_own_weights(photographs)
         settled(photographs, "preset=balanced", "model.name=timm/test_vit")
 
 
-@pytest.mark.parametrize(("count", "epochs"), [(20, 15), (300, 14), (3000, 3)])
+@pytest.mark.parametrize(("count", "epochs"), [(20, 10), (300, 7), (3000, 3)])
 def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, count, epochs):
     class Listed:
         labels = np.arange(2 * count) % 2
@@ -114,8 +114,11 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     config = settled(photographs)
     assert config.train.num_epochs == epochs
     assert config.train.global_batch_size == (64 if count == 3000 else 16)
-    assert config.optim.lr == pytest.approx(6e-4 if count == 3000 else 3e-4)
-    assert settled(photographs, "train.global_batch_size=8").optim.lr == 3e-4
+    assert config.optim.lr == pytest.approx(2e-3 if count == 3000 else 1e-3)
+    assert config.model.freeze_statistics == (count < 2000) and config.optim.layer_decay == (
+        0.5 if count < 2000 else 0.75
+    )
+    assert settled(photographs, "train.global_batch_size=8").optim.lr == 1e-3
 
 
 def test_better_weights_are_taken_if_they_are_here_or_soon_will_be(photographs, monkeypatch):
