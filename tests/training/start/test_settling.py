@@ -114,11 +114,11 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     config = settled(photographs)
     assert config.train.num_epochs == epochs
     assert config.train.global_batch_size == (64 if count == 3000 else 16)
-    assert config.optim.lr == pytest.approx(2e-3 if count == 3000 else 1e-3)
+    assert config.optim.lr == pytest.approx(1e-3 if count == 3000 else 5e-4)
     assert config.model.freeze_statistics == (count < 2000) and config.optim.layer_decay == (
         0.5 if count < 2000 else 0.75
     )
-    assert settled(photographs, "train.global_batch_size=8").optim.lr == 1e-3
+    assert settled(photographs, "train.global_batch_size=8").optim.lr == 5e-4
 
 
 def test_better_weights_are_taken_if_they_are_here_or_soon_will_be(photographs, monkeypatch):
