@@ -11,6 +11,7 @@ from torch import nn
 
 from distcls.errors import UsageError
 from distcls.files.verified import Tensors
+from distcls.models.formats.hugging_face_names import timm_names
 from distcls.models.library_weights import LibraryWeights, Preprocessing, cached, download
 
 
@@ -69,11 +70,14 @@ class TorchvisionLibrary:
         )
 
     def convert(self, name: str, tensors: Tensors, image_size: int, args: Mapping[str, Any]) -> Tensors:
-        """Return the tensors; position embeddings of vision transformers are resampled to the image size."""
+        """Return the tensors; position embeddings of vision transformers are resampled to the image size.
+
+        Those of a ResNet of transformers get torchvision's names, which are timm's too.
+        """
         from torchvision.models.vision_transformer import interpolate_embeddings
 
         if not name.startswith("vit_") or "encoder.pos_embedding" not in tensors:
-            return tensors
+            return timm_names(tensors)
         patch_size = tensors["conv_proj.weight"].shape[-1]
         return dict(interpolate_embeddings(image_size, patch_size, dict(tensors)))  # type: ignore[arg-type]
 
