@@ -18,10 +18,22 @@ def head_name(model: nn.Module, num_classes: int) -> str | None:
     return names[-1] if names else None
 
 
+def head_names(model: nn.Module, num_classes: int) -> list[str]:
+    """Return the names of the head's layers, none if there is no head.
+
+    Models such as DeiT and LeViT have two, whose outputs they average: the last one, head_dist, learned from a teacher.
+    """
+    last = head_name(model, num_classes)
+    if last is None:
+        return []
+    twin = f"{last}.".replace("_dist.", ".").removesuffix(".")
+    return [last] if twin == last or twin not in dict(model.named_modules()) else [twin, last]
+
+
 def head_parameters(model: nn.Module, num_classes: int) -> list[str]:
     """Return the names of the head's parameters; none if there is no head."""
-    head = head_name(model, num_classes)
-    return [] if head is None else [f"{head}.{name}" for name, _ in model.get_submodule(head).named_parameters()]
+    heads = head_names(model, num_classes)
+    return [f"{head}.{name}" for head in heads for name, _ in model.get_submodule(head).named_parameters()]
 
 
 def train_head_only(model: nn.Module, num_classes: int) -> None:
@@ -31,9 +43,9 @@ def train_head_only(model: nn.Module, num_classes: int) -> None:
     """
     name = head_name(model, num_classes)
     head = None if name is None else model.get_submodule(name)
-    if not isinstance(head, nn.Linear) or not name:
+    if not isinstance(head, nn.Linear) or not name or len(head_names(model, num_classes)) > 1:
         raise UsageError(
-            f"model.head_only=true needs a model that ends in a linear layer with {num_classes} outputs, one per "
+            f"model.head_only=true needs a model that ends in one linear layer with {num_classes} outputs, one per "
             "class: choose another model.name, or leave it out and use model.freeze"
         )
     for parameter in model.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from distcls.config.settings import ModelConfig
 from distcls.errors import MissingInputError, UsageError, some_of
 from distcls.files.atomic import read_json
 from distcls.files.verified import Tensors, read_tensors, sha256_of
+from distcls.models.formats.fitting import models_that_fit
+from distcls.models.formats.hugging_face_names import class_names_of
 from distcls.models.head import head_parameters
 from distcls.models.libraries import check_library_name, library_of
 from distcls.models.library_weights import LibraryWeights
@@ -21,6 +24,9 @@ from distcls.runs.status import read_status
 
 LEAST_SHARE = 0.5
 """The share of a model's tensors, not counting its head, that must be found unless model.init_partly is set."""
+
+WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model", "model_state_dict")
+"""The names that training scripts store weights under. Averaged ones come first: they are what timm evaluates."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,12 @@ def init_from(
     old_names = source.class_names
     unfit = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     if set(unfit) - set(head) or not set(own) & set(tensors):
-        raise UsageError(_does_not_fit(source.setting, own, tensors, unfit))
-    other_classes = bool(unfit) or (old_names is not None and old_names != class_names)
+        raise UsageError(
+            _does_not_fit(source.setting, own, tensors, unfit)
+            + models_that_fit(config.name, source.path, tensors, image_size)
+        )
+    has_head = not set(head).isdisjoint(tensors)
+    other_classes = bool(unfit) or not has_head or (old_names is not None and old_names != class_names)
     fresh = set(head) if other_classes else set()
     loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in fresh}
     missing = [name for name in own if name not in tensors and name not in fresh]
@@ -126,18 +136,19 @@ def init_from(
         raise UsageError(
             f"{source.setting} has only {len(loaded)} of the model's {wanted} tensors"
             f"{', not counting its head' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and "
-            "model.args to match, or accept new weights for the rest: model.init_partly=true"
+            "model.args to match, or accept new weights for the rest: model.init_partly=true."
+            + models_that_fit(config.name, source.path, tensors, image_size)
         )
     notes = [f"weights from {source.title}: {len(loaded)} of {len(own)} tensors"]
     if fresh:
-        reason = f"because {source.title} has different ones: {', '.join(head)}"
+        reason = f"because {source.title} has {'different ones' if has_head else 'no head'}: {', '.join(head)}"
         kept = _same_classes(class_names, old_names or []) if config.keep_head_rows else {}
         if config.keep_head_rows and not kept:
             raise UsageError(_no_rows_to_keep(source, class_names))
         for name in head:
             # Random weights would add noise to good features: timm draws some so large that the loss starts at 2.4.
             own[name] = torch.zeros_like(own[name])
-            if kept and name in tensors and tensors[name].shape[1:] == own[name].shape[1:]:
+            if kept and name in tensors and tensors[name].shape == (len(old_names or []), *own[name].shape[1:]):
                 own[name][list(kept)] = tensors[name][list(kept.values())].to(own[name].dtype)
         rows = f"; the rows of {some_of([class_names[i] for i in kept], 5)} are kept" if kept else ""
         notes.append(f"new head for {len(class_names)} classes, {reason}{rows}")
@@ -195,21 +206,23 @@ def find_weights(path: Path) -> Path:
 def read_weights(path: Path) -> Tensors:
     """Return tensors by name. Raises UsageError if the file does not hold weights."""
     try:
-        tensors: dict[str, Any] = (
-            read_tensors(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        tensors: dict[str, Any] = read_tensors(path) if path.suffix == ".safetensors" else _torch_load(path)
     except Exception as error:
         raise UsageError(
             f"{path} cannot be read as weights: {error}. Expected .safetensors or a state_dict."
         ) from error
-    for key in ("state_dict", "model", "model_state_dict"):
+    for key in WRAPPERS:
         if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
             tensors = tensors[key]
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise UsageError(f"{path} does not hold weights: expected .safetensors, or a state_dict of tensors by name.")
     return tensors
+
+
+def _torch_load(path: Path) -> Any:
+    # timm's training script stores its arguments beside the weights, as a Namespace, which runs no code.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def without_prefixes(tensors: Tensors, own: Tensors) -> Tensors:
@@ -227,7 +240,7 @@ def _class_names_beside(path: Path) -> list[str] | None:
     for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
         if (folder / "classes.json").exists():
             return read_json(folder / "classes.json")
-    return None
+    return class_names_of(path.parent / "config.json")
 
 
 def _does_not_fit(setting: str, own: Tensors, tensors: Tensors, unfit: list[str]) -> str:

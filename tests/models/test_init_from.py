@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -139,8 +140,24 @@ def with_prefix(prefix: str) -> dict[str, torch.Tensor]:
         {"state_dict": with_prefix("module."), "epoch": 3},
         {"model": with_prefix("")},
         {"model_state_dict": with_prefix("")},
+        {
+            "arch": "cnn2",
+            "state_dict": make_model(seed=2).state_dict(),
+            "state_dict_ema": with_prefix(""),
+            "args": argparse.Namespace(lr=0.1),
+        },
     ],
-    ids=["plain", "DDP", "compiled", "DDP of compiled", "compiled DDP", "state_dict", "model", "model_state_dict"],
+    ids=[
+        "plain",
+        "DDP",
+        "compiled",
+        "DDP of compiled",
+        "compiled DDP",
+        "state_dict",
+        "model",
+        "model_state_dict",
+        "timm",
+    ],
 )
 def test_files_of_torch_save_are_understood(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
