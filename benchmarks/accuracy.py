@@ -53,7 +53,7 @@ def train_with_distcls(data: Path, seed: int, epochs: int, folder: Path) -> floa
 
 def train_by_hand(splits: dict[str, Arrays], seed: int, epochs: int) -> float:
     """Test accuracy of the same recipe in plain PyTorch."""
-    from distcls.models.cnn import cnn2
+    from distcls.models.networks.cnn import cnn2
 
     torch.manual_seed(seed)
     net = cnn2(10, 32, dropout=0.2).to(memory_format=torch.channels_last)

@@ -13,18 +13,22 @@ from distcls.config.imports import call_by_name, import_by_name, nearest
 from distcls.config.settings import ModelConfig
 from distcls.config.wording import either
 from distcls.errors import UsageError
-from distcls.models.cnn import cnn2, cnn3
 from distcls.models.freezing import freeze
 from distcls.models.head import train_head_only
 from distcls.models.libraries import LIBRARIES, Library, check_library_name, library_of
-from distcls.models.resnet9 import resnet9
+from distcls.models.networks.cnn import cnn2, cnn3, simple_cnn
+from distcls.models.networks.resnet9 import resnet9
+from distcls.models.networks.small_resnet import small_resnet, tiny_resnet
 from distcls.models.trial import initialize_lazy
 from distcls.plan.randomness import global_state_kept
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn2": cnn2,
     "cnn3": cnn3,
+    "simple_cnn": simple_cnn,
     "resnet9": resnet9,
+    "small_resnet": small_resnet,
+    "tiny_resnet": tiny_resnet,
 }
 
 LOADING_ARGUMENTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "weights")

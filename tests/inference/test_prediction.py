@@ -62,7 +62,7 @@ from pathlib import Path
 Path("executed").touch()
 
 def make(num_classes, **args):
-    from distcls.models.cnn import cnn2
+    from distcls.models.networks.cnn import cnn2
     return cnn2(num_classes, 8, **args)
 """
 

@@ -16,12 +16,53 @@ def count(model) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("cnn2", 545_194), ("cnn3", 1_147_690), ("resnet9", 6_573_130)])
-def test_sizes_are_those_of_the_docstrings(name, parameters):
-    model = build_model(ModelConfig(name=name), 10, 32)
-    assert count(model) == parameters
-    thousands = {"cnn2": "545 thousand", "cnn3": "1.1 million", "resnet9": "6.6 million"}
-    assert thousands[name] in (MODELS[name].__doc__ or "")
+SIZES = {
+    "cnn2": (545_194, "545 thousand"),
+    "cnn3": (1_147_690, "1.1 million"),
+    "simple_cnn": (94_762, "95 thousand"),
+    "resnet9": (6_573_130, "6.6 million"),
+    "small_resnet": (11_173_962, "11.2 million"),
+    "tiny_resnet": (188_154, "188 thousand"),
+}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_sizes_are_those_of_the_docstrings(name):
+    parameters, in_words = SIZES[name]
+    assert count(build_model(ModelConfig(name=name), 10, 32)) == parameters
+    assert in_words in (MODELS[name].__doc__ or "")
+
+
+@pytest.mark.parametrize("name", ["simple_cnn", "small_resnet", "tiny_resnet"])
+def test_global_pooling_makes_the_size_independent_of_the_images(name):
+    small, large = (build_model(ModelConfig(name=name), 10, size) for size in (8, 64))
+    assert count(small) == count(large)
+
+
+def test_the_resnet_20_of_the_paper_has_0_27_million_parameters():
+    model = build_model(ModelConfig(name="small_resnet", args={"widths": [16, 32, 64], "blocks": [3, 3, 3]}), 10, 32)
+    assert round(count(model) / 1e6, 2) == 0.27
+    assert sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in model.modules()) == 19
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "tiny_resnet"])
+def test_residual_blocks_start_as_their_shortcuts(name):
+    """The last BatchNorm of each block is zero, so the convolutions of a block without projection do nothing yet."""
+    model = build_model(ModelConfig(name=name), 3, 16).eval()
+    block = model.get_submodule("layer2.1")
+    features = torch.rand(2, block.get_submodule("convolutions.0").in_channels, 4, 4)
+    assert torch.equal(block(features), features)
+
+
+def test_a_network_without_blocks_is_refused():
+    with pytest.raises(UsageError, match=r"channels=\[\], expected the channels of one or more blocks"):
+        build_model(ModelConfig(name="simple_cnn", args={"channels": []}), 3, 8)
+
+
+@pytest.mark.parametrize("args", [{"widths": []}, {"widths": [8]}, {"widths": [8, 16], "blocks": [1, 0]}])
+def test_stages_need_a_width_and_a_block_each(args):
+    with pytest.raises(UsageError, match=r"expected one width and one or more blocks for each stage"):
+        build_model(ModelConfig(name="tiny_resnet", args=args), 3, 8)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -32,7 +73,7 @@ def test_any_image_size_from_8_pixels_gives_a_score_per_class(name, size):
         assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["cnn3", "resnet9"])
+@pytest.mark.parametrize("name", ["cnn3", "simple_cnn", "resnet9", "tiny_resnet"])
 def test_images_that_are_too_small_are_a_usage_error_or_work(name):
     try:
         model = build_model(ModelConfig(name=name), 7, 4).eval()
@@ -43,7 +84,7 @@ def test_images_that_are_too_small_are_a_usage_error_or_work(name):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("cnn2", 32), ("cnn3", 28), ("resnet9", 32)],
+    [("cnn2", 32), ("cnn3", 28), ("simple_cnn", 32), ("resnet9", 32), ("small_resnet", 32), ("tiny_resnet", 32)],
 )
 def test_no_layer_raises_in_deterministic_mode_on_a_gpu(name, size):
     """torch.use_deterministic_algorithms(True) makes the backward pass of these raise a RuntimeError on CUDA."""

@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 
 from distcls.errors import UsageError
+from distcls.models.networks.resnet9 import resnet9
 from distcls.models.recomputation import blocks_of, recompute_activations
-from distcls.models.resnet9 import resnet9
 from distcls.training.statistics import BatchNormStatistics
 
 

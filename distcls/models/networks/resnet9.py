@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from distcls.models.cnn import check_image_size
+from distcls.models.networks.cnn import check_image_size
 
 
 def _convolution(channels_in: int, channels_out: int, pool: bool = False) -> nn.Sequential:

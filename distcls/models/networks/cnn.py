@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import nn
 
 from distcls.errors import UsageError
+from distcls.models.networks.pooling import GlobalAveragePool
 
 
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -42,6 +44,22 @@ def cnn2(num_classes: int, image_size: int, hidden: int = 128, dropout: float = 
 def cnn3(num_classes: int, image_size: int, hidden: int = 512, dropout: float = 0.3) -> nn.Sequential:
     """Return a network with 32, 64 and 128 channels and a hidden layer of 512: 1.1 million parameters at 32 pixels."""
     return _cnn(num_classes, image_size, [32, 64, 128], hidden, dropout)
+
+
+def simple_cnn(
+    num_classes: int, image_size: int, channels: Sequence[int] = (32, 64, 128), dropout: float = 0.0
+) -> nn.Sequential:
+    """Return a network with 32, 64 and 128 channels and no hidden layer: 95 thousand parameters at any image size."""
+    if not channels:
+        raise ValueError("channels=[], expected the channels of one or more blocks")
+    check_image_size(image_size, 2 ** len(channels))
+    layers = {
+        "blocks": nn.Sequential(*[_block(before, after) for before, after in pairwise([3, *channels])]),
+        "pool": GlobalAveragePool(),
+        "dropout": nn.Dropout(dropout),
+        "head": nn.Linear(channels[-1], num_classes),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 def check_image_size(image_size: int, smallest: int) -> None:
