@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from distcls.config.imports import call_by_name, import_by_name, nearest
+from distcls.config.imports import call_by_name, import_by_name
 from distcls.config.settings import ModelConfig
-from distcls.config.wording import either
+from distcls.config.wording import either, nearest
 from distcls.errors import UsageError
 from distcls.models.freezing import freeze
 from distcls.models.head import train_head_only

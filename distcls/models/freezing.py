@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from distcls.config.durations import Duration, Plan, parse_duration, steps_at
-from distcls.config.imports import nearest
 from distcls.config.settings import ModelConfig
+from distcls.config.wording import nearest
 from distcls.errors import UsageError
 from distcls.models.head import head_parameters
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from distcls.config.imports import call_by_name, import_by_name, nearest
+from distcls.config.imports import call_by_name, import_by_name
 from distcls.config.settings import OptimConfig
+from distcls.config.wording import nearest
 from distcls.errors import UsageError
 from distcls.optim.groups import Group
 from distcls.optim.joint import JointOptimizer

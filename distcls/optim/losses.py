@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from distcls.config.imports import import_by_name, nearest
+from distcls.config.imports import import_by_name
 from distcls.config.settings import LossConfig
+from distcls.config.wording import nearest
 from distcls.errors import UsageError, some_of
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
