@@ -279,5 +279,5 @@ def test_a_machine_without_memory_is_not_called_a_model_that_is_too_large(place,
 
 
 def test_a_failing_backward_pass_is_refused():
-    with pytest.raises(UsageError, match="my:make fails in the backward pass: shapes {3}"):
+    with pytest.raises(UsageError, match=r"my:make fails in the backward pass: shapes \{3\}"):
         attempt(Greedy("backward", RuntimeError("shapes {3}")))
