@@ -147,7 +147,8 @@ def init_from(
             raise UsageError(_no_rows_to_keep(source, class_names))
         for name in head:
             # Random weights would add noise to good features: timm draws some so large that the loss starts at 2.4.
-            own[name] = torch.zeros_like(own[name])
+            if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | nn.Conv2d):
+                own[name] = torch.zeros_like(own[name])
             if kept and name in tensors and tensors[name].shape == (len(old_names or []), *own[name].shape[1:]):
                 own[name][list(kept)] = tensors[name][list(kept.values())].to(own[name].dtype)
         rows = f"; the rows of {some_of([class_names[i] for i in kept], 5)} are kept" if kept else ""
