@@ -71,14 +71,15 @@ def contradictions(config: Config, world_size: int, unsure: Collection[str] = ()
     unsure: settings and sections with invalid values; rules that read any of them are skipped.
     """
     for rule, reads in RULES:
-        if not any(_overlap(path, wrong) for path in reads.split() for wrong in unsure):
+        if not any(overlap(path, wrong) for path in reads.split() for wrong in unsure):
             yield from rule(config, world_size)
     for one in BELONGS:
-        if not any(_overlap(path, wrong) for path in (one.setting, one.to) for wrong in unsure):
+        if not any(overlap(path, wrong) for path in (one.setting, one.to) for wrong in unsure):
             yield from _ignored(config, one)
 
 
-def _overlap(path: str, other: str) -> bool:
+def overlap(path: str, other: str) -> bool:
+    """True if one of two settings or sections is the other, or inside it."""
     return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
 
 

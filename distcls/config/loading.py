@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args, get_origin
 
-from distcls.config.contradictions import contradictions
+from distcls.config.contradictions import contradictions, overlap
 from distcls.config.durations import parse_duration
 from distcls.config.messages import join, mismatch, not_a_section, unknown_setting
 from distcls.config.migrations import migrate
@@ -77,7 +77,14 @@ def _on_recipe(config: Config, name: str) -> Config:
     values = {path: recipe.at(path) for path in _leaves(root) if not config.is_given(path)}
     if any(map(config.is_given, LENGTHS)):
         values = {path: value for path, value in values.items() if path not in LENGTHS}
-    return config.replaced({**values, "preset": name})
+    if config.is_given("model.freeze"):
+        values.pop("model.freeze_until", None)
+    on_recipe = config.replaced({**values, "preset": name})
+    wrong = [path for path, _ in contradictions(on_recipe, _world_size())]
+    useless = [path for path in values if any(overlap(path, other) for other in wrong)]
+    for path in useless:  # what was given leaves them without effect
+        del values[path]
+    return config.replaced({**values, "preset": name}) if useless else on_recipe
 
 
 def _leaves(root: Given, kind: type = Config, path: str = "") -> Iterator[str]:
@@ -200,7 +207,8 @@ def _build(root: Given, world_size: int, mistakes: Mistakes, judged: Sequence[st
     """Return the settings. judged: the overrides to check for contradictions; None: check everything."""
     given = frozenset(_leaves(root))
     _choose_length(root)
-    config: Config = _section(Config, root, "", mistakes).noting(given)
+    config: Config = _section(Config, root, "", mistakes)
+    config = config.noting(given - {"preset"} if config.preset == "auto" else given)  # auto leaves it open
     if config.preset in PRESETS:
         config = _on_recipe(config, config.preset)
     for path, problem in contradictions(config, world_size, mistakes.unsure):

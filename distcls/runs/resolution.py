@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from distcls.cluster.processes import Processes
-from distcls.config.batch_sizes import default_micro_batch_size, fitting_world_sizes, wrong_default
+from distcls.config.batch_sizes import default_micro_batch_size, fitting_world_sizes, wrong_batches, wrong_default
 from distcls.config.settings import Config, TrainConfig
 from distcls.config.wording import either
 from distcls.errors import UsageError
-from distcls.runs.resuming import fill_from
+from distcls.runs.resuming import choices_kept, fill_from
 
 
 def resolve(
@@ -29,15 +29,24 @@ def resolve(
     Raises UsageError for what these processes cannot do.
     """
     if stored is None:
-        config = config.replaced(processes.from_main(lambda: settle(config)))
+        choices = processes.from_main(lambda: _choices(config, path, settle))
+        config = config.replaced(choices)
+        if "train.global_batch_size" in choices:
+            for _, problem in wrong_batches(config.train, processes.world_size):
+                raise UsageError(problem)
     else:
         refuse_other_cut(config, stored, processes.world_size, path)
-        config = fill_from(config, stored)
+        config = fill_from(config, stored).noting(stored.given)
     train = config.train
     precision, micro_batch_size = _precision(train, processes), train.micro_batch_size
     if micro_batch_size is None:
         micro_batch_size = _micro_batch_size(train, processes.world_size)
     return config.replaced({"train.precision": precision, "train.micro_batch_size": micro_batch_size})
+
+
+def _choices(config: Config, path: Path, settle: Callable[[Config], Mapping[str, Any]]) -> Mapping[str, Any]:
+    kept = choices_kept(path, config)
+    return settle(config) if kept is None else kept
 
 
 def _precision(train: TrainConfig, processes: Processes) -> str:

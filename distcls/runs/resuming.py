@@ -134,6 +134,23 @@ def _differences(stored: Config, config: Config) -> list[Difference]:
     return differences(stored, fill_from(config, stored))
 
 
+def choices_kept(path: Path, config: Config) -> dict[str, Any] | None:
+    """Return what an earlier start of this run chose before it was killed without a checkpoint; None if there was none.
+
+    Choosing again could give something else, such as weights that have been downloaded meanwhile.
+    """
+    try:
+        earlier = stored_config(path)
+    except UsageError:
+        return None
+    if earlier is None or _differences(earlier, config):
+        return None
+    filled = fill_from(config, earlier)
+    of_processes = ("train.micro_batch_size", "train.precision")
+    chosen = (one.path for one in differences(config, filled, everything=True))
+    return {path: filled.at(path) for path in chosen if path not in of_processes}
+
+
 def fill_from(config: Config, stored: Config) -> Config:
     """Return the config, with the choices that were made at the first start filled in.
 
@@ -143,6 +160,8 @@ def fill_from(config: Config, stored: Config) -> Config:
         config = with_preset(config, stored.preset)
     changed = [one.path for one in differences(stored, config)]
     open_ones = [path for path in changed if not (config.is_given(path) or stored.is_given(path))]
+    if config.preset != "auto":  # a config file without a preset means none
+        open_ones = [path for path in open_ones if path != "preset"]
     train = config.train
     return config.replaced(
         {

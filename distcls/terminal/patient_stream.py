@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -82,4 +83,7 @@ class PatientStream(io.TextIOBase):
     def _write_to_terminal(self, data: bytes) -> None:
         # Not through the stream: Python aborts at exit if a thread holds the lock of sys.stdout.
         while data:
-            data = data[os.write(self._stream.fileno(), data) :]
+            try:
+                data = data[os.write(self._stream.fileno(), data) :]
+            except BlockingIOError:  # somebody made the terminal non-blocking
+                select.select([], [self._stream.fileno()], [])

@@ -18,6 +18,7 @@ from distcls.config.settings import Config
 from distcls.data.cache.arrays import Arrays, open_arrays
 from distcls.data.cache.folder import cache_folder
 from distcls.data.cache.store import entry_path, read_entry
+from distcls.data.decoding.decode import DECODER
 from distcls.data.loading.loader import eval_batches
 from distcls.data.sources.image_set import digest
 from distcls.data.split import Data, Split
@@ -30,12 +31,12 @@ TITLE = "features"
 def with_features(
     data: Data, classifier: Classifier, config: Config, processes: Processes, progress: Callable[[int, int], None]
 ) -> Data:
-    """Return the data with features float32 (n, F) in place of the pixels of train and val. All processes call it.
+    """Return the data with features (n, F) in place of the pixels of train and val. All processes call it.
 
     They are kept in the cache, so another run of the same network on the same images need not compute them.
     """
     splits = [split for split in (data.train, data.val) if split is not None]
-    key = _key(data, classifier, config)
+    key = processes.from_main(lambda: _key(data, classifier, config))
     path = entry_path(cache_folder(config.data), f"{TITLE}-{key}")
     features: dict[str, np.ndarray] = {}
     if not all(processes.from_all(read_entry(path) is not None)):
@@ -43,10 +44,11 @@ def with_features(
         for split in splits:
             done = sum(map(len, features.values()))
             features[split.name] = _compute(split, classifier, config, processes, lambda n: progress(done + n, total))  # noqa: B023
+    dtype = np.float64 if config.train.precision == "float64" else np.float32
     if processes.is_local_main:
-        _open(cache_folder(config.data), key, splits, features)
+        _open(cache_folder(config.data), key, splits, features, dtype)
     processes.wait_for_everyone()
-    kept = _open(cache_folder(config.data), key, splits, features)
+    kept = _open(cache_folder(config.data), key, splits, features, dtype)
     train, *val = [_feature_split(split, kept[split.name]) for split in splits]
     return dataclasses.replace(data, train=train, val=val[0] if val else None)
 
@@ -57,7 +59,6 @@ def _compute(
     """Return the features of a split, (n, F). Rank r computes batches r, r + W, r + 2W …"""
     size, world_size = config.train.eval_batch_size, processes.world_size
     batches = eval_batches(split, size, processes.device, config.data.workers, processes.rank, world_size)
-    classifier.eval()
     parts: list[np.ndarray] = []
     for number in range(-(-len(split) // (size * world_size))):
         own = None
@@ -66,10 +67,12 @@ def _compute(
                 own = classifier.features(pixels).float().cpu().numpy()
         parts += [part for part in processes.from_all(own) if part is not None]
         progress(min((number + 1) * size * world_size, len(split)))
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _open(folder: Path, key: str, splits: list[Split], features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _open(
+    folder: Path, key: str, splits: list[Split], features: dict[str, np.ndarray], dtype: type
+) -> dict[str, np.ndarray]:
     """Return the features in the cache, after adding them if they are not there."""
 
     def computed() -> list[Arrays]:
@@ -86,23 +89,30 @@ def _feature_split(split: Split, features: np.ndarray) -> Split:
 
 
 def _key(data: Data, classifier: Classifier, config: Config) -> str:
-    """Return a digest of everything that the features depend on."""
+    """Return a digest of everything that the features depend on.
+
+    The features of the first batch are part of it, because they also depend on the code of the network and on the
+    processor.
+    """
     head = head_parameters(classifier.network, len(classifier.class_names))
     weights = hashlib.sha256()
     for name, tensor in classifier.network.state_dict().items():
         if name not in head:
             weights.update(name.encode())
             weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    described = (
-        config.model.name,
-        config.model.args,
-        config.augment.normalize,
-        config.train.precision,
-        config.train.eval_batch_size,
-        config.train.deterministic,
-        torch.get_num_threads(),
-        torch.__version__,
-        classifier.device.type,
-        data.decoding,
+    described = (config.augment.normalize, config.train.precision, config.train.eval_batch_size, data.decoding, DECODER)
+    first = next(eval_batches(data.train, config.train.eval_batch_size, classifier.device, workers=0))
+    return digest(
+        [],
+        data.fingerprint.encode(),
+        weights.digest(),
+        repr(described).encode(),
+        _features(classifier, first[1]),
     )
-    return digest([], data.fingerprint.encode(), weights.digest(), repr(described).encode())
+
+
+def _features(classifier: Classifier, pixels: torch.Tensor) -> np.ndarray:
+    """Return float32 (n, F), or float64 in that precision."""
+    with torch.inference_mode():
+        features = classifier.eval().features(pixels)
+    return features.to(classifier.temperature.dtype).cpu().numpy()

@@ -116,3 +116,9 @@ def test_sync_batchnorm_of_cpu_processes_is_refused_before_the_first_step():
     with pytest.raises(UsageError, match=r"sync_batchnorm=true needs CUDA GPUs, but these 2 processes train on cpu"):
         settle(config, "cpu", world_size=2)
     assert settle(config, "cpu").train.sync_batchnorm  # of one process, it is plain BatchNorm
+
+
+def test_a_later_start_does_not_change_what_counts_as_given():
+    stored = resolved(Config(), 1).noting({"optim.lr"})
+    again = resolved(Config().noting({"optim.lr", "train.num_epochs"}), 1, stored)
+    assert again.given == {"optim.lr"}

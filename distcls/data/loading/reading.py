@@ -80,6 +80,8 @@ def is_in_memory(split: Split, device: torch.device) -> bool:
     """True if all pixels of a split are kept in the memory of the training device; on a GPU, if they leave room."""
     if split.pixels is None or not split.in_memory:
         return False
+    if split.pixels.ndim == 2:  # features, which nothing else could read
+        return True
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return _place(split.pixels, device) in _copies or split.pixels.nbytes <= SHARE_OF_FREE_MEMORY * free

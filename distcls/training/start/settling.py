@@ -137,7 +137,13 @@ def _with_network(config: Config, device: str, may_download: bool) -> Config:
         return config.replaced({"model.name": SCRATCH})
     if config.model.init_from is not None and (Path(config.model.init_from) / "config.yaml").exists():
         theirs = read_config(Path(config.model.init_from) / "config.yaml").model
-        return config.replaced({"model.name": theirs.name, "model.args": theirs.args})
+        if ":" in theirs.name:  # somebody else's run may name any code
+            raise UsageError(
+                f"model.init_from={config.model.init_from} is a run of model.name={theirs.name}, which is code: if you "
+                f"trust it, add model.name={theirs.name}"
+            )
+        args = {} if config.is_given("model.args") else {"model.args": theirs.args}
+        return config.replaced({"model.name": theirs.name, **args})
     if says_which:
         return config.replaced({"model.name": BUNDLED})
     for name in NETWORKS[config.preset, device]:
@@ -189,7 +195,8 @@ def _with_scale(config: Config, image_sets: ImageSets) -> Config:
 def _with_preprocessing(config: Config) -> Config:
     """Prepare images as the initial weights expect them, as far as the config does not say how."""
     theirs = _preprocessing(config.model)
-    if config.preset in IMAGE_SCALE and "data.image_size" in theirs:
+    # Not every network that a user may name takes other sizes.
+    if config.preset in IMAGE_SCALE and "data.image_size" in theirs and not config.is_given("model.name"):
         theirs["data.image_size"] = 32 * round(theirs["data.image_size"] * IMAGE_SCALE[config.preset] / 32)
     return config.replaced({path: value for path, value in theirs.items() if not config.is_given(path)})
 

@@ -15,7 +15,7 @@ from distcls.config.yaml_text import to_yaml
 from distcls.errors import MissingInputError, UsageError
 from distcls.models.library_weights import LibraryWeights
 from distcls.models.timm_library import TimmWeights
-from distcls.runs.resuming import GIVEN, fill_from, stored_config
+from distcls.runs.resuming import GIVEN, choices_kept, fill_from, stored_config
 from distcls.training.start import settling
 from distcls.training.start.settling import BUNDLED, settle
 
@@ -187,6 +187,48 @@ def test_a_preset_that_was_given_is_not_taken_over(photographs, tmp_path):
     config = load_config(None, [*words, "preset=fast"])
     stored = store(tmp_path, config.replaced(settle(config, CPU)))
     assert fill_from(load_config(None, [*words, "augment.flip=true"]), stored).preset == "auto"
+
+
+def test_a_start_that_was_killed_before_its_first_checkpoint_does_not_choose_again(photographs, tmp_path):
+    words = [f"data.root={photographs}", "data.name=folder"]
+    config = load_config(None, words)
+    first = config.replaced({**settle(config, CPU), "model.name": "timm/resnet18", "train.micro_batch_size": 4})
+    assert choices_kept(tmp_path, config) is None
+    store(tmp_path, first)
+    kept = choices_kept(tmp_path, config)
+    assert kept is not None and config.replaced({**kept, "train.micro_batch_size": 4}) == first
+    assert choices_kept(tmp_path, load_config(None, [*words, "optim.lr=0.2"])) is None
+
+
+def test_asking_for_auto_is_no_choice(photographs, tmp_path):
+    words = [f"data.root={photographs}", "data.name=folder", "preset=auto"]
+    config = load_config(None, words)
+    stored = store(tmp_path, config.replaced(settle(config, CPU)))
+    assert fill_from(config, stored) == stored and stored.preset == "balanced"
+
+
+def test_a_config_file_without_a_preset_does_not_resume_a_run_with_one(photographs, tmp_path):
+    config = load_config(None, [f"data.root={photographs}", "data.name=folder"])
+    stored = store(tmp_path, config.replaced(settle(config, CPU)))
+    (tmp_path / "own.yaml").write_text(f"data: {{root: {photographs}, name: folder}}\n")
+    assert fill_from(load_config(tmp_path / "own.yaml"), stored).preset == "none"
+
+
+def test_the_network_of_another_run_is_taken_over_unless_it_is_code(photographs, tmp_path):
+    (tmp_path / "config.yaml").write_text("model: {name: torchvision/resnet18, args: {zero_init_residual: true}}\n")
+    (tmp_path / "model.safetensors").touch()
+    config = settled(photographs, f"model.init_from={tmp_path}")
+    assert (config.model.name, config.model.args) == ("torchvision/resnet18", {"zero_init_residual": True})
+    assert settled(photographs, f"model.init_from={tmp_path}", "model.args={}").model.args == {}
+    (tmp_path / "config.yaml").write_text("model: {name: 'evil:make'}\n")
+    with pytest.raises(UsageError, match=r"is a run of model.name=evil:make, which is code: if you trust it"):
+        settled(photographs, f"model.init_from={tmp_path}")
+
+
+def test_settings_of_a_preset_give_way_to_what_makes_them_useless(photographs):
+    config = settled(photographs, "model.head_only=true")
+    assert config.preset == "balanced" and not config.augment.flip and config.model.freeze_until != "25%"
+    assert settled(photographs, "loss.name=own_models:loss").loss.label_smoothing == 0
 
 
 def test_a_preset_that_contradicts_what_is_given_is_refused():
