@@ -6,6 +6,7 @@ The images are cut into evaluation batches of a fixed size, so the features are 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -36,38 +37,44 @@ def with_features(
     They are kept in the cache, so another run of the same network on the same images need not compute them.
     """
     splits = [split for split in (data.train, data.val) if split is not None]
+    folder = cache_folder(config.data)
     key = processes.from_main(lambda: _key(data, classifier, config))
-    path = entry_path(cache_folder(config.data), f"{TITLE}-{key}")
     features: dict[str, np.ndarray] = {}
-    if not all(processes.from_all(read_entry(path) is not None)):
+    if not all(processes.from_all(read_entry(entry_path(folder, f"{TITLE}-{key}")) is not None)):
         total = sum(map(len, splits))
         for split in splits:
-            done = sum(map(len, features.values()))
-            features[split.name] = _compute(split, classifier, config, processes, lambda n: progress(done + n, total))  # noqa: B023
+            report = functools.partial(_report, progress, sum(map(len, features.values())), total)
+            features[split.name] = _compute(split, classifier, config, processes, report)
     dtype = np.float64 if config.train.precision == "float64" else np.float32
     if processes.is_local_main:
-        _open(cache_folder(config.data), key, splits, features, dtype)
+        _open(folder, key, splits, features, dtype)
     processes.wait_for_everyone()
-    kept = _open(cache_folder(config.data), key, splits, features, dtype)
+    kept = _open(folder, key, splits, features, dtype)
     train, *val = [_feature_split(split, kept[split.name]) for split in splits]
     return dataclasses.replace(data, train=train, val=val[0] if val else None)
+
+
+def _report(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def _compute(
     split: Split, classifier: Classifier, config: Config, processes: Processes, progress: Callable[[int], None]
 ) -> np.ndarray:
-    """Return the features of a split, (n, F). Rank r computes batches r, r + W, r + 2W …"""
+    """Return the features of a split, (n, F), on one process per machine; the others map what that one writes.
+
+    Rank r computes batches r, r + W, r + 2W …
+    """
     size, world_size = config.train.eval_batch_size, processes.world_size
     batches = eval_batches(split, size, processes.device, config.data.workers, processes.rank, world_size)
     parts: list[np.ndarray] = []
-    for number in range(-(-len(split) // (size * world_size))):
-        own = None
-        with torch.inference_mode():
-            for _, pixels, _ in [batch for batch in [next(batches, None)] if batch is not None]:
-                own = classifier.features(pixels).float().cpu().numpy()
-        parts += [part for part in processes.from_all(own) if part is not None]
-        progress(min((number + 1) * size * world_size, len(split)))
-    return np.concatenate(parts) if parts else np.empty(0)
+    for first in range(0, len(split), size * world_size):
+        batch = next(batches, None)  # in the last round, some ranks have none
+        received = processes.from_all(None if batch is None else _features(classifier, batch[1]))
+        if processes.is_local_main:
+            parts += [part for part in received if part is not None]
+        progress(min(first + size * world_size, len(split)))
+    return np.concatenate(parts) if parts else np.empty((len(split), 0))
 
 
 def _open(
@@ -79,9 +86,8 @@ def _open(
         names = splits[0].image_set.class_names
         return [Arrays(s.name, names, s.labels, np.ascontiguousarray(features[s.name]).view(np.uint8)) for s in splits]
 
-    return {
-        name: of_split.images.view(np.float32) for name, of_split in open_arrays(folder, TITLE, key, computed).items()
-    }
+    opened = open_arrays(folder, TITLE, key, computed)
+    return {name: of_split.images.view(dtype) for name, of_split in opened.items()}
 
 
 def _feature_split(split: Split, features: np.ndarray) -> Split:
