@@ -58,6 +58,7 @@ class RunFolder:
         try:
             self._enter(config, default_name, check, settle)
         except BaseException:
+            signals.first_does(None)
             self.close()
             raise
 
@@ -76,6 +77,7 @@ class RunFolder:
     ) -> None:
         processes = self.processes
         self.dir, stored = processes.from_main(lambda: self._open(config, default_name, check))
+        signals.first_does(self.leave_before_training)  # settling may download weights, for minutes
         self.config = resolve(config, stored, self.dir, processes, settle)
         refuse_differences(self.config, processes)
         self._goes_on, self._has_begun = stored is not None, False

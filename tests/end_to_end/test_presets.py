@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from pathlib import Path
+
 import ledger
 import numpy as np
 import pytest
@@ -35,6 +40,32 @@ def test_photographs_are_fine_tuned_by_default(ranks, photographs):
     output = ranks.run("predict", "runs/photos", "photos/bee/0.jpg")
     assert "bee" in output
     assert "is finished" in ranks.run("train", "--data", "photos", "--name", "photos", "train.num_epochs=3", *SMALL)
+
+
+def settle_slowly() -> None:
+    """As if weights were being downloaded."""
+    from distcls.training import loop
+
+    def wait(config: object, device: object) -> None:
+        Path("settling").touch()
+        time.sleep(60)
+
+    loop.settle = wait
+
+
+def test_a_signal_ends_a_start_that_is_still_downloading(ranks, photographs):
+    group = ranks.start("train", "--data", "photos", "--name", "slow", setup=settle_slowly)
+    await_file(ranks.folder / "settling")
+    os.kill(group.processes[0].pid, signal.SIGTERM)
+    assert group.wait(20) == [75]
+    assert "SIGTERM before training began" in group.output()
+
+
+def await_file(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.05)
 
 
 def test_only_the_head_is_trained_with_the_same_bits_on_1_2_and_4_processes(ranks, photographs):
