@@ -80,11 +80,11 @@ class DataConfig:
         "How to make an image square: crop cuts the long side, pad adds borders, squish distorts.",
     )
     interpolation: Literal["bilinear", "bicubic"] = setting(
-        "bilinear", "Filter for resizing images; pretrained weights bring their own."
+        "bilinear", "Filter for resizing images; pretrained weights set their own."
     )
     crop_fraction: float = setting(
         1.0,
-        "Share of the short side that resize=crop keeps, outside random crops; pretrained weights bring their own.",
+        "Share of the short side that resize=crop keeps, outside random crops; pretrained weights set their own.",
         above=0,
         maximum=1,
     )
@@ -233,7 +233,7 @@ class AugmentConfig:
     normalize: NormalizeConfig = setting(
         NormalizeConfig(),
         "Channel means and standard deviations that images are normalised with, in evaluation too; pretrained weights "
-        "bring their own.",
+        "set their own.",
     )
 
 
@@ -252,20 +252,20 @@ class ModelConfig:
     )
     weights: str | None = setting(
         None,
-        "Weights to start a timm/ or torchvision/ model from: a file for machines without network, or torchvision's "
+        "Weights to start a timm/ or torchvision/ model from: a file, for offline machines, or torchvision's "
         "name for its weights, such as DEFAULT or IMAGENET1K_V2.",
     )
     init_from: str | None = setting(None, "Run folder or weights file to start from.")
     init_partly: bool = setting(False, "Allow weights to provide fewer than half of the model's tensors.")
     keep_head_rows: bool = setting(
-        False, "Keep the outputs of weights for those classes whose names they share with the images."
+        False, "In a new head, keep the pretrained outputs of classes that have the same names as yours."
     )
     freeze: list[str] = setting(
         [], "Modules not to train, by name or prefix; their BatchNorm statistics stay as they are."
     )
     freeze_statistics: bool = setting(
         False,
-        "Keep the BatchNorm statistics that the initial weights bring, which batches of few images would only blur.",
+        "Keep the BatchNorm statistics of the initial weights, which small batches would only make noisy.",
     )
     head_only: bool = setting(
         False,
@@ -364,8 +364,7 @@ class OptimConfig:
     decay_norms_and_biases: bool = setting(False, "Apply weight decay to normalisation layers and biases too.")
     layer_decay: float = setting(
         1.0,
-        "Factor by which each layer's learning rate is below that of the layer above it, such as 0.75; the head has "
-        "the full rate.",
+        "Ratio of each layer's learning rate to that of the layer above it, such as 0.75; the head has the full rate.",
         above=0,
         maximum=1,
     )
@@ -454,7 +453,7 @@ class TrainConfig:
     )
     checkpoint_activations: bool = setting(
         False,
-        "Keep only the inputs of the model's blocks in memory, and compute the rest again in the backward pass: a step "
+        "Keep only the inputs of the model's blocks in memory, and recompute the rest in the backward pass: a step "
         "takes about a third longer and gives the same gradients.",
         changes_run=False,
     )
@@ -520,7 +519,7 @@ class Config:
 
     preset: Literal[("none", "auto", *PRESETS)] = setting(  # type: ignore[valid-type]
         "none",
-        "Recipe whose settings apply unless they are given: fast, balanced, best, or scratch for new weights. auto, "
+        "Recipe whose settings apply unless they are given: fast, balanced, best, or scratch for random weights. auto, "
         "the default without a config file, is balanced for photographs of 64 pixels and more, and none otherwise.",
     )
     data: DataConfig = setting(DataConfig(), "The images, how they are split, and how they reach the model.")

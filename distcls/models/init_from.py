@@ -91,7 +91,7 @@ def library_weights(config: ModelConfig) -> LibraryWeights | None:
     if weights is None:
         raise UsageError(
             f"model.pretrained=true: {found[0].version} has no weights for {config.name}. Give a file, "
-            "model.weights=FILE, or start from new weights: model.pretrained=false"
+            "model.weights=FILE, or start from random weights: model.pretrained=false"
         )
     return weights
 
@@ -136,7 +136,7 @@ def init_from(
         raise UsageError(
             f"{source.setting} has only {len(loaded)} of the model's {wanted} tensors"
             f"{', not counting its head' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and "
-            "model.args to match, or accept new weights for the rest: model.init_partly=true."
+            "model.args to match, or accept random weights for the rest: model.init_partly=true."
             + models_that_fit(config.name, source.path, tensors, image_size)
         )
     notes = [f"weights from {source.title}: {len(loaded)} of {len(own)} tensors"]
@@ -157,7 +157,7 @@ def init_from(
     warnings = []
     if missing:
         warnings.append(
-            f"{source.title} has weights for {len(loaded)} of {wanted} tensors. The other {len(missing)} get new "
+            f"{source.title} has weights for {len(loaded)} of {wanted} tensors. The other {len(missing)} get random "
             f"weights: {some_of(missing, 5)}"
         )
     return InitFrom(notes, warnings)

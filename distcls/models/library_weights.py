@@ -70,8 +70,8 @@ class LibraryWeights(ABC):
                 problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingInputError(
             f"the weights of {self.name} are not on this machine, and cannot be downloaded from {self.url()}: "
-            f"{problem}. Either run the same command once where there is a network, which keeps them in the library's "
-            "cache; or copy the file here and give it: model.weights=FILE. For new weights: model.pretrained=false"
+            f"{problem}. Either run the same command once with internet access, which keeps them in the library's "
+            "cache; or copy the file here and set model.weights=FILE. For random weights: model.pretrained=false"
         )
 
 

@@ -38,13 +38,13 @@ def recompute_activations(model: nn.Module, name: str, image_size: int, moving: 
         try:
             model.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AssertionError, NotImplementedError) as error:
-            raise UsageError(f"{refused}{error or 'it does not support it'}. Leave it out.") from error
+            raise UsageError(f"{refused}{error or 'the model does not support it'}. Leave it out.") from error
     else:
         blocks = blocks_of(model)
         parts = [f"{block}." for block in blocks]
         if not blocks:
             raise UsageError(
-                f"{refused}it has no blocks to compute again, which are modules with parts of their own in an "
+                f"{refused}it has no blocks to recompute, that is, modules with parts of their own in an "
                 "nn.Sequential or nn.ModuleList. Leave it out, or use a smaller train.micro_batch_size."
             )
         for block in blocks.values():
@@ -55,11 +55,11 @@ def recompute_activations(model: nn.Module, name: str, image_size: int, moving: 
     try:
         again = _gradients(model, image_size)
     except RuntimeError as error:  # such as for a block that changes its input in place
-        raise UsageError(f"{refused}a block cannot be computed again: {error}. Leave it out.") from error
+        raise UsageError(f"{refused}a block cannot be recomputed: {error}. Leave it out.") from error
     for (parameter, one), other in zip(before.items(), again.values(), strict=True):
         if (one - other).norm() > MOST_ROUNDING * one.norm():
             raise UsageError(
-                f"{refused}computed again, a block gives another gradient for {parameter!r}, because it draws random "
+                f"{refused}recomputed, a block gives a different gradient for {parameter!r}, because it draws random "
                 "numbers that are not torch's or remembers earlier passes. Leave it out."
             )
 

@@ -130,7 +130,7 @@ class TimmWeights(LibraryWeights):
     is_bundled: bool
 
     def find(self) -> Path | None:
-        """Return the file in the cache of the Hub or of torch, or the one that distcls brings along."""
+        """Return the file in the cache of the Hub or of torch, or the copy that comes with distcls."""
         import huggingface_hub
 
         for file in (self.hub_file, OLDER_HUB_FILE) if self.hub_id else ():

@@ -109,12 +109,12 @@ def summarize_new(
     missing = "the data is not here" if has_data else "no data was named"
     notes = ["", ""]
     if num_classes is None:
-        assumed = NUM_CLASSES, f"assumed because {missing}: --classes N"
+        assumed = NUM_CLASSES, f"assumed because {missing}; set it with --classes N"
         num_classes, notes[0] = (found[0], source) if found else assumed
     if image_size is None and config.data.image_size is not None:
         image_size = config.data.image_size
     elif image_size is None:
-        assumed = image_size_of(config.model.name), "what the model is made for: --image-size N"
+        assumed = image_size_of(config.model.name), "the size the model was made for; set it with --image-size N"
         image_size, notes[1] = (found[1], source) if found else assumed
     names = [f"class {i}" for i in range(num_classes)]
     return summarize(config, names, Decoding(image_size), with_latency, (notes[0], notes[1]))
@@ -255,6 +255,6 @@ def _latency(num_images: int, summary: Summary) -> str:
     seconds, device = summary.latency[num_images], "CPU" if summary.device == "cpu" else "GPU"
     images = count(num_images, "image")
     if seconds is None:
-        return f"{images} take too long to measure, or do not fit on this {device}"
+        return f"{images}: too slow to measure, or too large for this {device}"
     rate = three_digits(num_images / seconds)
     return f"{three_digits(seconds * 1000)} ms for {images}, {rate} a second, on this {device}"

@@ -1,6 +1,6 @@
-"""Writes to a terminal from a thread, because a terminal may stop: with Ctrl-S, or over a connection that is lost.
+"""Writes to a terminal from a thread, because a terminal may stop reading: after Ctrl-S, or if the connection is lost.
 
-Writing to it would then wait, and training with it.
+A direct write would then block, and training with it.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def test_a_model_of_a_library_has_the_numbers_it_is_known_for(capsys):
     assert totals(out) == {
         "model": "torchvision/resnet18",
         "classes": "1,000",
-        "images": "224 × 224 pixels (what the model is made for: --image-size N)",
+        "images": "224 × 224 pixels (the size the model was made for; set it with --image-size N)",
         "parameters": "11,689,512, all trainable",
         "size": "46.8 MB",
         "compute": "3.63 GFLOPs per image (1 multiply-add = 2 FLOPs)",
@@ -97,7 +97,9 @@ def test_depth_decides_how_much_is_shown(capsys):
 def test_without_data_the_model_decides(capsys):
     found = summarize("model.name=resnet9")
     assert (found["num_classes"], found["image_size"]) == (10, 32)
-    assert totals(capsys.readouterr().out)["classes"] == "10 (assumed because no data was named: --classes N)"
+    assert (
+        totals(capsys.readouterr().out)["classes"] == "10 (assumed because no data was named; set it with --classes N)"
+    )
     assert summarize("data.image_size=48")["image_size"] == 48
 
 
@@ -117,7 +119,7 @@ def test_the_data_decides_if_it_is_here(folder, capsys):
     shutil.rmtree("photos")
     assert summarize("-c", "mine.yaml")["num_classes"] == 10
     lines = totals(capsys.readouterr().out)
-    assert lines["classes"] == "10 (assumed because the data is not here: --classes N)"
+    assert lines["classes"] == "10 (assumed because the data is not here; set it with --classes N)"
     Path("mine.yaml").write_text("data: {name: folder}\n")
     assert summarize("-c", "mine.yaml")["num_classes"] == 10
 
@@ -138,10 +140,12 @@ def test_a_model_of_the_user_s_own(capsys):
     ]
 
 
-def test_weights_that_model_args_name_are_not_loaded(monkeypatch):
+def test_no_weights_are_loaded(monkeypatch, capsys):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("a download"))
     arguments = ["model.args.weights=DEFAULT", "--classes", "1000", "--image-size", "64"]
-    assert summarize("model.name=torchvision/squeezenet1_1", *arguments)["parameters"] == 1_235_496
+    assert "model.pretrained=true" in fails(capsys, "model.name=torchvision/squeezenet1_1", *arguments)
+    pretrained = ["model.pretrained=true", *arguments[1:]]
+    assert summarize("model.name=torchvision/squeezenet1_1", *pretrained)["parameters"] == 1_235_496
     assert summarize("model.name=summary_models:loading", "model.args.pretrained=true")["num_classes"] == 10
 
 
@@ -206,7 +210,7 @@ def test_a_foreign_run_runs_no_code_unless_it_is_trusted(capsys):
 
 def test_an_unknown_model_names_the_nearest(capsys):
     assert "Did you mean 'resnet9'?" in fails(capsys, "model.name=resnet8")
-    assert "torchvision/resnet18? Known" in fails(capsys, "model.name=resnet18")
+    assert "Did you mean torchvision/resnet18 or timm/resnet18? Known" in fails(capsys, "model.name=resnet18")
     assert "Did you mean 'resnet18'?" in fails(capsys, "model.name=torchvision/resnte18")
 
 

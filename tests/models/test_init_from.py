@@ -185,7 +185,7 @@ def test_what_the_source_does_not_have_is_a_warning(tmp_path):
     tensors = make_model(seed=1).state_dict()
     save_file({name: tensors[name] for name in tensors if "hidden" not in name}, tmp_path / "w.safetensors")
     warnings = start_from(make_model(), tmp_path / "w.safetensors", CLASSES).warnings
-    assert len(warnings) == 1 and "has weights for 14 of 16 tensors. The other 2 get new weights" in warnings[0]
+    assert len(warnings) == 1 and "has weights for 14 of 16 tensors. The other 2 get random weights" in warnings[0]
     assert warnings[0].endswith("hidden.weight, hidden.bias")
 
 

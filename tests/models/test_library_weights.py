@@ -30,7 +30,7 @@ from weights_server import WeightsServer, weights_server
 
 SQUEEZENET = ModelConfig(name="torchvision/squeezenet1_1", pretrained=True, channels_last=False)
 
-BOTH_WAYS_OUT = ("run the same command once where there is a network", "model.weights=FILE")
+BOTH_WAYS_OUT = ("run the same command once with internet access", "model.weights=FILE")
 
 
 @pytest.fixture

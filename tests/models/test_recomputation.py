@@ -147,16 +147,24 @@ class NoSupport(nn.Sequential):
 @pytest.mark.parametrize(
     ("model", "moving", "message"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), [], "with model.name=mine: it has no blocks to compute again"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), [], "with model.name=mine: it has no blocks to recompute"),
         (NoSupport(nn.Flatten(), nn.Linear(768, 3)), [], "with model.name=mine: gradient checkpointing not supported"),
         (Network(), ["blocks.0.count"], "each pass changes its buffer 'blocks.0.count', which would change twice"),
         (
             Network(Doubling(nn.Conv2d(8, 8, 1))),
             [],
-            "with model.name=mine: a block cannot be computed again: .*in-?place",
+            "with model.name=mine: a block cannot be recomputed: .*in-?place",
         ),
-        (Network(Louder(nn.Conv2d(8, 8, 1))), [], "a block gives another gradient for .* or remembers earlier passes"),
-        (Network(Noisy(nn.Conv2d(8, 8, 1))), [], "a block gives another gradient for .* random numbers that are not"),
+        (
+            Network(Louder(nn.Conv2d(8, 8, 1))),
+            [],
+            "a block gives a different gradient for .* or remembers earlier passes",
+        ),
+        (
+            Network(Noisy(nn.Conv2d(8, 8, 1))),
+            [],
+            "a block gives a different gradient for .* random numbers that are not",
+        ),
     ],
 )
 def test_what_could_not_be_computed_again_is_refused(model, moving, message):

@@ -139,7 +139,7 @@ def _with_network(config: Config, device: str, may_download: bool) -> Config:
         theirs = read_config(Path(config.model.init_from) / "config.yaml").model
         if ":" in theirs.name:  # somebody else's run may name any code
             raise UsageError(
-                f"model.init_from={config.model.init_from} is a run of model.name={theirs.name}, which is code: if you "
+                f"model.init_from={config.model.init_from} used model.name={theirs.name}, which is code: if you "
                 f"trust it, add model.name={theirs.name}"
             )
         args = {} if config.is_given("model.args") else {"model.args": theirs.args}

@@ -28,7 +28,7 @@ def test_what_the_run_refuses_is_refused(ranks, setting: str, expected: str, cod
 def test_a_model_without_blocks_cannot_compute_them_again(ranks) -> None:
     settings = ["model.name=torchvision/alexnet", "data.image_size=64", "train.checkpoint_activations=true"]
     told = ranks.run("train", "--dry-run", *settings, expect=2)
-    assert "cannot be used with model.name=torchvision/alexnet: it has no blocks to compute again" in told
+    assert "cannot be used with model.name=torchvision/alexnet: it has no blocks to recompute" in told
 
 
 def test_what_the_run_takes_is_shown(ranks) -> None:

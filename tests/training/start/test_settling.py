@@ -221,7 +221,7 @@ def test_the_network_of_another_run_is_taken_over_unless_it_is_code(photographs,
     assert (config.model.name, config.model.args) == ("torchvision/resnet18", {"zero_init_residual": True})
     assert settled(photographs, f"model.init_from={tmp_path}", "model.args={}").model.args == {}
     (tmp_path / "config.yaml").write_text("model: {name: 'evil:make'}\n")
-    with pytest.raises(UsageError, match=r"is a run of model.name=evil:make, which is code: if you trust it"):
+    with pytest.raises(UsageError, match=r"used model.name=evil:make, which is code: if you trust it"):
         settled(photographs, f"model.init_from={tmp_path}")
 
 
