@@ -163,7 +163,8 @@ def bundled_as_safetensors(folder: Path) -> Path:
     path = bundled_weights()
     assert path is not None
     tensors = LIBRARIES["timm"].convert(MODEL, read_weights(path), 224, {})
-    save_file(tensors, folder / f"{MODEL}.safetensors")
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / f"{MODEL}.safetensors")
     return folder / f"{MODEL}.safetensors"
 
 
