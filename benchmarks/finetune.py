@@ -72,12 +72,17 @@ print("accuracy", float(learn.validate()[1]))
 """
 
 
-def accuracy_of(words: list[str], cwd: Path) -> float:
-    """The accuracy that a peer prints."""
+def output_of(words: list[str], cwd: Path) -> str:
+    """What a peer prints. Ends the benchmark where it fails."""
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{words[:3]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
-    return float(re.findall(r"accuracy ([\d.]+)", done.stdout)[-1])
+        raise SystemExit(f"{words[:2]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def accuracy_of(words: list[str], cwd: Path) -> float:
+    """The accuracy that a peer prints."""
+    return float(re.findall(r"accuracy ([\d.]+)", output_of(words, cwd))[-1])
 
 
 def distcls(preset: str, data: Path, weights: Path, seed: int, folder: Path) -> float:
@@ -97,9 +102,7 @@ def timm_train(checkout: Path, data: Path, weights: Path, seed: int, folder: Pat
     words += ["-b", "16", "--opt", "adamw", "--lr", "3e-4", "--weight-decay", "0.05", "--epochs", str(epochs)]
     words += ["--warmup-epochs", "1", "--cooldown-epochs", "0", "--smoothing", "0.1", "--workers", "2"]
     words += ["--seed", str(seed), "--output", str(folder), "--experiment", f"timm-{seed}"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"train.py failed:\n{done.stderr[-3000:]}")
+    output_of(words, folder)
     lines = (folder / f"timm-{seed}" / "summary.csv").read_text().splitlines()
     return float(dict(zip(lines[0].split(","), lines[-1].split(","), strict=True))["eval_top1"]) / 100
 

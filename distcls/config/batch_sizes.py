@@ -35,6 +35,11 @@ def default_micro_batch_size(train: TrainConfig, world_size: int) -> int:
     return batch // parts
 
 
+def micro_batch_size_of(train: TrainConfig, world_size: int) -> int:
+    """Return the micro-batch size, or its default for this many processes."""
+    return train.micro_batch_size or default_micro_batch_size(train, world_size)
+
+
 def fitting_world_sizes(train: TrainConfig, micro_batch_size: int) -> list[int]:
     """Return the numbers of processes that can share a run's batches, smallest first."""
     parts = train.global_batch_size // micro_batch_size
@@ -113,7 +118,7 @@ def _wrong_determinism(train: TrainConfig, world_size: int) -> Iterator[Problem]
             "set one of them to false",
         )
     if world_size & (world_size - 1):
-        micro = train.micro_batch_size or default_micro_batch_size(train, world_size)
+        micro = micro_batch_size_of(train, world_size)
         yield (
             "train.deterministic",
             f"train.deterministic needs a power of two as the number of processes, but WORLD_SIZE is {world_size}: "

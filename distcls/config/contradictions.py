@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
-from distcls.config.batch_sizes import Problem, default_micro_batch_size, wrong_batches
+from distcls.config.batch_sizes import Problem, micro_batch_size_of, wrong_batches
 from distcls.config.byte_size import parse_size
 from distcls.config.durations import parse_duration
 from distcls.config.settings import (
-    AugmentConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -178,9 +177,11 @@ def _wrong_freezing(model: ModelConfig) -> Iterator[Problem]:
 
 
 def _wrong_with_head_only(config: Config) -> Iterator[Problem]:
+    if not config.model.head_only:
+        return
     for setting in ("model.freeze_until", "optim.layer_decay", "train.checkpoint_activations"):
-        value, default = config.at(setting), Config().at(setting)
-        if config.model.head_only and value != default:
+        value = config.at(setting)
+        if value != DEFAULTS.at(setting):
             yield (
                 setting,
                 f"{setting}={shown(as_plain(value))} has no effect with model.head_only=true, which trains nothing but "
@@ -275,7 +276,7 @@ def _wrong_normalize(normalize: NormalizeConfig) -> Iterator[Problem]:
 
 
 def _wrong_mixing(config: Config, world_size: int) -> Iterator[Problem]:
-    micro = config.train.micro_batch_size or default_micro_batch_size(config.train, world_size)
+    micro = micro_batch_size_of(config.train, world_size)
     for name, verb in (("mixup", "mixes"), ("cutmix", "cuts and mixes")):
         if getattr(config.augment, name) and micro == 1:
             yield (
@@ -322,10 +323,10 @@ def _wrong_crop(config: Config) -> Iterator[Problem]:
         )
 
 
-def _wrong_head_only(config: Config) -> Iterator[Problem]:
+def _wrong_for_features(config: Config) -> Iterator[Problem]:
     if not config.model.head_only:
         return
-    changed = [name for name, default in vars(AugmentConfig()).items() if getattr(config.augment, name) != default]
+    changed = [name for name, default in vars(DEFAULTS.augment).items() if getattr(config.augment, name) != default]
     for name in changed:
         if name != "normalize":
             yield (
@@ -364,6 +365,6 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_weights(config), "loss.class_weights train.sampling"),
     (lambda config, _: _wrong_crop(config), "augment.random_resized_crop data.decode_size data.image_size"),
     (lambda config, _: _wrong_names(config.run), "run.name run.dir"),
-    (lambda config, _: _wrong_head_only(config), "augment model.head_only model.freeze"),
+    (lambda config, _: _wrong_for_features(config), "augment model.head_only model.freeze"),
 )
 """Each rule and the settings it reads."""

@@ -280,6 +280,16 @@ class ModelConfig:
     )
     channels_last: bool = setting(True, "Store weights and images in the channels_last memory format.")
 
+    @property
+    def frozen_parts(self) -> dict[str, str]:
+        """Return the durations of freeze_until by part; the part "" is everything but the head."""
+        return self.freeze_until if isinstance(self.freeze_until, dict) else {"": self.freeze_until}
+
+    @property
+    def starts_trained(self) -> bool:
+        """True if there are initial weights to load."""
+        return bool(self.pretrained or self.weights or self.init_from)
+
 
 @dataclass(frozen=True)
 class LossConfig:

@@ -55,15 +55,19 @@ BUILT_IN_SIZE, OTHER_SIZE = 32, 224
 
 def image_size_of(name: str) -> int:
     """Return the side in pixels of the images that a known model was made for; 224 for a user's own."""
+    return _size_for(name, weights_of(name))
+
+
+def _size_for(name: str, weights: LibraryWeights | None) -> int:
     if name in MODELS:
         return BUILT_IN_SIZE
-    weights = _weights_of(name)
     return OTHER_SIZE if weights is None else weights.preprocessing.image_size
 
 
 def describe_model(name: str) -> Facts:
     """Return the facts about a model that `find_models` names, or RECOMMENDED."""
-    size, num_classes = image_size_of(name), 10 if name in MODELS else LIBRARY_CLASSES
+    weights, num_classes = weights_of(name), 10 if name in MODELS else LIBRARY_CLASSES
+    size = _size_for(name, weights)
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
         network = build_model(ModelConfig(name=name, channels_last=False), num_classes, size)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -71,10 +75,11 @@ def describe_model(name: str) -> Facts:
         flops = count_flops(network, size)
     except Exception:  # it looks at numbers, which it does not have on the meta device
         flops = None
-    return Facts(name, num_parameters, flops, size, num_classes, _where(_weights_of(name)))
+    return Facts(name, num_parameters, flops, size, num_classes, _where(weights))
 
 
-def _weights_of(name: str) -> LibraryWeights | None:
+def weights_of(name: str) -> LibraryWeights | None:
+    """Return a library's default weights for a model; None if there are none, as for models of other kinds."""
     found = library_of(name)
     return None if found is None else found[0].weights(found[1], None)
 

@@ -31,10 +31,12 @@ def frozen_until(config: ModelConfig, model: nn.Module, num_classes: int) -> dic
     """
     given = config.freeze_until
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    durations = given if isinstance(given, dict) else {"": given}
-    if not isinstance(given, dict) and not parse_duration(given).value:
-        return {}
-    head = [] if isinstance(given, dict) else _head(model, num_classes, given)
+    durations = config.frozen_parts
+    head: list[str] = []
+    if not isinstance(given, dict):
+        if not parse_duration(given).value:
+            return {}
+        head = _head(model, num_classes, given)
     until: dict[str, Duration] = {}
     for part in sorted(durations, key=len):
         found = _parameters_in(model, part, "model.freeze_until") if part else trained

@@ -145,12 +145,7 @@ def init_from(
         kept = _same_classes(class_names, old_names or []) if config.keep_head_rows else {}
         if config.keep_head_rows and not kept:
             raise UsageError(_no_rows_to_keep(source, class_names))
-        for name in head:
-            # Random weights would add noise to good features: timm draws some so large that the loss starts at 2.4.
-            if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | nn.Conv2d):
-                own[name] = torch.zeros_like(own[name])
-            if kept and name in tensors and tensors[name].shape == (len(old_names or []), *own[name].shape[1:]):
-                own[name][list(kept)] = tensors[name][list(kept.values())].to(own[name].dtype)
+        own |= {name: _new_head(model, name, tensors.get(name), len(old_names or []), kept) for name in head}
         rows = f"; the rows of {some_of([class_names[i] for i in kept], 5)} are kept" if kept else ""
         notes.append(f"new head for {len(class_names)} classes, {reason}{rows}")
     load_weights(model, own | loaded)
@@ -161,6 +156,19 @@ def init_from(
             f"weights: {some_of(missing, 5)}"
         )
     return InitFrom(notes, warnings)
+
+
+def _new_head(
+    model: nn.Module, name: str, old: torch.Tensor | None, num_old: int, kept: dict[int, int]
+) -> torch.Tensor:
+    """Return a parameter of a new head: zero, but for the rows that are kept, by their place among the old ones."""
+    new = model.get_parameter(name).detach().clone()
+    # Random weights would add noise to good features: timm draws some so large that the loss starts at 2.4.
+    if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear | nn.Conv2d):
+        new.zero_()
+    if kept and old is not None and old.shape == (num_old, *new.shape[1:]):
+        new[list(kept)] = old[list(kept.values())].to(new.dtype)
+    return new
 
 
 def _same_classes(class_names: list[str], old_names: list[str]) -> dict[int, int]:

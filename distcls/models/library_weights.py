@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import torch
 
 from distcls.errors import MissingInputError
+from distcls.files.downloading import SECONDS_WITHOUT_DATA, ending_when_silent
 
 SECONDS_TO_CONNECT = 3
-SECONDS_WITHOUT_DATA = 30
 
 
 @dataclass(frozen=True)
@@ -107,22 +107,29 @@ def is_silent(url: str) -> bool:
     return False
 
 
-def cached(url: str) -> Path:
-    """Return where torch keeps a file of weights from this address."""
+def known_interpolation(name: str) -> str:
+    """Return the nearest filter that data.interpolation knows: some weights of timm were trained with others."""
+    return name if name == "bilinear" else "bicubic"
+
+
+def find_cached(url: str) -> Path | None:
+    """Return the file of weights from this address in torch's cache; None if it is not there."""
+    path = _cached(url)
+    return path if path.exists() else None
+
+
+def _cached(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def download(url: str) -> Path:
     """Download a file of weights into torch's cache, and check it against the hash in its name. Raises OSError."""
-    path = cached(url)
+    path = _cached(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     hashed = re.search(r"-([a-f0-9]{8,})\.", path.name)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_WITHOUT_DATA)
     try:
-        torch.hub.download_url_to_file(url, str(path), hashed.group(1) if hashed else None)
+        with ending_when_silent():
+            torch.hub.download_url_to_file(url, str(path), hashed.group(1) if hashed else None)
     except (RuntimeError, http.client.HTTPException) as error:  # another hash, or a connection that broke
         raise OSError(str(error)) from error
-    finally:
-        socket.setdefaulttimeout(before)
     return path

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from distcls.errors import UsageError
+from distcls.models.trial import outputs_with_gradient
 from distcls.plan.randomness import global_state_kept, seed_everything
 
 MOST_ROUNDING = 0.01
@@ -85,8 +86,6 @@ def _gradients(model: nn.Module, image_size: int) -> dict[str, torch.Tensor]:
         parameter = next(trial.parameters())
         images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
         seed_everything(parameter.device, 0, "model")
-        outputs = trial(images.to(parameter.device, parameter.dtype))
-        tensors = outputs if isinstance(outputs, tuple | list) else [outputs]
-        floats = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.requires_grad]
+        floats = outputs_with_gradient(trial(images.to(parameter.device, parameter.dtype)))
         torch.stack([t.float().square().sum() for t in floats]).sum().backward()
         return {name: p.grad for name, p in trial.named_parameters() if p.grad is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -14,15 +15,16 @@ import torch
 from torch import nn
 
 from distcls.errors import MissingInputError, UsageError
+from distcls.files.downloading import SECONDS_WITHOUT_DATA
 from distcls.files.verified import Tensors, sha256_of
 from distcls.models.formats.hugging_face_names import timm_names
 from distcls.models.library_weights import (
-    SECONDS_WITHOUT_DATA,
     LibraryWeights,
     Preprocessing,
-    cached,
     download,
+    find_cached,
     is_silent,
+    known_interpolation,
 )
 
 BUNDLED = "tf_efficientnet_lite0"
@@ -64,14 +66,13 @@ class TimmLibrary:
 
     def weights(self, name: str, choice: str | None) -> LibraryWeights | None:
         """Return the weights of the tag in the name, or else timm's default. choice is a tag too."""
-        config = _config(name)
-        if choice is not None:
-            config = _config(f"{name.partition('.')[0]}.{choice}")
-            if config is None:
-                import timm
+        untagged = name.partition(".")[0]
+        config = _config(name if choice is None else f"{untagged}.{choice}")
+        if choice is not None and config is None:
+            import timm
 
-                tags = [one.partition(".")[2] for one in timm.list_pretrained(name.partition(".")[0])]
-                raise UsageError(f"model.weights={choice}: timm/{name} has no such weights. It has {', '.join(tags)}.")
+            tags = [one.partition(".")[2] for one in timm.list_pretrained(untagged)]
+            raise UsageError(f"model.weights={choice}: timm/{name} has no such weights. It has {', '.join(tags)}.")
         if config is None or not (config.url or config.hf_hub_id):
             return None
         return TimmWeights(
@@ -80,7 +81,7 @@ class TimmLibrary:
                 image_size=config.input_size[-1],
                 mean=tuple(config.mean),
                 std=tuple(config.std),
-                interpolation=config.interpolation if config.interpolation == "bilinear" else "bicubic",
+                interpolation=known_interpolation(config.interpolation),
                 crop_fraction=config.crop_pct,
             ),
             class_names=_class_names(config),
@@ -137,8 +138,9 @@ class TimmWeights(LibraryWeights):
             path = huggingface_hub.try_to_load_from_cache(self.hub_id, file)
             if isinstance(path, str):
                 return Path(path)
-        if self.file_url and cached(self.file_url).exists():
-            return cached(self.file_url)
+        found = find_cached(self.file_url) if self.file_url else None
+        if found is not None:
+            return found
         return bundled_weights() if self.is_bundled else None
 
     def url(self) -> str:
@@ -206,10 +208,15 @@ def _arguments(name: str, image_size: int, args: Mapping[str, Any]) -> dict[str,
 
 
 def _class_names(config: Any) -> list[str]:
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data import infer_imagenet_subset
 
     subset = infer_imagenet_subset(config) if config.num_classes else None
-    if subset is None:
-        return []
-    info = ImageNetInfo(subset)
+    return [] if subset is None else _names_in(subset)
+
+
+@functools.cache  # reading them takes 30 ms
+def _names_in(imagenet_subset: str) -> list[str]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo(imagenet_subset)
     return [info.index_to_description(index) for index in range(info.num_classes())]

@@ -12,7 +12,7 @@ from torch import nn
 from distcls.errors import UsageError
 from distcls.files.verified import Tensors
 from distcls.models.formats.hugging_face_names import timm_names
-from distcls.models.library_weights import LibraryWeights, Preprocessing, cached, download
+from distcls.models.library_weights import LibraryWeights, Preprocessing, download, find_cached, known_interpolation
 
 
 class TorchvisionLibrary:
@@ -62,7 +62,7 @@ class TorchvisionLibrary:
                 image_size=seen.crop_size[0],
                 mean=tuple(seen.mean),
                 std=tuple(seen.std),
-                interpolation=seen.interpolation.value if seen.interpolation.value == "bilinear" else "bicubic",
+                interpolation=known_interpolation(seen.interpolation.value),
                 crop_fraction=seen.crop_size[0] / max(seen.resize_size[0], seen.crop_size[0]),
             ),
             class_names=list(weights.meta.get("categories", [])),
@@ -90,8 +90,7 @@ class TorchvisionWeights(LibraryWeights):
 
     def find(self) -> Path | None:
         """Return the file in torch's cache."""
-        path = cached(self.file_url)
-        return path if path.exists() else None
+        return find_cached(self.file_url)
 
     def url(self) -> str:
         """Return the address of the file."""

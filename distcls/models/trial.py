@@ -157,8 +157,7 @@ class _Trial:
         )
 
     def backward(self, outputs: object) -> None:
-        tensors = outputs if isinstance(outputs, tuple | list) else [outputs]
-        floats = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
+        floats = outputs_with_gradient(outputs)
         if not floats:
             raise self.refuse("returns outputs that depend on no trainable parameter: check model.freeze, and "
                               "torch.no_grad() in its forward.")  # fmt: skip
@@ -219,6 +218,12 @@ class _Trial:
             if not _same(value, state[name]):
                 raise self.refuse(f"does not restore {name!r} from a file: check its _load_from_state_dict and "
                                   "set_extra_state.")  # fmt: skip
+
+
+def outputs_with_gradient(outputs: object) -> list[torch.Tensor]:
+    """Return the tensors among a model's outputs that a backward pass can start from."""
+    tensors = outputs if isinstance(outputs, tuple | list) else [outputs]
+    return [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.requires_grad]
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -23,7 +23,7 @@ def lr_scales(layer_decay: float, model: nn.Module) -> dict[str, float]:
     """
     depths = layer_ids(model)
     deepest = max(depths.values())
-    if not deepest and layer_decay != 1:
+    if not deepest:
         raise UsageError(
             f"optim.layer_decay={layer_decay:g} has no effect: the model has only one layer, since none of its parts "
             "is a list of layers. Leave it out, or give its parts factors of their own: optim.groups=[{match: ^stem, "

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from distcls.config.batch_sizes import default_micro_batch_size, wrong_batches
+from distcls.config.batch_sizes import micro_batch_size_of, wrong_batches
 from distcls.config.contradictions import NO_LENGTH
 from distcls.config.settings import TrainConfig
 from distcls.errors import UsageError
@@ -112,7 +112,7 @@ def plan_batches(
     """
     for _, problem in wrong_batches(config, world_size):
         raise UsageError(problem)
-    micro_size = config.micro_batch_size or default_micro_batch_size(config, world_size)
+    micro_size = micro_batch_size_of(config, world_size)
     shares = _shares(config.sampling, labels)
     steps = total_steps(config, num_images)
     return BatchPlan(num_images, config.global_batch_size, micro_size, steps, config.seed, rank, world_size, shares)

@@ -8,23 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from distcls.cluster.kernels import chosen_kernels
 from distcls.cluster.processes import Processes
-from distcls.config.batch_sizes import default_micro_batch_size
-from distcls.config.settings import KINDS_OF_PATHS, Config, DataConfig, ModelConfig, TrainConfig
+from distcls.config.batch_sizes import micro_batch_size_of
+from distcls.config.settings import Config, DataConfig, ModelConfig
 from distcls.config.wording import count
 from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
-from distcls.data.sources.datasets import open_image_sets
+from distcls.data.sources.datasets import IN_A_FILE, IN_A_FOLDER, open_image_sets
 from distcls.errors import MissingInputError
 from distcls.inference.classifier import Classifier
 from distcls.inference.latency import measure_latency
 from distcls.models.build import build_model, check_model_name
 from distcls.models.catalogue import image_size_of
 from distcls.models.layers import CONVENTION, Layer, layer_table
-from distcls.runs.resolution import computes_bf16, weights_dtype
+from distcls.runs.resolution import chosen_precision, weights_dtype
 from distcls.terminal.columns import lay_out, three_digits
 from distcls.terminal.screens import open_screen
 from distcls.training.start.memory import estimate_memory
@@ -34,9 +32,6 @@ NUM_CLASSES = 10
 
 BATCH_SIZES = [1, 32]
 """The batches whose latency is measured."""
-
-NEED_ROOT = {*KINDS_OF_PATHS, "imagenet", "tiny_imagenet"}
-"""Values of data.name for which data.root must say where the data is."""
 
 MOST_ROWS = 30
 """Rows of a table that is not given a depth, unless the model has more parts at its top."""
@@ -122,7 +117,7 @@ def summarize_new(
 
 def _task_of(config: DataConfig) -> tuple[int, int] | None:
     """Return the number of classes and the image size of the data; None if it is not here. Downloads nothing."""
-    if config.root is None and config.name in NEED_ROOT:
+    if config.root is None and config.name in (*IN_A_FOLDER, *IN_A_FILE):
         return None
     try:
         train = open_image_sets(dataclasses.replace(config, download=False), least_classes=1)["train"]
@@ -147,8 +142,8 @@ def summarize(
     layers = layer_table(network, image_size)
     with Processes(config.run.device) as processes, chosen_kernels(config.train, processes):
         device = processes.device
-        train = _resolved(config.train, device)
-        config = dataclasses.replace(config, train=train)
+        config = config.replaced({"train.precision": chosen_precision(config.train.precision, device)})
+        train, micro_batch_size = config.train, micro_batch_size_of(config.train, world_size=1)
         memory = estimate_memory(config, network, image_size)
         network.to(device, weights_dtype(train.precision))
         classifier = Classifier(network, config, class_names, decoding)
@@ -159,30 +154,20 @@ def summarize(
             notes=notes,
             layers=layers,
             num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()),
-            micro_batch_size=_micro_batch_size(train),
+            micro_batch_size=micro_batch_size,
             precision=train.precision,
-            step_bytes=None if memory is None else memory.of_step(_micro_batch_size(train)),
+            step_bytes=None if memory is None else memory.of_step(micro_batch_size),
             device=device.type,
             latency=measure_latency(classifier, BATCH_SIZES) if with_latency else {},
         )
 
 
 def _without_weights(model: ModelConfig) -> ModelConfig:
-    """Return the config of the same network with new weights: libraries would download those that model.args names."""
+    """Return the config of the same network with new weights: a user's model might download those in model.args."""
+    if ":" not in model.name:
+        return model
     off = {"pretrained": False, "weights": None, "weights_backbone": None}
     return dataclasses.replace(model, args={key: off.get(key, value) for key, value in model.args.items()})
-
-
-def _resolved(train: TrainConfig, device: torch.device) -> TrainConfig:
-    """Return the settings with the precision that `auto` chooses on this device."""
-    if train.precision != "auto":
-        return train
-    return dataclasses.replace(train, precision="bf16" if device.type == "cuda" and computes_bf16() else "float32")
-
-
-def _micro_batch_size(train: TrainConfig) -> int:
-    """Return the images of one forward pass, on one process if the config leaves them open."""
-    return train.micro_batch_size or default_micro_batch_size(train, world_size=1)
 
 
 def print_summary(summary: Summary, depth: int | None) -> None:

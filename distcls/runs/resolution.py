@@ -51,9 +51,7 @@ def _choices(config: Config, path: Path, settle: Callable[[Config], Mapping[str,
 
 def _precision(train: TrainConfig, processes: Processes) -> str:
     cuda = processes.device.type == "cuda"
-    precision = train.precision
-    if precision == "auto":
-        precision = "bf16" if cuda and computes_bf16() else "float32"
+    precision = chosen_precision(train.precision, processes.device)
     if precision == "fp16" and not cuda:
         raise UsageError(
             f"train.precision=fp16 needs a CUDA GPU, but the device is {processes.device.type}: its loss scaling and "
@@ -89,6 +87,13 @@ def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path
             f"cannot share batches of {parts} × {micro} images. Start {either(fitting)}; or start another "
             "run with --name NAME, and a smaller train.micro_batch_size for more processes."
         )
+
+
+def chosen_precision(precision: str, device: torch.device) -> str:
+    """Return the precision; for `auto`, the one that suits the device."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and computes_bf16() else "float32"
 
 
 def weights_dtype(precision: str) -> torch.dtype:

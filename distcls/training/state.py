@@ -278,7 +278,7 @@ def named_modules(config: ObjectiveConfig, objective: Objective, module: nn.Modu
 
 def _load_as_main(module: nn.Module, config: ModelConfig, data: Data, run: RunFolder) -> None:
     """Load the main process's initial weights in all processes: the others may see an older file, or none."""
-    if not (config.pretrained or config.weights or config.init_from):
+    if not config.starts_trained:
         return
 
     def load() -> tuple[InitFrom, dict[str, torch.Tensor]]:

@@ -45,6 +45,8 @@ class TrainStep:
         self.reported_first = REPORTED_FIRST if acceleration.scaler is None else (*REPORTED_FIRST, *OF_FP16)
         self.names = self.reported_first
         self.thawed = thaw_steps(state.frozen_until, plan)
+        self.all_thawed = max(self.thawed.values(), default=0)
+        """The step from which nothing is frozen."""
         self.frozen: frozenset[str] = frozenset()
         self.sum_gradients = self._build_sum()
 
@@ -57,7 +59,7 @@ class TrainStep:
         if state.step in train.skip_steps:
             state.position.step += 1
             return None
-        frozen = frozen_at(state.step, self.thawed)
+        frozen = frozen_at(state.step, self.thawed) if state.step < self.all_thawed else frozenset[str]()
         if frozen != self.frozen:
             self._freeze(frozen)
         state.statistics.training_mode()

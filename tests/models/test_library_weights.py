@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 
 from distcls.config.settings import ModelConfig
 from distcls.errors import MissingInputError
+from distcls.files import downloading
 from distcls.models import library_weights, timm_library
 from distcls.models.build import build_model
 from distcls.models.init_from import find_source, init_from
@@ -102,7 +103,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server, published, tmp_path, 
     weights, path, _ = published
     server.files[path.replace("/", "/stalling/")] = server.files[path]
     monkeypatch.setattr(weights.value, "url", f"{server.url}/stalling{path}")
-    monkeypatch.setattr(library_weights, "SECONDS_WITHOUT_DATA", 0.3)
+    monkeypatch.setattr(downloading, "SECONDS_WITHOUT_DATA", 0.3)
     with pytest.raises(MissingInputError, match="timed out"):
         find_source(SQUEEZENET)
     assert not list(tmp_path.rglob("*.pth"))
@@ -111,7 +112,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server, published, tmp_path, 
 @pytest.mark.parametrize(("path", "problem"), [("/nothing.pth", "HTTP Error 404"), ("/hanging.pth", "timed out")])
 def test_a_server_without_the_file_or_without_an_answer(server, published, monkeypatch, path, problem):
     monkeypatch.setattr(published[0].value, "url", f"{server.url}{path}")
-    monkeypatch.setattr(library_weights, "SECONDS_WITHOUT_DATA", 0.3)
+    monkeypatch.setattr(downloading, "SECONDS_WITHOUT_DATA", 0.3)
     with pytest.raises(MissingInputError, match=problem) as caught:
         find_source(SQUEEZENET)
     assert all(way in str(caught.value) for way in BOTH_WAYS_OUT)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distcls.data.cache.store import PREFIX
+from distcls.data.cache.store import PREFIX, entries_folder
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def handed_over(value: object, cache_dir: Path) -> Iterator[str | None]:
     with contextlib.ExitStack() as stack:
         path = None
         with contextlib.suppress(OSError):
-            folder = cache_dir / "decoded"
+            folder = entries_folder(cache_dir)
             folder.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(tempfile.NamedTemporaryFile(prefix=f"{PREFIX}list-", dir=folder))
             pickle.dump(value, file)

@@ -40,7 +40,12 @@ SECONDS_ABANDONED = 86_400
 
 def entry_path(cache_dir: Path, key: str) -> Path:
     """Return the path of the entry with this key, whether or not it exists."""
-    return cache_dir / "decoded" / f"{PREFIX}{key}"
+    return entries_folder(cache_dir) / f"{PREFIX}{key}"
+
+
+def entries_folder(cache_dir: Path) -> Path:
+    """Return the folder of all entries, whether or not it exists."""
+    return cache_dir / "decoded"
 
 
 # Reading -------------------------------------------------------------------------------------------

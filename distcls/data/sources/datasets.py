@@ -33,6 +33,9 @@ DATASETS: dict[str, Callable[[DataConfig], dict[str, ImageSet]]] = {
     "synthetic": open_synthetic,
 }
 
+IN_A_FOLDER, IN_A_FILE = ("folder", "imagenet", "tiny_imagenet"), ("csv", "npz")
+"""Data sets for which data.root must say where they are."""
+
 SPLITS = ("train", "val", "test")
 
 
@@ -63,9 +66,9 @@ def open_image_sets(config: DataConfig, least_classes: int = 2) -> dict[str, Ima
 def check_source(config: DataConfig) -> None:
     """Raise UsageError for a data.name that is not known, MissingInputError where data.root does not exist."""
     _opener(config.name)
-    if config.name in ("folder", "imagenet", "tiny_imagenet"):
+    if config.name in IN_A_FOLDER:
         existing_root(config)
-    elif config.name in ("csv", "npz"):
+    elif config.name in IN_A_FILE:
         existing_file(config)
 
 

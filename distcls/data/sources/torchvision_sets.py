@@ -6,7 +6,6 @@ store (cache/arrays.py), and later starts need neither torchvision nor its check
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from distcls.data.cache.folder import cache_folder
 from distcls.data.sources.image_set import ImageSet, digest
 from distcls.errors import MissingInputError
 from distcls.files.atomic import folder_beside, rename_unless_there
-
-DOWNLOAD_TIMEOUT = 30  # seconds without an answer
+from distcls.files.downloading import ending_when_silent
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,9 @@ def _download(source: _Source, root: Path, config: DataConfig) -> None:
             "Download it: data.download=true. Or give the folder that holds it: --data DIR"
         )
     cls = _torchvision_class(source)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none, and would wait forever behind a silent firewall
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with folder_beside(root / source.folder) as building:
+        with ending_when_silent(), folder_beside(root / source.folder) as building:
             _lend_archive(cls, root, building)
             source.read(cls, str(building), True, True)
             rename_unless_there(building / source.folder, root / source.folder)
@@ -130,8 +126,6 @@ def _download(source: _Source, root: Path, config: DataConfig) -> None:
             f"If this machine has no network, copy the folder {source.folder} from another one into {root}, "
             "or give the folder that holds it: --data DIR"
         ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def _lend_archive(cls: Any, root: Path, building: Path) -> None:

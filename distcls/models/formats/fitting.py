@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import torch
 
+from distcls.config.settings import ModelConfig
 from distcls.files.verified import Tensors
-from distcls.models.build import MODELS
+from distcls.models.build import MODELS, build_model
+from distcls.models.catalogue import weights_of
 from distcls.models.formats.hugging_face_names import timm_names
 from distcls.models.head import head_parameters
-from distcls.models.libraries import LIBRARIES, library_of
+from distcls.models.libraries import LIBRARIES
 
 MOST_BUILT = 40
 SECONDS = 6
@@ -93,15 +95,11 @@ def _difference(name: str, other: str) -> float:
 
 def _fit(name: str, tensors: Tensors, image_size: int) -> Fit | None:
     """Return how well tensors fit a model; None if there is no such model for images of this size."""
-    found = library_of(name)
     try:
+        published = weights_of(name)
+        native_size = image_size if published is None else published.preprocessing.image_size
         with torch.device("meta"):
-            if found is None:
-                model = MODELS[name](NUM_CLASSES, image_size)
-            else:
-                published = found[0].weights(found[1], None)
-                native_size = image_size if published is None else published.preprocessing.image_size
-                model = found[0].build(found[1], NUM_CLASSES, native_size, {})
+            model = build_model(ModelConfig(name=name, channels_last=False), NUM_CLASSES, native_size)
     except Exception:  # for whatever reason: this is only advice
         return None
     own, head = model.state_dict(), set(head_parameters(model, NUM_CLASSES))

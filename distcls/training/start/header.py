@@ -96,8 +96,8 @@ def _describe_preset(config: Config) -> list[tuple[str, str]]:
 
 def _frozen_parts(model: ModelConfig, plan: BatchPlan) -> dict[str, tuple[str, int]]:
     """Return each part of model.freeze_until, with its duration as given and in steps; "" is all but the head."""
-    given = model.freeze_until if isinstance(model.freeze_until, dict) else {"": model.freeze_until}
-    return {part: (duration, steps_at(parse_duration(duration), plan)) for part, duration in given.items()}
+    parts = model.frozen_parts.items()
+    return {part: (duration, steps_at(parse_duration(duration), plan)) for part, duration in parts}
 
 
 def _describe_freezing(model: ModelConfig, plan: BatchPlan) -> list[tuple[str, str]]:

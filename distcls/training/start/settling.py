@@ -25,6 +25,7 @@ from distcls.data.sources.image_set import ImageSet
 from distcls.data.stratify import cut_splits
 from distcls.errors import UsageError
 from distcls.files.atomic import read_json
+from distcls.models import timm_library
 from distcls.models.init_from import find_source, library_weights
 from distcls.models.libraries import library_of
 from distcls.models.library_weights import LibraryWeights, cannot_reach
@@ -39,18 +40,16 @@ NUM_LOOKED_AT = 12
 
 SECONDS_TO_DOWNLOAD = 8
 
-BUNDLED = "timm/tf_efficientnet_lite0.in1k"
+BUNDLED = f"timm/{timm_library.BUNDLED}.in1k"
 """ImageNet weights that are installed with distcls: 19 MB, 4.7 million parameters."""
 
 NETWORKS = {
-    ("fast", "cpu"): [BUNDLED],
-    ("balanced", "cpu"): [BUNDLED],
-    ("best", "cpu"): ["timm/efficientnetv2_rw_t.ra2_in1k", BUNDLED],
-    ("fast", "gpu"): ["timm/convnext_tiny.in12k_ft_in1k", BUNDLED],
-    ("balanced", "gpu"): ["timm/convnext_tiny.in12k_ft_in1k", BUNDLED],
-    ("best", "gpu"): ["timm/convnext_base.fb_in22k_ft_in1k", BUNDLED],
+    ("best", "cpu"): "timm/efficientnetv2_rw_t.ra2_in1k",
+    ("fast", "gpu"): "timm/convnext_tiny.in12k_ft_in1k",
+    ("balanced", "gpu"): "timm/convnext_tiny.in12k_ft_in1k",
+    ("best", "gpu"): "timm/convnext_base.fb_in22k_ft_in1k",
 }
-"""The networks of a preset, best first. One that is not on this machine and takes long to download is passed over."""
+"""Better networks than BUNDLED, by preset and device, if they are on this machine or can be downloaded quickly."""
 
 SCRATCH = "torchvision/resnet18"
 
@@ -77,7 +76,7 @@ EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 10, 3_000), "best": (6, 20,
 
 
 IMAGE_SCALE = {"best": 1.25}
-"""How much larger than those that the weights were trained on a preset's images are, rounded to a multiple of 32."""
+"""How much larger a preset's images are than those its weights were trained on; rounded to a multiple of 32."""
 
 
 def settle(config: Config, device: torch.device, may_download: bool = True) -> dict[str, Any]:
@@ -95,7 +94,7 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
         settled = _with_scale(settled, opened())
     settled = _with_preprocessing(settled)
     find_source(settled.model, may_download)  # if they are missing, say so before images are decoded
-    if settled.model.freeze_statistics and not _starts_trained(settled):
+    if settled.model.freeze_statistics and not settled.model.starts_trained:
         raise UsageError(
             "model.freeze_statistics=true needs initial weights, whose statistics it keeps: add model.pretrained=true "
             "or model.init_from=FILE, or leave it out"
@@ -106,14 +105,10 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
 def _with_automatic_preset(config: Config, opened: Callable[[], ImageSets]) -> Config:
     if config.data.name not in KINDS_OF_PATHS or not are_photographs(opened()["train"]):
         return config.replaced({"preset": "none"})
-    is_from_scratch = not _starts_trained(config) and (
+    is_from_scratch = not config.model.starts_trained and (
         config.is_given("model.name") or config.is_given("model.pretrained")
     )
     return with_preset(config, "scratch" if is_from_scratch else "balanced")
-
-
-def _starts_trained(config: Config) -> bool:
-    return bool(config.model.pretrained or config.model.weights or config.model.init_from)
 
 
 def are_photographs(image_set: ImageSet) -> bool:
@@ -135,8 +130,9 @@ def _with_network(config: Config, device: str, may_download: bool) -> Config:
         return config.replaced({"model.pretrained": True}) if is_trained and not says_which else config
     if config.preset == "scratch":
         return config.replaced({"model.name": SCRATCH})
-    if config.model.init_from is not None and (Path(config.model.init_from) / "config.yaml").exists():
-        theirs = read_config(Path(config.model.init_from) / "config.yaml").model
+    their_config = Path(config.model.init_from or "") / "config.yaml"
+    if config.model.init_from is not None and their_config.exists():
+        theirs = read_config(their_config).model
         if ":" in theirs.name:  # somebody else's run may name any code
             raise UsageError(
                 f"model.init_from={config.model.init_from} used model.name={theirs.name}, which is code: if you "
@@ -146,17 +142,18 @@ def _with_network(config: Config, device: str, may_download: bool) -> Config:
         return config.replaced({"model.name": theirs.name, **args})
     if says_which:
         return config.replaced({"model.name": BUNDLED})
-    for name in NETWORKS[config.preset, device]:
-        if name == BUNDLED or _is_soon_here(ModelConfig(name=name, pretrained=True), may_download):
-            return config.replaced({"model.name": name, "model.pretrained": True})
-    raise AssertionError("the last network of each list is installed with distcls")
+    name = NETWORKS.get((config.preset, device))
+    if name is None or not _is_soon_here(ModelConfig(name=name, pretrained=True), may_download):
+        name = BUNDLED
+    return config.replaced({"model.name": name, "model.pretrained": True})
 
 
 def _is_soon_here(model: ModelConfig, may_download: bool) -> bool:
     """True if the weights are on this machine or can be downloaded in a few seconds."""
     weights = library_weights(model)
-    if weights is None or weights.find() is not None:
-        return weights is not None
+    assert weights is not None  # they are asked for
+    if weights.find() is not None:
+        return True
     if not may_download or cannot_reach(weights.url()) is not None:
         return False
     download = threading.Thread(target=_fetch, args=(weights,), daemon=True)  # what is missing then comes another time
@@ -186,7 +183,7 @@ def _with_scale(config: Config, image_sets: ImageSets) -> Config:
     if config.preset in ("balanced", "best"):
         decay, freeze = (
             ("optim.layer_decay", scale.layer_decay),
-            ("model.freeze_statistics", scale.freeze_statistics and _starts_trained(config)),
+            ("model.freeze_statistics", scale.freeze_statistics and config.model.starts_trained),
         )
         values |= {path: value for path, value in (decay, freeze) if not config.is_given(path)}
     return config.replaced(values)
@@ -213,7 +210,7 @@ def _preprocessing(model: ModelConfig) -> dict[str, Any]:
             "data.crop_fraction": theirs.get("crop_fraction", 1.0),
         }
     found = library_of(model.name)
-    if found is None or not (model.pretrained or model.weights or model.init_from):
+    if found is None or not model.starts_trained:
         return {}
     published = library_weights(model) or found[0].weights(found[1], None)
     if published is None:

@@ -122,7 +122,7 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
 
 
 def test_better_weights_are_taken_if_they_are_here_or_soon_will_be(photographs, monkeypatch):
-    monkeypatch.setitem(settling.NETWORKS, ("balanced", "cpu"), ["timm/test_vit.r160_in1k", BUNDLED])
+    monkeypatch.setitem(settling.NETWORKS, ("balanced", "cpu"), "timm/test_vit.r160_in1k")
     config = load_config(None, [f"data.root={photographs}", "data.name=folder"])
     assert settle(config, CPU)["model.name"] == BUNDLED, "no network"
     downloaded: list[str] = []
@@ -141,7 +141,7 @@ def test_a_slow_download_is_not_waited_for(photographs, monkeypatch):
 
         time.sleep(5)
 
-    monkeypatch.setitem(settling.NETWORKS, ("balanced", "cpu"), ["timm/test_vit.r160_in1k", BUNDLED])
+    monkeypatch.setitem(settling.NETWORKS, ("balanced", "cpu"), "timm/test_vit.r160_in1k")
     monkeypatch.setattr(settling, "SECONDS_TO_DOWNLOAD", 0.1)
     monkeypatch.setattr(settling, "cannot_reach", lambda url: None)
     monkeypatch.setattr(TimmWeights, "fetch", never)
