@@ -27,8 +27,8 @@ class MLflow:
         for name, value in SHORT_WAITS.items():
             os.environ.setdefault(name, value)
         try:
-            from mlflow.entities import Metric, Param, RunTag
-            from mlflow.tracking import MlflowClient
+            from mlflow.entities import Metric, Param, RunTag  # pyright: ignore[reportMissingImports]
+            from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise missing("mlflow", error) from error
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{about.dir.resolve().parent / 'mlflow.db'}"

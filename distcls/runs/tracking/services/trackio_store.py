@@ -17,7 +17,7 @@ class Trackio:
 
     def __init__(self, about: About) -> None:
         try:
-            import trackio
+            import trackio  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise missing("trackio", error) from error
         about.state.setdefault("id", f"{about.name}-{secrets.token_hex(2)}")
@@ -37,7 +37,7 @@ class Trackio:
         """Return how many rows are stored; None for a Space, which cannot be asked quickly."""
         if os.environ.get("TRACKIO_SPACE_ID"):
             return None
-        from trackio.sqlite_storage import SQLiteStorage
+        from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
 
         last = SQLiteStorage.get_max_step_for_run(self._project, self._name)
         return 0 if last is None else last + 1

@@ -19,7 +19,7 @@ class WeightsAndBiases:
 
     def __init__(self, about: About) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise missing("wandb", error) from error
         about.state.setdefault("id", secrets.token_hex(4))
