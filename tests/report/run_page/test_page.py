@@ -114,6 +114,10 @@ def test_results_that_do_not_fit_together_are_an_error(tmp_path: Path) -> None:
     save_pictures(run_dir, {"predictions": Pictures([np.zeros((8, 8, 3), np.uint8)], places=[60])})
     with pytest.raises(DiskError, match="shows images that predictions/ does not have"):
         page_of(run_dir)
+    run_dir = make_run(tmp_path / "t", list("abc"), 60)
+    (run_dir / "metrics.json").write_text('{"test": {"accuracy": "high"}}')
+    with pytest.raises(DiskError, match=r"a file in .* is damaged, .*\(ValueError: "):
+        page_of(run_dir)
 
 
 @pytest.mark.extras

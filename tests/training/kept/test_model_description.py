@@ -7,9 +7,9 @@ import json
 from distcls.config.settings import Config, ModelConfig
 from distcls.data.decoding.decode import Decoding
 from distcls.inference.classifier import Classifier
-from distcls.inference.model_description import describe_model
 from distcls.models.build import build_model
 from distcls.report.model_summary import summarize
+from distcls.training.kept.model_description import describe_model
 
 
 def test_it_says_what_the_summary_says(one_thread: None) -> None:

@@ -9,8 +9,8 @@ from torch import nn
 from distcls.config.settings import Config, ModelConfig
 from distcls.data.decoding.decode import Decoding
 from distcls.inference.classifier import Classifier
-from distcls.inference.feature_pictures import LARGEST, first_filters, map_pictures
 from distcls.models.build import build_model
+from distcls.training.kept.feature_pictures import LARGEST, first_filters, map_pictures
 
 
 def test_filters_share_one_scale_around_grey() -> None:
