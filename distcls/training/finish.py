@@ -5,17 +5,13 @@ Plots are drawn afterwards, from the run folder alone (report/run_report.py).
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 import shlex
 
 import numpy as np
-import torch
 
 from distcls.config.wording import count
 from distcls.data.augmentation.batchwise import Augmentation
-from distcls.data.loading.loader import train_batches
 from distcls.data.split import Data, Split
 from distcls.errors import DivergedError, Preempted
 from distcls.inference.classifier import Classifier, write_model
@@ -26,13 +22,13 @@ from distcls.inference.probabilities import Probabilities
 from distcls.models.weights import load_weights
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
-from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
+from distcls.runs.results import Predictions, save_predictions
 from distcls.runs.tracking.sender import problems
 from distcls.training.checkpoint import Checkpoints
+from distcls.training.kept.explanations import explain
+from distcls.training.kept.pictures import choose_pictures, first_images
 from distcls.training.state import TrainState
 from distcls.training.watch import WENT_BAD
-
-NUM_PICTURES = 36
 
 
 def finish(
@@ -83,7 +79,8 @@ def finish(
             rounded = kept[split.name].describe()
             if rounded is not None:
                 run.progress.note(f"predictions/{split.name}.npz has probabilities {rounded}, to save space")
-    save_pictures(run.dir, _choose_pictures(data, measured, first_images(data, plan, augment, run)))
+    pictures = choose_pictures(data, measured, first_images(data, plan, augment, run))
+    explain(run, classifier, data, measured, pictures)
     run.write_json("kept.json", {"step": state.position.best_step})
     skipped = state.position.skipped_steps
     if skipped:
@@ -117,49 +114,3 @@ def _predictions(split: Split, metrics: SplitMetrics, kept: Probabilities) -> Pr
         probs=kept.probs,
         classes=kept.classes,
     )
-
-
-def _choose_pictures(
-    data: Data, measured: dict[str, SplitMetrics], batch: tuple[np.ndarray, list[str]]
-) -> dict[str, Pictures]:
-    """Return training images as the model saw them, and from test (or val) a sample and the most confident mistakes."""
-    pictures = {"train_batch": Pictures(list(batch[0]), batch[1])}
-    split = data.test or data.val
-    if split is None:
-        return pictures
-    metrics = measured[split.name]
-    some = np.linspace(0, len(split) - 1, min(NUM_PICTURES, len(split))).astype(int)
-    wrong = np.flatnonzero(metrics.preds != split.labels)
-    worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_PICTURES]
-    for name, chosen in (("predictions", some), ("worst_mistakes", worst)):
-        if len(chosen):
-            pictures[name] = Pictures([split.image(int(i)) for i in chosen], places=chosen.tolist())
-    return pictures
-
-
-def first_images(data: Data, plan: BatchPlan, augment: Augmentation, run: RunFolder) -> tuple[np.ndarray, list[str]]:
-    """Return images of the first micro-batches as the model saw them, uint8 (n, H, W, 3), and their classes.
-
-    A batch is a function of the plan, so it can be rebuilt after the run.
-    """
-    take_turns = run.config.augment.mixup and run.config.augment.cutmix
-    most = NUM_PICTURES // 3 if take_turns else NUM_PICTURES  # of one micro-batch
-    few_steps = dataclasses.replace(plan, total_steps=NUM_PICTURES)
-    batches = train_batches(data.train, few_steps, run.config.augment, run.processes.device, workers=0, start=0)
-    pixels: list[np.ndarray] = []
-    titles: list[str] = []
-    for batch in itertools.chain.from_iterable(batches):
-        images, targets = augment(batch)
-        shown = slice(min(most, NUM_PICTURES - len(pixels)))
-        pixels.extend(augment.normalize.undo(images[shown].float()).cpu().numpy())
-        shares, classes = targets[shown].topk(2, 1) if targets.ndim == 2 else (None, batch.labels[shown, None])
-        titles += [_title(data.class_names, classes[i].tolist(), shares, i) for i in range(len(classes))]
-        if len(pixels) == NUM_PICTURES:
-            break
-    return np.stack(pixels), titles
-
-
-def _title(class_names: list[str], classes: list[int], shares: torch.Tensor | None, i: int) -> str:
-    if shares is None or shares[i, 1] < 0.005:
-        return class_names[classes[0]]
-    return "\n".join(f"{share:.0%} {class_names[c]}" for c, share in zip(classes, shares[i].tolist(), strict=True))
