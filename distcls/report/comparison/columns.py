@@ -22,6 +22,9 @@ LONGEST_VALUE = 30
 SPREAD, INTERVAL = "± std", "95 % interval"
 """Titles of the columns that accompany a metric."""
 
+FIRST, MATTERS = 1, 3
+"""Ranks of the metric that matters most, and of settings that change the run."""
+
 LAST_SHOWN = 9
 """Columns of a higher rank are in the CSV only, unless they are asked for."""
 
@@ -57,16 +60,31 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """True if it is aligned right."""
-        return all(isinstance(value, int | float | None) for value in self.values)
+        """True if all its values are numbers, so that it is aligned right."""
+        return all(isinstance(value, int | float | None) and not isinstance(value, bool) for value in self.values)
+
+    def companions(self) -> Iterator[tuple[str, list[float | None], list[str]]]:
+        """Yield the columns that accompany a metric: the title, the values (of an interval, its low end), the texts."""
+        if self.metric is not None and any(spread is not None for spread in self.spreads):
+            yield SPREAD, list(self.spreads), ["" if one is None else self.metric.text(one) for one in self.spreads]
+        if self.metric is not None and any(interval is not None for interval in self.intervals):
+            texts = ["" if one is None else " to ".join(map(self.metric.text, one)) for one in self.intervals]
+            yield INTERVAL, [None if one is None else one[0] for one in self.intervals], texts
 
 
 def columns_of(rows: Sequence[Row], first: str) -> list[Column]:
-    """Return the columns in which a row has something: metrics, then settings that differ, then everything else.
+    """Return the columns in which a row has something: the first metric, settings that differ, then everything else.
 
-    first: the metric that matters most, such as accuracy.
+    first: the name of the metric that matters most, such as accuracy.
     """
-    columns = [*_metrics(rows, first), *_settings(rows), *_further(rows)]
+    metrics, settings = list(_metrics(rows, first)), list(_settings(rows))
+    columns = [
+        *(column for column in metrics if column.rank == FIRST),
+        *(column for column in settings if column.rank <= MATTERS),
+        *_further(rows),
+        *(column for column in metrics if column.rank > FIRST),
+        *(column for column in settings if column.rank > MATTERS),
+    ]
     return [column for column in columns if any(value is not None for value in column.values)]
 
 
@@ -87,7 +105,7 @@ def _metric(rows: Sequence[Row], metric: Metric, split: str, is_first: bool) -> 
         title=f"{split} {metric.title}",
         values=values,
         texts=["" if value is None else metric.text(value) for value in values],
-        rank=1 if is_first else (6 if split == "test" else 8) if metric.in_summary else LAST_SHOWN + 1,
+        rank=FIRST if is_first else (6 if split == "test" else 8) if metric.in_summary else LAST_SHOWN + 1,
         metric=metric,
         spreads=[row.spread(of) for row in rows],
         intervals=[None if row.is_group else row.runs[0].intervals[split].get(metric.name) for row in rows],
@@ -102,7 +120,7 @@ def _settings(rows: Sequence[Row]) -> Iterator[Column]:
             values = [row.agreed(lambda run, path=path: as_plain(run.config.at(path))) for row in rows]
             texts = [_text(value, row, path) for value, row in zip(values, rows, strict=True)]
             if any(texts):
-                yield Column(path, path, values, texts, 3 if path in matters else LAST_SHOWN, is_setting=True)
+                yield Column(path, path, values, texts, MATTERS if path in matters else LAST_SHOWN, is_setting=True)
 
 
 def _text(value: Any, row: Row, path: str) -> str:

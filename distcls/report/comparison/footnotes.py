@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from distcls.config.wording import count
 from distcls.report.comparison.columns import INTERVAL, SPREAD
 from distcls.report.comparison.table import Table
+
+
+def headline(table: Table) -> str:
+    """Return a line such as "3 runs", or "3 runs: 2 finished, 1 failed"."""
+    states = Counter(run.state for run in table.runs)
+    number = count(len(table.runs), "run")
+    if set(states) == {"finished"}:
+        return number
+    return f"{number}: {', '.join(f'{of_state} {state}' for state, of_state in states.most_common())}"
 
 
 def footnotes(table: Table) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,8 @@ from rich.cells import cell_len
 
 from distcls.config.wording import count
 from distcls.files.atomic import printable
-from distcls.report.comparison.columns import INTERVAL, LAST_SHOWN, SPREAD, Column
-from distcls.report.comparison.footnotes import footnotes
+from distcls.report.comparison.columns import LAST_SHOWN, Column
+from distcls.report.comparison.footnotes import footnotes, headline
 from distcls.report.comparison.rows import Row
 from distcls.report.comparison.table import Table
 from distcls.terminal.columns import GAP, lay_out
@@ -56,7 +55,7 @@ def print_table(table: Table, sentences: Sequence[str], asked: Sequence[str] | N
     """
     chosen = None if asked is None else [table.column(name) for name in asked]
     screen = open_screen(sys.stdout)
-    screen.say(_headline(table), "bold")
+    screen.say(headline(table), "bold")
     screen.say("")
     apart = chosen is None and 1 < len(table.rows) <= SIDE_BY_SIDE
     if chosen is None:
@@ -70,14 +69,6 @@ def print_table(table: Table, sentences: Sequence[str], asked: Sequence[str] | N
         screen.say("")
         screen.say(sentence)
     _print_footnotes(screen, table, hidden)
-
-
-def _headline(table: Table) -> str:
-    states = Counter(run.state for run in table.runs)
-    number = count(len(table.runs), "run")
-    if set(states) == {"finished"}:
-        return number
-    return f"{number}: {', '.join(f'{of_state} {state}' for state, of_state in states.most_common())}"
 
 
 def _print_rows(screen: NoScreen, table: Table, chosen: Sequence[Column]) -> list[str]:
@@ -109,13 +100,8 @@ def _print_rows(screen: NoScreen, table: Table, chosen: Sequence[Column]) -> lis
 def _printed(column: Column, table: Table) -> Iterator[_Printed]:
     mark = MARK if table.sorted_by is not None and table.sorted_by.name == column.name else ""
     yield _Printed(column.title + mark, column.texts, 0 if mark else column.rank)
-    metric = column.metric
-    if metric is not None and any(spread is not None for spread in column.spreads):
-        texts = ["" if spread is None else metric.text(spread) for spread in column.spreads]
-        yield _Printed(SPREAD, texts, column.rank + 1)
-    if metric is not None and any(interval is not None for interval in column.intervals):
-        texts = ["" if found is None else " to ".join(map(metric.text, found)) for found in column.intervals]
-        yield _Printed(INTERVAL, texts, column.rank + 1)
+    for title, _, texts in column.companions():
+        yield _Printed(title, texts, column.rank + 1)
 
 
 def _best(table: Table) -> Row | None:
