@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,14 @@ def make_run(
         probs = np.eye(3, dtype=np.float32)[preds]
         save_predictions(run_dir, "test", Predictions(names, labels, preds, probs.max(1).astype(float), probs))
     return run_dir
+
+
+def copy_run(run_dir: Path, to: Path, old: str, new: str) -> None:
+    """A copy whose config has another text in place of `old`: faster than another run."""
+    shutil.copytree(run_dir, to)
+    config = (to / "config.yaml").read_text()
+    assert old in config
+    (to / "config.yaml").write_text(config.replace(old, new))
 
 
 def write(run_dir: Path, name: str, value: Any) -> None:

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.commands.arguments import Parser, check_can_write
+from distcls.errors import MissingInputError
+
+RUNS = [Path("runs")]
+"""What is compared if nothing is named."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -13,6 +17,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(argv)
     for file in (options.csv, options.html):
         check_can_write(file)
+    if options.runs == RUNS and not RUNS[0].exists():
+        raise MissingInputError("there is no folder runs here: distcls compare DIR names a folder of runs.")
     from distcls.report.comparison.table import MOST_TESTED, build_table
     from distcls.report.comparison.terminal import print_table
 
@@ -50,7 +56,7 @@ def _parser() -> Parser:
         metavar="RUN",
         nargs="*",
         type=Path,
-        default=[Path("runs")],
+        default=RUNS,
         help="run folders, or folders of runs (default: runs)",
     )
     parser.add_argument(

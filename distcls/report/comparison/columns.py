@@ -12,6 +12,7 @@ from distcls.config.yaml_text import as_plain, shown
 from distcls.report.comparison.rows import Row
 from distcls.runs.overview import SPLITS, Overview
 from distcls.terminal.columns import clock, millions
+from distcls.terminal.tables import INTERVAL
 
 NAMES = ("run.name", "run.dir")
 """Settings that are known from the folder's name."""
@@ -19,8 +20,8 @@ NAMES = ("run.name", "run.dir")
 LONGEST_VALUE = 30
 """Characters of a setting's value, such as a list."""
 
-SPREAD, INTERVAL = "± std", "95 % interval"
-"""Titles of the columns that accompany a metric."""
+SPREAD = "± std"
+"""Title of the column that accompanies a metric of groups."""
 
 FIRST, MATTERS = 1, 3
 """Ranks of the metric that matters most, and of settings that change the run."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from distcls.config.wording import count
-from distcls.report.comparison.columns import INTERVAL, SPREAD
+from distcls.report.comparison.columns import SPREAD
 from distcls.report.comparison.table import Table
+from distcls.terminal.tables import INTERVAL
 
 
 def headline(table: Table) -> str:

@@ -17,7 +17,7 @@ from distcls.runs.overview import Overview
 REPEATED = {"train.seed": "seed", "data.fold": "fold"}
 """Settings in which repetitions of a run differ, and what to call one of their values."""
 
-ENDING = re.compile(r"[-_. /]*(seed|fold|run|s)?[-_. /]*\d*$", re.IGNORECASE)
+ENDING = re.compile(r"([-_. /]+(seed|fold|run|s)?[-_. /]*\d*)?$", re.IGNORECASE)
 """The end of the names that repetitions have in common, as in lr1-seed, that does not name the group."""
 
 

@@ -44,7 +44,7 @@ class Table:
     @property
     def is_one_group(self) -> bool:
         """True if all runs are one group. Then it is the last row, below its members."""
-        return len(self.rows) > 1 and len(self.rows[-1].runs) == len(self.rows) - 1 > 1
+        return len(self.rows) > 1 and len(self.rows[-1].runs) == len(self.runs) > 1
 
     def column(self, name: str) -> Column:
         """Return a column by its name or a part of it: val.accuracy, accuracy, optim.lr, lr. Raises UsageError."""
