@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": ("distcls.commands.submit", "train on a Slurm cluster, with requeueing and resuming"),
     "eval": ("distcls.commands.evaluate", "evaluate a trained model on a split of its data"),
     "predict": ("distcls.commands.predict", "classify images with a trained model"),
+    "compare": ("distcls.commands.compare", "show runs side by side: settings, metrics, time, and what may be chance"),
     "report": ("distcls.commands.report", "redraw a run's plots from its folder alone"),
     "track": ("distcls.commands.track", "send a run to Weights & Biases, MLflow or Trackio"),
     "models": ("distcls.commands.models", "list models: built-in ones, and those of torchvision and timm"),

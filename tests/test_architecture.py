@@ -50,6 +50,7 @@ DEFERRED = {
     "torchvision": "takes seconds, and only its own models, transforms and data sets need it",
     "torch.utils.tensorboard": "takes seconds, which the first step does not wait for",
     "distcls.inference.sums": "imports torchmetrics, which takes three times as long as torch",
+    "scipy.special": "takes half a second, and only groups of repeated runs need it",
     "scipy.io": "only the labels of ImageNet's devkit need it",
     "sklearn.datasets": "takes seconds, and the digits are kept after their first use",
     "submitit.helpers": "only tasks of Slurm need it, and signals are not heard while it is imported",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from distcls.commands import compare
 from distcls.commands.arguments import Parser
 from distcls.runs.opening import check_run_folder
 
@@ -14,10 +15,14 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="distcls report",
         description="Make a run's report.html and plots/ again from its folder alone: its images are not needed. For a "
-        "run that has not finished, they show what there is so far.",
+        "run that has not finished, they show what there is so far. Several runs are compared: see distcls compare.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
-    run_dir = Path(parser.parse_args(argv).run)
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="a run folder, such as runs/digits; several are compared"
+    )
+    run_dir, *others = parser.parse_args(argv).runs
+    if others:
+        return compare.main([*map(str, [run_dir, *others]), "--html", str(run_dir.parent / "compare.html")])
     check_run_folder(run_dir, ["classes.json"])
     from distcls.report.run_report import write_report
 

@@ -1,9 +1,9 @@
-"""Compares two configs: some settings may change when a run is resumed, others would make it a different run."""
+"""Compares configs: some settings may change when a run is resumed, others would make it a different run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distcls.config.durations import Duration, parse_duration
@@ -34,6 +34,23 @@ def settings_by_path(config: Config) -> dict[str, Any]:
     return {path: as_plain(config.at(path)) for path in _paths(config)}
 
 
+def settings_that_differ(configs: Sequence[Config], everything: bool = False) -> dict[str, list[Any]]:
+    """Return the settings that are not the same in all configs, in their usual order: a plain value for each config.
+
+    everything: see `differences`. If a section is switched off in one of them, it counts as one setting.
+    """
+    found = {one.path for config in configs[1:] for one in differences(configs[0], config, everything)}
+    whole = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    order = list(_paths(configs[0]))
+    whole.sort(key=lambda path: next((i for i, one in enumerate(order) if f"{one}.".startswith(f"{path}.")), 0))
+    return {path: [as_plain(config.at(path)) for config in configs] for path in whole}
+
+
+def recipe(config: Config, without: Iterable[str] = ()) -> str:
+    """Return a text that configs share if no setting that changes the run differs, apart from those `without`."""
+    return repr(_comparable(config.replaced(dict.fromkeys(without))))
+
+
 def _paths(section: Any, path: str = "") -> Iterator[str]:
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
@@ -41,6 +58,15 @@ def _paths(section: Any, path: str = "") -> Iterator[str]:
             yield from _paths(value, join(path, field.name))
         else:
             yield join(path, field.name)
+
+
+def _comparable(section: Any) -> list[Any]:
+    values = [(field, getattr(section, field.name)) for field in dataclasses.fields(section)]
+    return [
+        (field.name, _comparable(value) if dataclasses.is_dataclass(value) else _meaning(value, field.metadata))
+        for field, value in values
+        if dataclasses.is_dataclass(value) or field.metadata["changes_run"]
+    ]
 
 
 def _changes(old: Any, new: Any, everything: bool, path: str = "") -> Iterator[Difference]:
@@ -53,9 +79,12 @@ def _changes(old: Any, new: Any, everything: bool, path: str = "") -> Iterator[D
 
 
 def _same(before: Any, after: Any, metadata: Mapping) -> bool:
-    if metadata["duration"]:
-        return _durations(before) == _durations(after)  # "5" and "5 steps"
-    return before == after
+    return _meaning(before, metadata) == _meaning(after, metadata)
+
+
+def _meaning(value: Any, metadata: Mapping) -> Any:
+    """Return what is equal for settings that mean the same, such as the durations "5" and "5 steps"."""
+    return _durations(value) if metadata["duration"] and value is not None else value
 
 
 def _durations(written: str | list[str] | dict[str, str]) -> list[Duration] | dict[str, Duration]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from distcls.models.catalogue import RECOMMENDED, Facts, describe_model, find_models, names_by_prefix
 from distcls.models.layers import CONVENTION
-from distcls.terminal.columns import lay_out, three_digits
+from distcls.terminal.columns import lay_out, millions, three_digits
 from distcls.terminal.progress import Progress
 from distcls.terminal.screens import open_screen
 
@@ -45,7 +45,7 @@ def _print_table(facts: Sequence[Facts], pattern: str | None) -> None:
     rows = [
         [
             one.name,
-            _millions(one.num_parameters),
+            millions(one.num_parameters),
             "" if one.flops is None else three_digits(one.flops / 1e9),
             str(one.image_size),
             one.weights,
@@ -74,7 +74,3 @@ def _print_rows(facts: Sequence[Facts], output: str) -> None:
     writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(one) for one in facts)
-
-
-def _millions(number: int) -> str:
-    return f"{three_digits(number / 1e6)} M"

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +105,20 @@ def load_predictions(run_dir: Path, split: str) -> Predictions | None:
         return None
     with np.load(path, allow_pickle=False) as arrays:
         return Predictions(**arrays)
+
+
+def load_answers(run_dir: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return only the names, labels and preds of the predictions for a split: the probabilities may be large.
+
+    Return None if there are none, or if the file is damaged.
+    """
+    try:
+        with np.load(run_dir / "predictions" / f"{split}.npz", allow_pickle=False) as arrays:
+            names, labels, preds = arrays["names"], arrays["labels"], arrays["preds"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    is_valid = names.ndim == 1 and names.shape == labels.shape == preds.shape and len(names)
+    return (names, labels, preds) if is_valid and labels.dtype.kind == preds.dtype.kind == "i" else None
 
 
 def save_pictures(run_dir: Path, pictures: Mapping[str, Pictures]) -> None:

@@ -30,6 +30,10 @@ class StatusFile:
         """The status left by the previous start, or by the last one that got as far as training."""
         self.save_seconds: float | None = self.before.get("save_seconds")
         """Seconds that the last checkpoint took to write, in this start or the previous one."""
+        seconds = self.before.get("seconds")
+        self.seconds_before = float(seconds) if isinstance(seconds, int | float) else 0.0
+        """How long the earlier starts ran."""
+        self.began = time.monotonic()
 
     def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
         """Replace the file now."""
@@ -48,6 +52,7 @@ class StatusFile:
         start = time.monotonic()
         status = {"state": state, "step": step, "phase": phase, "reason": reason, "time": now(), "pid": os.getpid()}
         status["save_seconds"] = self.save_seconds
+        status["seconds"] = round(self.seconds_before + start - self.began, 3)  # of all starts together
         if phase == "start":
             status["before"] = self.before
         write_text(self.path, json.dumps(status) + "\n", durable=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -39,3 +40,16 @@ def three_digits(number: float) -> str:
         if number < limit:
             return f"{number:.{digits}f}"
     return f"{number:,.0f}"
+
+
+def millions(number: int) -> str:
+    """Return text such as "0.545 M", with three digits."""
+    return f"{three_digits(number / 1e6)} M"
+
+
+def clock(seconds: float | None) -> str:
+    """Return h:mm:ss, or nothing if the time is unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return ""
+    minutes, second = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"

@@ -18,6 +18,7 @@ from rich.cells import cell_len
 
 from distcls.config.wording import count
 from distcls.errors import DiskError
+from distcls.terminal.columns import clock
 from distcls.terminal.screens import (
     SECONDS_BETWEEN_DRAWINGS,
     Field,
@@ -117,7 +118,7 @@ class Progress:
             Field(4, "", _format(images_per_second, ",.0f", " img/s")),
             Field(8, "", _memory(memory_bytes)),
             Field(6, "data wait", _format(data_time_share, ".0%")),
-            Field(2, "left", _clock(seconds_left)),
+            Field(2, "left", clock(seconds_left)),
         ]
         self._draw(fields)
 
@@ -130,7 +131,7 @@ class Progress:
         if self._table is None:
             self._table = EvaluationTable(row, self._screen.width)
             self._say(self._table.head(), "bold")
-        cells = {**row, "best": "*" if row.get("best") else "", "time": _clock(time.monotonic() - self._started)}
+        cells = {**row, "best": "*" if row.get("best") else "", "time": clock(time.monotonic() - self._started)}
         self._say(self._table.line(cells), "green" if row.get("best") else "")
 
     def finish(
@@ -254,11 +255,3 @@ def _format(number: float | None, form: str, unit: str = "") -> str:
 def _memory(num_bytes: float | None) -> str:
     """Return decimal gigabytes as text; nothing if memory is not measured (None or 0)."""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes else ""
-
-
-def _clock(seconds: float | None) -> str:
-    """Return h:mm:ss, or nothing if the time is unknown."""
-    if seconds is None or not math.isfinite(seconds):
-        return ""
-    minutes, second = divmod(round(max(seconds, 0)), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distcls.config.differences import differences
+from distcls.config.differences import differences, recipe, settings_that_differ
 from distcls.config.loading import load_config
 from distcls.config.settings import Config
 
@@ -72,3 +72,29 @@ def test_durations_of_parts_are_compared_by_what_they_mean() -> None:
         'model.freeze_until: {"layer1": "5", "layer2": "1 epoch"} -> {"layer1": "6 steps", "layer2": "1 epoch"}'
     ]
     assert lines(load_config(None), old)[0].startswith('model.freeze_until: 0 steps -> {"layer1"')
+
+
+def test_settings_that_differ_among_many() -> None:
+    crop = "augment.random_resized_crop.scale"
+    configs = [
+        load_config(None, words)
+        for words in (["train.seed=1"], [f"{crop}=[0.2, 1]", "data.workers=7"], [f"{crop}=[0.3, 1]", "optim.lr=1"])
+    ]
+    found = settings_that_differ(configs, everything=True)
+    assert list(found) == ["data.workers", "augment.random_resized_crop", "optim.lr", "train.seed"], "as in a config"
+    assert found["optim.lr"] == [0.002, 0.002, 1.0] and found["train.seed"] == [1, 0, 0]
+    assert [value and value["scale"] for value in found["augment.random_resized_crop"]] == [None, [0.2, 1], [0.3, 1]]
+    assert list(settings_that_differ(configs[1:])) == [crop, "optim.lr"], "what the first config has is compared"
+    assert settings_that_differ(configs[:1]) == {}
+
+
+def test_repetitions_share_a_recipe() -> None:
+    one, again, other = (
+        recipe(load_config(None, words), without=["train.seed"])
+        for words in (
+            ["train.seed=1", "optim.warmup=5"],
+            ["train.seed=2", "optim.warmup=5 steps", "data.workers=7", "run.name=x"],
+            ["train.seed=2", "optim.warmup=6"],
+        )
+    )
+    assert one == again != other
