@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -138,7 +138,16 @@ _copies: dict[tuple[int, torch.device], torch.Tensor] = {}
 def _load_in_processes(
     reader: _BatchReader, requests: Iterable[Request], device: torch.device, workers: int
 ) -> Iterator[Loaded]:
-    loader = DataLoader(
+    for loaded in in_workers(reader, requests, device, workers):
+        yield Loaded(move(loaded.pixels, device), move(loaded.labels, device), None, loaded.went_bad)
+
+
+def in_workers(reader: Dataset, requests: Iterable[Any], device: torch.device, workers: int) -> DataLoader:
+    """Return a loader that yields reader[request] for each request, in order, from worker processes.
+
+    Each worker is two requests ahead. With 0 workers, this process reads.
+    """
+    return DataLoader(
         reader,
         sampler=requests,  # type: ignore[arg-type]  # any iterable of what the dataset takes
         batch_size=None,
@@ -147,8 +156,6 @@ def _load_in_processes(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # otherwise each start of the loader would draw from the global one
     )
-    for loaded in loader:
-        yield Loaded(move(loaded.pixels, device), move(loaded.labels, device), None, loaded.went_bad)
 
 
 def _load_in_threads(

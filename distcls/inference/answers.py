@@ -1,0 +1,176 @@
+"""What a classifier answers for one image, and how answers are written: for people, as CSV, or as JSON lines.
+
+Imports no torch, because the Python API and `distcls predict --help` import this file and must start fast.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+from rich.cells import cell_len
+
+from distcls.files.atomic import printable
+
+UNKNOWN = "unknown"
+"""The answer if the most probable class is less probable than a threshold."""
+
+DIGITS = 9
+"""Significant digits of written probabilities, which tell any two numbers of float32 apart."""
+
+SHOWN = 5
+"""Classes that are shown of each image, unless another number is asked for."""
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """A classifier's prediction for one image."""
+
+    topk: list[tuple[str, float]]
+    """The most probable classes with their probabilities from 0 to 1, the most probable first."""
+    probs: np.ndarray = field(compare=False)
+    """The probability of every class, (C,), in the order of the classifier's class_names."""
+    class_names: list[str] = field(compare=False)
+    image: str | None = None
+    """The path of the image; None if pixels were given."""
+
+    @property
+    def label(self) -> str:
+        """Return the most probable class."""
+        return self.topk[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Return the probability of that class, from 0 to 1."""
+        return self.topk[0][1]
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Return the probability of every class by its name."""
+        return dict(zip(self.class_names, self.probs.tolist(), strict=True))
+
+    def __repr__(self) -> str:
+        of = "" if self.image is None else f"{self.image!r}: "
+        return f"<{of}{', '.join(f'{name!r} {share:.1%}' for name, share in self.topk)}>"
+
+
+@dataclass
+class Answers:
+    """Writes answers to a file, row by row. Its subclasses are the formats."""
+
+    file: BinaryIO
+    class_names: Sequence[str]
+    topk: int | None
+    """How many classes to write of each image; None: what suits the format."""
+    threshold: float = 0.0
+    """Below this probability, the answer is UNKNOWN."""
+    width: int | None = None
+    """Columns of the terminal that the file is; None if it is none."""
+
+    def begin(self) -> None:
+        """Write what comes before the first row."""
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Write a row for each image."""
+        raise NotImplementedError
+
+    def add_bad(self, image: str, reason: str) -> None:
+        """Write a row for an image that could not be read, if the format has such rows."""
+
+    def label(self, prediction: Prediction) -> str:
+        """Return the predicted class, or UNKNOWN."""
+        return prediction.label if prediction.probability >= self.threshold else UNKNOWN
+
+
+class Table(Answers):
+    """For people: the path, then classes with probabilities, as many as were asked for or as fit the terminal."""
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Write a line for each image; the lines of one call are aligned."""
+        names = [printable(prediction.image or "") for prediction in predictions]
+        indent = max(map(cell_len, names), default=0)
+        lines = [
+            f"{name}{' ' * (indent - cell_len(name))}{self._classes(prediction, indent)}\n"
+            for name, prediction in zip(names, predictions, strict=True)
+        ]
+        self.file.write("".join(lines).encode("utf-8", "replace"))
+
+    def _classes(self, prediction: Prediction, indent: int) -> str:
+        """Return the classes, each in a column as wide as the longest name."""
+        widest = max(map(cell_len, map(printable, self.class_names)))
+        cells = [(name, f"{share:.1%}") for name, share in prediction.topk]
+        if prediction.probability < self.threshold:
+            widest = max(widest, len(UNKNOWN))
+            cells.insert(0, (UNKNOWN, ""))
+        texts = [f"  {printable(name)}{' ' * (widest - cell_len(printable(name)))} {text:>6}" for name, text in cells]
+        if self.topk is None and self.width is not None:
+            fits = (self.width - indent) // max(widest + 9, 1)
+            texts = texts[: max(fits, 1)]
+        return "".join(texts).rstrip()
+
+
+class Csv(Answers):
+    """CSV: the path, the prediction and its probability, then a column for each class, or for each of the top k.
+
+    The first columns are those of `distcls eval --csv`, without the true class.
+    """
+
+    def begin(self) -> None:
+        columns = [f"p_{name}" for name in self.class_names]
+        if self.topk is not None:
+            numbers = range(1, min(self.topk, len(self.class_names)) + 1)
+            columns = [text for number in numbers for text in (f"class_{number}", f"probability_{number}")]
+        self._write([["image", "prediction", "confidence", *columns]])
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Write a line for each image."""
+        self._write([self._row(prediction) for prediction in predictions])
+
+    def _row(self, prediction: Prediction) -> list[str]:
+        if self.topk is None:
+            further = [_number(share) for share in prediction.probs.tolist()]
+        else:
+            further = [text for name, share in prediction.topk for text in (name, _number(share))]
+        return [prediction.image or "", self.label(prediction), _number(prediction.probability), *further]
+
+    def _write(self, rows: Sequence[Sequence[str]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self.file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # names stay as they are on disk
+
+
+class JsonLines(Answers):
+    """JSON lines: an object for each image, with an "error" if it could not be read."""
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Write a line for each image."""
+        for prediction in predictions:
+            topk = [{"class": name, "probability": float(_number(share))} for name, share in prediction.topk]
+            self._write(
+                {
+                    "image": prediction.image,
+                    "prediction": self.label(prediction),
+                    "confidence": topk[0]["probability"],
+                    "topk": topk,
+                }
+            )
+
+    def add_bad(self, image: str, reason: str) -> None:
+        self._write({"image": image, "error": reason})
+
+    def _write(self, row: dict[str, object]) -> None:
+        # Bytes of names that are not UTF-8 become \\udcXX, which JSON reads back.
+        self.file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+
+
+FORMATS: dict[str, type[Answers]] = {"table": Table, "csv": Csv, "jsonl": JsonLines}
+"""The formats of `distcls predict`, by name."""
+
+
+def _number(share: float) -> str:
+    return f"{share:.{DIGITS}g}"
