@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -56,7 +57,7 @@ def loop_side(classifier: Classifier, files: Sequence[str], config: object) -> C
     def loop() -> None:
         with torch.inference_mode():
             for file in files:
-                image = transform(Image.open(file).convert("RGB"))
+                image: Any = transform(Image.open(file).convert("RGB"))
                 classifier.network(image[None]).softmax(1).max(1)
 
     return loop

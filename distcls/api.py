@@ -27,10 +27,11 @@ import numpy as np
 
 from distcls.cluster import signals, slurm
 from distcls.commands.arguments import settings_of_options
+from distcls.commands.evaluate import PARTS, SPLITS, settings_of_images
 from distcls.config.loading import load_config
 from distcls.errors import MissingInputError, UsageError
 from distcls.files.atomic import read_json
-from distcls.inference.answers import SHOWN, Prediction
+from distcls.inference.answers.prediction import SHOWN, Prediction
 from distcls.runs.opening import opened_run
 from distcls.runs.resuming import AlreadyFinished, default_name
 from distcls.runs.status import state_of
@@ -152,6 +153,25 @@ class Classifier:
         if not found:
             raise UsageError("embed needs at least one image.")
         return found[0][0] if given.is_one else np.concatenate(found)
+
+    def evaluate(self, data: str | PathLike[str] | None = None, split: str | None = None) -> dict[str, Any]:
+        """Return the metrics of the run's weights: {"accuracy": 0.983, …, "by_class": {…}}, as in metrics.json.
+
+        data: other images, in folders with the run's class names, or where the run's images are now. split: "test",
+        "val", "train", or "all", which is every image of `data`. The default is all images of `data`, or without it
+        the run's test split. Raises UsageError if the split is not the one that the run set aside.
+        """
+        split = split or ("test" if data is None else "all")
+        if split not in SPLITS:
+            raise UsageError(f"split={split!r}: give one of {', '.join(SPLITS)}.")
+        device = f"run.device={self._model.device.type}"
+        settings = settings_of_images(self._run_dir, None if data is None else str(data), split, [device])
+        with opened_run(self._run_dir, PARTS, settings, self._trust) as config:
+            from distcls.cluster.processes import Processes
+            from distcls.inference.evaluation import evaluate, open_run
+
+            with Processes(config.run.device) as processes:
+                return evaluate([open_run(self._run_dir, config, split)], split, processes).summary()
 
 
 def train(

@@ -14,7 +14,8 @@ from distcls.commands.arguments import TRUST, Parser, check_can_write
 from distcls.config.wording import count
 from distcls.errors import BadDataError, DiskError, UsageError
 from distcls.files.atomic import replacing
-from distcls.inference.answers import FORMATS, SHOWN, Answers
+from distcls.inference.answers.formats import FORMATS, Answers
+from distcls.inference.answers.prediction import SHOWN
 from distcls.runs.opening import check_run_folder, opened_run
 from distcls.terminal.counter import Counter
 
@@ -54,7 +55,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="distcls predict",
         usage="distcls predict RUN SRC [SRC ...] [--topk K] [--threshold T] [--format table|csv|jsonl] [--output FILE] "
-        "[--device NAME] [--batch-size N] [--workers N] [--trust]",
+        "[--gradcam DIR] [--device NAME] [--batch-size N] [--workers N] [--trust]",
         description="Classify images with a run's model.",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
@@ -84,6 +85,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
     parser.add_argument(
+        "--gradcam", type=Path, metavar="DIR", help="also draw there where in each image the model saw the class"
+    )
+    parser.add_argument(
         "--device", default="auto", metavar="NAME", help="cpu, cuda or mps; default: the GPU if there is one"
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per forward pass (default: 64)")
@@ -112,8 +116,10 @@ def _check(options: argparse.Namespace) -> None:
 
 def _predict(classifier: Any, files: Any, answers: Answers, options: argparse.Namespace) -> tuple[int, int]:
     """Write all answers; return the number of images, and of those that could not be read."""
+    from distcls.inference.answers.heat_maps import HeatMaps
     from distcls.inference.prediction import choose_workers, predictions
 
+    heat_maps = None if options.gradcam is None else HeatMaps(classifier, options.gradcam)
     workers = choose_workers(files.count) if options.workers is None else options.workers
     # Answers on a terminal are progress enough.
     counter = Counter("images", files.count, sys.stderr, has_line=answers.width is None)
@@ -122,6 +128,9 @@ def _predict(classifier: Any, files: Any, answers: Answers, options: argparse.Na
         answers.begin()
         for batch, found in predictions(classifier, files, options.topk or SHOWN, options.batch_size, workers):
             answers.add(found)
+            if heat_maps is not None:
+                with _explaining(heat_maps.folder):
+                    heat_maps.write(batch)
             for place, reason in batch.bad.items():
                 answers.add_bad(batch.images[place], reason)
                 counter.warning(f"{batch.images[place]}: {reason}")
@@ -140,9 +149,15 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
         sys.stdout.flush()
         yield sys.stdout.buffer
         return
+    with _explaining(path), replacing(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Turn an OSError into DiskError."""
     try:
-        with replacing(path) as file:
-            yield file
+        yield
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror or error}. Make room, then run again.") from error
 

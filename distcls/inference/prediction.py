@@ -14,7 +14,7 @@ from distcls.data.decoding.parallel import available_cpus
 from distcls.data.loading.given_images import GivenImages, load_given
 from distcls.data.sources.named_files import files_named
 from distcls.errors import BadDataError, MissingInputError, UsageError
-from distcls.inference.answers import Prediction
+from distcls.inference.answers.prediction import Prediction
 from distcls.inference.classifier import Classifier
 
 T = TypeVar("T")
