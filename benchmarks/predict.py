@@ -13,15 +13,15 @@ The sides, in turns, with the same network on the same files:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -113,11 +113,19 @@ def repeat(root: str, folder: Path, count: int) -> list[str]:
     return files_named(str(folder))
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return how many seconds something takes."""
-    start = time.perf_counter()
+class Seconds(NamedTuple):
+    """What something takes by the clock, and of processor time in this process and those that it started."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], object]) -> Seconds:
+    """Do something once."""
+    wall, before = time.perf_counter(), os.times()
     work()
-    return time.perf_counter() - start
+    after = os.times()
+    return Seconds(time.perf_counter() - wall, sum(after[:4]) - sum(before[:4]))
 
 
 def main() -> None:
@@ -145,21 +153,28 @@ def main() -> None:
             PARTS[0]: decoding_side(files, classifier.decoding),
             PARTS[1]: forward_side(classifier, some_batches(classifier, files)),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        with contextlib.suppress(KeyboardInterrupt):
-            for _, (name, work) in itertools.product(range(options.turns), sides.items()):
-                seconds[name].append(timed(work))
+        taken: dict[str, list[Seconds]] = {name: [] for name in sides}
+        for _, (name, work) in itertools.product(range(options.turns), sides.items()):
+            taken[name].append(timed(work))
         if len(output.read_text().splitlines()) != options.count + 1:
             raise SystemExit("not every image has a row")
-    turns = min(map(len, seconds.values()))
-    ours = seconds["distcls predict"][:turns]
-    for name, taken in seconds.items():
-        middle, low, high = ratio(taken[:turns], ours)
-        rate = options.count / statistics.median(taken)
-        print(f"{name:26} {rate:9,.0f} images/s; distcls takes 1/{middle:.2f} of its time ({low:.2f} to {high:.2f})")
-    both = [a + b for a, b in zip(*(seconds[part][:turns] for part in PARTS), strict=True)]
-    middle, low, high = ratio(both, ours)
-    print(f"distcls predict reaches {middle:.2f} of 1 / (decoding + forward) ({low:.2f} to {high:.2f})")
+    report(taken, options.count)
+
+
+def report(taken: dict[str, list[Seconds]], count: int) -> None:
+    """Print the rates and ratios."""
+    for kind in Seconds._fields:
+        print(
+            f"\nby {'the clock' if kind == 'wall' else 'processor time, which other work on the machine hardly moves'}"
+        )
+        seconds = {name: [getattr(turn, kind) for turn in turns] for name, turns in taken.items()}
+        ours = seconds["distcls predict"]
+        for name, times in seconds.items():
+            rate, (middle, low, high) = count / statistics.median(times), ratio(times, ours)
+            print(f"{name:26} {rate:9,.0f} images/s; takes {middle:.2f}× as long as distcls ({low:.2f} to {high:.2f})")
+        both = [decoding + forward for decoding, forward in zip(*(seconds[part] for part in PARTS), strict=True)]
+        middle, low, high = ratio(both, ours)
+        print(f"distcls predict reaches {middle:.2f} of 1 / (decoding + forward) ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

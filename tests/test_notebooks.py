@@ -34,9 +34,9 @@ def test_the_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     lines = as_shown(shown["02_train"])
     assert sum(bool(re.match(r" +\d+\.\d +\d+ ", line)) for line in lines) >= 16, "a row for each evaluation"
     assert not [line for line in lines if line.startswith(("epoch ", "step "))], "the live line is gone"
-    assert re.search(r"<Run runs/digits: finished, val accuracy 9\d\.\d%, test accuracy 9\d\.\d%>", shown["02_train"])
+    assert re.search(r"<Run runs/digits: finished, val accuracy [\d.]+%, test accuracy [\d.]+%>", shown["02_train"])
     assert "<Classifier runs/digits: 10 classes ('0', '1', '2', …), 8 pixels, " in shown["03_results"]
-    assert re.search(r"<'7' 9\d\.\d%", shown["03_results"])
+    assert re.search(r"<'7' [\d.]+%, '\d' ", shown["03_results"])
 
 
 def texts(cell: Any) -> list[str]:
