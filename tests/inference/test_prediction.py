@@ -185,7 +185,13 @@ def test_eval_predict_and_python_agree_on_images_of_every_mode_and_size(tmp_path
     write_odd_images(tmp_path / "odd" / "test", 500)
     write_odd_images(tmp_path / "odd" / "train", 60)
     settings = {"preset": "none", "model.name": "cnn2", "data.image_size": 24, "data.float_range": [0, 1]}
-    settings |= {"train.precision": "float32", "train.num_threads": 1, "train.num_steps": 30, "run.trackers": []}
+    settings |= {
+        "train.precision": "float32",
+        "train.num_threads": 1,
+        "train.num_steps": 30,
+        "train.eval_every": "30 steps",
+        "run.trackers": [],
+    }
     run = distcls.train(overrides=settings, data="odd", name="r")
     with opened_run(run.dir, ["model"]) as config, Processes("cpu") as processes:
         measured = evaluate([open_run(run.dir, config, "test")], "test", processes).predictions

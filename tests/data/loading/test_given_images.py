@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def test_a_long_list_is_taken_as_it_is_used(files: list[str]) -> None:
     for _ in range(5):
         next(batches)
     assert 15 <= taken <= 18
+
+
+def test_arrays_stay_as_they_were_given() -> None:
+    """Those that may not be written to, and those turned from BGR to RGB, too."""
+    frozen, turned = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)[:, :, ::-1]
+    frozen.flags.writeable = False
+    with warnings.catch_warnings(action="error"):
+        (batch,) = load_given([frozen, turned], Decoding(4), 3, CPU, 0)
+    assert batch.images[0] is frozen and batch.images[1] is turned and not batch.bad
 
 
 def test_a_batch_may_have_no_good_image(files: list[str]) -> None:
