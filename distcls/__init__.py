@@ -7,13 +7,16 @@ import importlib
 
 __version__ = "0.1.0"
 
+API = ("Classifier", "Prediction", "Run", "load", "train")
+"""The names that api.py adds to this package."""
+
 
 def __getattr__(name: str) -> object:
     """The Python API, imported when it is first used: torch takes seconds (__init__.pyi gives the types)."""
-    if name in ("Classifier", "Run", "load", "train"):
+    if name in API:
         return getattr(importlib.import_module("distcls.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "Classifier", "Run", "load", "train"]
+    return [*globals(), *API]

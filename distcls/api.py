@@ -4,7 +4,7 @@
 
     run = distcls.train("configs/mine.yaml", {"optim.lr": 3e-4}, name="flowers")
     print(run.metrics["test"]["accuracy"])
-    print(distcls.load(run).predict(["rose.jpg"]))
+    print(run.model.predict("rose.jpg"))
 
 It does what the commands do, with the same settings and run folders. Mistakes and failures raise the errors of
 distcls.errors.
@@ -12,102 +12,166 @@ distcls.errors.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from distcls.cluster import signals, slurm
 from distcls.commands.arguments import settings_of_options
+from distcls.commands.evaluate import PARTS, SPLITS, settings_of_images
 from distcls.config.loading import load_config
-from distcls.errors import BadDataError, MissingInputError, UsageError
+from distcls.errors import MissingInputError, UsageError
 from distcls.files.atomic import read_json
+from distcls.inference.answers.prediction import SHOWN, Prediction
 from distcls.runs.opening import opened_run
 from distcls.runs.resuming import AlreadyFinished, default_name
+from distcls.runs.status import state_of
+from distcls.runs.tracking.metrics_file import read_metrics
+
+OneImage = Any
+"""A path, a PIL image, a NumPy array (height, width[, channels]) or a torch tensor ([channels, ]height, width)."""
 
 _training = threading.Lock()
 """Held during a run: torch's settings and random generators, and accelerate's state, belong to the whole process."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run and its folder."""
+    """A run and its folder."""
 
     dir: Path
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """Return the final metrics: {"val": {…}, "test": {"accuracy": 0.983, …}}, fractions from 0 to 1."""
+        """Return the final metrics: {"val": {…}, "test": {"accuracy": 0.983, …}}, fractions from 0 to 1.
+
+        Raises MissingInputError if the run has not finished.
+        """
+        if not (self.dir / "metrics.json").exists():
+            raise MissingInputError(f"{self.dir} has no final metrics: the run is {state_of(self.dir)}. See curves().")
         return read_json(self.dir / "metrics.json")
 
+    def curves(self) -> Any:
+        """Return all rows of metrics.csv: a pandas DataFrame, or if pandas is not installed a dict of lists.
 
-@dataclass(frozen=True)
-class Prediction:
-    """A classifier's prediction for one image."""
+        A row of the split "train" comes every few steps, one of "val" after each evaluation, one of "test" at the end.
+        """
+        rows = read_metrics(self.dir / "metrics.csv")
+        columns = {
+            name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
+        }
+        if importlib.util.find_spec("pandas") is None:
+            return columns
+        import pandas  # takes a second
 
-    label: str
-    """The most probable class."""
-    probability: float
-    """Its probability, from 0 to 1."""
-    probabilities: dict[str, float]
-    """The probability of every class, in the order of the run's classes."""
+        return pandas.DataFrame(columns)
+
+    @cached_property
+    def model(self) -> Classifier:
+        """Return the classifier with the best weights of the run, loaded once; `load` has more options."""
+        return load(self)
+
+    def __repr__(self) -> str:
+        state = state_of(self.dir) or "unknown"
+        shown = [f"<Run {self.dir}: {state}"]
+        if (self.dir / "metrics.json").exists():
+            shown += [f"{split} accuracy {found['accuracy']:.1%}" for split, found in self.metrics.items()]
+        return ", ".join(shown) + ">"
 
 
 class Classifier:
-    """A trained model that classifies image files or pixels. `load` returns one."""
+    """A trained model that classifies images. `load` returns one.
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    Images are given as paths of files, PIL images, NumPy arrays or torch tensors of any size; they are prepared as in
+    training. Arrays are uint8, or floats from 0 to 1: (height, width), (height, width, 3) in RGB, or (height, width, 4)
+    with transparency. Tensors are the same, with the channels first. A batch has one dimension more.
+    """
+
+    def __init__(self, model: Any, run_dir: Path, trust: bool) -> None:
+        """Use `load` instead."""
+        self._model, self._run_dir, self._trust = model, run_dir, trust
 
     @property
     def class_names(self) -> list[str]:
         """Return the class names, in the order of their ids."""
         return self._model.class_names
 
-    def predict(self, images: Sequence[str | PathLike[str] | np.ndarray]) -> list[Prediction]:
-        """Return a prediction for each image: a file's path, or uint8 RGB pixels (height, width, 3) of any size.
+    @property
+    def image_size(self) -> int:
+        """Return the side of the square that images are resized to, in pixels."""
+        return self._model.decoding.image_size
 
-        Raises MissingInputError or BadDataError, naming the image that does not exist or cannot be decoded.
+    @property
+    def device(self) -> str:
+        """Return the device that the model computes on, such as "cpu" or "cuda"."""
+        return str(self._model.device)
+
+    def __repr__(self) -> str:
+        names = self.class_names
+        shown = ", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")
+        return f"<Classifier {self._run_dir}: {len(names)} classes ({shown}), {self.image_size} pixels, {self.device}>"
+
+    @overload
+    def predict(self, images: list[Any], topk: int = SHOWN, batch_size: int = 64) -> list[Prediction]: ...
+    @overload
+    def predict(self, images: Any, topk: int = SHOWN, batch_size: int = 64) -> Any: ...
+
+    def predict(self, images: OneImage | Iterable[OneImage], topk: int = SHOWN, batch_size: int = 64) -> Any:
+        """Return a Prediction for one image; a list of them for several, or for the path of a folder of images.
+
+        topk: how many classes Prediction.topk lists. Raises MissingInputError or BadDataError, naming the images that
+        do not exist or cannot be read, and UsageError for things that are not images.
         """
-        from distcls.inference.prediction import BATCH_SIZE, predict
+        from distcls.inference.prediction import images_given, predictions, refusing_bad
 
-        if isinstance(images, str | PathLike):
-            raise UsageError(f"predict takes a list of images: give [{str(images)!r}].")
-        probabilities: list[list[float]] = []
-        for start in range(0, len(images), BATCH_SIZE):
-            pixels = [self._pixels(image, start + i) for i, image in enumerate(images[start : start + BATCH_SIZE])]
-            probabilities += predict(self._model, pixels).tolist()
-        return [self._prediction(line) for line in probabilities]
+        if topk < 1 or batch_size < 1:
+            raise UsageError(f"topk={topk}, batch_size={batch_size}: both must be 1 or more.")
+        given = images_given(images)
+        batches = predictions(self._model, given.images, topk, batch_size, given.workers)
+        found = [prediction for batch in refusing_bad(batches) for prediction in batch]
+        return found[0] if given.is_one else found
 
-    def _prediction(self, probabilities: list[float]) -> Prediction:
-        by_class = dict(zip(self.class_names, probabilities, strict=True))
-        label = max(by_class, key=by_class.__getitem__)
-        return Prediction(label, by_class[label], by_class)
+    def embed(self, images: OneImage | Iterable[OneImage], batch_size: int = 64) -> np.ndarray:
+        """Return the features of one image, float32 (F,), or of several, (n, F): what the network's last layer gets.
 
-    def _pixels(self, image: str | PathLike[str] | np.ndarray, place: int) -> np.ndarray:
-        """Return uint8 pixels (S, S, 3), prepared as in training."""
-        from PIL import Image
+        images and errors: see `predict`.
+        """
+        from distcls.inference.prediction import images_given, outputs, refusing_bad
 
-        from distcls.data.decoding.decode import BadImageError, decode, fit
+        given = images_given(images)
+        batches = outputs(self._model, self._model.features, given.images, batch_size, given.workers)
+        found = [features.float().flatten(1).numpy() for features in refusing_bad(batches)]
+        if not found:
+            raise UsageError("embed needs at least one image.")
+        return found[0][0] if given.is_one else np.concatenate(found)
 
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise BadDataError(
-                    f"image {place} is {image.dtype} {image.shape}: give uint8 RGB pixels (height, width, 3) or a path."
-                )
-            return np.asarray(fit(Image.fromarray(image), self._model.decoding))
-        if not Path(image).exists():
-            raise MissingInputError(f"{image}: no such image.")
-        try:
-            return decode(image, self._model.decoding)
-        except BadImageError as error:
-            raise BadDataError(f"{image}: {error}") from error
+    def evaluate(self, data: str | PathLike[str] | None = None, split: str | None = None) -> dict[str, Any]:
+        """Return the metrics of the run's weights: {"accuracy": 0.983, …, "by_class": {…}}, as in metrics.json.
+
+        data: other images, in folders with the run's class names, or where the run's images are now. split: "test",
+        "val", "train", or "all", which is every image of `data`. The default is all images of `data`, or without it
+        the run's test split. Raises UsageError if the split is not the one that the run set aside.
+        """
+        split = split or ("test" if data is None else "all")
+        if split not in SPLITS:
+            raise UsageError(f"split={split!r}: give one of {', '.join(SPLITS)}.")
+        device = f"run.device={self._model.device.type}"
+        settings = settings_of_images(self._run_dir, None if data is None else str(data), split, [device])
+        with opened_run(self._run_dir, PARTS, settings, self._trust) as config:
+            from distcls.cluster.processes import Processes
+            from distcls.inference.evaluation import evaluate, open_run
+
+            with Processes(config.run.device) as processes:
+                return evaluate([open_run(self._run_dir, config, split)], split, processes).summary()
 
 
 def train(
@@ -153,17 +217,19 @@ def train(
     return Run(finished.dir)
 
 
-def load(run: Run | str | PathLike[str], *, trust: bool = False) -> Classifier:
-    """Return a classifier with the best weights of a run, finished or not, on the CPU. run: the run, or its folder.
+def load(run: Run | str | PathLike[str], device: str | None = None, *, trust: bool = False) -> Classifier:
+    """Return a classifier with the best weights of a run, finished or not. run: the run, or its folder.
 
-    trust: import the code that the run's config names, even if you did not train the run on this machine. Raises
-    MissingInputError if there is no such run, UsageError if it needs code and is not trusted.
+    device: "cpu", "cuda" or "mps"; None: the GPU if there is one. trust: import the code that the run's config names,
+    even if you did not train the run on this machine. Raises MissingInputError if there is no such run, UsageError if
+    it needs code and is not trusted, or if there is no such device.
     """
     run_dir = run.dir if isinstance(run, Run) else Path(run)
     with opened_run(run_dir, ["model"], trust=trust) as config:
         from distcls.inference.classifier import load_classifier
+        from distcls.inference.prediction import choose_device
 
-        return Classifier(load_classifier(run_dir, config))
+        return Classifier(load_classifier(run_dir, config).to(choose_device(device)), run_dir, trust)
 
 
 def _as_text(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:

@@ -112,11 +112,27 @@ def check_that_all_is_named(folder: Path, distcls: Command, count: int, seed: in
     for name in ("memory", "disk"):
         report = json.loads((folder / "runs" / name / "data_report.json").read_text())
         assert _reasons(report["bad_files"]) == named
-    told = distcls("predict", "runs/memory", "images", expect=65)
-    in_predict = dict(re.findall(r"^  images/(\S+): (.+)$", told, re.MULTILINE))
+    told = distcls("predict", "runs/memory", "images", "--output", "found.jsonl")
+    in_predict = dict(re.findall(r"^warning: images/(\S+): (.+)$", told, re.MULTILINE))
     assert in_predict == named, f"predict names others: {set(in_predict.items()) ^ set(named.items())}"
     assert "Warning" not in told and "Traceback" not in told, told
+    rows = [json.loads(line) for line in (folder / "found.jsonl").read_text().splitlines()]
+    check_python_names(folder, {row["image"]: row for row in rows})
     return len(rejected), len(named)
+
+
+def check_python_names(folder: Path, rows: dict[str, dict]) -> None:
+    """In Python, each image has the prediction of `distcls predict`, or is an error that names it."""
+    import distcls
+    from distcls.errors import BadDataError
+
+    model = distcls.load(folder / "runs" / "memory", "cpu")
+    for name, row in rows.items():
+        try:
+            found = model.predict(folder / name)
+            assert found.label == row["prediction"] and abs(found.probability - row["confidence"]) < 1e-6, row
+        except BadDataError as error:
+            assert str(error) == f"{folder / name}: {row['error']}"
 
 
 def _reasons(bad_files: list[dict[str, str]]) -> dict[str, str]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import ledger
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from ranks import await_step, free_port, rank_environment, read_json
 
 import distcls
-from distcls.errors import UsageError
+from distcls.errors import BadDataError, MissingInputError, UsageError
+
+OLD_RUN = Path(__file__).parent / "golden" / "run_0.1.0"
 
 SETTINGS = {
     "model.name": "cnn2",
@@ -81,8 +88,9 @@ thread.start()
 thread.join()
 assert found[0].metrics == first.metrics
 assert callable(distcls.train) and distcls.train.__module__ == "distcls.api"
-label = distcls.load(first).predict([np.zeros((20, 30, 3), np.uint8)])[0].label
-assert label in distcls.load(first.dir).class_names
+assert first.model.predict(np.zeros((20, 30, 3), np.uint8)).label in distcls.load(first.dir).class_names
+assert first.model.evaluate()["accuracy"] == first.metrics["test"]["accuracy"]
+check()
 print("test accuracy", first.metrics["test"]["accuracy"], sorted(path.name for path in first.dir.glob("plots/*")))
 """
 
@@ -230,3 +238,119 @@ def test_what_is_given_wrong_is_an_error_that_says_so(tmp_path, monkeypatch):
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         distcls.trian  # noqa: B018
     assert not (tmp_path / "runs").exists()
+
+
+# A run and its model -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> distcls.Run:
+    """An unfinished run of images of four classes and 8 pixels."""
+    return distcls.Run(Path(shutil.copytree(OLD_RUN, tmp_path / "run")))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    """Three images in a folder of their own."""
+    (tmp_path / "photos").mkdir()
+    draw = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(draw.integers(0, 256, (20, 30, 3)).astype(np.uint8)).save(tmp_path / "photos" / name)
+    return sorted((tmp_path / "photos").iterdir())
+
+
+def test_one_image_gives_one_prediction_and_several_give_a_list(run: distcls.Run, images: list[Path]) -> None:
+    model = distcls.load(run, "cpu")
+    pixels = np.stack([np.asarray(Image.open(path)) for path in images])
+    expected = [model.predict(path) for path in images]
+    assert {one.image for one in expected} == set(map(str, images))
+    for many in (
+        *(
+            images,
+            list(map(str, images)),
+            tuple(images),
+            (path for path in images),
+            images[0].parent,
+            str(images[0].parent),
+        ),
+        *(pixels, list(pixels), torch.from_numpy(pixels).permute(0, 3, 1, 2), pixels / 255),
+        *([Image.open(path) for path in images], [images[0], pixels[1], Image.open(images[2])]),
+    ):
+        found = model.predict(many)
+        assert isinstance(found, list) and len(found) == 3
+        assert [one.label for one in found] == [one.label for one in expected]
+        assert np.abs(np.stack([a.probs - b.probs for a, b in zip(found, expected, strict=True)])).max() < 1e-6
+    first = model.predict(images[0], topk=2)
+    assert isinstance(first, distcls.Prediction) and first.label == first.topk[0][0] == expected[0].label
+    assert [share for _, share in first.topk] == sorted(first.probabilities.values(), reverse=True)[:2]
+    assert list(first.probabilities) == model.class_names and sum(first.probabilities.values()) == pytest.approx(1)
+    assert model.predict(pixels[0]).image is None and model.predict([]) == []
+    assert len(model.predict(images[0], topk=99).topk) == 4
+
+
+def test_embeddings_are_what_the_last_layer_gets(run: distcls.Run, images: list[Path]) -> None:
+    model = distcls.load(run, "cpu")
+    one, many = model.embed(images[1]), model.embed(images, batch_size=2)
+    assert many.dtype == np.float32 and many.shape == (3, *one.shape) and one.ndim == 1
+    assert np.abs(many[1] - one).max() < 1e-5
+    head = list(model._model.network.modules())[-1]
+    probs = torch.from_numpy(many).matmul(head.weight.T).add(head.bias).softmax(1).detach().numpy()
+    assert np.abs(probs - np.stack([found.probs for found in model.predict(images)])).max() < 1e-5
+
+
+def test_evaluate_measures_a_split_or_other_images(run: distcls.Run, images: list[Path], tmp_path: Path) -> None:
+    model = distcls.load(run, "cpu")
+    metrics = model.evaluate(split="val")
+    assert metrics["count"] == 6 and metrics["loss"] == pytest.approx(1.1982, abs=1e-3)
+    with pytest.raises(UsageError, match="split='tset': give one of train, val, test, all"):
+        model.evaluate(split="tset")
+    with pytest.raises(UsageError, match="--split all is for images that the run was not trained on"):
+        model.evaluate(split="all")
+
+
+def test_what_is_wrong_with_an_image_is_an_error_that_names_it(run: distcls.Run, images: list[Path]) -> None:
+    model = distcls.load(run, "cpu")
+    images[1].write_bytes(b"")
+    for call in (model.predict, model.embed):
+        with pytest.raises(BadDataError, match=r"b\.png: an empty file"):
+            call(images)
+        with pytest.raises(BadDataError, match=r"image 1: an image of int64: give uint8"):
+            call([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.int64)])
+        with pytest.raises(MissingInputError, match="nothing.png: no such image"):
+            call([images[0], "nothing.png"])
+        with pytest.raises(UsageError, match="int is not an image: give a path"):
+            call(3)
+    with pytest.raises(UsageError, match="topk=0"):
+        model.predict(images[0], topk=0)
+    with pytest.raises(UsageError, match="there is no device 'gpu'"):
+        distcls.load(run, "gpu")
+    with pytest.raises(MissingInputError, match="no such run folder"):
+        distcls.load("runs/none")
+
+
+def test_a_run_says_what_it_is_and_what_it_has(run: distcls.Run) -> None:
+    assert repr(run) == f"<Run {run.dir}: preempted>"
+    with pytest.raises(MissingInputError, match=r"has no final metrics: the run is preempted. See curves\(\)"):
+        _ = run.metrics
+    metrics = {"val": {"accuracy": 0.9, "loss": 1}, "test": {"accuracy": 0.875, "loss": 1}}
+    (run.dir / "metrics.json").write_text(json.dumps(metrics))
+    assert repr(run) == f"<Run {run.dir}: preempted, val accuracy 90.0%, test accuracy 87.5%>"
+    assert run.metrics == metrics
+    assert run.model is run.model and run == distcls.Run(run.dir)
+    shown = repr(run.model)
+    assert shown.startswith(f"<Classifier {run.dir}: 4 classes ('class0', 'class1', 'class2', …), 8 pixels, ")
+
+
+def test_curves_are_a_table_with_pandas_and_a_dict_of_lists_without(
+    run: distcls.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None if name == "pandas" else find_spec(name))
+        columns = run.curves()
+    assert columns["split"].count("val") >= 1 and {len(column) for column in columns.values()} == {len(columns["step"])}
+    pandas = pytest.importorskip("pandas")
+    curves = run.curves()
+    assert isinstance(curves, pandas.DataFrame) and curves["step"].tolist() == columns["step"]
+    val = curves[curves["split"] == "val"]
+    assert val["accuracy"].dtype == float and val["accuracy"].between(0, 1).all()

@@ -49,6 +49,7 @@ RUNS = {
     "docs/evaluation.md": {"flowers", "flowers-1"},
     "docs/photographs.md": {"flowers"},
     "docs/report.md": {"flowers"},
+    "docs/predicting.md": {"flowers"},
     "docs/running.md": {"flowers", "two", "two-more"},
     "docs/your-own-code.md": {"mine", "clamped", "radam", "stripes"},
     "docs/python.md": {"flowers"},
@@ -92,7 +93,7 @@ def test_the_commands_work(ranks, page: str) -> None:
         for name in ("two", "two-more"):
             assert read_json(runs / name / "env.json")["world_size"] == 2
     if page == "README.md":
-        assert re.search(r"photos/rose/1\.jpg  \w+ \d", outputs["distcls predict runs/flowers photos/rose/1.jpg"])
+        assert re.search(r"photos/rose/1\.jpg  \w+ +\d", outputs["distcls predict runs/flowers photos/rose/1.jpg"])
 
 
 def follow(words: list[str], ranks: Ranks, folder: Path) -> str:

@@ -22,6 +22,11 @@ MAY_DIFFER = ("data.", "train.eval_batch_size", "train.tta", "train.precision", 
 PIXELS = ("data.image_size", "data.resize", "data.background", "data.float_range")
 """… except these: a model must see images as it did in training."""
 
+SPLITS = ("train", "val", "test", "all")
+
+PARTS = ("data", "model", "loss")
+"""The sections of a config that an evaluation needs."""
+
 UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null"]
 """Settings that make all images of a folder one split."""
 
@@ -40,15 +45,11 @@ def main(argv: Sequence[str]) -> int:
         check_can_write(file)
     if options.tta is not None:
         overrides.append(override("train.tta", options.tta))
-    if options.split == "all":
-        overrides += UNCUT
     with ExitStack() as stack:
         runs = []
         for run_dir in run_dirs:
-            moved = [override("data.root", options.data), *_kind_of(options.data, run_dir)] if options.data else []
-            config = stack.enter_context(
-                opened_run(run_dir, ["data", "model", "loss"], [*moved, *overrides], options.trust)
-            )
+            settings = settings_of_images(run_dir, options.data, options.split, overrides)
+            config = stack.enter_context(opened_run(run_dir, PARTS, settings, options.trust))
             from distcls.inference.evaluation import open_run
 
             runs.append(open_run(run_dir, config, options.split))
@@ -98,7 +99,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--split",
-        choices=["train", "val", "test", "all"],
+        choices=SPLITS,
         default="test",
         help="default: test; all: every image of a folder that the run was not trained on, given with --data",
     )
@@ -133,6 +134,15 @@ def _sorted_out(words: Sequence[str]) -> tuple[list[str], list[Path]]:
     if not run_dirs:
         raise UsageError("which run? Give its folder, such as runs/digits.")
     return overrides, run_dirs
+
+
+def settings_of_images(run_dir: Path, data: str | None, split: str, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the settings of an evaluation: where the images are, those that the user typed, and how to cut the images.
+
+    Raises MissingInputError if this is not a run folder.
+    """
+    moved = [override("data.root", data), *_kind_of(data, run_dir)] if data else []
+    return [*moved, *overrides, *(UNCUT if split == "all" else [])]
 
 
 def _kind_of(images: str, run_dir: Path) -> list[str]:

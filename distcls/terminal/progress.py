@@ -1,7 +1,7 @@
 """Shows a run's progress: a header, one live line, a row for each evaluation, and the results.
 
-On a terminal, the live line is redrawn in place, at most 8 times a second. Elsewhere (a file, a pipe, Slurm), it is a
-plain line every few seconds, without escape codes (screens.py). Everything but the live line also goes to log.txt.
+On a terminal and in a notebook, the live line is redrawn in place. Elsewhere (a file, a pipe, Slurm), it is a plain
+line every few seconds, without escape codes (screens.py). Everything but the live line also goes to log.txt.
 """
 
 from __future__ import annotations
@@ -19,26 +19,19 @@ from rich.cells import cell_len
 from distcls.config.wording import count
 from distcls.errors import DiskError
 from distcls.terminal.columns import clock
-from distcls.terminal.screens import (
-    SECONDS_BETWEEN_DRAWINGS,
-    Field,
-    NoScreen,
-    TerminalScreen,
-    open_screen,
-    without_codes,
-)
+from distcls.terminal.screens import Field, NoScreen, open_screen, without_codes
 from distcls.terminal.tables import EvaluationTable, class_table, full_table, summary_table
 
 
 class Progress:
     """Prints what a run is doing, on the main process; other ranks get `Progress.silent()`, with the same methods.
 
-    stream: where to write, by default sys.stdout. interval: seconds between plain lines, if it is not a terminal.
+    stream: where to write, by default sys.stdout. interval: seconds between plain lines, if it redraws none in place.
     """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 5.0) -> None:
         self._screen = open_screen(stream or sys.stdout)
-        self._interval = SECONDS_BETWEEN_DRAWINGS if isinstance(self._screen, TerminalScreen) else interval
+        self._interval = self._screen.seconds_between_drawings or interval
         self._log = LogFile()
         self._started = time.monotonic()
         self._next_drawing = -math.inf
@@ -80,12 +73,12 @@ class Progress:
         if done >= total:
             self.close()
         elif time.monotonic() >= self._next_drawing:
-            self._draw(_count_fields(what, done, total))
+            self._draw(count_fields(what, done, total))
 
     def start(self, total_steps: int, done: int) -> None:
         """Start showing training: `done` of `total_steps` optimizer steps are finished."""
         self._started, self._total_steps = time.monotonic(), total_steps
-        self._draw(_count_fields("step", done, total_steps))
+        self._draw(count_fields("step", done, total_steps))
 
     def is_time_for(self, step: int) -> bool:
         """True if this step should be shown: the last step, and one every so often."""
@@ -111,7 +104,7 @@ class Progress:
         window = "last step" if num_averaged == 1 else f"last {num_averaged} steps"
         fields = [
             Field(5, "epoch", _format(epoch, ".1f")),
-            *_count_fields("step", step, self._total_steps),
+            *count_fields("step", step, self._total_steps),
             Field(1, f"{window}: loss", _format(loss, ".4f" if abs(loss) < 1000 else ".3g")),
             Field(3, "acc", _format(accuracy, ".1%")),
             Field(7, "lr", _format(lr, ".2e")),
@@ -244,7 +237,10 @@ class LogFile:
             file.write(lines)
 
 
-def _count_fields(what: str, done: int, total: int) -> list[Field]:
+def count_fields(what: str, done: int, total: int | None) -> list[Field]:
+    """Return fields such as "step 12/200" and "6%"; total: None if it is unknown."""
+    if total is None:
+        return [Field(0, what, f"{done}")]
     return [Field(0, what, f"{done}/{total}"), Field(9, "", f"{done / max(total, 1):.0%}")]
 
 

@@ -1,4 +1,4 @@
-"""Draws output where a run is watched: a terminal with one live line, plain lines in a file or a pipe, or nothing.
+"""Draws output where a run is watched: one live line on a terminal or in a notebook, plain lines in a file, or nothing.
 
 Nothing here can end a run: if the terminal goes away, the rest is silent.
 """
@@ -19,7 +19,6 @@ from rich.text import Text
 
 from distcls.terminal.patient_stream import PatientStream
 
-SECONDS_BETWEEN_DRAWINGS = 1 / 8
 UNLIMITED = 10**6
 _ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b")
 
@@ -28,6 +27,8 @@ def open_screen(stream: TextIO | None) -> NoScreen:
     """Return the right screen for a stream; None, as sys.stdout may be, gives one that shows nothing."""
     if stream is None:
         return NoScreen()
+    if type(stream).__module__.startswith("ipykernel."):
+        return NotebookScreen(stream)
     try:
         is_terminal = stream.isatty() and os.environ.get("TERM") not in (None, "dumb", "unknown")
     except ValueError:  # closed
@@ -54,6 +55,8 @@ class NoScreen:
     """No screen: nothing is shown."""
 
     width = UNLIMITED
+    seconds_between_drawings: float | None = None
+    """If the live line is redrawn in place; None if each drawing is a new line, or if there is none."""
 
     def say(self, text: str, style: str = "", label_width: int = 0) -> None:
         """Show permanent lines, the first `label_width` characters as a label."""
@@ -75,21 +78,54 @@ class PlainScreen(NoScreen):
         self._stream: TextIO | None = stream
 
     def say(self, text: str, style: str = "", label_width: int = 0) -> None:
+        self._write(without_codes(text) + "\n")
+
+    def draw(self, fields: list[Field]) -> None:
+        self.say("  ".join(field.text for field in fields))
+
+    def _write(self, text: str) -> None:
         if self._stream is None:
             return
         try:
-            self._stream.write(without_codes(text) + "\n")
+            self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
             _silence(self._stream)
             self._stream = None
 
+
+class NotebookScreen(PlainScreen):
+    """The output of a notebook's cell: plain lines, and below them one live line.
+
+    Carriage returns redraw that in all front ends, and in what is saved; they know no other codes for a cursor.
+    """
+
+    width = 100
+    seconds_between_drawings = 0.5  # each drawing is a message to the browser
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._drawn = 0
+
+    def say(self, text: str, style: str = "", label_width: int = 0) -> None:
+        self.clear()
+        super().say(_wrap(text, self.width, label_width))
+
     def draw(self, fields: list[Field]) -> None:
-        self.say("  ".join(field.text for field in fields))
+        line = _live_line(fields, self.width).plain
+        self._write("\r" + line + " " * (self._drawn - cell_len(line)))
+        self._drawn = cell_len(line)
+
+    def clear(self) -> None:
+        if self._drawn:
+            self._write("\r" + " " * self._drawn + "\r")
+            self._drawn = 0
 
 
 class TerminalScreen(NoScreen):
     """A terminal: permanent lines scroll above one live line."""
+
+    seconds_between_drawings = 1 / 8
 
     def __init__(self, stream: TextIO) -> None:
         self._patient = PatientStream(stream)

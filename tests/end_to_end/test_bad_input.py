@@ -58,8 +58,8 @@ def test_bad_images_are_left_out_of_training_and_never_replaced_in_evaluation(ra
         measured = [row["image"] for row in csv.DictReader((ranks.folder / "test.csv").open())]
         assert len(measured) == len(set(measured)) == 23 == read_json(ranks.folder / "test.json")["count"]
         assert not set(measured) & set(bad)
-    told = ranks.run("predict", "runs/run", "images/test/dog", expect=65)
-    assert told.count("images/test/dog/") == 12 and "1 of 12 images could not be read:\n  images/test/dog/05" in told
+    told = ranks.run("predict", "runs/run", "images/test/dog")
+    assert told.count("images/test/dog/") == 12 and "warning: images/test/dog/05.jpg: image file is trunc" in told
 
 
 def empty_class(root: Path) -> None:

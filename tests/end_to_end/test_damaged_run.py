@@ -65,5 +65,5 @@ def test_a_pipe_among_the_images_is_named_and_nothing_waits_for_it(ranks: Ranks,
     ranks.run("train", "--data", "images", *settings)
     report = read_json(ranks.folder / "runs" / "r" / "data_report.json")
     assert report["bad_files"] == [{"path": "class0/pipe.png", "reason": "a named pipe instead of a file"}]
-    output = ranks.run("predict", "runs/r", "images/class0", expect=65)
+    output = ranks.run("predict", "runs/r", "images/class0")
     assert "pipe.png: a named pipe instead of a file" in output

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from terminals import Terminal, visible
 
 from distcls.errors import DiskError
 from distcls.terminal.progress import Progress
@@ -54,35 +55,6 @@ def plain_output() -> str:
     return stream.getvalue()
 
 
-class Terminal:
-    """A pseudo terminal of a given width, and what was written to it."""
-
-    def __init__(self, width: int) -> None:
-        import fcntl
-        import struct
-        import termios
-
-        self._master, slave = os.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-        self.stream = os.fdopen(slave, "w")
-        self._bytes = b""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        try:
-            while chunk := os.read(self._master, 65536):
-                self._bytes += chunk
-        except OSError:
-            pass
-
-    def close(self) -> str:
-        self.stream.close()
-        self._reader.join()
-        os.close(self._master)
-        return self._bytes.decode()
-
-
 @pytest.fixture
 def terminal_of_width(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -92,10 +64,6 @@ def terminal_of_width(monkeypatch):
         return Terminal(width)
 
     return make
-
-
-def visible(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 def test_off_a_terminal_there_are_no_escape_codes():

@@ -15,7 +15,7 @@ from typing import BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 DECODER_VERSION = 3
 DECODER = (DECODER_VERSION, PIL.__version__)
@@ -50,6 +50,17 @@ KINDS = {
 
 LYING = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
+
+TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
 
 # Pillow warns about broken metadata, and about images of more than 89 million pixels. Here an image is either good or
 # bad, and nobody reads the warnings of a million images. Bad means above 179 million pixels, Pillow's limit, since
@@ -135,12 +146,20 @@ def decode_and_describe(
             image.load()
             if _orientation(image) in LYING:
                 width, height = height, width
-            pixels = np.array(fit(_to_rgb(_upright(image), decoding), decoding, whole))
+            pixels = to_pixels(image, decoding, whole)
             return pixels, Original(image.format or "", image.mode, width, height, _is_animation(image))
     except (MemoryError, BadImageError):
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error and more
         raise BadImageError(_reason(error, path_or_file)) from error
+
+
+def to_pixels(image: Image.Image, decoding: Decoding, whole: Whole | None = None) -> np.ndarray:
+    """Return uint8 (H, W, 3), RGB, upright and fitted, of an image that Pillow has loaded, which stays as it is.
+
+    Raises BadImageError if its numbers have no known range.
+    """
+    return np.array(fit(_upright(_to_rgb(image, decoding), _orientation(image)), decoding, whole))
 
 
 def open_image_file(path: str | os.PathLike[str]) -> BinaryIO:
@@ -241,15 +260,13 @@ def _pad(image: Image.Image, box: Box, image_size: int, decoding: Decoding) -> I
     return canvas
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    with contextlib.suppress(Exception):  # broken EXIF around good pixels is common, and every viewer shows such images
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TO_UPRIGHT[orientation]) if orientation in TO_UPRIGHT else image
 
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8. Except for JPEGs, ask after loading: asking loads a PNG."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # broken EXIF around good pixels is common, and every viewer shows such images
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 

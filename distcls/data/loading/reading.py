@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from distcls.data.decoding.decode import BadImageError
 from distcls.data.loading.transfer import copied_ahead, move, to_device
 from distcls.data.split import Split
 from distcls.errors import OutOfMemoryError
+
+T = TypeVar("T")
 
 SECONDS_BEFORE_RETRY = 0.5
 """By then, a network file system has often recovered from a hiccup."""
@@ -138,17 +140,29 @@ _copies: dict[tuple[int, torch.device], torch.Tensor] = {}
 def _load_in_processes(
     reader: _BatchReader, requests: Iterable[Request], device: torch.device, workers: int
 ) -> Iterator[Loaded]:
-    loader = DataLoader(
+    for loaded in in_workers(reader, requests, device, workers):
+        yield Loaded(move(loaded.pixels, device), move(loaded.labels, device), None, loaded.went_bad)
+
+
+def in_workers(reader: Dataset, requests: Iterable[Any], device: torch.device, workers: int) -> DataLoader:
+    """Return a loader that yields reader[request] for each request, in order, from worker processes.
+
+    Each worker is two requests ahead. With 0 workers, this process reads.
+    """
+    return DataLoader(
         reader,
         sampler=requests,  # type: ignore[arg-type]  # any iterable of what the dataset takes
         batch_size=None,
+        collate_fn=_as_it_is,  # the default would turn whatever else a batch carries into tensors
         num_workers=workers,
         worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # otherwise each start of the loader would draw from the global one
     )
-    for loaded in loader:
-        yield Loaded(move(loaded.pixels, device), move(loaded.labels, device), None, loaded.went_bad)
+
+
+def _as_it_is(batch: T) -> T:
+    return batch
 
 
 def _load_in_threads(

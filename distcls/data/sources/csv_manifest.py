@@ -37,15 +37,26 @@ CsvReader = Any
 
 
 @dataclass
-class Manifest:
-    """A CSV file with a valid header; the numbers are positions of columns."""
+class Table:
+    """A CSV file with a valid header."""
 
     file: str
     header: Row
     delimiter: str
-    path: int
-    label: int
-    split: int | None
+
+    def position(self, name: str) -> int | None:
+        """Return the position of a column, whose name may be in capitals; None if there is no such column."""
+        return next((i for i, column in enumerate(self.header) if column.lower() == name), None)
+
+    def needed(self, name: str, expected: str) -> int:
+        """Return the position of a column. Raises BadDataError if there is no such column."""
+        position = self.position(name)
+        if position is None:
+            raise BadDataError(
+                f"{self.file} line 1: the header has no column {name!r}, only "
+                f"{', '.join(map(repr, self.header)) or 'nothing'}.{_meant(name, self.header)} Expected: {expected}"
+            )
+        return position
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[CsvReader]:
@@ -60,6 +71,15 @@ class Manifest:
         with self.reader() as reader:
             row = next(row for row in reader if row and is_wrong(row))
             return BadDataError(f"{self.file} line {reader.line_num}: {message(row)}")
+
+
+@dataclass
+class Manifest(Table):
+    """A CSV file of labelled images; the numbers are positions of columns."""
+
+    path: int
+    label: int
+    split: int | None
 
 
 @dataclass
@@ -78,34 +98,55 @@ def open_csv(config: DataConfig) -> dict[str, ImageSet]:
     alphabetically. Raises MissingInputError and BadDataError, which names the line.
     """
     file = existing_file(config)
-    try:
-        manifest = _read_header(file)
+    with _explaining_unreadable(file):
+        manifest = _read_manifest(file)
         parts, label_ids = _read(manifest)
+    _check_files_exist(file, parts)
+    return _image_sets(manifest, parts, label_ids)
+
+
+def csv_paths(file: str) -> list[str]:
+    """Return the column `path` of a CSV file, whatever its other columns are, with the file's folder before each path.
+
+    Raises MissingInputError and BadDataError.
+    """
+    with _explaining_unreadable(file):
+        table = _read_header(file)
+        column = table.needed("path", "path, and any other columns")
+        with table.reader() as reader:
+            folder = os.path.dirname(file)
+            return [os.path.join(folder, row[column]) for row in reader if len(row) > column and row[column]]
+
+
+@contextlib.contextmanager
+def _explaining_unreadable(file: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise MissingInputError(f"cannot read {error.filename or file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadDataError(f"{file} is not UTF-8 text ({error.reason}): save it with that encoding") from error
     except csv.Error as error:
         raise BadDataError(f"{file} cannot be read as a CSV file: {error}") from error
-    _check_files_exist(file, parts)
-    return _image_sets(manifest, parts, label_ids)
 
 
-def _read_header(file: str) -> Manifest:
+def _read_header(file: str) -> Table:
     with open(file, encoding="utf-8-sig", newline="") as lines:
         first = lines.readline()
     delimiter = max(",;\t", key=first.count)
     header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
-    position = {name.lower(): i for i, name in reversed(list(enumerate(header)))}
-    for name in ("path", "label"):
-        if name not in position:
-            raise BadDataError(
-                f"{file} line 1: the header has no column {name!r}, only {', '.join(map(repr, header)) or 'nothing'}."
-                f"{_meant(name, header)} Expected: path,label or path,label,split"
-            )
-    if "split" not in position and _meant("split", header):
-        raise BadDataError(f"{file} line 1: the header has no column 'split'.{_meant('split', header)} Or remove it")
-    return Manifest(file, header, delimiter, position["path"], position["label"], position.get("split"))
+    return Table(file, header, delimiter)
+
+
+def _read_manifest(file: str) -> Manifest:
+    table = _read_header(file)
+    path, label = (table.needed(name, "path,label or path,label,split") for name in ("path", "label"))
+    split = table.position("split")
+    if split is None and _meant("split", table.header):
+        raise BadDataError(
+            f"{file} line 1: the header has no column 'split'.{_meant('split', table.header)} Or remove it"
+        )
+    return Manifest(file, table.header, table.delimiter, path, label, split)
 
 
 def _meant(name: str, header: Row) -> str:

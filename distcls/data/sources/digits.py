@@ -41,6 +41,6 @@ def open_digits(config: DataConfig) -> dict[str, ImageSet]:
 def _read() -> Iterator[Arrays]:
     from sklearn.datasets import load_digits
 
-    data, labels = load_digits(return_X_y=True)
+    data, labels = map(np.asarray, load_digits(return_X_y=True))
     gray = np.rint(data.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     yield Arrays("train", [str(digit) for digit in range(10)], labels.astype(np.int64), gray.repeat(3, axis=3))

@@ -239,7 +239,7 @@ def test_a_large_jpeg_decoded_small_is_nearly_the_same(
     exif[0x0112] = orientation
     file = photograph(1201, 802, exif=exif)
     sizes, upright = [], decoding._upright
-    monkeypatch.setattr(decoding, "_upright", lambda image: sizes.append(image.size) or upright(image))
+    monkeypatch.setattr(decoding, "_upright", lambda image, turn: sizes.append(image.size) or upright(image, turn))
     small = decode(file, Decoding(48, resize)).astype(int)
     monkeypatch.setattr(decoding, "OVERSAMPLING", 10**6)
     whole = decode(file, Decoding(48, resize))

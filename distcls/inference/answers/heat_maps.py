@@ -1,0 +1,42 @@
+"""Draws where a classifier saw the class that it predicted: each image beside a copy with its Grad-CAM heat over it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from distcls.data.loading.given_images import GivenImages
+from distcls.inference.classifier import Classifier
+from distcls.inference.gradcam import grad_cam, gradcam_layer, overlay
+
+SMALLEST = 224
+"""Pixels: smaller images are enlarged by a whole number, or nobody could see them."""
+
+
+class HeatMaps:
+    """A folder of pictures, DIR/PATH.png for the image at PATH."""
+
+    def __init__(self, classifier: Classifier, folder: Path) -> None:
+        """Raise UsageError if the network has no layer that is laid out like the image."""
+        self.classifier, self.folder = classifier, folder
+        self.layer = gradcam_layer(classifier, np.full((1, *classifier.decoding.shape), 128, np.uint8))
+
+    def write(self, batch: GivenImages) -> None:
+        """Write a picture for each good image of a batch, whose images are paths. Raises OSError."""
+        heats = grad_cam(self.classifier, batch.pixels, layer=self.layer)
+        pixels = batch.pixels.cpu().numpy()
+        for path, pair in zip(batch.good, np.concatenate([pixels, overlay(pixels, heats)], 2), strict=True):
+            times = -(-SMALLEST // pair.shape[0])
+            file = self.folder / picture_name(path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pair.repeat(times, 0).repeat(times, 1)).save(file)
+
+
+def picture_name(path: str) -> Path:
+    """Return where the picture of an image lies in the folder: as the image does, without leaving it."""
+    parts = Path(os.path.normpath(path)).parts
+    inside = [part for part in parts if part not in (os.sep, os.pardir)]
+    return Path(*inside[:-1], f"{inside[-1]}.png")
