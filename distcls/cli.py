@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": ("distcls.commands.submit", "train on a Slurm cluster, with requeueing and resuming"),
     "eval": ("distcls.commands.evaluate", "evaluate a trained model on a split of its data"),
     "predict": ("distcls.commands.predict", "classify images with a trained model"),
+    "export": ("distcls.commands.export", "write a trained model as one file for other programs: ONNX, PyTorch …"),
     "report": ("distcls.commands.report", "redraw a run's plots from its folder alone"),
     "models": ("distcls.commands.models", "list models: built-in ones, and those of torchvision and timm"),
     "summary": ("distcls.commands.summary", "show a model's layers, parameters, FLOPs, memory and latency"),
