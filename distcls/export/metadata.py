@@ -26,6 +26,7 @@ def describe(portable: Portable, config: Config) -> dict[str, str]:
         "color_order": "RGB",
         "output": f"{portable.output_name}, float32 (batch, {len(classifier.class_names)})",
         "temperature": repr(temperature),
+        "test_time_augmentation": classifier.tta,
         "preprocessing": json.dumps({**preprocessing, "temperature": temperature}),
         "model": config.model.name,
         "distcls_version": __version__,

@@ -20,6 +20,7 @@ from distcls.data.split import Data, Split
 from distcls.errors import DivergedError, Preempted
 from distcls.inference.classifier import Classifier, write_model
 from distcls.inference.evaluator import Evaluator
+from distcls.inference.intervals import summarize
 from distcls.inference.metrics import SplitMetrics, worst_confusions
 from distcls.inference.probabilities import Probabilities
 from distcls.models.weights import load_weights
@@ -51,7 +52,7 @@ def finish(
     module = state.eval_module
     if state.position.best_step is not None:
         load_weights(module, checkpoints.read_best(state.position.best_step))
-    classifier = Classifier(module, run.config, data.class_names, data.decoding)
+    classifier = Classifier(module, run.config, data.class_names, data.decoding, tta=run.config.train.tta)
     measured, kept = {}, {}
     for split in (data.val, data.test):
         if split is not None:
@@ -73,7 +74,7 @@ def finish(
         if name == "test":
             run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **metrics.scores)
     write_model(run.dir / "model", classifier, run.config)
-    summaries = {name: metrics.summary(data.class_names) for name, metrics in measured.items()}
+    summaries = {name: summarize(metrics, data.class_names) for name, metrics in measured.items()}
     run.write_json("metrics.json", summaries)
     for split in data.splits():
         if split.name in measured:
