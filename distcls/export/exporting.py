@@ -20,7 +20,6 @@ from distcls.export.portable import Portable
 from distcls.export.proof import (
     BATCH_SIZES,
     REFERENCE_BATCH,
-    Outputs,
     compare,
     in_batches,
     prove,
@@ -150,29 +149,25 @@ def _with_resizing(file: Path, metadata: Mapping[str, str], portable: Portable, 
     resizing, joined = file.with_suffix(".resizing.onnx"), file.with_suffix(".joined.onnx")
     onnx_file.write_resizing(resizing, Resizing(decoding), onnx_file.opset_of(file))
     onnx_file.join(joined, resizing, file, metadata)
-    originals = images.originals(decoding)
-    mean, worst = _pixel_differences(onnx_file.open_file(resizing), originals, images.pixels)
-    given = np.concatenate(list(map(onnx_file.open_file(joined), originals)))
-    expected = in_batches(onnx_file.open_file(file), images.pixels, REFERENCE_BATCH)
-    agreement = compare(given, expected, portable.gives_logits)
+    resize, whole, plain = (onnx_file.open_file(one) for one in (resizing, joined, file))
+    levels, given = [], []
+    for image, pixels in zip(images.originals(decoding), images.pixels.astype(np.int16), strict=True):
+        levels.append(float(np.abs(resize(image)[0] - pixels).mean()))
+        given.append(whole(image))
+    mean, worst = float(np.mean(levels)), max(levels)
     if not worst <= LARGEST_PIXEL_DIFFERENCE:
         raise InexactExportError(
             f"resizing inside the file changes pixels by {worst:.2f} of 255 on average over an image, more than "
             f"{LARGEST_PIXEL_DIFFERENCE:g}: leave out --with-resize, and resize with Pillow"
         )
+    expected = in_batches(plain, images.pixels, REFERENCE_BATCH)
+    agreement = compare(np.concatenate(given), expected, portable.gives_logits)
     _say(
         "resizing",
         f"pixels differ from Pillow's by {mean:.2g} of 255, {worst:.2g} in the worst of {images.title};",
         f"probabilities by at most {agreement.largest_difference:.2g}; the same class for {agreement.num_same_class}",
     )
     return joined
-
-
-def _pixel_differences(resize: Outputs, originals: list[np.ndarray], pixels: np.ndarray) -> tuple[float, float]:
-    """Return the mean absolute difference of pixels, over all images and in the worst one."""
-    pairs = zip(originals, pixels.astype(np.int16), strict=True)
-    levels = [float(np.abs(resize(image)[0] - expected).mean()) for image, expected in pairs]
-    return float(np.mean(levels)), max(levels)
 
 
 def _say(label: str, *lines: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from distcls.export.portable import quietly
 
 BATCH_SIZE = 8
 
@@ -38,11 +39,9 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = target.with_suffix(".prepared.onnx")
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    model = onnx.load(prepared)
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
+    with quietly():
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
         quantization.quantize_static(
             model,
             target,
@@ -53,11 +52,10 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},  # attention multiplies activations, whose range varies too much
             nodes_to_exclude=_before_the_network(model.graph),
         )
-    finally:
-        logging.disable(before)
-        prepared.unlink()
+    prepared.unlink()
 
 
 def _before_the_network(graph: Any) -> list[str]:

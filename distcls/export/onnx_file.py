@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from torch.export import Dim, ExportedProgram, export
 from distcls import __version__
 from distcls.errors import UsageError
 from distcls.export.formats import ExportOptions
-from distcls.export.portable import Portable, not_exportable
+from distcls.export.portable import Portable, not_exportable, quietly
 from distcls.export.proof import Outputs
 from distcls.export.resizing import Resizing
 
@@ -110,7 +107,7 @@ def opset_of(path: Path) -> int:
 
 def _model_of(program: ExportedProgram, takes: str, gives: str, opset: int) -> Any:
     """Return a program as an ONNX model with an input and an output of these names."""
-    with _quietly():
+    with quietly():
         try:
             exported = torch.onnx.export(
                 program,
@@ -134,16 +131,3 @@ def _leave_out_traces(parts: Sequence[Any]) -> None:
     for part in parts:
         del part.metadata_props[:]
         part.doc_string = ""
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence the exporter's warnings and log."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

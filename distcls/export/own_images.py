@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,12 @@ class OwnImages:
         }
         return dataclasses.replace(self, pixels=self.pixels[some], **parts)
 
-    def originals(self, decoding: Decoding) -> list[np.ndarray]:
-        """Return each image at its own size, uint8 (H, W, 3). Raises BadImageError; only for images of a set."""
+    def originals(self, decoding: Decoding) -> Iterator[np.ndarray]:
+        """Yield each image at its own size, uint8 (H, W, 3). Raises BadImageError; only for images of a set."""
         assert self.image_set is not None and self.rows is not None
         at_own_size = dataclasses.replace(decoding, image_size=None)
-        return [self.image_set.image(int(row), at_own_size) for row in self.rows]
+        for row in self.rows:
+            yield self.image_set.image(int(row), at_own_size)
 
 
 def find_images(run_dir: Path, config: Config, class_names: list[str], decoding: Decoding, most: int) -> OwnImages:

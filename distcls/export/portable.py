@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import nn
@@ -47,7 +52,7 @@ class Portable(nn.Module):
     def program(self) -> ExportedProgram:
         """Return the traced computation, for any number of images. Raises UsageError if it cannot be traced."""
         try:
-            with torch.no_grad():
+            with torch.no_grad(), quietly():
                 return export(self, (self.example(),), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
         except Exception as error:  # dozens of kinds, all about the network's own code
             raise not_exportable(error) from error
@@ -65,3 +70,16 @@ def not_exportable(error: Exception) -> UsageError:
         f"torch cannot export this network: {reason}\nIts forward may not depend on the values of its images, nor on "
         "how many there are. The weights alone can always be exported: --format safetensors"
     )
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Silence warnings and logs of torch, and of the libraries around it, about how they do their work."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

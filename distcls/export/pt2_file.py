@@ -9,18 +9,21 @@ import numpy as np
 import torch
 
 from distcls.export.formats import ExportOptions
-from distcls.export.portable import Portable
+from distcls.export.portable import Portable, quietly
 from distcls.export.proof import Outputs
 
 
 def write_file(path: Path, portable: Portable, metadata: Mapping[str, str], options: ExportOptions) -> None:
     """Write the program, with the metadata as its extra files."""
-    torch.export.save(portable.program(), path, extra_files=dict(metadata))
+    program = portable.program()
+    with quietly():
+        torch.export.save(program, path, extra_files=dict(metadata))
 
 
 def open_file(path: Path, portable: Portable) -> Outputs:
     """Return a function from images to outputs, computed by the program in the file."""
-    module = torch.export.load(path).module()
+    with quietly():
+        module = torch.export.load(path).module()
 
     def outputs(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

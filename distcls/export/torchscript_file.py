@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from distcls.export.formats import ExportOptions
-from distcls.export.portable import Portable, not_exportable
+from distcls.export.portable import Portable, not_exportable, quietly
 from distcls.export.proof import Outputs
 
 
 def write_file(path: Path, portable: Portable, metadata: Mapping[str, str], options: ExportOptions) -> None:
     """Write the traced module, with the metadata as its extra files. Raises UsageError if it cannot be traced."""
-    with torch.no_grad(), _without_warnings():
+    with torch.no_grad(), quietly():
         try:
             traced = torch.jit.trace(portable, portable.example(), check_trace=False)  # proof.py checks more
         except Exception as error:  # whatever the network's own code raises
@@ -27,7 +25,7 @@ def write_file(path: Path, portable: Portable, metadata: Mapping[str, str], opti
 
 def open_file(path: Path, portable: Portable) -> Outputs:
     """Return a function from images to outputs, computed by the module in the file."""
-    with _without_warnings():
+    with quietly():
         module = torch.jit.load(path)
 
     def outputs(images: np.ndarray) -> np.ndarray:
@@ -35,11 +33,3 @@ def open_file(path: Path, portable: Portable) -> Outputs:
             return module(torch.from_numpy(images)).numpy()
 
     return outputs
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silence torch's advice to use torch.export, and the tracer's about shapes, which the proof tests."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
