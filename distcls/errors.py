@@ -73,6 +73,12 @@ class DriftedError(DistclsError):
     on_all_ranks = True
 
 
+class InexactExportError(DistclsError):
+    """An exported file does not give the answers that the run's model gives."""
+
+    exit_code = 70
+
+
 class OutOfMemoryError(DistclsError):
     """The micro-batch does not fit on the device, or what loader workers read does not fit in the machine's memory."""
 

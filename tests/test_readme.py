@@ -54,6 +54,7 @@ RUNS = {
     "docs/your-own-code.md": {"mine", "clamped", "radam", "stripes"},
     "docs/python.md": {"flowers"},
     "docs/comparing.md": {"small", "large"},
+    "docs/deployment.md": {"flowers"},
 }
 """The runs that somebody has who typed all commands of a page."""
 

@@ -45,6 +45,13 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         fsync(path.parent)
 
 
+def put_file_in_place(file: Path, path: Path) -> None:
+    """Move a finished file to its place on the same file system, replacing an older one. Raises OSError."""
+    fsync(file)
+    file.replace(path)
+    fsync(path.parent)
+
+
 def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
     """Replace a file whole, see `replacing`."""
     with replacing(path, durable) as file:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,8 +102,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tensor_writer(tensors: Tensors) -> Writer:
-    """Return a writer of safetensors. These hold contiguous tensors, each memory once: a tied tensor gets two names."""
+def tensor_writer(tensors: Tensors, metadata: Mapping[str, str] | None = None) -> Writer:
+    """Return a writer of safetensors. These hold contiguous tensors, each memory once: a tied tensor gets two names.
+
+    metadata: what else the file says about itself.
+    """
 
     def write(file: BinaryIO) -> None:
         names: dict[tuple, str] = {}
@@ -113,7 +116,7 @@ def tensor_writer(tensors: Tensors) -> Writer:
             if first != name:
                 tied[name] = first
         unique = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in tied}
-        file.write(safetensors_torch.save(unique, metadata={"tied": json.dumps(tied)}))
+        file.write(safetensors_torch.save(unique, metadata={**(metadata or {}), "tied": json.dumps(tied)}))
 
     return write
 

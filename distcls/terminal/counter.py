@@ -7,7 +7,8 @@ import time
 from typing import TextIO
 
 from distcls.terminal.columns import three_digits
-from distcls.terminal.progress import clock, count_fields
+from distcls.terminal.columns import clock
+from distcls.terminal.progress import count_fields
 from distcls.terminal.screens import Field, open_screen
 
 

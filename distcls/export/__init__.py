@@ -1,0 +1,1 @@
+"""Export: a run's classifier as one file for other programs, proven to give the same answers."""

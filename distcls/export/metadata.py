@@ -1,0 +1,43 @@
+"""Describes an exported file inside the file: classes, preprocessing, temperature, and what goes in and out."""
+
+from __future__ import annotations
+
+import json
+
+from distcls import __version__
+from distcls.config.settings import Config
+from distcls.data.augmentation.preprocessing import describe_preprocessing
+from distcls.export.portable import Portable
+
+
+def describe(portable: Portable, config: Config) -> dict[str, str]:
+    """Return the metadata of a file: text by name, for every format alike; lists and objects are JSON.
+
+    config: the run's. JSON is ASCII, because class names may be any bytes and ONNX takes only UTF-8.
+    """
+    classifier, size = portable.classifier, portable.image_size
+    temperature = float(classifier.temperature)
+    preprocessing = describe_preprocessing(classifier.decoding, config.augment.normalize)
+    return {
+        "class_names": json.dumps(classifier.class_names),
+        "num_classes": str(len(classifier.class_names)),
+        "image_size": str(size),
+        "input": f"uint8 (batch, {size}, {size}, 3), from 0 to 255; normalisation is inside",
+        "color_order": "RGB",
+        "output": f"{portable.output_name}, float32 (batch, {len(classifier.class_names)})",
+        "temperature": repr(temperature),
+        "test_time_augmentation": classifier.tta,
+        "preprocessing": json.dumps({**preprocessing, "temperature": temperature}),
+        "model": config.model.name,
+        "distcls_version": __version__,
+    }
+
+
+def describe_int8(calibrated_with: str) -> dict[str, str]:
+    """Return what is added for a quantised file. calibrated_with: such as "200 val images"."""
+    return {"quantization": f"int8, calibrated with {calibrated_with}"}
+
+
+def describe_resizing() -> dict[str, str]:
+    """Return what is different for a file that resizes its image itself."""
+    return {"input": "uint8 (height, width, 3), one upright image of any size; resizing and normalisation are inside"}
