@@ -19,7 +19,7 @@ MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channe
 PIXELS = ("data.image_size", "data.resize", "data.background", "data.float_range")
 """… except these: a model must see images as it did in training."""
 
-UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null"]
+UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null", "data.exclude=null"]
 """Settings that make all images of a folder one split."""
 
 
