@@ -53,6 +53,7 @@ DEFERRED = {
     "scipy.io": "only the labels of ImageNet's devkit need it",
     "sklearn.datasets": "takes seconds, and the digits are kept after their first use",
     "submitit.helpers": "only tasks of Slurm need it, and signals are not heard while it is imported",
+    "pyarrow": "an extra, for Parquet files",
     "PIL": "only colours that are not white need it, in a config that has to be checked at once",
 }
 """What the engine imports inside functions, and why."""

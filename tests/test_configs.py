@@ -14,7 +14,7 @@ from distcls.models.init_from import library_weights
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))}
 
-IN_MAKE_TEST = {"cifar10_simple_cnn", "cifar10_tiny", "transfer_resnet18", "transfer_efficientnet_b0"}
+IN_MAKE_TEST = {"cifar10_simple_cnn", "cifar10_tiny"}
 """The others are extras: other tests train their networks, or they are large."""
 
 

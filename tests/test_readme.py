@@ -46,6 +46,7 @@ RUNNABLE = {
 RUNS = {
     "README.md": {"flowers"},
     "docs/data.md": {"flowers", "cifar10_cnn"},
+    "docs/evaluation.md": {"flowers", "flowers-1"},
     "docs/photographs.md": {"flowers"},
     "docs/running.md": {"flowers", "two", "two-more"},
     "docs/your-own-code.md": {"mine", "clamped", "radam", "stripes"},

@@ -1,18 +1,21 @@
-"""`distcls eval RUN`: evaluates a run's best weights on a split."""
+"""`distcls eval RUN…`: evaluates the best weights of a run, or of an ensemble of runs, on a split."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from distcls.cluster import signals, slurm
-from distcls.commands.arguments import SETTINGS, TRUST, Parser, check_can_write, kind_of_data, override
+from distcls.commands.arguments import TRUST, Parser, check_can_write, kind_of_data, override
 from distcls.config.loading import read_config
-from distcls.config.settings import KINDS_OF_PATHS
+from distcls.config.settings import KINDS_OF_PATHS, TTA_LEVELS
 from distcls.errors import UsageError
 from distcls.runs.opening import check_run_folder, opened_run
 
-MAY_DIFFER = ("data.", "train.eval_batch_size", "train.precision", "model.channels_last", "run.device")
+MAY_DIFFER = ("data.", "train.eval_batch_size", "train.tta", "train.precision", "model.channels_last", "run.device")
 """Prefixes of the settings that `distcls eval` accepts: the others change nothing, or change the network."""
 
 
@@ -24,11 +27,75 @@ UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate a run's best weights on a split."""
+    """Evaluate the best weights of one or more runs on a split."""
     signals.install()
     slurm.join_step()
-    parser = Parser(prog="distcls eval", description="Evaluate a run's best weights on a split.")
-    parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
+    options = _parser().parse_intermixed_args(argv)
+    overrides, run_dirs = _sorted_out(options.words)
+    if options.calibrate and len(run_dirs) > 1:
+        raise UsageError(
+            "--calibrate stores a temperature beside the weights of one run: calibrate the runs one by one."
+        )
+    for file in (options.json, options.csv, options.parquet):
+        check_can_write(file)
+    if options.tta is not None:
+        overrides.append(override("train.tta", options.tta))
+    if options.split == "all":
+        overrides += UNCUT
+    with ExitStack() as stack:
+        runs = []
+        for run_dir in run_dirs:
+            moved = [override("data.root", options.data), *_kind_of(options.data, run_dir)] if options.data else []
+            config = stack.enter_context(
+                opened_run(run_dir, ["data", "model", "loss"], [*moved, *overrides], options.trust)
+            )
+            from distcls.inference.evaluation import open_run
+
+            runs.append(open_run(run_dir, config, options.split))
+        _evaluate(runs, options)
+    return 0
+
+
+def _evaluate(runs: list[Any], options: argparse.Namespace) -> None:
+    from distcls.cluster.processes import Processes
+    from distcls.inference.evaluation import calibrate, evaluate, warn_if_unfinished
+    from distcls.report.evaluation import (
+        print_calibration,
+        print_evaluation,
+        write_csv,
+        write_metrics,
+        write_parquet,
+    )
+
+    with Processes(runs[0].config.run.device) as processes:
+        calibration = calibrate(runs[0], processes) if options.calibrate else None
+        evaluation = evaluate(runs, options.split, processes)
+        if not processes.is_main:
+            return
+        for run in runs:
+            warn_if_unfinished(run.dir)
+        if calibration is not None:
+            print_calibration(calibration)
+        print_evaluation(evaluation)
+        if options.json is not None:
+            write_metrics(options.json, evaluation, calibration)
+        if options.csv is not None:
+            write_csv(options.csv, evaluation)
+        if options.parquet is not None:
+            write_parquet(options.parquet, evaluation)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="distcls eval",
+        usage="distcls eval RUN [RUN2 ...] [--split NAME] [--data DIR] [--tta LEVEL] [--calibrate] [--json FILE] "
+        "[--csv FILE] [--parquet FILE] [key=value ...]",
+        description="Evaluate a run's best weights on a split. Several runs are an ensemble: their probabilities are "
+        "averaged.",
+    )
+    parser.add_argument(
+        "words", metavar="RUN", nargs="+", help="run folders, such as runs/digits, and settings, such as data.root=DIR"
+    )
     parser.add_argument(
         "--split",
         choices=["train", "val", "test", "all"],
@@ -37,28 +104,35 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--data", metavar="DIR", help="where the images are now, or other images (see --split all)")
     parser.add_argument(
-        "overrides", metavar=SETTINGS, nargs="*", default=[], help="settings that differ, such as data.root=DIR"
+        "--tta",
+        choices=TTA_LEVELS,
+        help="test-time augmentation: views of each image to average (default: the run's train.tta)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="first fit a temperature on the val split and store it beside the weights: predict and export use it",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true and predicted class")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true class and probabilities")
+    parser.add_argument("--parquet", type=Path, metavar="FILE", help="the same table as Parquet (needs pyarrow)")
     parser.add_argument("--trust", action="store_true", help=TRUST)
-    options = parser.parse_intermixed_args(argv)
-    for word in options.overrides:
+    return parser
+
+
+def _sorted_out(words: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Return the settings and the run folders among the words. Raises UsageError for a setting of training."""
+    overrides = [word for word in words if "=" in word]
+    for word in overrides:
         if not word.startswith(MAY_DIFFER) or word.startswith(PIXELS):
             raise UsageError(
                 f"{word}: a run is evaluated with the settings it was trained with. You can change "
                 f"{', '.join(MAY_DIFFER)}: where the images are, how they are read, and how results are computed"
             )
-    for file in (options.json, options.csv):
-        check_can_write(file)
-    run_dir = Path(options.run)
-    moved = [] if options.data is None else [override("data.root", options.data), *_kind_of(options.data, run_dir)]
-    overrides = [*moved, *options.overrides, *(UNCUT if options.split == "all" else [])]
-    with opened_run(run_dir, ["data", "model", "loss"], overrides, options.trust) as config:
-        from distcls.inference.evaluation import evaluate_run
-
-        evaluate_run(run_dir, config, options.split, options.json, options.csv)
-    return 0
+    run_dirs = [Path(word) for word in words if "=" not in word]
+    if not run_dirs:
+        raise UsageError("which run? Give its folder, such as runs/digits.")
+    return overrides, run_dirs
 
 
 def _kind_of(images: str, run_dir: Path) -> list[str]:

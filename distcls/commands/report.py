@@ -1,4 +1,4 @@
-"""`distcls report RUN`: redraws a run's plots from its folder alone."""
+"""`distcls report RUN`: makes a run's report and plots again, from its folder alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from distcls.runs.opening import check_run_folder
 
 
 def main(argv: Sequence[str]) -> int:
-    """Redraw plots/. This needs neither the images nor the model, and imports no code that the run names."""
+    """Write report.html and plots/ again. This needs neither images nor model, and imports no code of the run."""
     parser = Parser(
         prog="distcls report",
-        description="Redraw a run's plots from its folder alone: its images are not needed. For a run that has not "
-        "finished, draw its curves so far.",
+        description="Make a run's report.html and plots/ again from its folder alone: its images are not needed. For a "
+        "run that has not finished, they show what there is so far.",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     run_dir = Path(parser.parse_args(argv).run)
@@ -22,5 +22,5 @@ def main(argv: Sequence[str]) -> int:
     from distcls.report.run_report import write_report
 
     for name in write_report(run_dir):
-        print(run_dir / "plots" / name)
+        print(run_dir / name)
     return 0

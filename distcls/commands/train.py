@@ -39,5 +39,5 @@ def _main(argv: Sequence[str]) -> int:
             from distcls.terminal.progress import Progress
 
             write_report(finished.dir)
-            Progress().note(f"\nplots are in {finished.dir / 'plots'}")
+            Progress().note(f"\nreport  {finished.dir / 'report.html'}\nplots   {finished.dir / 'plots'}")
     return 0

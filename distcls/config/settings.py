@@ -421,6 +421,10 @@ class OptimConfig:
         return dataclasses.replace(self, **(unused | own))
 
 
+TTA_LEVELS = ("none", "flip", "shift", "scale")
+"""Levels of test-time augmentation, each with the views of the one before (inference/tta.py)."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """The length of training, its batches and arithmetic, and how often to log, evaluate and save."""
@@ -491,6 +495,12 @@ class TrainConfig:
     )
     eval_every: str = setting("1 epoch", "How often to evaluate on the val split.", duration=True)
     eval_batch_size: int = setting(256, "Images per forward pass in evaluation.", minimum=1, maximum=10**9)
+    tta: Literal[TTA_LEVELS] = setting(  # type: ignore[valid-type]
+        "none",
+        "Test-time augmentation of the final evaluation, of eval and of predict: average the logits of the image and "
+        "its mirror image (flip), of shifted ones too (shift), of enlarged and reduced ones too (scale). It takes 2, 6 "
+        "or 10 times as long.",
+    )
     checkpoint_every: str = setting("1 epoch", "How often to save a checkpoint.", duration=True, changes_run=False)
     keep_checkpoints: int = setting(2, "How many checkpoints to keep.", minimum=1, changes_run=False)
     best_metric: Literal[BEST_METRICS] = setting(  # type: ignore[valid-type]

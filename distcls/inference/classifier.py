@@ -10,8 +10,9 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -20,9 +21,10 @@ from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.data.augmentation.preprocessing import Normalize, describe_preprocessing, described_decoding
 from distcls.data.decoding.decode import Decoding
-from distcls.errors import DiskError
+from distcls.errors import DiskError, MissingInputError
 from distcls.files.atomic import read_json
 from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
+from distcls.inference.tta import views
 from distcls.models.build import build_model
 from distcls.models.head import features_of
 from distcls.models.init_from import find_weights
@@ -48,12 +50,17 @@ class Classifier(nn.Module):
         class_names: Sequence[str],
         decoding: Decoding,
         temperature: float = 1.0,
+        tta: str = "none",
     ) -> None:
-        """config: the run's, for normalisation, memory format and precision. network: already on its device."""
+        """config: the run's, for normalisation, memory format and precision. network: already on its device.
+
+        tta: the level of test-time augmentation (tta.py).
+        """
         super().__init__()
         self.network = network
         self.class_names = list(class_names)
         self.decoding = decoding
+        self.tta = tta
         self.precision = config.train.precision
         dtype = weights_dtype(self.precision)
         device = next(network.parameters()).device
@@ -67,10 +74,14 @@ class Classifier(nn.Module):
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (n, C) divided by the temperature, in float32 (float64 for such a run); see `forward`."""
+        logits = [weight * self._logits_of(view) for weight, view in views(images, self.tta)]
+        return sum(logits[1:], logits[0]) / self.temperature
+
+    def _logits_of(self, images: torch.Tensor) -> torch.Tensor:
         normalized = self.normalize(images)
         with self._autocast():
             outputs = self.network(normalized)
-        return outputs.to(self.temperature.dtype) / self.temperature
+        return outputs.to(self.temperature.dtype)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return what the network's last layer turns into logits, (n, F), in the run's precision."""
@@ -103,10 +114,34 @@ def write_model(path: Path, classifier: Classifier, config: Config) -> None:
     )
 
 
+def store_temperature(run_dir: Path, temperature: float) -> None:
+    """Put a temperature beside the weights of a finished run, in model/preprocessing.json, atomically.
+
+    Raises MissingInputError if the run has not finished, and DiskError.
+    """
+    folder = run_dir / "model"
+    if find_weights(run_dir).parent != folder:
+        raise MissingInputError(
+            f"{run_dir} has not finished, so its weights may still change: a temperature is fitted for final weights. "
+            "Resume the run first."
+        )
+    preprocessing = {**_read_json(folder / "preprocessing.json"), "temperature": temperature}
+    copies = {name: (folder / name).read_bytes() for name in ("model.safetensors", "config.yaml", "classes.json")}
+    write_folder(
+        folder,
+        {name: partial(_write_bytes, content) for name, content in copies.items()}
+        | {"preprocessing.json": json_writer(preprocessing)},
+    )
+
+
+def _write_bytes(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
 def load_classifier(run_dir: Path, config: Config) -> Classifier:
     """Return a classifier with the best weights of a run, finished or not, on the CPU and ready to predict.
 
-    config: the run's (runs/opening.py). Raises MissingInputError if there are no weights.
+    config: the run's (runs/opening.py); its train.tta is applied. Raises MissingInputError if there are no weights.
     """
     class_names = _read_json(run_dir / "classes.json")
     weights = find_weights(run_dir)
@@ -120,7 +155,8 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
     )
     network.to(weights_dtype(config.train.precision))
     load_weights(network, read_tensors(weights))
-    return Classifier(network, config, class_names, decoding, preprocessing.get("temperature", 1.0)).eval()
+    temperature = preprocessing.get("temperature", 1.0)
+    return Classifier(network, config, class_names, decoding, temperature, config.train.tta).eval()
 
 
 def read_task(run_dir: Path) -> tuple[list[str], Decoding]:

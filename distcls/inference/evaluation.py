@@ -1,87 +1,170 @@
-"""`distcls eval`: evaluates a run's best weights on one of its splits, or on other images."""
+"""`distcls eval`: evaluates the best weights of a run, or an ensemble of several, on a split or on other images."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
 from distcls.data.build import build_data
-from distcls.data.split import Split
+from distcls.data.split import Data, Split
 from distcls.errors import MissingInputError, UsageError
-from distcls.files.atomic import write_json
-from distcls.inference.classifier import load_classifier
+from distcls.inference.calibration import fit_temperature
+from distcls.inference.classifier import Classifier, load_classifier, store_temperature
+from distcls.inference.ensemble import Member
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.identity import aligned, choose_split, is_same_place
-from distcls.inference.metrics import SplitMetrics, worst_confusions
+from distcls.inference.intervals import summarize
+from distcls.inference.metrics import SplitMetrics
+from distcls.inference.probabilities import Probabilities
+from distcls.runs.results import Predictions
 from distcls.runs.status import state_of
-from distcls.terminal.progress import Progress
 
 
-def evaluate_run(
-    run_dir: Path,
-    config: Config,
-    split_name: str,
-    json_file: Path | None = None,
-    csv_file: Path | None = None,
-) -> SplitMetrics:
-    """Print and return the metrics of a run's best weights on one of its splits, or on all of a set of other images.
+class OpenedRun(NamedTuple):
+    """A run to evaluate: its folder, its config with the overrides of this evaluation, and its classifier."""
 
-    config: the run's, with the overrides of this evaluation (runs/opening.py). Changes nothing in the run folder.
-    Raises UsageError if the split is not the one that the run set aside.
-    """
-    if split_name == "all" and is_same_place(config.data, run_dir):
+    dir: Path
+    config: Config
+    classifier: Classifier
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result for one split."""
+
+    split: str
+    class_names: list[str]
+    metrics: SplitMetrics
+    predictions: Predictions
+    """With the probabilities on the main process only."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return the split's entry in metrics.json."""
+        return summarize(self.metrics, self.class_names)
+
+
+def open_run(run_dir: Path, config: Config, split: str) -> OpenedRun:
+    """Load a run's classifier. Raises UsageError or MissingInputError if the run cannot be evaluated on this split."""
+    if split == "all" and is_same_place(config.data, run_dir):
         raise UsageError(
             f"--split all is for images that the run was not trained on, but it was trained on "
             f"{config.data.root or 'these'}: give other images with --data DIR, or use --split test, val or train"
         )
-    if split_name != "all" and not (run_dir / "splits.json").exists():
+    if split != "all" and not (run_dir / "splits.json").exists():
         raise MissingInputError(
-            f"{run_dir} does not say which images are in its {split_name} split: give the folder of the whole run, "
+            f"{run_dir} does not say which images are in its {split} split: give the folder of the whole run, "
             "or other images with --data DIR --split all"
         )
-    classifier = load_classifier(run_dir, config)
-    with Processes(config.run.device) as processes:
-        classifier.to(processes.device)
-        seen = classifier.decoding  # includes a size that training took from its images
-        data_config = dataclasses.replace(config.data, image_size=seen.image_size, resize=seen.resize)
-        data = build_data(data_config, processes, least_classes=1)
-        split = aligned(choose_split(data, split_name, run_dir), data.class_names, classifier.class_names)
-        metrics = Evaluator(config, processes)(classifier, split)
-        if metrics is None:
-            raise KeyboardInterrupt
-        if processes.is_main:
-            state = state_of(run_dir)
-            if state not in ("finished", None):
-                print(
-                    f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr
-                )
-            print_metrics(split_name, metrics, classifier.class_names)
-            if json_file is not None:
-                write_metrics(json_file, metrics, classifier.class_names)
-            if csv_file is not None:
-                write_predictions(csv_file, metrics, split, classifier.class_names)
-    return metrics
+    return OpenedRun(run_dir, config, load_classifier(run_dir, config))
 
 
-def print_metrics(split: str, metrics: SplitMetrics, class_names: list[str]) -> None:
-    """Print the metrics of one split, as `distcls eval` does."""
-    Progress().measurement(split, metrics.summary(class_names), worst_confusions(metrics.confusion, class_names))
+def evaluate(runs: Sequence[OpenedRun], split: str, processes: Processes) -> Evaluation:
+    """Return the metrics of a run's best weights, or of several runs' mean probabilities, on a split.
+
+    All processes call it. Changes nothing in the run folders. Raises UsageError if the split is not the one that each
+    of the runs set aside, or if they do not have the same classes.
+    """
+    built: list[tuple[Any, Data]] = []
+    members = [_member(run, runs[0], split, processes, built) for run in runs]
+    classifier, images = members[0]
+    class_names = classifier.class_names
+    evaluator = Evaluator(runs[0].config, processes)
+    keep = Probabilities(len(images), len(class_names), evaluator.batch_size, processes)
+    metrics = evaluator(classifier, images, keep, members[1:])
+    if metrics is None:
+        raise KeyboardInterrupt
+    predictions = Predictions(
+        names=np.array([images.image_name(i) for i in range(len(images))]),
+        labels=images.labels,
+        preds=metrics.preds,
+        confidence=metrics.confidence,
+        probs=keep.probs,
+        classes=keep.classes,
+    )
+    return Evaluation(split, class_names, metrics, predictions)
 
 
-def write_metrics(path: Path, metrics: SplitMetrics, class_names: list[str]) -> None:
-    """Write all metrics of one split as JSON. Rows of the confusion matrix are the true classes."""
-    values = {**metrics.summary(class_names), "class_names": class_names, "confusion": metrics.confusion.tolist()}
-    write_json(path, values)
+def _member(run: OpenedRun, first: OpenedRun, name: str, processes: Processes, built: list[tuple[Any, Data]]) -> Member:
+    """Return a run's classifier with the images as it sees them.
+
+    built: the data of earlier runs, which is used again where it is the same.
+    """
+    classifier = run.classifier
+    classifier.to(processes.device)
+    if classifier.class_names != first.classifier.class_names:
+        raise UsageError(
+            f"{run.dir} and {first.dir} do not have the same classes in the same order, so their probabilities cannot "
+            "be averaged: evaluate them one by one."
+        )
+    seen = classifier.decoding  # includes a size that training took from its images
+    config = dataclasses.replace(run.config.data, image_size=seen.image_size, resize=seen.resize)
+    data = next((data for other, data in built if other == config), None)
+    if data is None:
+        data = build_data(config, processes, least_classes=1)
+        built.append((config, data))
+    split = aligned(choose_split(data, name, run.dir), data.class_names, classifier.class_names)
+    _refuse_other_images(split, run.dir, built[0][1], name, first.dir)
+    return Member(classifier, split)
 
 
-def write_predictions(path: Path, metrics: SplitMetrics, split: Split, class_names: list[str]) -> None:
-    """Write a CSV file with a row for each image of the split: image, label, prediction, confidence."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "prediction", "confidence"])
-        for i, (pred, confidence) in enumerate(zip(metrics.preds, metrics.confidence, strict=True)):
-            writer.writerow([split.image_name(i), class_names[split.labels[i]], class_names[pred], f"{confidence:.6f}"])
+def _refuse_other_images(split: Split, run_dir: Path, first_data: Data, name: str, first_dir: Path) -> None:
+    """Raise UsageError unless the split has the images of the first run's."""
+    first = first_data.train if name == "all" else next(one for one in first_data.splits() if one.name == name)
+    same = len(first) == len(split) and all(first.image_name(i) == split.image_name(i) for i in range(len(split)))
+    if not same:
+        raise UsageError(
+            f"{run_dir} and {first_dir} have different images in their {name} splits, so some may have been used to "
+            "train the other run: evaluate the runs together on a split that all of them set aside, or on other "
+            "images with --data DIR --split all."
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature that was fitted, and the metrics of the split it was fitted on before and after."""
+
+    temperature: float
+    split: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+def calibrate(run: OpenedRun, processes: Processes) -> Calibration:
+    """Fit the temperature of a run on its val split, store it beside the weights, and apply it to the classifier.
+
+    All processes call it; the main one fits and stores. Raises UsageError if there are too many classes to keep all
+    probabilities, and MissingInputError if the run has not finished or has no val split.
+    """
+    run.classifier.temperature.fill_(1)
+    uncalibrated = evaluate([run], "val", processes)
+    temperature = processes.from_main(lambda: _fitted(uncalibrated, run.dir))
+    run.classifier.temperature.fill_(temperature)
+    calibrated = evaluate([run], "val", processes)
+    return Calibration(temperature, "val", uncalibrated.metrics.values, calibrated.metrics.values)
+
+
+def _fitted(evaluation: Evaluation, run_dir: Path) -> float:
+    predictions = evaluation.predictions
+    if predictions.classes is not None:
+        raise UsageError(
+            f"{len(evaluation.class_names):,} classes and {len(predictions.labels):,} images have too many "
+            "probabilities to keep, so no temperature can be fitted."
+        )
+    temperature = fit_temperature(predictions.probs, predictions.labels)
+    store_temperature(run_dir, temperature)
+    return temperature
+
+
+def warn_if_unfinished(run_dir: Path) -> None:
+    """Warn that the weights of an unfinished run may still change."""
+    state = state_of(run_dir)
+    if state not in ("finished", None):
+        print(f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import warnings
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -13,6 +14,7 @@ from distcls.config.settings import Config
 from distcls.data.loading.loader import eval_batches
 from distcls.data.split import Split
 from distcls.inference.classifier import Classifier
+from distcls.inference.ensemble import Member, averaged
 from distcls.inference.metrics import SplitMetrics
 from distcls.inference.probabilities import Probabilities
 from distcls.optim.losses import build_loss
@@ -26,10 +28,17 @@ class Evaluator:
         # Smoothed targets are for training; the reported loss is that of the true class.
         self.loss = build_loss(dataclasses.replace(config.loss, label_smoothing=0.0))
 
-    def __call__(self, classifier: Classifier, split: Split, keep: Probabilities | None = None) -> SplitMetrics | None:
+    def __call__(
+        self,
+        classifier: Classifier,
+        split: Split,
+        keep: Probabilities | None = None,
+        others: Sequence[Member] = (),
+    ) -> SplitMetrics | None:
         """Return the metrics of a classifier on a split; None if a process was asked to stop meanwhile.
 
-        keep: collects the probabilities of all images, on the main process.
+        keep: collects the probabilities of all images, on the main process. others: the other members of an ensemble,
+        with the same images in the same order, decoded for each of them.
 
         The split is divided into batches, in order, the last one short; rank r takes batches r, r + W, r + 2W … Some
         ranks may have no batch in the last round, but all of them vote in each round.
@@ -37,17 +46,22 @@ class Evaluator:
         from distcls.inference.sums import SplitSums  # it imports torchmetrics, which takes seconds
 
         device, processes = self.processes.device, self.processes
-        sums = SplitSums(len(classifier.class_names), len(split), self.batch_size)
+        sums = SplitSums(len(classifier.class_names), split.labels, self.batch_size)
         sums.to("cpu" if device.type == "mps" else device)  # MPS has no float64
-        batches = eval_batches(split, self.batch_size, device, self.workers, processes.rank, processes.world_size)
-        classifier.eval()
+        members = [Member(classifier, split), *others]
+        seen_by_each = zip(*map(self._batches, members), strict=True)
+        for member in members:
+            member.classifier.eval()
         with torch.inference_mode():
             for _ in range(-(-len(split) // (self.batch_size * processes.world_size))):
                 if processes.asked_to_stop():
                     return None
                 probs = None
-                for index, pixels, labels in itertools.islice(batches, 1):
-                    logits = classifier.logits(pixels)
+                for seen in itertools.islice(seen_by_each, 1):
+                    index, _, labels = seen[0]
+                    logits = averaged(
+                        [one.classifier.logits(batch[1]) for one, batch in zip(members, seen, strict=True)]
+                    )
                     losses = self.loss(logits, labels)
                     sums.update(index, logits.to(sums.device), labels.to(sums.device), losses.to(sums.device))
                     probs = logits.softmax(1) if keep is not None else None
@@ -59,3 +73,9 @@ class Evaluator:
         if metrics.values["count"] != len(split):
             raise AssertionError(f"{metrics.values['count']} images were counted, {split.name} has {len(split)}")
         return metrics
+
+    def _batches(self, member: Member) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        processes = self.processes
+        return eval_batches(
+            member.split, self.batch_size, processes.device, self.workers, processes.rank, processes.world_size
+        )

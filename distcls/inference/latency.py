@@ -10,17 +10,19 @@ import torch
 from distcls.inference.classifier import Classifier
 
 SECONDS = 1.0
-"""Time to measure one batch size for, after its first pass."""
+"""Time to measure one batch size for, after its first pass, if the caller gives no other."""
 
 LONGEST = 3.0
 """Seconds. A batch that is expected to take longer is not measured."""
 
 
-def measure_latency(classifier: Classifier, batch_sizes: list[int]) -> dict[int, float | None]:
+def measure_latency(
+    classifier: Classifier, batch_sizes: list[int], seconds_each: float = SECONDS
+) -> dict[int, float | None]:
     """Return the median seconds for a batch of each size, from uint8 images on the device to probabilities.
 
-    batch_sizes: from small to large. None for a batch that does not fit on the device, or that would take longer than
-    LONGEST if its images took as long as those of a smaller one.
+    batch_sizes: from small to large. seconds_each: time to measure each for. None for a batch that does not fit on the
+    device, or that would take longer than LONGEST if its images took as long as those of a smaller one.
     """
     classifier.eval()
     found: dict[int, float | None] = {}
@@ -30,14 +32,14 @@ def measure_latency(classifier: Classifier, batch_sizes: list[int]) -> dict[int,
         if per_image * size > LONGEST:
             continue
         try:
-            seconds = _measure(classifier, size)
+            seconds = _measure(classifier, size, seconds_each)
         except torch.OutOfMemoryError:
             continue
         found[size], per_image = statistics.median(seconds), min(seconds) / size
     return found
 
 
-def _measure(classifier: Classifier, batch_size: int) -> list[float]:
+def _measure(classifier: Classifier, batch_size: int, seconds_each: float) -> list[float]:
     """Return the seconds of each pass but the first, which prepares kernels; of that one if it takes very long."""
     side = classifier.decoding.image_size
     assert side is not None
@@ -45,7 +47,7 @@ def _measure(classifier: Classifier, batch_size: int) -> list[float]:
     images = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, generator=draw)
     images = images.to(classifier.device)
     first, seconds = _time_pass(classifier, images), []
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + seconds_each
     while first < LONGEST and (time.perf_counter() < end or not seconds):
         seconds.append(_time_pass(classifier, images))
     return seconds or [first]

@@ -30,8 +30,11 @@ class SplitMetrics:
     bin_confidence: np.ndarray  # (bins,) float64 sum of the confidences
     bin_correct: np.ndarray  # (bins,) int64
     bin_count: np.ndarray  # (bins,) int64
-    preds: np.ndarray  # (n,) int64, the predicted class of each image of the split
-    confidence: np.ndarray  # (n,) float64, the probability of that class
+    labels: np.ndarray  # (n,) int64, the true class of each image of the split
+    preds: np.ndarray  # (n,) int64, its predicted class
+    confidence: np.ndarray  # (n,) float64, the probability of the predicted class
+    in_top5: np.ndarray  # (n,) int64, 1 if the true class is among the five most probable ones
+    image_means: np.ndarray  # (n, len(MEANS)) float64, each image's share of the means
 
     @property
     def scores(self) -> dict[str, float]:
@@ -39,7 +42,7 @@ class SplitMetrics:
         return {name: self.values[name] for name in BEST_METRICS}
 
     def summary(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Return a split's entry in metrics.json: each metric by its name, and "by_class" by class name."""
+        """Return each metric by its name, and "by_class" by class name."""
         return {**self.values, "by_class": dict(zip(class_names, self.by_class, strict=True))}
 
 
@@ -67,6 +70,11 @@ def measure(
         "ece": calibration_error(bin_confidence, bin_correct, count),
         "count": count,
     }
+
+
+def bin_of(confidence: np.ndarray) -> np.ndarray:
+    """Return each image's bin of confidence, from 0 to NUM_BINS − 1. A bin includes its upper edge, as in the paper."""
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
 
 
 def calibration_error(bin_confidence: np.ndarray, bin_correct: np.ndarray, count: int) -> float:

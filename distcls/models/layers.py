@@ -41,6 +41,17 @@ class Layer:
         """Return 0 for the whole network, 1 for its parts, 2 for their parts …"""
         return self.name.count(".") + 1 if self.name else 0
 
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "name": self.name,
+            "type": self.kind,
+            "output_shape": self.output_shape,
+            "parameters": self.num_parameters,
+            "trainable_parameters": self.num_trainable,
+            "flops": self.flops,
+        }
+
 
 def layer_table(network: nn.Module, image_size: int) -> list[Layer]:
     """Return a Layer for the network and for each module in it, a module before its parts.

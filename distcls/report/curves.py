@@ -31,8 +31,8 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, kept_step: 
 
 
 def _draw_train(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    epochs, values = _points(rows, "train", name)
-    means = _means_between_evaluations(rows, name) or _epoch_means(epochs, values)
+    epochs, values = points(rows, "train", name)
+    means = means_between_evaluations(rows, name) or epoch_means(epochs, values)
     if len(values) >= 4 * len(means[0]) or len(means[0]) < 3:  # otherwise single steps add little to the means
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=0.8)
     if len(means[0]):
@@ -40,9 +40,9 @@ def _draw_train(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> Non
         axes.plot(*means, color=BLUE, label=label, **_marker(len(means[0])))
 
 
-def _means_between_evaluations(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray] | None:
+def means_between_evaluations(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the mean over the training steps before each evaluation, at their midpoint, so that it does not lag."""
-    ends, values = _points(rows, "val", f"train_{name}")
+    ends, values = points(rows, "val", f"train_{name}")
     if not len(values):
         return None
     evaluated = np.unique([0.0, *(row["epoch"] for row in rows if row["split"] == "val" and row["epoch"] is not None)])
@@ -50,7 +50,7 @@ def _means_between_evaluations(rows: Sequence[Mapping[str, Any]], name: str) -> 
     return (starts + ends) / 2, values
 
 
-def _epoch_means(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def epoch_means(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of the logged steps in each epoch, at the mean of their positions."""
     numbers = np.ceil(epochs)  # the step that ends an epoch belongs to it
     inside = [numbers == number for number in np.unique(numbers)]
@@ -64,12 +64,12 @@ def _are_of_epochs(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _draw_val(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, kept_step: int | None) -> None:
-    epochs, values = _points(rows, "val", name)
+    epochs, values = points(rows, "val", name)
     if not len(values):
         return
     axes.plot(epochs, values, color=ORANGE, label="val", **_marker(len(values)))
     kept = [row for row in rows if kept_step is not None and row["step"] == kept_step]
-    for epoch, value in zip(*_points(kept, "val", name), strict=True):
+    for epoch, value in zip(*points(kept, "val", name), strict=True):
         star = {"markersize": 12, "color": ORANGE, "markeredgecolor": "white", "zorder": 5}
         axes.plot(epoch, value, "*", label=f"kept: {METRICS[name].text(value)}, epoch {epoch:.1f}", **star)
 
@@ -93,7 +93,7 @@ def _finish_curve(axes: Axes, metric: Metric) -> None:
 
 
 def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    epochs, values = _points(rows, "train", "lr")
+    epochs, values = points(rows, "train", "lr")
     if len(values):
         axes.plot(epochs, values, color=GREY, **_marker(len(values)))
         axes.set_ylim(bottom=0)
@@ -109,14 +109,14 @@ def _say_that_empty(axes: Axes) -> None:
     axes.text(0.5, 0.5, "nothing logged yet", ha="center", transform=axes.transAxes, color=GREY)
 
 
-def _points(rows: Sequence[Mapping[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+def points(rows: Sequence[Mapping[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the epochs and finite values of one curve."""
-    points = [
+    found = [
         (row["epoch"], row[name])
         for row in rows
         if row["split"] == split and row.get("epoch") is not None and row.get(name) is not None
     ]
-    curve = np.array([point for point in points if math.isfinite(point[1])], dtype=float).reshape(-1, 2)
+    curve = np.array([point for point in found if math.isfinite(point[1])], dtype=float).reshape(-1, 2)
     return curve[:, 0], curve[:, 1]
 
 

@@ -75,17 +75,7 @@ class Summary:
             "training_step_bytes": self.step_bytes,
             "device": self.device,
             "latency_seconds": {str(size): seconds for size, seconds in self.latency.items()},
-            "layers": [
-                {
-                    "name": layer.name,
-                    "type": layer.kind,
-                    "output_shape": layer.output_shape,
-                    "parameters": layer.num_parameters,
-                    "trainable_parameters": layer.num_trainable,
-                    "flops": layer.flops,
-                }
-                for layer in self.layers
-            ],
+            "layers": [layer.as_json() for layer in self.layers],
         }
 
 

@@ -1,19 +1,19 @@
-"""Draws the plots of a run from its folder alone, so that they can be redrawn any time without its images or model."""
+"""Draws the report of a run from its folder alone, so that it can be made again without its images or model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distcls.errors import MissingInputError
 from distcls.files.atomic import read_json
-from distcls.inference.metrics import NUM_BINS, calibration_error
+from distcls.inference.metrics import calibration_error
 from distcls.report.calibration import plot_calibration
 from distcls.report.confusion import plot_confusion
+from distcls.report.counting import calibration_bins, confusion_matrix
 from distcls.report.curves import plot_curves
 from distcls.report.pictures import plot_images, prediction_title
+from distcls.report.run_page.page import write_run_page
 from distcls.runs.results import Pictures, Predictions, load_pictures, load_predictions
 from distcls.runs.tracking.metrics_file import read_metrics
 
@@ -21,18 +21,26 @@ HEADINGS = {
     "train_batch": "Training images, as the model saw them",
     "predictions": "Predictions on the {split} split",
     "worst_mistakes": "The most confident mistakes on the {split} split",
+    "gradcam": "Where the model saw the class that it predicted (Grad-CAM)",
+    "filters": "Filters of the first layer: grey is 0, brighter is positive",
+    "feature_maps": "Feature maps of one image, from the first layers to the last",
 }
 """The headings of the pages of images, by the name under which a run stores them."""
 
 
 def write_report(run_dir: Path) -> list[str]:
-    """Draw plots/ and return the file names: curves, training images, and plots of the predictions on test (or val).
+    """Write report.html and draw plots/; return the files: curves, training images, and those about test (or val).
 
-    For an unfinished run, only the curves can be drawn. Raises MissingInputError if there is nothing to draw, and
-    DiskError if plots/ cannot be written.
+    For an unfinished run, there are only the curves and what is known of the data. Raises MissingInputError if there is
+    nothing to draw, and DiskError if the run is damaged or its folder cannot be written.
     """
     if not (run_dir / "metrics.csv").exists():
         raise MissingInputError(f"{run_dir} has no metrics.csv yet, so there is nothing to draw.")
+    write_run_page(run_dir)
+    return ["report.html", *(f"plots/{name}" for name in _draw_plots(run_dir))]
+
+
+def _draw_plots(run_dir: Path) -> list[str]:
     folder = run_dir / "plots"
     kept_step = (_read_json(run_dir / "kept.json") or {}).get("step")
     plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png", kept_step)
@@ -56,30 +64,13 @@ def _draw_predictions(run_dir: Path, folder: Path) -> list[str]:
         drawn += ["confusion_matrix.png", "calibration.png"]
     for name, pictures in load_pictures(run_dir).items():
         if name in HEADINGS:
-            captions, colors = list(pictures.captions), None
+            captions, colors = list(pictures.captions) or [""] * len(pictures.pixels), None
             if found is not None and pictures.places:
                 captions, colors = _captions(pictures, found, class_names)
             heading = HEADINGS[name].format(split=split)
             plot_images(pictures.pixels, captions, folder / f"{name}.png", heading, colors)
             drawn.append(f"{name}.png")
     return drawn
-
-
-def confusion_matrix(found: Predictions, num_classes: int) -> np.ndarray:
-    """Return the confusion matrix, int64 (C, C), with one row per true class."""
-    pairs = np.bincount(found.labels * num_classes + found.preds, minlength=num_classes**2)
-    return pairs.reshape(num_classes, num_classes)
-
-
-def calibration_bins(found: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, for equal bins of confidence, its sum and the numbers of correct and of all images; (bins,) each."""
-    bins = np.clip(np.ceil(found.confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-    right = bins[found.preds == found.labels]
-    return (
-        np.bincount(bins, found.confidence, minlength=NUM_BINS),
-        np.bincount(right, minlength=NUM_BINS),
-        np.bincount(bins, minlength=NUM_BINS),
-    )
 
 
 def _captions(pictures: Pictures, found: Predictions, class_names: list[str]) -> tuple[list[str], list[str]]:

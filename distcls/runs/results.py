@@ -21,13 +21,14 @@ from PIL import Image
 from distcls.errors import DiskError
 from distcls.files.atomic import read_json, replacing, write_json
 
-THUMBNAIL = 160
-"""Longest side, in pixels, of a stored picture."""
+THUMBNAIL, SMALL_THUMBNAIL = 160, 96
+"""Longest side, in pixels, of a stored picture; of one on a sheet of more than MANY."""
+MANY = 64
 LOSSLESS = 64
 """Pictures up to this many pixels a side are stored losslessly, as PNG; larger ones as JPEG."""
-QUALITIES = (92, 80, 60, 40, 20)
-LARGEST_SHEET = 900_000
-"""Bytes. A larger JPEG gets the next lower quality, so that three sheets stay below 3 MB."""
+QUALITIES = (92, 80, 60, 40, 20, 10)
+LARGEST = 2_700_000
+"""Bytes of all sheets together. One that takes more than its share of what is left gets a lower quality."""
 
 
 @dataclass
@@ -60,6 +61,26 @@ class Pictures:
     """Positions in the split; empty if that means nothing."""
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A file with many thumbnails, each at the top left of its cell."""
+
+    content: bytes
+    """A PNG or JPEG file."""
+    columns: int
+    cell: tuple[int, int]
+    """Height and width, in pixels, of each thumbnail's place on the sheet."""
+    sizes: Sequence[tuple[int, int]]
+    """Height and width of each thumbnail."""
+    captions: Sequence[str]
+    places: Sequence[int]
+    """See `Pictures`."""
+
+    def corners(self) -> list[tuple[int, int]]:
+        """Return the top and left of each thumbnail."""
+        return _corners(len(self.sizes), self.columns, *self.cell)
+
+
 def save_predictions(run_dir: Path, split: str, predictions: Predictions) -> None:
     """Write predictions/SPLIT.npz atomically. Raises DiskError."""
     path = run_dir / "predictions" / f"{split}.npz"
@@ -82,11 +103,14 @@ def load_predictions(run_dir: Path, split: str) -> Predictions | None:
 
 
 def save_pictures(run_dir: Path, pictures: Mapping[str, Pictures]) -> None:
-    """Write sheets of thumbnails, pictures/NAME.png or .jpg. Raises DiskError."""
+    """Write sheets of thumbnails, pictures/NAME.png or .jpg: 3 MB at most in all. Raises DiskError."""
     folder = run_dir / "pictures"
+    index, room = {}, LARGEST
     try:
         folder.mkdir(exist_ok=True)
-        index = {name: _save_sheet(folder, name, some) for name, some in pictures.items()}
+        for place, (name, some) in enumerate(pictures.items()):
+            index[name], size = _save_sheet(folder, name, some, room // (len(pictures) - place))
+            room -= size
         write_json(folder / "index.json", index)
     except OSError as error:
         raise DiskError(f"cannot write {folder}: {error.strerror or error}. Make room, then run again.") from error
@@ -94,24 +118,39 @@ def save_pictures(run_dir: Path, pictures: Mapping[str, Pictures]) -> None:
 
 def load_pictures(run_dir: Path) -> dict[str, Pictures]:
     """Return all pictures of a run, by name; none if it has not finished."""
+    return {name: _cut(sheet) for name, sheet in load_sheets(run_dir).items()}
+
+
+def load_sheets(run_dir: Path) -> dict[str, Sheet]:
+    """Return all pictures of a run as they are stored, by name; none if it has not finished."""
     folder = run_dir / "pictures"
     if not (folder / "index.json").exists():
         return {}
-    index = read_json(folder / "index.json")
-    return {name: _load_sheet(folder, entry) for name, entry in index.items()}
+    return {
+        name: Sheet(
+            (folder / Path(entry["file"]).name).read_bytes(),
+            entry["columns"],
+            tuple(entry["cell"]),
+            [tuple(size) for size in entry["sizes"]],
+            entry["captions"],
+            entry["places"],
+        )
+        for name, entry in read_json(folder / "index.json").items()
+    }
 
 
-def _save_sheet(folder: Path, name: str, pictures: Pictures) -> dict:
-    """Write a sheet, and return its entry in the index."""
-    thumbnails = [_thumbnail(pixels) for pixels in pictures.pixels]
+def _save_sheet(folder: Path, name: str, pictures: Pictures, most_bytes: int) -> tuple[dict, int]:
+    """Write a sheet; return its entry in the index, and its size in bytes."""
+    longest = THUMBNAIL if len(pictures.pixels) <= MANY else SMALL_THUMBNAIL
+    thumbnails = [_thumbnail(pixels, longest) for pixels in pictures.pixels]
     height, width = (max((t.shape[side] for t in thumbnails), default=1) for side in (0, 1))
     columns = math.ceil(math.sqrt(max(len(thumbnails), 1)))
     sheet = np.full((math.ceil(max(len(thumbnails), 1) / columns) * height, columns * width, 3), 255, np.uint8)
     for (top, left), thumbnail in zip(_corners(len(thumbnails), columns, height, width), thumbnails, strict=True):
         sheet[top : top + thumbnail.shape[0], left : left + thumbnail.shape[1]] = thumbnail
-    suffix = "png" if max(height, width) <= LOSSLESS else "jpg"
-    (folder / f"{name}.{suffix}").write_bytes(_encode(Image.fromarray(sheet), suffix))
-    return {
+    content, suffix = _encode(Image.fromarray(sheet), max(height, width) <= LOSSLESS, most_bytes)
+    (folder / f"{name}.{suffix}").write_bytes(content)
+    entry = {
         "file": f"{name}.{suffix}",
         "columns": columns,
         "cell": [height, width],
@@ -119,40 +158,41 @@ def _save_sheet(folder: Path, name: str, pictures: Pictures) -> dict:
         "captions": list(pictures.captions),
         "places": [int(place) for place in pictures.places],
     }
+    return entry, len(content)
 
 
-def _load_sheet(folder: Path, entry: Mapping) -> Pictures:
-    with Image.open(folder / Path(entry["file"]).name, formats=("PNG", "JPEG")) as image:
-        sheet = np.asarray(image.convert("RGB"))
-    corners = _corners(len(entry["sizes"]), entry["columns"], *entry["cell"])
-    pixels = [
-        sheet[top : top + height, left : left + width]
-        for (top, left), (height, width) in zip(corners, entry["sizes"], strict=True)
+def _cut(sheet: Sheet) -> Pictures:
+    with Image.open(io.BytesIO(sheet.content), formats=("PNG", "JPEG")) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    cut = [
+        pixels[top : top + height, left : left + width]
+        for (top, left), (height, width) in zip(sheet.corners(), sheet.sizes, strict=True)
     ]
-    return Pictures(pixels, entry["captions"], entry["places"])
+    return Pictures(cut, sheet.captions, sheet.places)
 
 
 def _corners(number: int, columns: int, height: int, width: int) -> list[tuple[int, int]]:
-    """Return the top and left of each thumbnail on its sheet."""
     return [(index // columns * height, index % columns * width) for index in range(number)]
 
 
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
-    if max(pixels.shape[:2]) <= THUMBNAIL:
+def _thumbnail(pixels: np.ndarray, longest: int) -> np.ndarray:
+    if max(pixels.shape[:2]) <= longest:
         return pixels
     image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.thumbnail((longest, longest))
     return np.asarray(image)
 
 
-def _encode(sheet: Image.Image, suffix: str) -> bytes:
+def _encode(sheet: Image.Image, lossless: bool, most_bytes: int) -> tuple[bytes, str]:
+    """Return the file and its suffix: PNG if that is asked for and small enough, else a JPEG of fitting quality."""
     file = io.BytesIO()
-    if suffix == "png":
+    if lossless:
         sheet.save(file, "PNG", optimize=True)
-        return file.getvalue()
+        if file.tell() <= most_bytes:
+            return file.getvalue(), "png"
     for quality in QUALITIES:
         file = io.BytesIO()
         sheet.save(file, "JPEG", quality=quality, subsampling=0)
-        if file.tell() <= LARGEST_SHEET:
+        if file.tell() <= most_bytes:
             break
-    return file.getvalue()
+    return file.getvalue(), "jpg"

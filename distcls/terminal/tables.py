@@ -14,6 +14,8 @@ from distcls.files.atomic import printable
 MOST_CLASSES = 10
 """Classes in a table: if there are more, it shows the worst."""
 
+INTERVAL = "95 % interval"
+
 LONGEST_NAME = 30
 """Terminal cells that a class name may take."""
 
@@ -77,16 +79,23 @@ def summary_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def full_table(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table of all metrics, with a row for each metric and a column for each split."""
+    """Return the lines of a table of all metrics, with a row for each metric and a column for each split.
+
+    A split whose values have "intervals" gets a second column for them.
+    """
     shown = _found_in(columns)
     indent = max((len(metric.title) for metric in shown), default=0) + 1
-    return [
-        " " * indent + "".join(f"{title:>10}" for title in columns),
-        *(
-            f"{metric.title:<{indent}}" + "".join(f"{_text(metric, values):>10}" for values in columns.values())
-            for metric in shown
-        ),
-    ]
+    head, lines = " " * indent, [f"{metric.title:<{indent}}" for metric in shown]
+    for title, values in columns.items():
+        head += f"{title:>10}" + (f"{INTERVAL:>20}" if "intervals" in values else "")
+        for i, metric in enumerate(shown):
+            lines[i] += f"{_text(metric, values):>10}" + _interval(metric, values)
+    return [head.rstrip(), *(line.rstrip() for line in lines)]
+
+
+def _interval(metric: Metric, values: Mapping[str, Any]) -> str:
+    found = values.get("intervals", {}).get(metric.name)
+    return "" if found is None else f"{' to '.join(metric.text(value) for value in found):>20}"
 
 
 def class_table(by_class: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:

@@ -5,32 +5,33 @@ Plots are drawn afterwards, from the run folder alone (report/run_report.py).
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 import shlex
+from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from distcls.config.wording import count
 from distcls.data.augmentation.batchwise import Augmentation
-from distcls.data.loading.loader import train_batches
 from distcls.data.split import Data, Split
 from distcls.errors import DivergedError, Preempted
 from distcls.inference.classifier import Classifier, write_model
 from distcls.inference.evaluator import Evaluator
+from distcls.inference.intervals import summarize
 from distcls.inference.metrics import SplitMetrics, worst_confusions
+from distcls.inference.model_description import describe_model
 from distcls.inference.probabilities import Probabilities
 from distcls.models.weights import load_weights
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
 from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
 from distcls.training.checkpoint import Checkpoints
+from distcls.training.pictures import choose_pictures, explain_pictures, first_images, picture_layers
 from distcls.training.state import TrainState
 from distcls.training.watch import WENT_BAD
 
-NUM_PICTURES = 36
+EXPLAINED = "explained.json"
+"""File of a run folder: its model's layers, size and speed, and why its report lacks something."""
 
 
 def finish(
@@ -51,7 +52,7 @@ def finish(
     module = state.eval_module
     if state.position.best_step is not None:
         load_weights(module, checkpoints.read_best(state.position.best_step))
-    classifier = Classifier(module, run.config, data.class_names, data.decoding)
+    classifier = Classifier(module, run.config, data.class_names, data.decoding, tta=run.config.train.tta)
     measured, kept = {}, {}
     for split in (data.val, data.test):
         if split is not None:
@@ -73,7 +74,7 @@ def finish(
         if name == "test":
             run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **metrics.scores)
     write_model(run.dir / "model", classifier, run.config)
-    summaries = {name: metrics.summary(data.class_names) for name, metrics in measured.items()}
+    summaries = {name: summarize(metrics, data.class_names) for name, metrics in measured.items()}
     run.write_json("metrics.json", summaries)
     for split in data.splits():
         if split.name in measured:
@@ -81,7 +82,8 @@ def finish(
             rounded = kept[split.name].describe()
             if rounded is not None:
                 run.progress.note(f"predictions/{split.name}.npz has probabilities {rounded}, to save space")
-    save_pictures(run.dir, _choose_pictures(data, measured, first_images(data, plan, augment, run)))
+    pictures = choose_pictures(data, measured, first_images(data, plan, augment, run))
+    explain(run, classifier, data, measured, pictures)
     run.write_json("kept.json", {"step": state.position.best_step})
     skipped = state.position.skipped_steps
     if skipped:
@@ -114,47 +116,32 @@ def _predictions(split: Split, metrics: SplitMetrics, kept: Probabilities) -> Pr
     )
 
 
-def _choose_pictures(
-    data: Data, measured: dict[str, SplitMetrics], batch: tuple[np.ndarray, list[str]]
-) -> dict[str, Pictures]:
-    """Return training images as the model saw them, and from test (or val) a sample and the most confident mistakes."""
-    pictures = {"train_batch": Pictures(list(batch[0]), batch[1])}
-    split = data.test or data.val
-    if split is None:
-        return pictures
-    metrics = measured[split.name]
-    some = np.linspace(0, len(split) - 1, min(NUM_PICTURES, len(split))).astype(int)
-    wrong = np.flatnonzero(metrics.preds != split.labels)
-    worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_PICTURES]
-    for name, chosen in (("predictions", some), ("worst_mistakes", worst)):
-        if len(chosen):
-            pictures[name] = Pictures([split.image(int(i)) for i in chosen], places=chosen.tolist())
-    return pictures
+def explain(
+    run: RunFolder,
+    classifier: Classifier,
+    data: Data,
+    measured: dict[str, SplitMetrics],
+    pictures: dict[str, Pictures],
+) -> None:
+    """Write what the report shows of the model and of its pictures: explained.json and pictures/.
 
-
-def first_images(data: Data, plan: BatchPlan, augment: Augmentation, run: RunFolder) -> tuple[np.ndarray, list[str]]:
-    """Return images of the first micro-batches as the model saw them, uint8 (n, H, W, 3), and their classes.
-
-    A batch is a function of the plan, so it can be rebuilt after the run.
+    A model of a user's own may have no feature maps, or fail when it is taken apart: its report then says so.
     """
-    take_turns = run.config.augment.mixup and run.config.augment.cutmix
-    most = NUM_PICTURES // 3 if take_turns else NUM_PICTURES  # of one micro-batch
-    few_steps = dataclasses.replace(plan, total_steps=NUM_PICTURES)
-    batches = train_batches(data.train, few_steps, run.config.augment, run.processes.device, workers=0, start=0)
-    pixels: list[np.ndarray] = []
-    titles: list[str] = []
-    for batch in itertools.chain.from_iterable(batches):
-        images, targets = augment(batch)
-        shown = slice(min(most, NUM_PICTURES - len(pixels)))
-        pixels.extend(augment.normalize.undo(images[shown].float()).cpu().numpy())
-        shares, classes = targets[shown].topk(2, 1) if targets.ndim == 2 else (None, batch.labels[shown, None])
-        titles += [_title(data.class_names, classes[i].tolist(), shares, i) for i in range(len(classes))]
-        if len(pixels) == NUM_PICTURES:
-            break
-    return np.stack(pixels), titles
+    left_out: dict[str, str] = {}
 
+    def attempt(name: str, make: Callable[[], dict]) -> dict:
+        try:
+            return make()
+        except Exception as error:
+            left_out[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return {}
 
-def _title(class_names: list[str], classes: list[int], shares: torch.Tensor | None, i: int) -> str:
-    if shares is None or shares[i, 1] < 0.005:
-        return class_names[classes[0]]
-    return "\n".join(f"{share:.0%} {class_names[c]}" for c, share in zip(classes, shares[i].tolist(), strict=True))
+    split = data.test or data.val
+    explained = {}
+    if split is not None:
+        preds, shown = measured[split.name].preds, dict(pictures)
+        explained = attempt("gradcam", lambda: explain_pictures(classifier, split, preds, shown))
+    layers = attempt("layers", lambda: picture_layers(classifier, (split or data.train).image(0)))
+    save_pictures(run.dir, {**pictures, **explained, **layers})
+    model = attempt("model", lambda: describe_model(classifier, run.config.model.name))
+    run.write_json(EXPLAINED, {"model": model, "left_out": left_out})

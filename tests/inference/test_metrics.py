@@ -15,7 +15,8 @@ CONFUSION = np.array([[3, 1, 0], [0, 2, 0], [2, 0, 0]])
 def split_metrics() -> SplitMetrics:
     bins, images = np.zeros(15), np.zeros(8)
     values = measure(CONFUSION, np.array([4.0, 5.0, 6.0]), 8, bins, bins)
-    return SplitMetrics(values, measure_classes(CONFUSION), CONFUSION, bins, bins, bins, images, images)
+    by_class, means = measure_classes(CONFUSION), np.zeros((8, 3))
+    return SplitMetrics(values, by_class, CONFUSION, bins, bins, bins, images, images, images, images, means)
 
 
 def test_the_table_and_the_formulas_name_the_same_metrics():

@@ -28,7 +28,7 @@ def losses_of(logits, labels):
 
 
 def measure(logits, labels, batch_size: int, num_classes: int | None = None):
-    sums = SplitSums(num_classes or logits.shape[1], len(labels), batch_size)
+    sums = SplitSums(num_classes or logits.shape[1], labels.numpy(), batch_size)
     for batch, first in enumerate(range(0, len(labels), batch_size)):
         part = slice(first, first + batch_size)
         sums.update(batch, logits[part], labels[part], losses_of(logits[part], labels[part]))
@@ -107,7 +107,7 @@ def test_ranks_add_up_to_the_bits_of_one_process(world_size):
     """Rank r counts batches r, r + W …; states are summed in any order, and nothing changes."""
     logits, labels = make_predictions(403, 10, 10)
     losses, batch_size = losses_of(logits, labels), 64
-    ranks = [SplitSums(10, 403, batch_size) for _ in range(world_size)]
+    ranks = [SplitSums(10, labels.numpy(), batch_size) for _ in range(world_size)]
     for batch, first in enumerate(range(0, 403, batch_size)):
         part = slice(first, first + batch_size)
         ranks[batch % world_size].update(batch, logits[part], labels[part], losses[part])
@@ -117,12 +117,21 @@ def test_ranks_add_up_to_the_bits_of_one_process(world_size):
             setattr(total, name, getattr(total, name) + getattr(rank, name))
     one, many = measure(logits, labels, batch_size), total.compute()
     assert many.values == one.values
-    for name in ("confusion", "bin_confidence", "bin_correct", "bin_count", "preds", "confidence"):
+    for name in (
+        "confusion",
+        "bin_confidence",
+        "bin_correct",
+        "bin_count",
+        "preds",
+        "confidence",
+        "in_top5",
+        "image_means",
+    ):
         assert np.array_equal(getattr(many, name), getattr(one, name))
 
 
 def test_a_rank_without_a_batch_adds_nothing():
-    sums = SplitSums(4, 10, 16)
+    sums = SplitSums(4, np.zeros(10, int), 16)
     assert all(not getattr(sums, name).any() for name in sums._defaults)
 
 

@@ -72,7 +72,8 @@ def line_chart(
 ) -> Markup:
     """Return a card with a chart, its legend and the data for the page's script.
 
-    Points that are not finite are left out. text: formats a value of y for people, beside the axis too. from_zero: y starts at 0. log: if all y are positive.
+    Points that are not finite are left out. text: formats a value of y for people, beside the axis too. from_zero: y
+    starts at 0. log: if all y are positive.
     """
     drawn = [(line, *_finite(line)) for line in lines]
     drawn = [(line, x, y) for line, x, y in drawn if len(x)]

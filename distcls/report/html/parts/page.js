@@ -47,7 +47,7 @@ for (const chart of document.querySelectorAll(".chart")) {
 document.addEventListener("pointerover", event => {
   const about = event.target.closest?.("[data-tip]");
   if (about) showTip(event, about.dataset.tip.split("\n").map(line => element("div", line)));
-  else if (!event.target.closest?.(".chart svg")) tip.hidden = true;
+  else if (!event.target.closest?.(".chart svg, .heat")) tip.hidden = true;
 });
 
 // Tables: a click on a head sorts, a second one the other way round.
@@ -62,5 +62,51 @@ for (const button of document.querySelectorAll("table.sortable th button")) {
     th.setAttribute("aria-sort", down ? "descending" : "ascending");
     const compare = (a, b) => isNumber ? key(a) - key(b) : key(a).localeCompare(key(b), undefined, { numeric: true });
     body.append(...[...body.rows].sort((a, b) => down ? compare(b, a) : compare(a, b)));
+  });
+}
+
+// Confusions: a click on a cell, or on a count in the list, shows the images of that cell.
+for (const part of document.querySelectorAll(".confusion")) {
+  const data = JSON.parse(part.querySelector("script").textContent), shown = part.querySelector(".shown");
+  const heat = part.querySelector(".heat img");
+  const show = cell => {
+    const [i, j] = cell.split(",").map(Number), count = data.counts[cell];
+    if (count === undefined) return;
+    const title = i === j ? `${data.names[i]}, rightly predicted` : `${data.names[i]}, taken for ${data.names[j]}`;
+    const images = data.images[cell] ?? [], gallery = element("div", "", "gallery");
+    for (const image of images) {
+      const figure = document.createElement("figure"), caption = document.createElement("figcaption");
+      const thumb = element("span", "", image.class);
+      thumb.style.cssText = image.style;
+      for (const line of image.tip.split("\n")) {
+        const text = element("span", line, "dim");
+        text.title = line;
+        caption.append(text);
+      }
+      figure.append(thumb, caption);
+      gallery.append(figure);
+    }
+    const kept = images.length ? (images.length < count ? `${images.length} of ${count}` : `${count}`) : `${count}, none of them kept`;
+    shown.replaceChildren(element("h3", title), element("p", `Images: ${kept}`, "note"), gallery);
+    shown.hidden = false;
+    for (const button of part.querySelectorAll("[data-cell]")) button.classList.toggle("on", button.dataset.cell === cell);
+    shown.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  };
+  part.addEventListener("click", event => {
+    const button = event.target.closest("[data-cell]");
+    if (button) show(button.dataset.cell);
+  });
+  if (!heat) continue;
+  const cellAt = event => {
+    const box = heat.getBoundingClientRect(), n = part.querySelector(".heat").dataset.classes;
+    const index = (at, start, length) => Math.min(n - 1, Math.max(0, Math.floor((at - start) / length * n)));
+    return `${index(event.clientY, box.top, box.height)},${index(event.clientX, box.left, box.width)}`;
+  };
+  heat.addEventListener("click", event => show(cellAt(event)));
+  heat.addEventListener("pointerleave", () => { tip.hidden = true; });
+  heat.addEventListener("pointermove", event => {
+    const cell = cellAt(event), [i, j] = cell.split(",").map(Number);
+    const lines = [`true ${data.names[i]}`, `predicted ${data.names[j]}`, `${data.counts[cell] ?? "no or few"} images`];
+    showTip(event, lines.map(line => element("div", line)));
   });
 }

@@ -16,7 +16,7 @@ from distcls.data.loading.loader import train_batches
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Split
 from distcls.plan.batches import BatchPlan
-from distcls.training.finish import first_images
+from distcls.training.pictures import first_images
 
 CPU = torch.device("cpu")
 

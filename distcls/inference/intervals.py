@@ -1,0 +1,51 @@
+"""Says how sure the metrics of a split are, given how few images it has: bootstrap intervals.
+
+Efron's percentile bootstrap: images are drawn again and again with replacement, as many as there are, and 95 of 100 of
+the values that their metrics take lie inside the interval. It says nothing about other seeds, nor about other data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distcls.config.metrics import BEST_METRICS
+from distcls.inference.metrics import NUM_BINS, SplitMetrics, bin_of, measure
+
+LEVEL = 0.95
+MOST, LEAST = 1000, 100
+"""How often images are drawn: less often if there are many images or classes, whose intervals are narrow."""
+
+WORK = 2e7
+"""Images drawn in all. It keeps the time to a second or so."""
+
+
+def summarize(metrics: SplitMetrics, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return a split's entry in metrics.json: its metrics, those of its classes, and 95 % intervals by metric."""
+    return {**metrics.summary(class_names), "intervals": bootstrap_intervals(metrics)}
+
+
+def bootstrap_intervals(metrics: SplitMetrics) -> dict[str, list[float]]:
+    """Return [low, high] of each metric. The same metrics always give the same intervals."""
+    count, num_classes = len(metrics.labels), len(metrics.confusion)
+    repeats = int(np.clip(WORK / max(count, num_classes**2), LEAST, MOST))
+    cells = metrics.labels * num_classes + metrics.preds
+    bins = bin_of(metrics.confidence)
+    draw = np.random.default_rng(0)
+    found = np.empty((repeats, len(BEST_METRICS)))
+    for values in found:
+        rows = draw.integers(0, count, count)
+        confusion = np.bincount(cells[rows], minlength=num_classes**2).reshape(num_classes, num_classes)
+        right = metrics.labels[rows] == metrics.preds[rows]
+        drawn = measure(
+            confusion,
+            metrics.image_means[rows].sum(0),
+            int(metrics.in_top5[rows].sum()),
+            np.bincount(bins[rows], metrics.confidence[rows], minlength=NUM_BINS),
+            np.bincount(bins[rows][right], minlength=NUM_BINS),
+        )
+        values[:] = [drawn[name] for name in BEST_METRICS]
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return {name: [float(low[i]), float(high[i])] for i, name in enumerate(BEST_METRICS)}

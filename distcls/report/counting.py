@@ -1,0 +1,43 @@
+"""Counts a run's predictions: how often each class was taken for which, and how often each confidence was right."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distcls.inference.metrics import NUM_BINS
+from distcls.runs.results import Predictions
+
+
+def confusion_matrix(found: Predictions, num_classes: int) -> np.ndarray:
+    """Return the confusion matrix, int64 (C, C), with one row per true class."""
+    pairs = np.bincount(found.labels * num_classes + found.preds, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes)
+
+
+def calibration_bins(
+    found: Predictions, confidence: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for equal bins of confidence, its sum and the numbers of correct and of all images; (bins,) each.
+
+    confidence: (n,), if it is not that of the predictions, see `confidence_at`.
+    """
+    confidence = found.confidence if confidence is None else confidence
+    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    right = bins[found.preds == found.labels]
+    return (
+        np.bincount(bins, confidence, minlength=NUM_BINS),
+        np.bincount(right, minlength=NUM_BINS),
+        np.bincount(bins, minlength=NUM_BINS),
+    )
+
+
+def confidence_at(found: Predictions, temperature: float) -> np.ndarray | None:
+    """Return the confidence of each prediction if its logits were divided by a temperature, float64 (n,).
+
+    None if only the probabilities of some classes were kept.
+    """
+    if found.classes is not None:
+        return None
+    logits = np.log(np.maximum(found.probs.astype(np.float64), 1e-30)) / temperature
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return (weights / weights.sum(1, keepdims=True)).max(1)

@@ -1,0 +1,44 @@
+"""Writes report.html of a run from its folder alone: this needs neither its images nor its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distcls.report.html.page import write_page
+from distcls.report.run_page.about import (
+    config_section,
+    data_section,
+    environment_section,
+    model_section,
+    next_section,
+)
+from distcls.report.run_page.curves import curve_section
+from distcls.report.run_page.facts import read_run
+from distcls.report.run_page.pictures import picture_sections
+from distcls.report.run_page.results import (
+    calibration_section,
+    class_section,
+    confusion_section,
+    metric_section,
+    summary,
+)
+
+
+def write_run_page(run_dir: Path) -> None:
+    """Write report.html: what there is of the run, finished or not. Raises DiskError."""
+    facts = read_run(run_dir)
+    sections = [
+        metric_section(facts),
+        curve_section(facts),
+        confusion_section(facts),
+        *picture_sections(facts),
+        class_section(facts),
+        calibration_section(facts),
+        model_section(facts),
+        data_section(facts),
+        config_section(facts),
+        environment_section(facts),
+        next_section(facts),
+    ]
+    shown = [section for section in sections if section is not None]
+    write_page(run_dir / "report.html", facts.name, shown, summary(facts), "Training run")
