@@ -46,6 +46,10 @@ class Gallery:
         """Return uint8 (N, SIDE, SIDE, 3), each image squeezed into a square."""
         return np.concatenate([_pixels(split) for split in self.splits])
 
+    def blank(self) -> np.ndarray:
+        """Return a white picture."""
+        return np.full((self.picture_size, self.picture_size, 3), 255, np.uint8)
+
     def picture(self, i: int) -> np.ndarray:
         """Return the whole image, uint8 (S, S, 3), with borders if it is not square. Raises BadImageError."""
         for split in self.splits:

@@ -1,6 +1,6 @@
 """Estimates which labels are wrong from out-of-sample probabilities, by confident learning.
 
-Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021, arXiv 1911.00068:
+Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", arXiv 1911.00068 (2021):
 images that a model confidently puts in another class tell how often labels of each class are wrong, and with that, how
 many images to list. Two things differ, because networks that are right four times in five would list far too much
 (docs/audit.md has the numbers):
