@@ -26,6 +26,10 @@ COMMANDS = {
     "track": ("distcls.commands.track", "send a run to Weights & Biases, MLflow or Trackio"),
     "models": ("distcls.commands.models", "list models: built-in ones, and those of torchvision and timm"),
     "summary": ("distcls.commands.summary", "show a model's layers, parameters, FLOPs, memory and latency"),
+    "audit": (
+        "distcls.commands.audit",
+        "find probably wrong labels and near-duplicate images, with a page of pictures",
+    ),
     "check": ("distcls.commands.check", "find problems in a folder of images before training"),
     "doctor": ("distcls.commands.doctor", "check this machine: what it has, what is wrong, and how to fix it"),
     "config": ("distcls.commands.config", "config schema: print the JSON schema of configs, for editors"),

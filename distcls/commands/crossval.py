@@ -12,7 +12,7 @@ from distcls.commands.arguments import override, parse_train_arguments
 from distcls.config.settings import Config
 from distcls.errors import BadDataError, UsageError
 from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
-from distcls.sweeps.crossval import FoldRunner, report
+from distcls.sweeps.crossval import FoldRunner, fold_folders, report
 
 DEFAULTS = ("data.folds=5", "data.fold=0")
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
             "torchrun … -m distcls.train … data.fold=0, then data.fold=1, and so on"
         )
     stem = _folder_stem(config, options.config_path)
-    folders = [stem.with_name(f"{stem.name}-fold{fold}") for fold in range(config.data.folds or 0)]
+    folders = fold_folders(stem, config.data.folds or 0)
     folds = f"data.folds={config.data.folds}"
     all_words = [
         [*argv, folds, f"data.fold={fold}", override("run.dir", str(folder))] for fold, folder in enumerate(folders)

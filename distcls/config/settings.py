@@ -143,6 +143,11 @@ class DataConfig:
         maximum=1024,
         changes_run=False,
     )
+    exclude: str | None = setting(
+        None,
+        "File that names images to leave out, such as the audit.csv of distcls audit: a .csv file with a column image, "
+        "or one name per line, as in splits.json.",
+    )
     max_bad_fraction: float = setting(
         0.01,
         "Skip and report unreadable images up to this share; more is an error.",

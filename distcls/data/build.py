@@ -19,11 +19,12 @@ from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
 from distcls.data.decoding.random_crop import RandomCrop
+from distcls.data.exclusion import find_excluded
 from distcls.data.inspection.report import build_report, check_bad_fraction, check_classes
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import ArraySet, ImageSet, digest
-from distcls.data.split import Data, Split, split_without_bad
+from distcls.data.split import Data, Split, split_without
 from distcls.data.stratify import cut_splits
 from distcls.errors import UsageError, some_of
 
@@ -77,6 +78,7 @@ def build_data(
     image_sets = _open_once_per_machine(config, processes, least_classes)
     prints = {name: image_set.fingerprint() for name, image_set in image_sets.items()}
     _refuse_differences(processes, prints, f"{sum(map(len, image_sets.values())):,} images")
+    excluded = find_excluded(config, image_sets)
     decoding = choose_decoding(config, image_sets["train"])
     random_crop = crop and RandomCrop.of(decoding, crop)
     cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
@@ -93,12 +95,12 @@ def build_data(
     check_bad_fraction(config, image_sets, found)
     splits = {}
     for name, (source, rows) in cuts.items():
-        bad, of_set = found[source].bad, decoded[source, decodings[name]]
-        splits[name] = split_without_bad(
-            name, image_sets[source], rows, bad, of_set.pixels, decodings[name], of_set.in_memory
+        left_out, of_set = {*found[source].bad, *excluded.of(source)}, decoded[source, decodings[name]]
+        splits[name] = split_without(
+            left_out, name, image_sets[source], rows, of_set.pixels, decodings[name], of_set.in_memory
         )
     splits["train"].random_crop = random_crop
-    check_classes(list(splits.values()))
+    check_classes(list(splits.values()), excluded)
     data = Data(
         train=splits["train"],
         val=splits.get("val"),
@@ -107,7 +109,7 @@ def build_data(
         decoding=decoding,
         fingerprint=_fingerprint(image_sets["train"].class_names, prints, splits, found),
         listing_fingerprint=_fingerprint(image_sets["train"].class_names, prints, splits, {}),
-        report=build_report(config, decoding, list(splits.values()), image_sets, found),
+        report=build_report(config, decoding, list(splits.values()), image_sets, found, excluded),
     )
     data.report["split_fingerprints"] = {
         name: _of_split(splits[name], prints[source], found[source]) for name, (source, _) in cuts.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ LISTED_BY_NAME = 200_000  # images; for larger data sets, splits.json holds posi
 
 @dataclass
 class Split:
-    """Train, val or test: a subset of an image set, without its bad images."""
+    """Train, val or test: a subset of an image set, without its bad images and those that data.exclude names."""
 
     name: str
     image_set: ImageSet
@@ -63,20 +63,20 @@ class Split:
         self.__dict__.update(state, pixels=None if pixels is None else received(pixels))
 
 
-def split_without_bad(
+def split_without(
+    left_out: Collection[int],
     name: str,
     image_set: ImageSet,
     rows: np.ndarray,
-    bad: Mapping[int, str],
     pixels: np.ndarray | None,
     decoding: Decoding,
     in_memory: bool = True,
 ) -> Split:
-    """Return a split without its bad images.
+    """Return a split without these positions in its image set: bad images, and those that the user excludes.
 
     They are removed after the splits were cut, so that repairing one image moves no other into another split.
     """
-    good = rows[~np.isin(rows, list(bad))]
+    good = rows[~np.isin(rows, list(left_out))]
     return Split(name, image_set, good, image_set.labels[good], pixels, decoding, in_memory)
 
 

@@ -53,11 +53,12 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _also(check: DataCheck) -> str:
-    animations, ignored = check.num_animations, check.num_ignored
+    animations, ignored, excluded = check.num_animations, check.num_ignored, len(check.excluded)
     return "".join(
         [
             f"; {count(animations, 'animation')} (first frame)" if animations else "",
             f"; {count(ignored, 'other file')} ignored" if ignored else "",
+            f"; {excluded:,} excluded" if excluded else "",
         ]
     )
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from distcls.cluster import signals
-from distcls.errors import DiskError, Preempted
+from distcls.config.loading import read_config
+from distcls.errors import DiskError, MissingInputError, Preempted
 from distcls.files.atomic import read_json, write_json
 from distcls.terminal.tables import summary_table
 
@@ -25,6 +26,28 @@ PR_SET_PDEATHSIG = 1
 
 Metrics = Mapping[str, Mapping[str, Any]]
 """The content of metrics.json: {"val": {"accuracy": 0.98, …}, "test": {…}}."""
+
+
+def fold_folders(stem: Path, folds: int) -> list[Path]:
+    """Return the run folder of each fold of a cross-validation: runs/flowers-fold0 … for runs/flowers."""
+    return [stem.with_name(f"{stem.name}-fold{fold}") for fold in range(folds)]
+
+
+def runs_of(path: Path) -> list[Path]:
+    """Return a run folder as it is, or the folders of all folds if this is the name of a cross-validation.
+
+    Raises MissingInputError if a fold has not been run.
+    """
+    first = fold_folders(path, 1)[0] / "config.yaml"
+    if (path / "config.yaml").exists() or not first.exists():
+        return [path]
+    folders = fold_folders(path, read_config(first).data.folds or 1)
+    missing = [folder.name for folder in folders if not (folder / "config.yaml").exists()]
+    if missing:
+        raise MissingInputError(
+            f"{path} has no {', '.join(missing)} yet: run the same distcls crossval command again to resume it"
+        )
+    return folders
 
 
 class FoldRunner:

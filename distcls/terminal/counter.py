@@ -6,8 +6,7 @@ import math
 import time
 from typing import TextIO
 
-from distcls.terminal.columns import three_digits
-from distcls.terminal.columns import clock
+from distcls.terminal.columns import clock, three_digits
 from distcls.terminal.progress import count_fields
 from distcls.terminal.screens import Field, open_screen
 

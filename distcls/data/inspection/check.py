@@ -15,6 +15,7 @@ from distcls.data.cache.pixels import Limits, keep_findings
 from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
+from distcls.data.exclusion import Exclusion, find_excluded
 from distcls.data.inspection.duplicates import equal_rows
 from distcls.data.inspection.examine import Inspected, inspect
 from distcls.data.inspection.report import (
@@ -28,7 +29,7 @@ from distcls.data.inspection.report import (
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import ImageSet
-from distcls.data.split import Split, split_without_bad
+from distcls.data.split import Split, split_without
 from distcls.data.stratify import cut_splits
 
 LISTED_SHAPES = 100  # in JSON: a million photographs have thousands of shapes
@@ -63,10 +64,11 @@ class DataCheck:
     decoding: Decoding
     image_sets: dict[str, ImageSet]
     splits: list[Split]
-    """The splits as training would cut them, without bad images; train comes first."""
+    """The splits as training would cut them, without bad images and those of data.exclude; train comes first."""
     found: dict[str, Inspected]
     """The findings, by the name of the image set."""
     copies: list[Copies]
+    excluded: Exclusion
 
     @property
     def class_names(self) -> list[str]:
@@ -142,7 +144,7 @@ class DataCheck:
         found = []
         if head := too_many_bad(self.config, len(self.bad_files), self.num_images):
             found.append(f"{head}. {how_to_go_on(len(self.bad_files), self.num_images)}")
-        if problem := nothing_to_learn(self.splits):
+        if problem := nothing_to_learn(self.splits, self.excluded):
             found.append(problem)
         return found
 
@@ -160,7 +162,7 @@ class DataCheck:
             found.append(
                 f"{_images(conflicts)} in more than one class: some of these labels are wrong. Keep only the right ones"
             )
-        return [*found, *too_little(self.splits)]
+        return [*found, *self.excluded.warnings(), *too_little(self.splits)]
 
     def as_json(self) -> dict[str, Any]:
         """Return all findings as JSON types, for programs."""
@@ -182,6 +184,7 @@ class DataCheck:
             },
             "num_animations": self.num_animations,
             "num_ignored_files": self.num_ignored,
+            "num_excluded": len(self.excluded),
             "image_size": self.decoding.image_size,
             "resize": self.decoding.resize,
             "normalize": self.normalize,
@@ -209,6 +212,7 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
     """
     limits = Limits.of(config)
     image_sets = open_image_sets(config)
+    excluded = find_excluded(config, image_sets)
     decoding = choose_decoding(config, image_sets["train"])
     cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
     found: dict[str, Inspected] = {}
@@ -221,9 +225,10 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
         keep_findings(image_set, decoding, limits, cache_folder(config), *findings)
     splits, digests = [], []
     for name, (source, rows) in cuts.items():
-        splits.append(split_without_bad(name, image_sets[source], rows, found[source].bad, None, decoding))
+        left_out = {*found[source].bad, *excluded.of(source)}
+        splits.append(split_without(left_out, name, image_sets[source], rows, None, decoding))
         digests.append(found[source].digests[splits[-1].rows])
-    return DataCheck(config, decoding, image_sets, splits, found, _find_copies(splits, digests))
+    return DataCheck(config, decoding, image_sets, splits, found, _find_copies(splits, digests), excluded)
 
 
 def _of_all(

@@ -11,6 +11,7 @@ from distcls.config.settings import DataConfig
 from distcls.config.wording import count
 from distcls.data.cache.pixels import Decoded
 from distcls.data.decoding.decode import Decoding
+from distcls.data.exclusion import Exclusion
 from distcls.data.inspection.examine import Inspected
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import ImageSet
@@ -30,8 +31,9 @@ def build_report(
     splits: list[Split],
     image_sets: Mapping[str, ImageSet],
     decoded: Mapping[str, Decoded],
+    excluded: Exclusion,
 ) -> dict[str, Any]:
-    """Return counts per split and class, ignored and bad files, animations and warnings, all as JSON types."""
+    """Return counts per split and class, ignored, bad and excluded files, animations and warnings, as JSON types."""
     folders = [image_set for image_set in image_sets.values() if isinstance(image_set, FolderSet)]
     return {
         "name": config.name,
@@ -44,8 +46,9 @@ def build_report(
             split.pixels.nbytes for split in splits if split.pixels is not None and split.name in image_sets
         ),
         "splits": {split.name: count_images(split) for split in splits},
-        "warnings": too_little(splits),
+        "warnings": [*excluded.warnings(), *too_little(splits)],
         "num_ignored_files": sum(folder.num_ignored for folder in folders),
+        "num_excluded": len(excluded),
         "num_animations": sum(of_set.num_animations for of_set in decoded.values()),
         "bad_files": list_bad_files(image_sets, decoded),
     }
@@ -114,24 +117,26 @@ def how_to_go_on(num_bad: int, total: int) -> str:
     return f"Repair or remove {these}, or allow that many: data.max_bad_fraction={_rounded_up(num_bad / total)}"
 
 
-def check_classes(splits: list[Split]) -> None:
-    """Raise BadDataError if a split, or a class in train, has no image that can be decoded."""
-    if problem := nothing_to_learn(splits):
+def check_classes(splits: list[Split], excluded: Exclusion) -> None:
+    """Raise BadDataError if a split, or a class in train, has no image that can be decoded and is not excluded."""
+    if problem := nothing_to_learn(splits, excluded):
         raise BadDataError(problem)
 
 
-def nothing_to_learn(splits: list[Split]) -> str | None:
-    """Return the problem if a split, or a class in train, has no image that can be decoded, else None."""
+def nothing_to_learn(splits: list[Split], excluded: Exclusion) -> str | None:
+    """Return the problem if a split, or a class in train, has no image left to use, else None."""
+    fewer = ", or exclude fewer images (data.exclude)" if len(excluded) else ""
     for split in splits:
         if len(split) == 0:
-            return f"the {split.name} split has no readable image. Repair its images, or remove it"
+            left = " left" if fewer else ""
+            return f"the {split.name} split has no readable image{left}. Repair its images, or remove it{fewer}"
     counts = count_images(splits[0])["per_class"]
     missing = [name for name, number in counts.items() if number == 0]
     if not missing:
         return None
     return (
         f"no readable training images in {count(len(missing), 'class')}: {some_of(missing, SHOWN)}. "
-        f"Add images, or remove {'this class' if len(missing) == 1 else 'these classes'}"
+        f"Add images, or remove {'this class' if len(missing) == 1 else 'these classes'}{fewer}"
     )
 
 

@@ -60,12 +60,18 @@ def describe(
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
     left_out = f"; {num_bad} unreadable skipped, see data_report.json" if num_bad else ""
+    num_excluded = data.report["num_excluded"]
+    excluded = f"; {num_excluded:,} excluded" if num_excluded else ""
     num_ignored = data.report["num_ignored_files"]
     ignored = f"; {count(num_ignored, 'other file')} ignored" if num_ignored else ""
     return [
         *_describe_preset(config),
         ("data", config.data.root or config.data.name),
-        ("split", ", ".join(f"{split.name} {len(split):,}" for split in data.splits()) + f" images{left_out}{ignored}"),
+        (
+            "split",
+            ", ".join(f"{split.name} {len(split):,}" for split in data.splits())
+            + f" images{left_out}{excluded}{ignored}",
+        ),
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
         *_describe_balance(config, data),
         *(("warning", warning) for warning in data.report["warnings"]),

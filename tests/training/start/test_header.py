@@ -31,7 +31,8 @@ def make_data(num_classes=3, in_memory=True, val=40, ignored=0) -> Data:
         rows = np.arange(first, last)
         return Split(name, image_set, rows, image_set.labels[rows], images if in_memory else None, Decoding(8))
 
-    report = {"bad_files": [], "num_ignored_files": ignored, "warnings": [] if val >= 30 else [f"val has {val} images"]}
+    report = {"bad_files": [], "num_excluded": 0, "num_ignored_files": ignored}
+    report["warnings"] = [] if val >= 30 else [f"val has {val} images"]
     return Data(split("train", 0, 50), split("val", 50, 50 + val), None, names, Decoding(8), "f", report)
 
 

@@ -1,0 +1,46 @@
+"""`distcls audit RUN`: lists images whose labels are probably wrong, and images that occur more than once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distcls.commands.arguments import TRUST, Parser, check_can_write, override
+from distcls.runs.opening import check_run_folder, opened_run
+from distcls.sweeps.crossval import runs_of
+from distcls.terminal.progress import Progress
+
+
+def main(argv: Sequence[str]) -> int:
+    """Audit the images of a run or of the folds of a cross-validation; write a page, and CSV files for data.exclude."""
+    parser = Parser(
+        prog="distcls audit",
+        description="List images whose labels are probably wrong, judged by a model that was not trained on them, and "
+        "images that occur more than once, above all in different splits or classes. Writes audit.html, and audit.csv "
+        "for data.exclude.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="the name of a crossval, such as runs/flowers, whose folds predicted every image; or run folders, which "
+        "predicted only their val and test images",
+    )
+    parser.add_argument("--data", metavar="DIR", help="where the images are now")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write to; default: RUN-audit beside the first run"
+    )
+    parser.add_argument("--trust", action="store_true", help=TRUST)
+    options = parser.parse_args(argv)
+    run_dirs = [run_dir for name in options.runs for run_dir in runs_of(Path(name))]
+    for run_dir in run_dirs:
+        check_run_folder(run_dir)
+    first = Path(options.runs[0])
+    output = options.output or first.with_name(f"{first.name}-audit")
+    check_can_write(output)
+    moved = [] if options.data is None else [override("data.root", options.data)]
+    with opened_run(run_dirs[0], ["data"], moved, options.trust) as config:
+        from distcls.sweeps.audit.audit import audit_runs
+
+        audit_runs(run_dirs, config.data, output, Progress())
+    return 0

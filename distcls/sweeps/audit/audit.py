@@ -1,0 +1,125 @@
+"""Audits the images of a run or of a cross-validation: the steps, in order."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from distcls.config.settings import DataConfig
+from distcls.config.wording import count
+from distcls.errors import DiskError
+from distcls.files.atomic import printable
+from distcls.inference.classifier import read_task
+from distcls.sweeps.audit.findings import Finding, Findings, write_findings, write_pairs
+from distcls.sweeps.audit.gallery import Gallery, open_gallery
+from distcls.sweeps.audit.label_errors import find_label_errors
+from distcls.sweeps.audit.near_duplicates import find_near_duplicates
+from distcls.sweeps.audit.out_of_fold import load_out_of_fold
+from distcls.sweeps.audit.page import write_audit_page
+from distcls.terminal.progress import Progress
+
+SHOWN = 10
+"""Findings of each kind on the terminal."""
+
+
+def audit_runs(run_dirs: Sequence[Path], config: DataConfig, folder: Path, progress: Progress) -> Findings:
+    """Print what is wrong with the images of these runs; write audit.html, audit.csv and duplicates.csv to the folder.
+
+    config: where the images are. Raises what the steps raise, and DiskError if the folder cannot be written.
+    """
+    predicted = load_out_of_fold(run_dirs)
+    size = read_task(run_dirs[0])[1].image_size or 0
+    gallery = open_gallery(
+        config, size, predicted, run_dirs[0], lambda done, total: progress.working("decoding images", done, total)
+    )
+    errors = find_label_errors(predicted.labels, predicted.probs)
+    pairs = find_near_duplicates(
+        gallery.squares(), lambda done, total: progress.working("comparing images", done, total)
+    )
+    findings = Findings(gallery, errors, pairs)
+    exclude = findings.to_exclude()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"cannot create {folder}: {error.strerror}") from error
+    write_findings(exclude, folder / "audit.csv")
+    write_pairs(findings, folder / "duplicates.csv")
+    commands = _commands(run_dirs, gallery, folder)
+    write_audit_page(findings, folder, run_dirs[0].name, _summary(findings, len(run_dirs)), commands)
+    _print(findings, exclude, run_dirs, folder, progress)
+    for command in commands:
+        progress.note(f"  {command}")
+    return findings
+
+
+def _summary(findings: Findings, num_runs: int) -> str:
+    """Return what the page says first."""
+    gallery, listed, pairs = findings.gallery, len(findings.errors.listed), findings.pairs
+    audited = len(gallery.predicted)
+    of_all = "all" if audited == len(gallery) else f"{audited:,} of"
+    return (
+        f"{count(listed, 'label')} of {audited:,} {_is(listed)} probably wrong ({listed / max(audited, 1):.1%}); "
+        f"{count(len(pairs), 'pair')} of images show nearly the same picture, {len(findings.leaks()):,} of them in "
+        f"different splits and {len(findings.conflicts()):,} with different labels. The labels of {of_all} "
+        f"{len(gallery):,} images could be judged, by {count(num_runs, 'run')} that had not been trained on them."
+    )
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _print(
+    findings: Findings, exclude: Sequence[Finding], run_dirs: Sequence[Path], folder: Path, progress: Progress
+) -> None:
+    gallery, audited = findings.gallery, len(findings.gallery.predicted)
+    listed, conflicts, leaks = len(findings.errors.listed), findings.conflicts(), findings.leaks()
+    progress.header(
+        [
+            (
+                "audited",
+                f"the labels of {audited:,} of {count(len(gallery), 'image')}, by {count(len(run_dirs), 'run')}",
+            ),
+            ("labels", f"{listed:,} probably wrong ({listed / max(audited, 1):.1%})"),
+            (
+                "pairs",
+                f"{len(findings.pairs):,} near-duplicates: {len(conflicts):,} with different labels, {len(leaks):,} "
+                "more in different splits",
+            ),
+            ("page", str(folder / "audit.html")),
+        ]
+    )
+    errors = [f"{one.image}: {one.label}, probably {one.suggested}" for one in exclude[:listed]]
+    duplicates = [f"{one.image}: {one.reason}" for one in exclude[listed:]]
+    for title, lines in (("probable label errors", errors), ("near-duplicates to leave out", duplicates)):
+        if lines:
+            progress.note(f"\n{title}")
+            for line in lines[:SHOWN]:
+                progress.note(printable(f"  {line}"))
+            if len(lines) > SHOWN:
+                progress.note(f"  and {len(lines) - SHOWN:,} more in {folder / 'audit.csv'}")
+    progress.note("")
+    if audited < len(gallery):
+        progress.warning(
+            f"the other {len(gallery) - audited:,} images were trained on, so their labels cannot be judged: "
+            "the folds of a cross-validation judge all of them"
+        )
+    progress.note("next")
+
+
+def _commands(run_dirs: Sequence[Path], gallery: Gallery, folder: Path) -> list[str]:
+    """Return what to type next."""
+    config = shlex.quote(str(run_dirs[0] / "config.yaml"))
+    name = run_dirs[0].name.partition("-fold")[0]
+    commands = []
+    if len(gallery.predicted) < len(gallery):
+        folds = shlex.quote(f"{name}-folds")
+        commands += [
+            f"distcls crossval -c {config} run.dir=null --name {folds} data.test_fraction=0",
+            f"distcls audit runs/{folds}",
+        ]
+    again = shlex.quote(f"{name}-clean")
+    exclude = shlex.quote(str(folder / "audit.csv"))
+    folds = " data.folds=null data.fold=null" if len(run_dirs) > 1 else ""
+    return [*commands, f"distcls train -c {config} run.dir=null --name {again}{folds} data.exclude={exclude}"]

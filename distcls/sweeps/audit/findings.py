@@ -1,0 +1,154 @@
+"""Turns what an audit found into lists for people and for data.exclude."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from distcls.data.exclusion import IMAGE_COLUMN
+from distcls.errors import DiskError
+from distcls.files.atomic import write_text
+from distcls.sweeps.audit.gallery import Gallery
+from distcls.sweeps.audit.label_errors import LabelErrors
+from distcls.sweeps.audit.near_duplicates import Pair
+
+LABEL_ERROR = "label error"
+"""The reason of a finding that is no duplicate."""
+
+KEPT_FIRST = ("test", "val")
+"""Of near-duplicates in two splits, the image in the first of these is kept."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An image that should perhaps be left out."""
+
+    image: str
+    label: str
+    suggested: str
+    """Another label for it; empty if there is none to suggest."""
+    score: float
+    """From 0 to 1: LabelErrors.scores, or Pair.similarity."""
+    reason: str
+
+
+assert fields(Finding)[0].name == IMAGE_COLUMN
+
+
+@dataclass
+class Findings:
+    """Everything that an audit found."""
+
+    gallery: Gallery
+    errors: LabelErrors
+    """About gallery.predicted, the images that were predicted."""
+    pairs: list[Pair]
+    """Positions in the gallery."""
+
+    def listed(self) -> list[int]:
+        """Return the positions in the gallery of images whose label is probably wrong, the most probable first."""
+        return self.gallery.predicted[self.errors.listed].tolist()
+
+    def is_leak(self, pair: Pair) -> bool:
+        """True if the two images are in different splits, or in different folds."""
+        return self.gallery.places[pair.first] != self.gallery.places[pair.second]
+
+    def is_conflict(self, pair: Pair) -> bool:
+        """True if the two images have different labels."""
+        return bool(self.gallery.labels[pair.first] != self.gallery.labels[pair.second])
+
+    def conflicts(self) -> list[Pair]:
+        """Return the pairs with different labels, of which at least one is wrong."""
+        return [pair for pair in self.pairs if self.is_conflict(pair)]
+
+    def leaks(self) -> list[Pair]:
+        """Return the other pairs in different splits or folds."""
+        return [pair for pair in self.pairs if self.is_leak(pair) and not self.is_conflict(pair)]
+
+    def others(self) -> list[Pair]:
+        """Return the pairs in one split with the same label."""
+        return [pair for pair in self.pairs if not self.is_leak(pair) and not self.is_conflict(pair)]
+
+    def label_of(self, image: int) -> str:
+        """Return the name of the label that an image was given."""
+        return self.gallery.class_names[self.gallery.labels[image]]
+
+    def to_exclude(self) -> list[Finding]:
+        """Return what data.exclude should leave out: probable label errors, then of near-duplicates all but one."""
+        found, names = self._label_errors(), set(self.listed())
+        scores = np.full(len(self.gallery), np.nan)
+        scores[self.gallery.predicted] = self.errors.scores
+        for pair in [*self.conflicts(), *self.leaks()]:
+            for image, other in self._to_leave_out(pair, scores):
+                if image not in names:
+                    names.add(image)
+                    found.append(self._duplicate(image, other, pair))
+        return found
+
+    def _label_errors(self) -> list[Finding]:
+        names = self.gallery.class_names
+        return [
+            Finding(
+                self.gallery.names[image],
+                self.label_of(image),
+                names[self.errors.suggested[row]],
+                round(float(self.errors.scores[row]), 4),
+                LABEL_ERROR,
+            )
+            for image, row in zip(self.listed(), self.errors.listed.tolist(), strict=True)
+        ]
+
+    def _to_leave_out(self, pair: Pair, scores: np.ndarray) -> list[tuple[int, int]]:
+        """Return (image, the other one) for the images of a pair to leave out."""
+        both = [(pair.second, pair.first), (pair.first, pair.second)]
+        if not self.is_conflict(pair):
+            ranks = [_rank(self.gallery.places[image]) for image, _ in both]
+            return [both[0] if ranks[0] >= ranks[1] else both[1]]
+        first, second = scores[pair.first], scores[pair.second]
+        if np.isnan(first) or np.isnan(second) or first == second:
+            return both  # nobody knows which label is wrong
+        return [both[0] if second > first else both[1]]
+
+    def _duplicate(self, image: int, other: int, pair: Pair) -> Finding:
+        conflict = self.is_conflict(pair)
+        what = f"labelled {self.label_of(other)}" if conflict else f"in {self.gallery.places[other]}"
+        reason = f"near-duplicate of {self.gallery.names[other]}, {what}"
+        suggested = self.label_of(other) if conflict else ""
+        return Finding(self.gallery.names[image], self.label_of(image), suggested, round(pair.similarity, 4), reason)
+
+
+def _rank(place: str) -> int:
+    return KEPT_FIRST.index(place) if place in KEPT_FIRST else len(KEPT_FIRST)
+
+
+def write_findings(found: Sequence[Finding], path: Path) -> None:
+    """Write the CSV file that data.exclude takes. Raises DiskError."""
+    _write_csv(path, [field.name for field in fields(Finding)], map(astuple, found))
+
+
+def write_pairs(findings: Findings, path: Path) -> None:
+    """Write a CSV file with all near-duplicates. Raises DiskError."""
+    head = ["image", "label", "place", "other", "other_label", "other_place", "similarity", "mirrored"]
+    _write_csv(path, head, (_pair_row(findings, pair) for pair in findings.pairs))
+
+
+def _pair_row(findings: Findings, pair: Pair) -> tuple[object, ...]:
+    gallery = findings.gallery
+    images = [(gallery.names[i], findings.label_of(i), gallery.places[i]) for i in (pair.first, pair.second)]
+    return (*images[0], *images[1], round(pair.similarity, 4), "yes" if pair.is_mirrored else "no")
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Iterator[tuple[object, ...]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    try:
+        write_text(path, text.getvalue())
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
