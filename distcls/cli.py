@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": ("distcls.commands.evaluate", "evaluate a trained model on a split of its data"),
     "predict": ("distcls.commands.predict", "classify images with a trained model"),
     "report": ("distcls.commands.report", "redraw a run's plots from its folder alone"),
+    "track": ("distcls.commands.track", "send a run to Weights & Biases, MLflow or Trackio"),
     "models": ("distcls.commands.models", "list models: built-in ones, and those of torchvision and timm"),
     "summary": ("distcls.commands.summary", "show a model's layers, parameters, FLOPs, memory and latency"),
     "check": ("distcls.commands.check", "find problems in a folder of images before training"),

@@ -29,6 +29,20 @@ def differences(old: Config, new: Config, everything: bool = False) -> list[Diff
     return list(_changes(old, new, everything))
 
 
+def settings_by_path(config: Config) -> dict[str, Any]:
+    """Return all settings as plain values by their dotted paths, in their usual order."""
+    return {path: as_plain(config.at(path)) for path in _paths(config)}
+
+
+def _paths(section: Any, path: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _paths(value, join(path, field.name))
+        else:
+            yield join(path, field.name)
+
+
 def _changes(old: Any, new: Any, everything: bool, path: str = "") -> Iterator[Difference]:
     for field in dataclasses.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)

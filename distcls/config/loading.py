@@ -74,7 +74,12 @@ def with_preset(config: Config, name: str) -> Config:
 def _on_recipe(config: Config, name: str) -> Config:
     root = read_yaml(PRESET_FOLDER / f"{name}.yaml")
     recipe = _section(Config, root, "", Mistakes())
-    values = {path: recipe.at(path) for path in _leaves(root) if not config.is_given(path)}
+    open_paths = [path for path in _leaves(root) if not config.is_given(path)]
+    # A section that is off cannot be changed in part: it is taken whole.
+    whole = {
+        parent for parent, _, _ in (path.rpartition(".") for path in open_paths) if parent and config.at(parent) is None
+    }
+    values = {path: recipe.at(path) for path in [*whole, *open_paths] if path.rpartition(".")[0] not in whole}
     if any(map(config.is_given, LENGTHS)):
         values = {path: value for path, value in values.items() if path not in LENGTHS}
     if config.is_given("model.freeze"):
@@ -92,8 +97,8 @@ def _leaves(root: Given, kind: type = Config, path: str = "") -> Iterator[str]:
     if kind is AugmentConfig and (root.text == OFF or _is_off(root)):
         yield from (join(path, name) for name in hints_of(kind) if name != "normalize")
     for key, given in root.value.items() if isinstance(root.value, dict) else ():
-        hint = hints_of(kind).get(key)
-        if is_section(hint):
+        hint, may_be_off = split_optional(hints_of(kind).get(key))
+        if is_section(hint) and not (may_be_off and (given.value is None or not given.value)):
             yield from _leaves(given, hint, join(path, key))
         else:
             yield join(path, key)

@@ -513,7 +513,9 @@ class RunConfig:
     dir: str | None = setting(None, "Run folder; the default is runs/NAME.", changes_run=False)
     name: str | None = setting(None, "Name of the run; --name NAME sets it.", changes_run=False)
     trackers: list[str] = setting(
-        ["tensorboard"], "Trackers to send metrics to, in addition to metrics.csv.", changes_run=False
+        ["tensorboard"],
+        "Trackers to send the run to, in addition to metrics.csv: tensorboard, wandb, mlflow, trackio.",
+        changes_run=False,
     )
     hang_timeout: float = setting(
         600.0,

@@ -137,6 +137,8 @@ class RunFolder:
                 self._write_about()
             except OSError as error:
                 raise DiskError(f"cannot write to {self.dir}: {error}") from error
+        if self.tracker is not None:
+            self.tracker.start_senders()
         self.processes.expect_progress(self.config.run.hang_timeout)
 
     def leave_before_training(self, signal_name: str) -> None:

@@ -27,6 +27,7 @@ from distcls.models.weights import load_weights
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
 from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
+from distcls.runs.tracking.sender import problems
 from distcls.training.checkpoint import Checkpoints
 from distcls.training.state import TrainState
 from distcls.training.watch import WENT_BAD
@@ -95,12 +96,15 @@ def finish(
             "different weights."
         )
     folder = shlex.quote(str(run.dir))
+    for problem in problems(run.dir, run.config.run.trackers):
+        run.progress.warning(f"{problem}: distcls track {folder} sends the rest later")
     last = measured.get("test") or measured.get("val")
     measured_on = "" if data.test else " --split val" if data.val else " --split train"
     run.progress.finish(
         summaries,
         worst_confusions(last.confusion, data.class_names) if last is not None else [],
-        f"distcls eval {folder}{measured_on}\ndistcls predict {folder} IMAGE…\ntensorboard --logdir {folder}/tb",
+        f"distcls eval {folder}{measured_on}\ndistcls predict {folder} IMAGE…"
+        + (f"\ntensorboard --logdir {folder}/tb" if "tensorboard" in run.config.run.trackers else ""),
     )
 
 

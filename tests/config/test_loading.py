@@ -237,3 +237,23 @@ def test_a_config_cannot_be_changed_once_it_is_read() -> None:
 )
 def test_absurd_numbers_are_out_of_range(override: str) -> None:
     assert "at most" in message(override)
+
+
+@pytest.mark.parametrize(
+    ("given", "scale", "ratio"),
+    [
+        ([], [0.35, 1.0], [3 / 4, 4 / 3]),
+        (["augment.random_resized_crop.ratio=[0.9, 1.1]"], [0.35, 1.0], [0.9, 1.1]),
+        (["augment.random_resized_crop={scale: [0.5, 1]}"], [0.5, 1.0], [3 / 4, 4 / 3]),
+        (["augment.random_resized_crop={}"], [0.08, 1.0], [3 / 4, 4 / 3]),
+    ],
+)
+def test_what_is_given_of_a_section_replaces_only_that_of_the_preset(given, scale, ratio):
+    crop = load_config(None, ["preset=balanced", *given]).augment.random_resized_crop
+    assert crop is not None and (crop.scale, crop.ratio) == (scale, ratio)
+
+
+def test_a_section_that_is_turned_off_stays_off_with_a_preset():
+    assert (
+        load_config(None, ["preset=balanced", "augment.random_resized_crop=null"]).augment.random_resized_crop is None
+    )

@@ -31,7 +31,7 @@ def photographs(ranks):
 
 def test_photographs_are_fine_tuned_by_default(ranks, photographs):
     output = ranks.run("train", "--data", "photos", "train.num_epochs=3", *SMALL)
-    assert "balanced, the default for photographs (--preset none is without any)" in output
+    assert "balanced, the default for photographs (turn it off with --preset none)" in output
     assert "weights from timm/tf_efficientnet_lite0.in1k: 294 of 296 tensors" in output
     run = ranks.folder / "runs" / "photos"
     assert len(read_json(run / "weights.json")["sha256"]) == 64

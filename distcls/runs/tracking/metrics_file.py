@@ -87,13 +87,18 @@ class MetricsFile:
         The shorter file is written next to the old one and renamed over it: a kill leaves one or the other.
         """
         rows = ((cells, _parse(self._columns, cells)) for cells in _read_cells(self._path, self._columns))
-        last = {"train": step, "val": evaluated_step, "test": -1}
-        kept = [cells for cells, row in rows if row["step"] <= last.get(row["split"], step)]
+        kept = [cells for cells, row in rows if is_covered(row, step, evaluated_step)]
         try:
             write_bytes(self._path, b"".join(_csv_line(cells) for cells in [self._columns, *kept]))
         except OSError as error:
             raise _cannot_write(self._path, error) from error
         return [_parse(self._columns, cells) for cells in kept]
+
+
+def is_covered(row: Row, step: int, evaluated_step: int) -> bool:
+    """True if a run that resumes from the checkpoint of `step` keeps this row, and does not write it again."""
+    last = {"train": step, "val": evaluated_step, "test": -1}
+    return row["step"] <= last.get(row["split"], step)
 
 
 def read_metrics(path: str | Path) -> list[Row]:

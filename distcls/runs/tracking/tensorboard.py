@@ -7,14 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from distcls.config.metrics import TRAIN_MEANS
-from distcls.runs.tracking.metrics_file import TEXT_COLUMNS, Row
-
-TAGS = {
-    **{name: name for name in ("epoch", "lr", "grad_norm")},
-    **{name: f"{metric.name}/train_mean" for name, metric in TRAIN_MEANS.items()},
-}
-"""Columns that do not depend on the split, so that their tag needs no "/train"; the others are "column/split"."""
+from distcls.runs.tracking.metrics_file import Row
+from distcls.runs.tracking.rows import numbers_of
 
 
 class TensorBoard:
@@ -46,10 +40,8 @@ class TensorBoard:
 
     def _add(self, row: Row) -> None:
         writer, seconds = self._open(), datetime.fromisoformat(row["time"]).timestamp()
-        for name, value in row.items():
-            if name not in (*TEXT_COLUMNS, "step") and isinstance(value, int | float):
-                tag = TAGS.get(name, f"{name}/{row['split']}")
-                writer.add_scalar(tag, value, row["step"], walltime=seconds)
+        for tag, value in numbers_of(row).items():
+            writer.add_scalar(tag, value, row["step"], walltime=seconds)
 
     def _open(self) -> Any:
         # Imported at first use, because importing TensorBoard takes seconds.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distcls.errors import UsageError
 from distcls.runs.tracking.metrics_file import MetricsFile
+from distcls.runs.tracking.sender import SERVICES, start_sender
 from distcls.runs.tracking.tensorboard import TensorBoard
 
 TRACKERS = {"tensorboard": TensorBoard}
-"""Trackers that `run.trackers` can name: classes with TensorBoard's methods, constructed with the run folder."""
+"""Trackers that are files in the run folder, written while it trains: classes with TensorBoard's methods."""
 
 
 class Tracker:
@@ -22,14 +25,22 @@ class Tracker:
 
     def __init__(self, run_dir: str | Path, trackers: list[str]) -> None:
         check_trackers(trackers)
+        self._run_dir, self._names = Path(run_dir), trackers
         self.metrics = MetricsFile(Path(run_dir) / "metrics.csv")
-        self._trackers = [TRACKERS[name](Path(run_dir)) for name in trackers]
+        self._trackers = [TRACKERS[name](Path(run_dir)) for name in trackers if name in TRACKERS]
+        self._senders: dict[str, subprocess.Popen] = {}
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Record one row of named numbers, as MetricsFile.append takes it."""
         logged = self.metrics.append(row)
         for tracker in self._trackers:
             tracker.log(logged)
+
+    def start_senders(self) -> None:
+        """Start the processes that send rows to services."""
+        for name in self._names:
+            if name in SERVICES and name not in self._senders:
+                self._senders[name] = start_sender(self._run_dir, name)
 
     def truncate(self, step: int, evaluated_step: int) -> None:
         """Remove the rows after `step`, evaluations after `evaluated_step`, and the test's, which comes last.
@@ -45,16 +56,22 @@ class Tracker:
         self.metrics.sync()
 
     def close(self) -> None:
-        """Write what is still buffered."""
+        """Write what is still buffered, and let the processes that send rows come to their end by themselves."""
         for tracker in self._trackers:
             tracker.close()
+        for sender in self._senders.values():
+            assert sender.stdin is not None
+            sender.stdin.close()
+        self._senders.clear()
 
 
 def check_trackers(names: list[str]) -> None:
     """Raise UsageError if a name in `run.trackers` is unknown."""
     for name in names:
-        if name not in TRACKERS:
+        if name not in TRACKERS and name not in SERVICES:
             raise UsageError(
-                f"run.trackers names {name!r}, which is not a tracker: give {', '.join(TRACKERS)}. "
+                f"run.trackers names {name!r}, which is not a tracker: give {', '.join([*TRACKERS, *SERVICES])}. "
                 "metrics.csv is always written; run.trackers=[] writes nothing else."
             )
+        if name in SERVICES and importlib.util.find_spec(name) is None:
+            raise UsageError(f"run.trackers names {name}, which is not installed: pip install {name}, or leave it out.")

@@ -90,8 +90,8 @@ def describe(
 def _describe_preset(config: Config) -> list[tuple[str, str]]:
     if config.preset not in PRESETS:
         return []
-    why = "" if config.is_given("preset") else ", the default for photographs (--preset none is without any)"
-    return [("preset", f"{config.preset}{why}: {PRESET_FOLDER / config.preset}.yaml")]
+    why = "" if config.is_given("preset") else ", the default for photographs (turn it off with --preset none)"
+    return [("preset", f"{config.preset}{why}, from {PRESET_FOLDER / config.preset}.yaml")]
 
 
 def _frozen_parts(model: ModelConfig, plan: BatchPlan) -> dict[str, tuple[str, int]]:

@@ -58,18 +58,28 @@ SMALLEST_BATCH = {"fast": 64, "balanced": 16, "best": 16, "scratch": 32}
 
 
 class Scale(NamedTuple):
-    """Settings for data sets from a certain size on."""
+    """Settings for data sets from a certain size on.
+
+    Few images move the lower layers and the statistics in directions of their own, and lose what ImageNet taught: so
+    the head learns fast and long by itself, and then little more than the last block follows.
+    """
 
     least_images: int
     """For training."""
     batch: int
-    """How many times larger the batch is than for small data sets; the learning rate grows by the root of it."""
+    """How many times larger the batch is than for small data sets."""
+    lr: float
+    """How many times larger the learning rate of the head is than in the preset, for the smallest batch."""
     layer_decay: float
+    freeze_until: str
     freeze_statistics: bool
-    """Few images move the lower layers and the statistics in directions of their own, and lose what ImageNet taught."""
 
 
-SCALES = (Scale(20_000, 8, 0.9, False), Scale(2_000, 4, 0.75, False), Scale(0, 1, 0.5, True))
+SCALES = (
+    Scale(20_000, 8, 1, 0.9, "25%", False),
+    Scale(2_000, 4, 1, 0.75, "25%", False),
+    Scale(0, 1, 6, 0.1, "40%", True),
+)
 
 EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 10, 3_000), "best": (6, 20, 6_000), "scratch": (30, 200, 60_000)}
 """For each preset the fewest and most epochs, and how many images training should see if that lies between them."""
@@ -175,17 +185,22 @@ def _with_scale(config: Config, image_sets: ImageSets) -> Config:
     values: dict[str, Any] = {}
     if not config.is_given("train.global_batch_size"):
         values["train.global_batch_size"] = SMALLEST_BATCH[config.preset] * scale.batch
-        if not config.is_given("optim.lr"):
-            values["optim.lr"] = config.optim.lr * math.sqrt(scale.batch)
+    is_fine_tuned = config.preset in ("balanced", "best")
+    if not config.is_given("optim.lr"):
+        batch = values.get("train.global_batch_size", config.train.global_batch_size)
+        growth = math.sqrt(batch / SMALLEST_BATCH[config.preset])
+        values["optim.lr"] = config.optim.lr * growth * (scale.lr if is_fine_tuned else 1)
     if not any(map(config.is_given, LENGTHS)):
         fewest, most, images = EPOCHS[config.preset]
         values["train.num_epochs"] = float(min(max(math.ceil(images / num_images), fewest), most))
-    if config.preset in ("balanced", "best"):
-        decay, freeze = (
-            ("optim.layer_decay", scale.layer_decay),
-            ("model.freeze_statistics", scale.freeze_statistics and config.model.starts_trained),
-        )
-        values |= {path: value for path, value in (decay, freeze) if not config.is_given(path)}
+    if is_fine_tuned:
+        chosen = {
+            "optim.layer_decay": scale.layer_decay,
+            "model.freeze_statistics": scale.freeze_statistics and config.model.starts_trained,
+        }
+        if not config.is_given("model.freeze"):  # which leaves the preset's freeze_until out
+            chosen["model.freeze_until"] = scale.freeze_until
+        values |= {path: value for path, value in chosen.items() if not config.is_given(path)}
     return config.replaced(values)
 
 

@@ -114,11 +114,18 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     config = settled(photographs)
     assert config.train.num_epochs == epochs
     assert config.train.global_batch_size == (64 if count == 3000 else 16)
-    assert config.optim.lr == pytest.approx(1e-3 if count == 3000 else 5e-4)
-    assert config.model.freeze_statistics == (count < 2000) and config.optim.layer_decay == (
-        0.5 if count < 2000 else 0.75
-    )
-    assert settled(photographs, "train.global_batch_size=8").optim.lr == 5e-4
+    few = count < 2000
+    assert config.optim.lr == pytest.approx(3e-3 if few else 1e-3)
+    assert config.model.freeze_statistics == few and config.optim.layer_decay == (0.1 if few else 0.75)
+    assert config.model.freeze_until == ("40%" if few else "25%")
+    assert settled(photographs, "train.global_batch_size=4").optim.lr == pytest.approx((3e-3 if few else 5e-4) / 2)
+
+
+def test_what_is_given_of_the_rates_stays(photographs):
+    given = ["optim.layer_decay=0.5", "model.freeze_until=1 epoch", "optim.lr=0.01", "train.global_batch_size=64"]
+    config = settled(photographs, *given)
+    assert (config.optim.layer_decay, config.model.freeze_until, config.optim.lr) == (0.5, "1 epoch", 0.01)
+    assert settled(photographs, "model.freeze=[conv_stem]").model.freeze_until == "0 steps"
 
 
 def test_better_weights_are_taken_if_they_are_here_or_soon_will_be(photographs, monkeypatch):

@@ -1,0 +1,213 @@
+"""Sends a run's final rows to a tracking service, in a process of its own, so that training never waits for a network.
+
+Training starts one such process for each service (RunFolder.begin) and holds the other end of its stdin, which closes
+when the run ends, however it ends. Rows are sent once a checkpoint covers them, so nothing has to be taken back after
+a kill. What was sent is kept in the run folder, trackers/NAME.json, with the id under which a resumed run continues.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from distcls.config.differences import settings_by_path
+from distcls.config.loading import read_config
+from distcls.errors import DistclsError, MissingInputError
+from distcls.files.atomic import write_json
+from distcls.runs.status import is_finished, read_object
+from distcls.runs.tracking.rows import covered_rows, numbers_of, test_row
+from distcls.runs.tracking.services.mlflow_server import MLflow
+from distcls.runs.tracking.services.service import MODEL, About, Service
+from distcls.runs.tracking.services.trackio_store import Trackio
+from distcls.runs.tracking.services.weights_and_biases import WeightsAndBiases
+
+SERVICES: dict[str, type[Service]] = {"wandb": WeightsAndBiases, "mlflow": MLflow, "trackio": Trackio}
+"""Services that `run.trackers` can name."""
+
+FOLDER = "trackers"
+
+POLL = 2.0
+"""Seconds between two looks at the run folder."""
+
+RETRY = 30.0
+"""Seconds before the next attempt after a service could not be reached."""
+
+SECONDS_TO_END = 600.0
+"""Limit for what is left to send after training has ended; `distcls track` sends the rest."""
+
+SECONDS_FOR_REPORT = 60.0
+"""How long a finished run may take to draw its plots."""
+
+
+def start_sender(run_dir: Path, name: str) -> subprocess.Popen:
+    """Start the process that sends a run to a service while it trains. It ends by itself after its stdin is closed.
+
+    It has a session of its own, so that Ctrl-C does not end it before the last rows are sent.
+    """
+    (run_dir / FOLDER).mkdir(exist_ok=True)
+    with (run_dir / FOLDER / f"{name}.log").open("ab") as log:
+        words = [sys.executable, "-m", "distcls", "track", str(run_dir), "--tracker", name, "--follow"]
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+
+
+def state_file(run_dir: Path, name: str) -> Path:
+    """Return the file that says what a service has been sent."""
+    return run_dir / FOLDER / f"{name}.json"
+
+
+class Sender:
+    """Sends one run to one service. A context manager that keeps others from sending the same rows meanwhile."""
+
+    def __init__(self, run_dir: Path, name: str) -> None:
+        self.run_dir, self.name = run_dir, name
+        self.state: dict[str, Any] = read_object(state_file(run_dir, name))
+        self.problem: str | None = None
+        self._service: Service | None = None
+        self._next_attempt = 0.0
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Sender:
+        (self.run_dir / FOLDER).mkdir(exist_ok=True)
+        self._lock = (self.run_dir / FOLDER / f".{self.name}.lock").open("w")
+        end = time.monotonic() + SECONDS_TO_END
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise MissingInputError(f"another process is sending {self.run_dir} to {self.name}") from error
+                time.sleep(POLL)
+        self.state = read_object(state_file(self.run_dir, self.name))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows the service has."""
+        return self.state.get("rows", 0)
+
+    def catch_up(self) -> int:
+        """Send the rows that have become final, and return their number. A service that fails is tried again later."""
+        rows = covered_rows(self.run_dir)
+        if len(rows) <= self.rows or time.monotonic() < self._next_attempt:
+            return 0
+
+        def send(service: Service) -> int:
+            new = rows[self.rows :]
+            service.send(new, self.rows)
+            self._keep(rows=len(rows))
+            return len(new)
+
+        return self._attempt(send) or 0
+
+    def end(self) -> None:
+        """Send the files and final metrics of a finished run, and wait until all is sent or kept by the library."""
+        self._next_attempt = 0.0
+        if is_finished(self.run_dir) and not self.state.get("ended") and self.problem is None:
+            last = test_row(self.run_dir)
+            self._attempt(lambda service: service.end(numbers_of(last) if last else {}, self._files()))
+            if self.problem is None:
+                self._keep(ended=True)
+        if self._service is not None:
+            self._attempt(lambda service: service.close())
+
+    def _attempt(self, act: Callable[[Service], Any]) -> Any:
+        """Return what an act on the service returns; None, and note the problem, if it fails.
+
+        Raises the errors of distcls, such as that for a library that is not installed.
+        """
+        try:
+            if self._service is None:
+                self._service = self._connect()
+            result = act(self._service)
+        except DistclsError:
+            raise
+        except Exception as error:  # each library raises errors of its own
+            self.problem = f"{type(error).__name__}: {error}".strip()
+            self._keep(problem=self.problem)
+            self._next_attempt = time.monotonic() + RETRY
+            self._service = None  # the next connection asks what has arrived
+            print(f"{self.name}: {self.problem}", file=sys.stderr, flush=True)
+            return None
+        if self.problem is not None or "problem" in self.state:
+            self.problem = None
+            self.state.pop("problem", None)
+            self._keep()
+        return result
+
+    def _connect(self) -> Service:
+        settings = settings_by_path(read_config(self.run_dir / "config.yaml"))
+        about = About(self.run_dir, self.run_dir.resolve().name, settings, self.state)
+        service = SERVICES[self.name](about)
+        sent = service.sent()
+        self._keep(ended=False, **({} if sent is None else {"rows": sent}))
+        return service
+
+    def _keep(self, **values: Any) -> None:
+        self.state.update(values)
+        write_json(state_file(self.run_dir, self.name), self.state)
+
+    def _files(self) -> list[Path]:
+        """Return what a finished run has to show, once its report is there."""
+        end = time.monotonic() + SECONDS_FOR_REPORT
+        plots = self.run_dir / "plots" / "curves.png"
+        measured = self.run_dir / "metrics.json"
+        while time.monotonic() < end and not (plots.exists() and plots.stat().st_mtime >= measured.stat().st_mtime):
+            time.sleep(POLL)
+        names = ["config.yaml", "metrics.json", "metrics.csv", "report.html", "env.json"]
+        found = [self.run_dir / name for name in names] + sorted((self.run_dir / "plots").glob("*.png"))
+        return [path for path in [*found, *sorted((self.run_dir / MODEL).iterdir())] if path.is_file()]
+
+
+def follow(run_dir: Path, name: str, stdin: IO[bytes]) -> None:
+    """Send a run to a service while it trains, until stdin is closed, and then what is left."""
+    ended = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(stdin, ended), daemon=True).start()
+    with Sender(run_dir, name) as sender:
+        while not ended.wait(POLL):
+            sender.catch_up()
+        _end_within(SECONDS_TO_END)
+        sender.catch_up()
+        sender.end()
+
+
+def send_all(run_dir: Path, names: Sequence[str]) -> tuple[list[str], bool]:
+    """Send what services do not have yet. Return a line about each, and True if one of them could not be reached."""
+    lines, failed = [], False
+    for name in names:
+        with Sender(run_dir, name) as sender:
+            new = sender.catch_up()
+            sender.end()
+            told = sender.problem or f"{sender.rows:,} rows, {new:,} of them new: {sender.state.get('url', '')}"
+            lines.append(f"{name}: {told}")
+            failed |= sender.problem is not None
+    return lines, failed
+
+
+def problems(run_dir: Path, names: Sequence[str]) -> list[str]:
+    """Return a line about each service that could not be reached last time."""
+    found = {name: read_object(state_file(run_dir, name)).get("problem") for name in names}
+    return [f"{name} could not be reached ({problem})" for name, problem in found.items() if problem]
+
+
+def _wait_for_end(stdin: IO[bytes], ended: threading.Event) -> None:
+    stdin.read()
+    ended.set()
+
+
+def _end_within(seconds: float) -> None:
+    """End this process after a time, whatever a library is waiting for."""
+    timer = threading.Timer(seconds, os._exit, (75,))
+    timer.daemon = True
+    timer.start()
