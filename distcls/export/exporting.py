@@ -173,7 +173,7 @@ def _with_resizing(file: Path, metadata: Mapping[str, str], portable: Portable, 
 def _say(label: str, *lines: str) -> None:
     """Print lines with a label beside the first."""
     for line in lines:
-        print(f"{label:<13}{line}")
+        print(f"{label:<12}{line}")
         label = ""
 
 

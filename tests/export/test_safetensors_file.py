@@ -30,6 +30,8 @@ def test_timm_and_distcls_load_the_file(tmp_path):
     assert source is not None
     init_from(ours, source, start, CLASSES, 32)
     with torch.inference_mode():
-        assert torch.equal(of_timm(images), network(images)) and torch.equal(ours.eval()(images), network(images))
+        expected = network(images)
+        assert torch.allclose(of_timm(images), expected, atol=1e-6), "its memory format may round differently"
+        assert torch.equal(ours.eval()(images), expected)
         pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
         assert (open_file(file, portable)(pixels.numpy()) == portable(pixels).numpy()).all()
