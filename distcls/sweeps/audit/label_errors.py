@@ -32,7 +32,7 @@ CHUNK = 2**24
 
 @dataclass
 class LabelErrors:
-    """What is estimated about n labels of C classes."""
+    """An estimate of which of n labels of C classes are wrong."""
 
     rates: np.ndarray
     """float64 (C, C), the share of images of each true class (row) that are labelled as each class (column)."""
