@@ -10,9 +10,9 @@ from distcls.config.settings import DataConfig
 from distcls.config.wording import count
 from distcls.errors import DiskError
 from distcls.files.atomic import printable
-from distcls.inference.classifier import read_task
+from distcls.runs.status import read_object
 from distcls.sweeps.audit.findings import Finding, Findings, write_findings, write_pairs
-from distcls.sweeps.audit.gallery import Gallery, open_gallery
+from distcls.sweeps.audit.gallery import LARGEST_PICTURE, Gallery, open_gallery
 from distcls.sweeps.audit.label_errors import find_label_errors
 from distcls.sweeps.audit.near_duplicates import find_near_duplicates
 from distcls.sweeps.audit.out_of_fold import load_out_of_fold
@@ -29,7 +29,7 @@ def audit_runs(run_dirs: Sequence[Path], config: DataConfig, folder: Path, progr
     config: where the images are. Raises what the steps raise, and DiskError if the folder cannot be written.
     """
     predicted = load_out_of_fold(run_dirs)
-    size = read_task(run_dirs[0])[1].image_size or 0
+    size = read_object(run_dirs[0] / "preprocessing.json").get("image_size", LARGEST_PICTURE)
     gallery = open_gallery(
         config, size, predicted, run_dirs[0], lambda done, total: progress.working("decoding images", done, total)
     )
@@ -46,7 +46,7 @@ def audit_runs(run_dirs: Sequence[Path], config: DataConfig, folder: Path, progr
     write_findings(exclude, folder / "audit.csv")
     write_pairs(findings, folder / "duplicates.csv")
     commands = _commands(run_dirs, gallery, folder)
-    write_audit_page(findings, folder, run_dirs[0].name, _summary(findings, len(run_dirs)), commands)
+    write_audit_page(findings, folder, _name(run_dirs), _summary(findings, len(run_dirs)), commands)
     _print(findings, exclude, run_dirs, folder, progress)
     for command in commands:
         progress.note(f"  {command}")
@@ -89,17 +89,17 @@ def _print(
             ),
             ("page", str(folder / "audit.html")),
         ]
-    )
+    )  # it ends with an empty line
     errors = [f"{one.image}: {one.label}, probably {one.suggested}" for one in exclude[:listed]]
     duplicates = [f"{one.image}: {one.reason}" for one in exclude[listed:]]
     for title, lines in (("probable label errors", errors), ("near-duplicates to leave out", duplicates)):
         if lines:
-            progress.note(f"\n{title}")
+            progress.note(title)
             for line in lines[:SHOWN]:
                 progress.note(printable(f"  {line}"))
             if len(lines) > SHOWN:
                 progress.note(f"  and {len(lines) - SHOWN:,} more in {folder / 'audit.csv'}")
-    progress.note("")
+            progress.note("")
     if audited < len(gallery):
         progress.warning(
             f"the other {len(gallery) - audited:,} images were trained on, so their labels cannot be judged: "
@@ -111,7 +111,7 @@ def _print(
 def _commands(run_dirs: Sequence[Path], gallery: Gallery, folder: Path) -> list[str]:
     """Return what to type next."""
     config = shlex.quote(str(run_dirs[0] / "config.yaml"))
-    name = run_dirs[0].name.partition("-fold")[0]
+    name = _name(run_dirs)
     commands = []
     if len(gallery.predicted) < len(gallery):
         folds = shlex.quote(f"{name}-folds")
@@ -123,3 +123,8 @@ def _commands(run_dirs: Sequence[Path], gallery: Gallery, folder: Path) -> list[
     exclude = shlex.quote(str(folder / "audit.csv"))
     folds = " data.folds=null data.fold=null" if len(run_dirs) > 1 else ""
     return [*commands, f"distcls train -c {config} run.dir=null --name {again}{folds} data.exclude={exclude}"]
+
+
+def _name(run_dirs: Sequence[Path]) -> str:
+    """Return the name of a run or of the cross-validation that these are folds of."""
+    return run_dirs[0].name.removesuffix("-fold0")

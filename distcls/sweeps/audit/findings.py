@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def _rank(place: str) -> int:
 
 def write_findings(found: Sequence[Finding], path: Path) -> None:
     """Write the CSV file that data.exclude takes. Raises DiskError."""
-    _write_csv(path, [field.name for field in fields(Finding)], map(astuple, found))
+    _write_csv(path, [field.name for field in fields(Finding)], [astuple(one) for one in found])
 
 
 def write_pairs(findings: Findings, path: Path) -> None:
@@ -143,7 +143,7 @@ def _pair_row(findings: Findings, pair: Pair) -> tuple[object, ...]:
     return (*images[0], *images[1], round(pair.similarity, 4), "yes" if pair.is_mirrored else "no")
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Iterator[tuple[object, ...]]) -> None:
+def _write_csv(path: Path, head: Sequence[str], rows: Iterable[tuple[object, ...]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)

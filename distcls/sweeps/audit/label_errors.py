@@ -32,7 +32,7 @@ CHUNK = 2**24
 
 @dataclass
 class LabelErrors:
-    """What is estimated about n labels of C classes."""
+    """An estimate of which of n labels of C classes are wrong."""
 
     rates: np.ndarray
     """float64 (C, C), the share of images of each true class (row) that are labelled as each class (column)."""
@@ -46,7 +46,8 @@ class LabelErrors:
 
 def find_label_errors(labels: np.ndarray, probs: np.ndarray) -> LabelErrors:
     """Return what out-of-sample probabilities, float32 (n, C), say about the labels, int64 (n,)."""
-    rates = _error_rates(labels, probs)
+    counts = _confident_counts(labels, probs)
+    rates = _error_rates(counts)
     scores, suggested = np.empty(len(labels)), np.empty(len(labels), np.int64)
     step = max(1, CHUNK // probs.shape[1])
     for start in range(0, len(labels), step):
@@ -56,20 +57,27 @@ def find_label_errors(labels: np.ndarray, probs: np.ndarray) -> LabelErrors:
     predicted_otherwise = probs[rows, suggested] > probs[rows, labels]
     ranked = np.lexsort((rows, -scores))
     ranked = ranked[predicted_otherwise[ranked]]
-    return LabelErrors(rates, scores, suggested, ranked[: _expected_number(probs, rates)])
+    return LabelErrors(rates, scores, suggested, ranked[: _expected_number(probs, counts)])
 
 
-def _error_rates(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Return LabelErrors.rates, from the labels of images that the model is surest of."""
+def _confident_counts(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Return how often images that the model is surest of have each label, (C, C): a row for each predicted class."""
     num_classes = probs.shape[1]
     preds, confidence = probs.argmax(1), probs.max(1)
     counts = np.zeros((num_classes, num_classes))
     for pred in range(num_classes):
         rows = np.flatnonzero(preds == pred)
         number = max(FEWEST_CONFIDENT, round(CONFIDENT * len(rows)))
-        surest = rows[np.argsort(-confidence[rows], kind="stable")[:number]]
-        counts[pred] = np.bincount(labels[surest], minlength=num_classes)
-    error = 1 - np.trace(counts) / max(counts.sum(), 1)
+        least = np.sort(confidence[rows])[::-1][:number][-1] if len(rows) else 0.0
+        counts[pred] = np.bincount(labels[rows[confidence[rows] >= least]], minlength=num_classes)
+    return counts
+
+
+def _error_rates(counts: np.ndarray) -> np.ndarray:
+    """Return LabelErrors.rates. Rates of a class with few confident images are close to the mean of all classes."""
+    num_classes = len(counts)
+    wrong = counts.sum() - np.trace(counts)
+    error = (wrong + 1) / (counts.sum() + 2)  # never 0: the prediction still ranks labels if no error was found
     prior = np.full_like(counts, error / max(num_classes - 1, 1))
     np.fill_diagonal(prior, 1 - error)
     return (counts + PRIOR_IMAGES * prior) / (counts.sum(1, keepdims=True) + PRIOR_IMAGES)
@@ -80,16 +88,13 @@ def _judge(labels: np.ndarray, probs: np.ndarray, rates: np.ndarray) -> tuple[np
     rows = np.arange(len(labels))
     of_true = probs * rates[:, labels].T  # the joint probability of each true class and the given label
     total = of_true.sum(1)
-    scores = 1 - np.divide(of_true[rows, labels], total, out=np.ones_like(total), where=total > 0)
+    scores = 1 - np.divide(of_true[rows, labels], total, out=np.zeros_like(total), where=total > 0)
     of_true[rows, labels] = -1
-    # Where no other class is ever labelled like this, the prediction decides.
-    others = probs.copy()
-    others[rows, labels] = -1
-    suggested = np.where(of_true.max(1) > 0, of_true.argmax(1), others.argmax(1))
-    return scores, suggested
+    return scores, of_true.argmax(1)
 
 
-def _expected_number(probs: np.ndarray, rates: np.ndarray) -> int:
-    """Return how many labels are wrong, if these rates hold for all images."""
+def _expected_number(probs: np.ndarray, counts: np.ndarray) -> int:
+    """Return how many labels are wrong, if that happens to all images as often as to those that are counted."""
     of_class = np.bincount(probs.argmax(1), minlength=probs.shape[1])
-    return round(float(of_class @ (1 - np.diag(rates))))
+    shares = 1 - np.divide(np.diag(counts), counts.sum(1), out=np.ones(len(counts)), where=counts.sum(1) > 0)
+    return round(float(of_class @ shares))

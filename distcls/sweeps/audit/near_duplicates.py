@@ -21,7 +21,7 @@ SIMILARITY = 0.7
 """Cosine of two signatures from which on photographs count as near-duplicates: measured, see docs/audit.md."""
 
 OUTLIER = 6.0
-"""Standard deviations above the mean of all pairs that near-duplicates must have, too."""
+"""Standard deviations above the median of all pairs that near-duplicates must have, too."""
 
 LARGEST_SIMILARITY = 0.97
 """… but never more than this."""
@@ -58,7 +58,7 @@ def find_near_duplicates(
 
     squares: uint8 (N, S, S, 3). progress: called with (images done, total images).
     """
-    found = np.empty((0, 4))
+    found: np.ndarray = np.empty((0, 4))
     even, odd = _signatures(squares)
     least = _least_similarity(even, odd)
     for start in range(0, len(squares), BLOCK):
@@ -84,7 +84,8 @@ def _least_similarity(even: np.ndarray, odd: np.ndarray) -> float:
     by_chance = (even[rows] @ even[rows].T + np.abs(odd[rows] @ odd[rows].T))[np.triu_indices(len(rows), 1)]
     if len(by_chance) == 0:
         return SIMILARITY
-    outlier = float(by_chance.mean() + OUTLIER * by_chance.std())
+    low, middle = np.quantile(by_chance, [0.159, 0.5])  # one standard deviation below: duplicates hardly change it
+    outlier = float(middle + OUTLIER * (middle - low))
     return min(max(SIMILARITY, outlier), LARGEST_SIMILARITY)
 
 
@@ -96,7 +97,8 @@ def _signatures(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     evens, odds = [], []
     for start in range(0, len(squares), BLOCK):
         gray = squares[start : start + BLOCK].astype(np.float32) @ LUMINANCE
-        amplitudes = dctn(gray, axes=(1, 2), norm="ortho")[:, :FREQUENCIES, :FREQUENCIES]
+        spectrum: np.ndarray = np.asarray(dctn(gray, axes=(1, 2), norm="ortho"))
+        amplitudes = spectrum[:, :FREQUENCIES, :FREQUENCIES]
         amplitudes[:, 0, 0] = 0  # brightness
         amplitudes[np.abs(amplitudes) < 1] = 0  # rounding, in images of one colour
         signature = np.sign(amplitudes) * np.sqrt(np.abs(amplitudes))

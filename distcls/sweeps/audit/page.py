@@ -85,7 +85,8 @@ def _error_section(findings: Findings, shown: tuple[Markup, list[Thumbnail]]) ->
     figures = []
     for row, image, thumb in zip(listed, findings.listed(), thumbs, strict=False):
         label, suggested = findings.label_of(image), names[findings.errors.suggested[row]]
-        lines = [(f"{label} → {suggested}?", ""), (f"score {findings.errors.scores[row]:.2f}", "dim")]
+        score = f"score {findings.errors.scores[row]:.2f}"
+        lines = [(f"{suggested}?", ""), (f"labelled {label}", "dim"), (score, "dim")]
         figures.append(Figure([thumb], [*lines, (findings.gallery.names[image], "dim name")]))
     more = f" The first {len(thumbs)} are shown; audit.csv lists all." if len(listed) > len(thumbs) else ""
     note = (
