@@ -1,7 +1,8 @@
-"""Makes the pictures of the README from a real run of the demo: `make pictures`.
+"""Makes the pictures of the README and docs/ from a real run of the demo: `make pictures`.
 
 The demo runs in a pseudo-terminal. Its output becomes demo.svg, a recording that plays in any browser; its plots become
-report.png. Nothing is drawn by hand, so the pictures show what the program does today.
+report.png, and the top of its report.html, in chromium, report-page.png. Nothing is drawn by hand, so the pictures show
+what the program does today.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ COLUMNS, ROWS = 100, 26
 FONT_SIZE, CHARACTER, LINE = 13, 7.8, 18
 """Pixels: the font's size, the width of a character, the height of a line."""
 
+PAGE = (1280, 1400)
+"""Pixels of a web page that are shown."""
+
 MARGIN = 14
 PLAYING, AT_THE_END = 20.0, 8.0
 """Seconds that the recording plays, however long the demo took, and seconds it then waits before it loops."""
@@ -55,12 +59,13 @@ class Line:
 
 
 def main() -> None:
-    """Write demo.svg and report.png beside this file."""
+    """Write demo.svg, report.png and report-page.png beside this file."""
     with tempfile.TemporaryDirectory() as folder:
         output = list(record([sys.executable, "-m", "distcls", "train"], Path(folder)))
         command = [(0.0, "\x1b[32m$\x1b[0m make demo\r\n")]
         (DOCS / "demo.svg").write_text(draw(paced(lines_of([*command, *output]))), encoding="utf-8")
         join_plots(Path(folder) / "runs" / "digits" / "plots").save(DOCS / "report.png", optimize=True)
+        photograph(Path(folder) / "runs" / "digits" / "report.html").save(DOCS / "report-page.png", optimize=True)
 
 
 def record(command: list[str], folder: Path) -> Iterator[tuple[float, str]]:
@@ -226,6 +231,15 @@ def join_plots(folder: Path) -> Image.Image:
         page.paste(image, (left, curves.height + gap))
         left += image.width + gap
     return page.quantize(192, kmeans=3, dither=Image.Dither.NONE)
+
+
+def photograph(page: Path) -> Image.Image:
+    """Return the top of a web page as chromium shows it, in few colours."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture, window = Path(folder) / "page.png", f"--window-size={PAGE[0]},{PAGE[1]}"
+        options = ["--headless", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", window]
+        subprocess.run(["chromium", *options, f"--screenshot={picture}", page.resolve().as_uri()], check=True)
+        return Image.open(picture).convert("RGB").quantize(128, kmeans=3, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ from PIL import Image
 from distcls.errors import DiskError
 from distcls.files.atomic import read_json, replacing, write_json
 
+EXPLAINED = "explained.json"
+"""File of a run folder: its model's layers, size and speed, and why its report lacks something."""
+
 THUMBNAIL, SMALL_THUMBNAIL = 160, 96
 """Longest side, in pixels, of a stored picture; of one on a sheet of more than MANY."""
 MANY = 64

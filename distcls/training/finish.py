@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
 
 import numpy as np
 
@@ -19,19 +18,16 @@ from distcls.inference.classifier import Classifier, write_model
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.intervals import summarize
 from distcls.inference.metrics import SplitMetrics, worst_confusions
-from distcls.inference.model_description import describe_model
 from distcls.inference.probabilities import Probabilities
 from distcls.models.weights import load_weights
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
-from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
+from distcls.runs.results import Predictions, save_predictions
 from distcls.training.checkpoint import Checkpoints
-from distcls.training.pictures import choose_pictures, explain_pictures, first_images, picture_layers
+from distcls.training.kept.explanations import explain
+from distcls.training.kept.pictures import choose_pictures, first_images
 from distcls.training.state import TrainState
 from distcls.training.watch import WENT_BAD
-
-EXPLAINED = "explained.json"
-"""File of a run folder: its model's layers, size and speed, and why its report lacks something."""
 
 
 def finish(
@@ -114,34 +110,3 @@ def _predictions(split: Split, metrics: SplitMetrics, kept: Probabilities) -> Pr
         probs=kept.probs,
         classes=kept.classes,
     )
-
-
-def explain(
-    run: RunFolder,
-    classifier: Classifier,
-    data: Data,
-    measured: dict[str, SplitMetrics],
-    pictures: dict[str, Pictures],
-) -> None:
-    """Write what the report shows of the model and of its pictures: explained.json and pictures/.
-
-    A model of a user's own may have no feature maps, or fail when it is taken apart: its report then says so.
-    """
-    left_out: dict[str, str] = {}
-
-    def attempt(name: str, make: Callable[[], dict]) -> dict:
-        try:
-            return make()
-        except Exception as error:
-            left_out[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return {}
-
-    split = data.test or data.val
-    explained = {}
-    if split is not None:
-        preds, shown = measured[split.name].preds, dict(pictures)
-        explained = attempt("gradcam", lambda: explain_pictures(classifier, split, preds, shown))
-    layers = attempt("layers", lambda: picture_layers(classifier, (split or data.train).image(0)))
-    save_pictures(run.dir, {**pictures, **explained, **layers})
-    model = attempt("model", lambda: describe_model(classifier, run.config.model.name))
-    run.write_json(EXPLAINED, {"model": model, "left_out": left_out})

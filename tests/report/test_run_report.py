@@ -12,15 +12,22 @@ from PIL import Image
 from ranks import read_json
 
 from distcls.errors import MissingInputError
+from distcls.report.counting import calibration_bins, confusion_matrix
 from distcls.report.figure import GREEN, RED
-from distcls.report.run_report import calibration_bins, confusion_matrix, write_report
+from distcls.report.run_report import write_report
 from distcls.runs.results import Predictions, load_predictions
 
 OLD_RUN = Path(__file__).parents[1] / "golden" / "run_0.1.0"
 PLOTS = {
     *("curves.png", "train_batch.png", "confusion_matrix.png"),
     *("calibration.png", "predictions.png", "worst_mistakes.png"),
+    *("gradcam.png", "filters.png", "feature_maps.png"),
 }
+
+SECTIONS = (
+    *("Results", "Curves", "Confusions", "Worst mistakes", "Sample", "Training images", "Network"),
+    *("Classes", "Calibration", "Model", "Data", "Config", "Environment", "Next"),
+)
 
 
 def read_plots(folder: Path) -> dict[str, np.ndarray]:
@@ -39,15 +46,18 @@ def test_a_report_needs_no_images_no_model_and_no_old_plots(ranks) -> None:
     write_images(ranks.folder / "images")
     ranks.run("train", "--data", "images", "--name", "r", "train.num_steps=4", "train.num_threads=1", "run.trackers=[]")
     run_dir = ranks.folder / "runs" / "r"
-    before = read_plots(run_dir / "plots")
+    before, page = read_plots(run_dir / "plots"), (run_dir / "report.html").read_text(encoding="utf-8")
     assert set(before) == PLOTS
+    assert all(f"<h2>{title}</h2>" in page for title in SECTIONS) and len(page) < 5e6
+    (run_dir / "report.html").unlink()
     for gone in ("runs/r/plots", "images", "cache", "runs/r/model", "runs/r/checkpoints"):
         shutil.rmtree(ranks.folder / gone)
     moved = run_dir.rename(ranks.folder / "moved")
     told = ranks.run("report", "moved")
     after = read_plots(moved / "plots")
     assert set(after) == PLOTS and all(np.array_equal(after[name], before[name]) for name in PLOTS)
-    assert all(f"moved/plots/{name}" in told for name in PLOTS)
+    assert all(f"moved/plots/{name}" in told for name in PLOTS) and "moved/report.html" in told
+    assert all(f"<h2>{title}</h2>" in (moved / "report.html").read_text(encoding="utf-8") for title in SECTIONS)
     for split, measured in read_json(moved / "metrics.json").items():
         found = load_predictions(moved, split)
         assert found is not None and found.probs.shape == (measured["count"], 2)
@@ -71,7 +81,8 @@ def test_plots_that_a_longer_run_has_no_more_are_removed(tmp_path: Path) -> None
     with pytest.raises(MissingInputError):
         write_report(tmp_path)
     assert (tmp_path / "plots" / "worst_mistakes.png").exists()
-    shutil.copy(OLD_RUN / "metrics.csv", tmp_path)
+    for name in ("metrics.csv", "classes.json"):
+        shutil.copy(OLD_RUN / name, tmp_path)
     write_report(tmp_path)
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"curves.png", "mine.png"}
 
@@ -80,14 +91,6 @@ def make_predictions() -> Predictions:
     probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.55, 0.45], [0.0, 1.0]], np.float32)
     preds = probs.argmax(1)
     return Predictions(np.array(list("abcd")), np.array([0, 0, 0, 1]), preds, probs.max(1).astype(float), probs)
-
-
-def test_what_is_right_and_how_sure_is_counted() -> None:
-    found = make_predictions()
-    assert confusion_matrix(found, 3).tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
-    confidence, right, count = calibration_bins(found)
-    assert count.sum() == 4 and right.sum() == 3 and confidence.sum() == pytest.approx(3.25)
-    assert count[14] == 1 and count[13] == 1 and count[8] == 1
 
 
 def test_captions_say_what_was_predicted_and_what_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from distcls.runs.results import (
     Predictions,
     load_pictures,
     load_predictions,
+    load_sheets,
     save_pictures,
     save_predictions,
 )
@@ -76,9 +77,17 @@ def test_large_pictures_become_thumbnails(tmp_path: Path) -> None:
 
 def test_all_pictures_of_a_run_take_less_than_3_mb(tmp_path: Path) -> None:
     """Noise, which no photograph comes near."""
-    noise = list(np.random.default_rng(0).integers(0, 256, (36, 224, 224, 3)).astype(np.uint8))
-    save_pictures(tmp_path, {name: Pictures(noise) for name in ("train_batch", "predictions", "worst_mistakes")})
+    noise = list(np.random.default_rng(0).integers(0, 256, (36, 160, 160, 3)).astype(np.uint8))
+    names = ("train_batch", "predictions", "worst_mistakes", "gradcam", "feature_maps")
+    save_pictures(tmp_path, {**{name: Pictures(noise) for name in names}, "confusions": Pictures(noise * 5)})
     assert sum(path.stat().st_size for path in (tmp_path / "pictures").iterdir()) < 3e6
+
+
+def test_sheets_of_many_pictures_have_smaller_ones(tmp_path: Path) -> None:
+    save_pictures(tmp_path, {"many": Pictures([np.full((200, 100, 3), 90, np.uint8)] * 65)})
+    sheet = load_sheets(tmp_path)["many"]
+    assert sheet.sizes == [(96, 48)] * 65 and sheet.cell == (96, 48) and sheet.corners()[10] == (96, 48)
+    assert sheet.content == (tmp_path / "pictures" / "many.jpg").read_bytes()
 
 
 def test_an_index_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class _Axis:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             few = (1, 2, 5) if len(decades) <= 3 else (1,)
             return [t for d in decades for m in few if self.low <= (t := m * 10.0**d) <= self.high]
-        step = _nice((self.high - self.low) / 5)
+        step = _nice((self.high - self.low) / 6)
         first = math.ceil(self.low / step - 1e-9)
         return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
@@ -92,7 +93,7 @@ def line_chart(
         x_name=x_name,
         frame={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM, "w": WIDTH, "h": HEIGHT},
         x_ticks=[(x_axis.place(np.array(t)).item(), f"{t:g}") for t in x_axis.ticks()],
-        y_ticks=[(y_axis.place(np.array(t)).item(), text(t)) for t in y_axis.ticks()],
+        y_ticks=[(y_axis.place(np.array(t)).item(), _short(text(t))) for t in y_axis.ticks()],
         data={
             "x": x_name,
             "lines": [{key: line[key] for key in ("name", "color", "points")} for line in shown if not line["faint"]],
@@ -137,6 +138,11 @@ def _spread(low: float, high: float, log: bool = False) -> tuple[float, float]:
         return low / 1.1, high * 1.1
     space = 0.04 * (high - low) or abs(high) * 0.1 or 1.0
     return (low if low == 0 else low - space), high + space
+
+
+def _short(text: str) -> str:
+    """Return a number's text without the zeros at its end: 90% for 90.00%."""
+    return re.sub(r"(\.\d*?)0+(?=\D*$)", r"\1", text).replace(".%", "%").removesuffix(".")
 
 
 def _nice(step: float) -> float:

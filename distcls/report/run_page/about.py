@@ -12,7 +12,7 @@ from distcls.config.differences import differences
 from distcls.config.settings import Config
 from distcls.config.wording import count
 from distcls.config.yaml_text import shown
-from distcls.report.html.page import Section, joined
+from distcls.report.html.page import Section, joined, render
 from distcls.report.html.tables import Cell, pairs, table
 from distcls.report.run_page.facts import RunFacts
 from distcls.terminal.columns import three_digits
@@ -34,14 +34,18 @@ def model_section(facts: RunFacts) -> Section | None:
         ("name", str(model["model"])),
         ("parameters", f"{model['parameters']:,}" + (f", {frozen:,} of them frozen" if frozen else "")),
         ("images", f"{model['image_size']} × {model['image_size']} pixels"),
-        ("compute per image", f"{_flops(model['flops'])} ({model['flops_convention']})"),
+        ("compute per image", _flops(model["flops"])),
         ("size", f"{three_digits(model['size_bytes'] / 1e6)} MB"),
         ("precision", str(model["precision"])),
     ]
     for size, seconds in model["latency_seconds"].items():
         value = "not measured" if seconds is None else f"{three_digits(1000 * seconds)} ms"
         totals.append((f"latency of {count(int(size), 'image')} ({model['device']})", value))
-    return Section("Model", joined([pairs(totals), Markup("<h3>Layers</h3>"), _layers(model["layers"])]))
+    return Section(
+        "Model",
+        joined([pairs(totals), Markup("<h3>Layers</h3>"), _layers(model["layers"])]),
+        f"{model['flops_convention']}.",
+    )
 
 
 def _layers(layers: list[Mapping[str, Any]]) -> Markup:
@@ -145,4 +149,4 @@ def next_section(facts: RunFacts) -> Section:
             (f"distcls report {run}", "makes this page and plots/ again"),
             (f"tensorboard --logdir {run}/tb", "shows the curves while a run is in progress"),
         ]
-    return Section("Next", pairs([(what, Markup("<code>{}</code>").format(c)) for c, what in commands if c]))
+    return Section("Next", render("commands.html", commands=[pair for pair in commands if pair[0]]))

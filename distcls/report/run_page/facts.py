@@ -14,7 +14,7 @@ from distcls.config.settings import Config
 from distcls.errors import DiskError, UsageError
 from distcls.files.atomic import read_json
 from distcls.report.counting import confusion_matrix
-from distcls.runs.results import Predictions, Sheet, load_predictions, load_sheets
+from distcls.runs.results import EXPLAINED, Predictions, Sheet, load_predictions, load_sheets
 from distcls.runs.status import read_object, read_status, state_of
 from distcls.runs.tracking.metrics_file import read_metrics
 
@@ -63,7 +63,7 @@ def read_run(run_dir: Path) -> RunFacts:
     class_names = _class_names(run_dir)
     split = next((name for name in ("test", "val") if (run_dir / "predictions" / f"{name}.npz").exists()), None)
     found = None if split is None else load_predictions(run_dir, split)
-    explained = read_object(run_dir / "explained.json")
+    explained = read_object(run_dir / EXPLAINED)
     sheets = load_sheets(run_dir)
     if found is not None:
         _check(run_dir, found, sheets, len(class_names))

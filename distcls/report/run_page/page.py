@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distcls.report.html.page import write_page
+from distcls.errors import DiskError
+from distcls.report.html.page import Section, write_page
 from distcls.report.run_page.about import (
     config_section,
     data_section,
@@ -13,7 +14,7 @@ from distcls.report.run_page.about import (
     next_section,
 )
 from distcls.report.run_page.curves import curve_section
-from distcls.report.run_page.facts import read_run
+from distcls.report.run_page.facts import RunFacts, read_run
 from distcls.report.run_page.pictures import picture_sections
 from distcls.report.run_page.results import (
     calibration_section,
@@ -26,8 +27,20 @@ from distcls.report.run_page.results import (
 
 def write_run_page(run_dir: Path) -> None:
     """Write report.html: what there is of the run, finished or not. Raises DiskError."""
-    facts = read_run(run_dir)
-    sections = [
+    try:
+        facts = read_run(run_dir)
+        sections = _sections(facts)
+        about = summary(facts)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DiskError(
+            f"a file in {run_dir} is damaged, or not one of a run ({type(error).__name__}: {error}), so there is no "
+            "report. Resume the run, or take a whole copy of its folder."
+        ) from error
+    write_page(run_dir / "report.html", facts.name, sections, about, "Training run")
+
+
+def _sections(facts: RunFacts) -> list[Section]:
+    found = [
         metric_section(facts),
         curve_section(facts),
         confusion_section(facts),
@@ -40,5 +53,4 @@ def write_run_page(run_dir: Path) -> None:
         environment_section(facts),
         next_section(facts),
     ]
-    shown = [section for section in sections if section is not None]
-    write_page(run_dir / "report.html", facts.name, shown, summary(facts), "Training run")
+    return [section for section in found if section is not None]

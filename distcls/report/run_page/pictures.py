@@ -111,10 +111,10 @@ def _network(facts: RunFacts) -> Section | None:
         images = thumbnails("maps", maps, MAP_SIDE)
         parts += [sheet_style("maps", maps), Markup("<h3>Feature maps of one image</h3>")]
         for caption, group in groupby(zip(maps.captions, images, strict=True), key=lambda pair: pair[0]):
-            parts.append(Markup("<p class=note>{}</p>").format(caption))
+            parts.append(Markup("<p class=note>{}</p>").format(caption.replace("\n", ": ")))
             parts.append(gallery([Figure([image], []) for _, image in group]))
     if not parts and "layers" in facts.left_out:
         parts = [Markup("<p>Left out: {}</p>").format(facts.left_out["layers"])]
     if not parts:
         return None
-    return Section("Inside the network", joined(parts), "Of each layer, the maps that vary most over the image.")
+    return Section("Network", joined(parts), "Of each layer, the maps that vary most over the image.")

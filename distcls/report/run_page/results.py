@@ -25,11 +25,23 @@ MOST_CLASSES = 50
 MOST_COUNTS = 20
 """Up to this many classes, its cells show their counts."""
 
+SHORT = 2
+"""Characters of class names that fit above a column without being turned."""
+
 MOST_CELLS = 1000
 """Confusions that the page knows by their count, in the picture of many classes."""
 
 MOST_WORST = 20
 """Rows of the list of confusions."""
+
+STATES = {
+    "running": "is still running",
+    "preempted": "was stopped",
+    "killed": "was killed",
+    "failed": "failed",
+    "finished": "finished without predictions",
+}
+"""What became of a run whose results are not there, by the state in status.json."""
 
 EXAMPLE_SIDE = 80
 """Longest side of an example of a confusion, in CSS pixels."""
@@ -62,8 +74,8 @@ def _so_far(facts: RunFacts) -> str:
     where = f" at step {step:,}" if isinstance(step, int) else ""
     evaluated = [row for row in facts.rows if row["split"] == "val" and row.get("accuracy") is not None]
     last = f" The last evaluation found {evaluated[-1]['accuracy']:.2%} of the val images right." if evaluated else ""
-    state = "still running" if facts.state == "running" else facts.state or "unfinished"
-    return f"This run is {state}{where}, so this page shows only what there is so far.{last}"
+    state = STATES.get(facts.state or "", "has not finished")
+    return f"This run {state}{where}, so this page shows only what there is so far.{last}"
 
 
 def metric_section(facts: RunFacts) -> Section | None:
@@ -139,6 +151,7 @@ def confusion_section(facts: RunFacts) -> Section | None:
         matrix=_matrix(facts) if few else None,
         picture=None if few else _picture(facts.confusion),
         with_counts=len(facts.class_names) <= MOST_COUNTS,
+        is_short=max(map(len, facts.class_names)) <= SHORT,
         worst=[
             {
                 "true": facts.class_names[i],
@@ -217,7 +230,7 @@ def calibration_section(facts: RunFacts) -> Section | None:
     if facts.found is None:
         return None
     charts = list(_reliabilities(facts))
-    note = "A calibrated model is right as often as its confidence says: then all bars end at the dashed line."
+    note = "A calibrated model is right as often as its confidence says: then each bar ends at its orange line."
     return Section("Calibration", Markup('<div class="grid">{}</div>').format(joined(charts)), note)
 
 
@@ -246,8 +259,7 @@ def _reliability(bins: Sequence[np.ndarray], when: str) -> Markup:
                 "x": round(52 + place * width, 2),
                 "w": round(width, 2),
                 "accuracy": round(200 * accuracy, 2),
-                "gap_y": round(210 - 200 * max(accuracy, confidence), 2),
-                "gap": round(200 * abs(accuracy - confidence), 2),
+                "confidence": round(200 * confidence, 2),
                 "share": round(44 * number / counts.max(), 2),
                 "tip": f"confidence {confidence:.1%}\ncorrect {accuracy:.1%}\n{count(int(number), 'image')}",
             }

@@ -47,14 +47,15 @@ def map_pictures(classifier: Classifier, image: np.ndarray) -> tuple[list[np.nda
             side, channels = output.layer.side, len(maps)
             for place in maps.flatten(1).std(1).topk(min(MAPS, channels)).indices.tolist():
                 pictures.append(_picture(maps[place]))
-                captions.append(f"{output.layer.name}: {channels} maps of {side} × {side}")
+                captions.append(f"{output.layer.name}\n{channels} maps of {side} × {side}")
     return pictures, captions
 
 
 def _stages(outputs: Sequence[Output]) -> list[Output]:
     """Return the last output of each size or, if there are few sizes, as in a ViT, outputs at equal distances."""
-    of_each_size = {output.layer.side: output for output in outputs}
-    chosen = list(of_each_size.values()) if len(of_each_size) > 2 else list(outputs)
+    detailed = [output for output in outputs if not output.is_pooled] or outputs
+    of_each_size = {output.layer.side: output for output in detailed}
+    chosen = list(of_each_size.values()) if len(of_each_size) > 2 else detailed
     places = np.linspace(0, len(chosen) - 1, min(STAGES, len(chosen))).round().astype(int)
     return [chosen[place] for place in places]
 

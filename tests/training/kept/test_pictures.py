@@ -16,7 +16,7 @@ from distcls.data.loading.loader import train_batches
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Split
 from distcls.plan.batches import BatchPlan
-from distcls.training.pictures import first_images
+from distcls.training.kept.pictures import EXAMPLES, MOST_CONFUSED, examples_of_confusions, first_images
 
 CPU = torch.device("cpu")
 
@@ -48,3 +48,32 @@ def test_the_training_images_shown_are_those_of_the_first_micro_batches(settings
             parts = [part.split() for part in title.split("\n")]
             found = {part[-1]: float(part[0][:-1]) / 100 if len(part) == 2 else 1.0 for part in parts}
             assert [found.get(name, 0) for name in "abc"] == pytest.approx(target.tolist(), abs=0.006)
+
+
+def test_the_examples_are_the_surest_of_each_confusion() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 3000)
+    preds = np.where(draw.random(3000) < 0.2, draw.integers(0, 3, 3000), labels)
+    confidence = draw.random(3000)
+    chosen = examples_of_confusions(labels, preds, confidence, 3)
+    assert len(chosen) == 9 * EXAMPLES and (np.diff(chosen) > 0).all()
+    for true, predicted in np.ndindex(3, 3):
+        cell = np.flatnonzero((labels == true) & (preds == predicted))
+        surest = cell[np.argsort(-confidence[cell])[:EXAMPLES]]
+        assert set(surest) == set(chosen[(labels[chosen] == true) & (preds[chosen] == predicted)])
+
+
+def test_with_many_classes_the_most_frequent_confusions_have_examples() -> None:
+    labels = np.repeat(np.arange(60), 20)
+    preds = labels.copy()
+    preds[::2] = (labels[::2] + 1) % 60  # ten mistakes in each class
+    preds[:20] = 1  # twenty in the first
+    chosen = examples_of_confusions(labels, preds, np.linspace(0, 1, len(labels)), 60)
+    assert len(chosen) == MOST_CONFUSED and (labels[chosen] != preds[chosen]).all()
+    assert len(set(labels[chosen])) == 60 and np.bincount(labels[chosen])[0] == 4
+
+
+def test_without_mistakes_there_are_examples_of_what_is_right() -> None:
+    labels = np.arange(10) % 2
+    assert examples_of_confusions(labels, labels, np.ones(10), 2).tolist() == list(range(10))
+    assert len(examples_of_confusions(labels[:0], labels[:0], np.ones(0), 2)) == 0

@@ -16,12 +16,12 @@ from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.loading.loader import train_batches
 from distcls.data.split import Data, Split
 from distcls.inference.classifier import Classifier
-from distcls.inference.feature_pictures import first_filters, map_pictures
 from distcls.inference.gradcam import grad_cam, overlay
 from distcls.inference.metrics import SplitMetrics
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
 from distcls.runs.results import Pictures
+from distcls.training.kept.feature_pictures import first_filters, map_pictures
 
 NUM_PICTURES = 36
 
