@@ -158,7 +158,12 @@ def _epochs(row: Row) -> str:
     """Return "30", or "12.5/30" for a run that ended earlier, or has not ended."""
     reached, planned = row.mean(lambda run: run.epoch), row.mean(lambda run: run.num_epochs)
     if reached is None or planned is None:
-        return "" if reached is None else f"{reached:.3g}"
+        return "" if reached is None else _two_decimals(reached)
     if row.runs[0].is_finished and abs(reached - planned) < 0.5:
-        return f"{planned:.4g}"
-    return f"{min(reached, planned):.3g}/{planned:.4g}"
+        return _two_decimals(planned)
+    return f"{_two_decimals(min(reached, planned))}/{_two_decimals(planned)}"
+
+
+def _two_decimals(number: float) -> str:
+    """Return "30", "12.5" or "0.79"."""
+    return f"{number:.2f}".rstrip("0").rstrip(".")
