@@ -1,1 +1,1 @@
-"""What a finished run keeps for its report: pictures, and the description of its model."""
+"""Keeps what the report of a finished run needs: pictures, and the description of its model."""

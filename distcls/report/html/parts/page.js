@@ -79,7 +79,7 @@ for (const part of document.querySelectorAll(".confusion")) {
       const thumb = element("span", "", image.class);
       thumb.style.cssText = image.style;
       for (const line of image.tip.split("\n")) {
-        const text = element("span", line, "dim");
+        const text = element("span", line, line === image.tip.split("\n")[0] ? "dim name" : "dim");
         text.title = line;
         caption.append(text);
       }
