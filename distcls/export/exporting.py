@@ -93,8 +93,8 @@ def _say_precision(run_dir: Path, config: Config, portable: Portable, images: Ow
     if precision == "float32":
         return
     as_trained = Portable(load_classifier(run_dir, config), portable.gives_logits).eval()
-    theirs, ours = (in_batches(one.predict, images.pixels, REFERENCE_BATCH) for one in (as_trained, portable))
-    difference = compare(theirs, ours, portable.gives_logits)
+    before, after = (in_batches(one.predict, images.pixels, REFERENCE_BATCH) for one in (as_trained, portable))
+    difference = compare(before, after, portable.gives_logits)
     _say(
         "precision",
         f"trained in {precision}, the file computes in float32: probabilities differ by",

@@ -45,7 +45,7 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
         quantization.quantize_static(
             model,
             target,
-            Calibration(images, model.graph.input[0].name),  # pyright: ignore[reportArgumentType]
+            Calibration(images, model.graph.input[0].name),  # type: ignore[arg-type]  # it only needs get_next
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=OPERATORS,
             per_channel=True,
