@@ -37,7 +37,8 @@ def test_flipped_labels_are_found_and_left_out(ranks) -> None:
     with (ranks.folder / "runs/noisy-audit/audit.csv").open(newline="") as lines:
         found = [row for row in csv.DictReader(lines) if row["reason"] == "label error"]
     hits = [row for row in found if row["image"] in truth]
-    assert len(hits) >= 0.8 * FLIPS and len(hits) >= 0.8 * len(found)
+    assert len(hits) >= 0.9 * FLIPS and len(hits) >= 0.6 * len(found)
+    assert sum(row["image"] in truth for row in found[:FLIPS]) >= 0.8 * FLIPS, "the list begins with the worst"
     assert sum(int(row["suggested"]) == truth[row["image"]] for row in hits) >= 0.9 * len(hits)
     output = ranks.run("train", *data, "--name", "clean", *STEPS, *FAST, "data.exclude=runs/noisy-audit/audit.csv")
     assert f"; {len(found):,} excluded" in output
