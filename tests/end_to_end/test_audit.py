@@ -30,13 +30,15 @@ def test_flipped_labels_are_found_and_left_out(ranks) -> None:
     truth = write_noisy_digits(ranks.folder / "digits.npz")
     data = ["--data", "digits.npz", "data.test_fraction=0"]
     length = ["train.num_epochs=null", "train.num_steps=250", "train.eval_every=125 steps"]
-    ranks.run("crossval", *data, "--name", "noisy", "data.folds=2", *length, *FAST)
+    for fold in range(2):  # as distcls crossval does, without waiting for its imports
+        ranks.run("train", *data, "--name", f"noisy-fold{fold}", "data.folds=2", f"data.fold={fold}", *length, *FAST)
     output = ranks.run("audit", "runs/noisy")
     assert "the labels of 1,797 of 1,797 images, by 2 runs" in output
     with (ranks.folder / "runs/noisy-audit/audit.csv").open(newline="") as lines:
         found = [row for row in csv.DictReader(lines) if row["reason"] == "label error"]
     hits = [row for row in found if row["image"] in truth]
-    assert len(hits) >= 0.8 * FLIPS and len(hits) >= 0.8 * len(found)
+    assert len(hits) >= 0.9 * FLIPS and len(hits) >= 0.6 * len(found)
+    assert sum(row["image"] in truth for row in found[:FLIPS]) >= 0.8 * FLIPS, "the list begins with the worst"
     assert sum(int(row["suggested"]) == truth[row["image"]] for row in hits) >= 0.9 * len(hits)
     output = ranks.run("train", *data, "--name", "clean", *STEPS, *FAST, "data.exclude=runs/noisy-audit/audit.csv")
     assert f"; {len(found):,} excluded" in output
