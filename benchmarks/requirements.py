@@ -25,6 +25,7 @@ NEEDED = {
     "yaml": "pyyaml",
     "rich": "rich",
     "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
     "sklearn": "scikit-learn",
     "scipy": "scipy",
     "psutil": "psutil",
