@@ -32,9 +32,6 @@ def test_a_run_that_is_not_there_is_answered_without_the_engine(tmp_path):
     code = """
 import sys
 from distcls.cli import main
-from distcls.cluster.processes import Processes
-from distcls.inference.evaluation import evaluate, open_run
-from distcls.runs.opening import opened_run
 for argv in (["predict", "nope", "x.png"], ["eval", "nope"], ["report", "nope"], ["eval", "nope", "--data", "."]):
     assert main(argv) == 66, argv
 slow = ("torch", "torchvision", "accelerate", "torchmetrics", "matplotlib", "sklearn", "tensorboard")
