@@ -164,8 +164,9 @@ def _with_resizing(file: Path, metadata: Mapping[str, str], portable: Portable, 
     agreement = compare(np.concatenate(given), expected, portable.gives_logits)
     _say(
         "resizing",
-        f"pixels differ from Pillow's by {mean:.2g} of 255, {worst:.2g} in the worst of {images.title};",
-        f"probabilities by at most {agreement.largest_difference:.2g}; the same class for {agreement.num_same_class}",
+        f"pixels differ from Pillow's by {mean:.2g} of 255, {worst:.2g} in the worst image;",
+        f"probabilities by at most {agreement.largest_difference:.2g}, the same class for "
+        f"{agreement.num_same_class} of {images.title}",
     )
     return joined
 
