@@ -22,7 +22,7 @@ COMMANDS = {
     "predict": ("distcls.commands.predict", "classify images with a trained model"),
     "compare": ("distcls.commands.compare", "show runs side by side: settings, metrics, time, and what may be chance"),
     "export": ("distcls.commands.export", "write a trained model as one file for other programs: ONNX, PyTorch …"),
-    "report": ("distcls.commands.report", "redraw a run's plots from its folder alone"),
+    "report": ("distcls.commands.report", "make a run's report and plots again, from its folder alone"),
     "track": ("distcls.commands.track", "send a run to Weights & Biases, MLflow or Trackio"),
     "models": ("distcls.commands.models", "list models: built-in ones, and those of torchvision and timm"),
     "summary": ("distcls.commands.summary", "show a model's layers, parameters, FLOPs, memory and latency"),

@@ -32,11 +32,11 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     options = parser.parse_args(argv)
-    run_dirs = [run_dir for name in options.runs for run_dir in runs_of(Path(name))]
+    named = [Path(name) if Path(name).name else Path(name).resolve() for name in options.runs]  # "." has no name
+    run_dirs = [run_dir for path in named for run_dir in runs_of(path)]
     for run_dir in run_dirs:
         check_run_folder(run_dir)
-    first = Path(options.runs[0])
-    output = options.output or first.with_name(f"{first.name}-audit")
+    output = options.output or named[0].with_name(f"{named[0].name}-audit")
     check_can_write(output)
     moved = [] if options.data is None else [override("data.root", options.data)]
     with opened_run(run_dirs[0], ["data"], moved, options.trust) as config:

@@ -65,7 +65,7 @@ def _parser() -> Parser:
         help="such as accuracy, test.loss, time, optim.lr or run; metrics have the best value first. Folders of runs "
         "are sorted by what chose the weights, on val, unless you say otherwise",
     )
-    parser.add_argument("--reverse", action="store_true", help="sort the other way round")
+    parser.add_argument("--reverse", action="store_true", help="reverse the order")
     parser.add_argument(
         "--filter",
         metavar="KEY=VALUE",

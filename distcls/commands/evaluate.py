@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,8 +42,12 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(
             "--calibrate stores a temperature beside the weights of one run: calibrate the runs one by one."
         )
+    if options.calibrate:
+        _refuse_other_model(overrides, options)
     for file in (options.json, options.csv, options.parquet):
         check_can_write(file)
+    if options.parquet is not None and importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("--parquet needs pyarrow: pip install 'distcls[parquet]', or write --csv FILE")
     if options.tta is not None:
         overrides.append(override("train.tta", options.tta))
     with ExitStack() as stack:
@@ -90,7 +95,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="distcls eval",
         usage="distcls eval RUN [RUN2 ...] [--split NAME] [--data DIR] [--tta LEVEL] [--calibrate] [--json FILE] "
-        "[--csv FILE] [--parquet FILE] [key=value ...]",
+        "[--csv FILE] [--parquet FILE] [--trust] [key=value ...]",
         description="Evaluate a run's best weights on a split. Several runs are an ensemble: their probabilities are "
         "averaged.",
     )
@@ -116,24 +121,41 @@ def _parser() -> Parser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics and the confusion matrix")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write each image's true class and probabilities")
-    parser.add_argument("--parquet", type=Path, metavar="FILE", help="the same table as Parquet (needs pyarrow)")
+    parser.add_argument(
+        "--parquet", type=Path, metavar="FILE", help="the same table as Parquet (needs pip install 'distcls[parquet]')"
+    )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
 
 def _sorted_out(words: Sequence[str]) -> tuple[list[str], list[Path]]:
     """Return the settings and the run folders among the words. Raises UsageError for a setting of training."""
-    overrides = [word for word in words if "=" in word]
+    overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
     for word in overrides:
         if not word.startswith(MAY_DIFFER) or word.startswith(PIXELS):
             raise UsageError(
                 f"{word}: a run is evaluated with the settings it was trained with. You can change "
                 f"{', '.join(MAY_DIFFER)}: where the images are, how they are read, and how results are computed"
             )
-    run_dirs = [Path(word) for word in words if "=" not in word]
+    run_dirs = [Path(word) for word in words if word not in overrides]
     if not run_dirs:
         raise UsageError("which run? Give its folder, such as runs/digits.")
     return overrides, run_dirs
+
+
+def _refuse_other_model(overrides: Sequence[str], options: argparse.Namespace) -> None:
+    """Raise UsageError for options under which a temperature would be that of another model, or cannot be fitted."""
+    for word in [*(["--tta"] if options.tta else []), *overrides]:
+        if word.startswith(("--tta", "train.tta", "train.precision")):
+            raise UsageError(
+                f"--calibrate fits the temperature of the model as it was trained: leave out {word}, calibrate, and "
+                "then evaluate with it"
+            )
+    if options.split == "all":
+        raise UsageError(
+            "--calibrate needs the run's own val split, which --split all leaves out: first distcls eval RUN "
+            "--calibrate, then evaluate the other images"
+        )
 
 
 def settings_of_images(run_dir: Path, data: str | None, split: str, overrides: Sequence[str] = ()) -> list[str]:

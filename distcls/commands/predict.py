@@ -71,7 +71,7 @@ def _parser() -> Parser:
         "--top",
         type=int,
         metavar="K",
-        help=f"how many classes to give of each image (default: {SHOWN}; in CSV, all)",
+        help=f"how many classes to list per image (default: {SHOWN}; in CSV, all)",
     )
     parser.add_argument(
         "--threshold",
@@ -95,7 +95,7 @@ def _parser() -> Parser:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that decode images (default: one per CPU, if it is worth it)",
+        help="processes that decode images (default: one per CPU, up to 16; none for fewer than 256 images)",
     )
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser

@@ -1,4 +1,4 @@
-"""`distcls track RUN`: sends a run to tracking services, or what they do not have of it yet."""
+"""`distcls track RUN`: sends a run, or what is missing of it, to tracking services."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         "--tracker",
         action="append",
         choices=list(SERVICES),
-        help="where to send it, may be repeated (default: the services in the run's run.trackers)",
+        help="where to send it; repeat for several (default: the services in the run's run.trackers)",
     )
     parser.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)  # a run starts such a process itself
     options = parser.parse_args(argv)

@@ -16,7 +16,7 @@ from distcls.config.settings import Config
 from distcls.data.build import build_data
 from distcls.data.split import Data, Split
 from distcls.errors import MissingInputError, UsageError
-from distcls.inference.calibration import fit_temperature
+from distcls.inference.calibration import HIGHEST, LOWEST, fit_temperature
 from distcls.inference.classifier import Classifier, load_classifier, store_temperature
 from distcls.inference.ensemble import Member
 from distcls.inference.evaluator import Evaluator
@@ -26,6 +26,9 @@ from distcls.inference.metrics import SplitMetrics
 from distcls.inference.probabilities import Probabilities
 from distcls.runs.results import Predictions
 from distcls.runs.status import state_of
+
+MOST_TO_FIT = 2 * 2**30
+"""Bytes of probabilities that a temperature is fitted from: ImageNet's validation images are a tenth of it."""
 
 
 class OpenedRun(NamedTuple):
@@ -66,7 +69,9 @@ def open_run(run_dir: Path, config: Config, split: str) -> OpenedRun:
     return OpenedRun(run_dir, config, load_classifier(run_dir, config))
 
 
-def evaluate(runs: Sequence[OpenedRun], split: str, processes: Processes) -> Evaluation:
+def evaluate(
+    runs: Sequence[OpenedRun], split: str, processes: Processes, largest_float32: int | None = None
+) -> Evaluation:
     """Return the metrics of a run's best weights, or of several runs' mean probabilities, on a split.
 
     All processes call it. Changes nothing in the run folders. Raises UsageError if the split is not the one that each
@@ -77,7 +82,7 @@ def evaluate(runs: Sequence[OpenedRun], split: str, processes: Processes) -> Eva
     classifier, images = members[0]
     class_names = classifier.class_names
     evaluator = Evaluator(runs[0].config, processes)
-    keep = Probabilities(len(images), len(class_names), evaluator.batch_size, processes)
+    keep = Probabilities(len(images), len(class_names), evaluator.batch_size, processes, largest_float32)
     metrics = evaluator(classifier, images, keep, members[1:])
     if metrics is None:
         raise KeyboardInterrupt
@@ -144,7 +149,7 @@ def calibrate(run: OpenedRun, processes: Processes) -> Calibration:
     probabilities, and MissingInputError if the run has not finished or has no val split.
     """
     run.classifier.temperature.fill_(1)
-    uncalibrated = evaluate([run], "val", processes)
+    uncalibrated = evaluate([run], "val", processes, MOST_TO_FIT)
     temperature = processes.from_main(lambda: _fitted(uncalibrated, run.dir))
     run.classifier.temperature.fill_(temperature)
     calibrated = evaluate([run], "val", processes)
@@ -153,12 +158,19 @@ def calibrate(run: OpenedRun, processes: Processes) -> Calibration:
 
 def _fitted(evaluation: Evaluation, run_dir: Path) -> float:
     predictions = evaluation.predictions
-    if predictions.classes is not None:
+    if predictions.probs.dtype != np.float32:  # small ones would be rounded to 0
         raise UsageError(
             f"{len(evaluation.class_names):,} classes and {len(predictions.labels):,} images have too many "
             "probabilities to keep, so no temperature can be fitted."
         )
     temperature = fit_temperature(predictions.probs, predictions.labels)
+    if not 1.01 * LOWEST < temperature < HIGHEST / 1.01:
+        right = int((predictions.preds == predictions.labels).sum())
+        raise UsageError(
+            f"the val split says nothing about how sure the model should be: {right:,} of its "
+            f"{len(predictions.labels):,} predictions are right, and a temperature needs both right and wrong ones. "
+            "Nothing was stored."
+        )
     store_temperature(run_dir, temperature)
     return temperature
 

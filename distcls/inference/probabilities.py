@@ -26,11 +26,22 @@ class Probabilities:
     classes: np.ndarray | None = None
     """int32 (n, K), the classes whose probabilities are kept, the most probable first; None: all, in order."""
 
-    def __init__(self, num_images: int, num_classes: int, batch_size: int, processes: Processes) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        num_classes: int,
+        batch_size: int,
+        processes: Processes,
+        largest_float32: int | None = None,
+    ) -> None:
+        """largest_float32: bytes, instead of LARGEST_FLOAT32."""
         self.num_images, self.batch_size, self.processes = num_images, batch_size, processes
         self.batches_done = 0
-        self.dtype = torch.float32 if num_images * num_classes * 4 <= LARGEST_FLOAT32 else torch.float16
-        self.takes_top = num_images * num_classes * 2 > LARGEST_FLOAT16 and num_classes > TOP
+        self.dtype = (
+            torch.float32 if num_images * num_classes * 4 <= (largest_float32 or LARGEST_FLOAT32) else torch.float16
+        )
+        is_large = self.dtype == torch.float16 and num_images * num_classes * 2 > LARGEST_FLOAT16
+        self.takes_top = is_large and num_classes > TOP
         self.width = TOP if self.takes_top else num_classes
         shape = num_images if processes.is_main else 0, self.width
         self.probs = np.empty(shape, np.float32 if self.dtype == torch.float32 else np.float16)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distcls.config.metrics import METRICS
-from distcls.errors import UsageError
-from distcls.files.atomic import replacing, write_json
+from distcls.files.atomic import printable, replacing, write_json
 from distcls.inference.evaluation import Calibration, Evaluation
 from distcls.inference.metrics import worst_confusions
 from distcls.runs.results import Predictions
@@ -64,14 +63,13 @@ def write_csv(path: Path, evaluation: Evaluation) -> None:
 
 
 def write_parquet(path: Path, evaluation: Evaluation) -> None:
-    """Write the table of `write_csv` as Parquet, atomically. Raises UsageError if pyarrow is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UsageError("a Parquet file needs pyarrow: pip install 'distcls[parquet]', or write --csv FILE") from error
-    names = _columns(evaluation.class_names)
-    columns = zip(*_rows(evaluation.predictions, evaluation.class_names), strict=True)
+    """Write the table of `write_csv` as Parquet, atomically. It holds UTF-8 only: other bytes of names become "?"."""
+    import pyarrow
+    import pyarrow.parquet
+
+    names = [printable(name) for name in _columns(evaluation.class_names)]
+    rows = _rows(evaluation.predictions, evaluation.class_names)
+    columns = zip(*([printable(x) if isinstance(x, str) else x for x in row] for row in rows), strict=True)
     with replacing(path) as file:
         pyarrow.parquet.write_table(pyarrow.table(list(map(pyarrow.array, columns)), names=names), file)
 

@@ -66,6 +66,11 @@ def test_a_temperature_is_fitted_stored_and_used(two_runs):
     assert f"temperature {stored:.4f}" in again, "fitting starts from 1 each time"
     refused = ranks.run("eval", "runs/seed0", "runs/seed1", "--calibrate", expect=2)
     assert "calibrate the runs one by one" in refused
+    for words in (["--tta", "flip"], ["train.precision=bf16"]):
+        told = ranks.run("eval", "runs/seed0", "--calibrate", *words, expect=2)
+        assert f"leave out {words[0]}, calibrate, and then evaluate with it" in told
+    (ranks.folder / "runs/seed0").rename(ranks.folder / "runs/lr=0.1")
+    assert "accuracy" in ranks.run("eval", "runs/lr=0.1"), "not a setting"
 
 
 def test_views_change_probabilities_a_little(two_runs):

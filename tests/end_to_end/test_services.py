@@ -201,6 +201,10 @@ def test_a_real_server_and_its_artifacts(stores):
         state = read_json(run_dir / "trackers" / "mlflow.json")
         assert state["ended"], (run_dir / "trackers" / "mlflow.log").read_text()
         assert mlflow_rows(f"http://127.0.0.1:{port}", state["id"]) == by_tag(expected(run_dir))
+        longer = [word.replace("=120", "=130") for word in SETTINGS]
+        stores.run("train", *longer, "run.trackers=[mlflow]", "data.workers=1")  # other settings, and more rows
+        wait_for_senders(run_dir)
+        assert mlflow_rows(f"http://127.0.0.1:{port}", state["id"]) == by_tag(expected(run_dir))
         stored = {path.name for path in (folder / "artifacts").rglob("*") if path.is_file()}
         assert {"config.yaml", "metrics.csv", "curves.png", "model.safetensors"} <= stored
     finally:

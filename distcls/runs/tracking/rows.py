@@ -34,9 +34,12 @@ def covered_rows(run_dir: Path) -> list[Row]:
     """
     if not (run_dir / "metrics.csv").exists():
         return []
+    rows = read_metrics(run_dir / "metrics.csv")
+    if is_finished(run_dir) and not checkpoint_steps(run_dir):  # somebody made room
+        return [row for row in rows if row["split"] != "test"]
     newest = next(iter(checkpoint_steps(run_dir)), 0)
     evaluated = read_object(checkpoint_folder(run_dir, newest) / "state.json").get("evaluated_step", 0)
-    return [row for row in read_metrics(run_dir / "metrics.csv") if is_covered(row, newest, evaluated)]
+    return [row for row in rows if is_covered(row, newest, evaluated)]
 
 
 def test_row(run_dir: Path) -> Row | None:

@@ -7,6 +7,7 @@ a kill. What was sent is kept in the run folder, trackers/NAME.json, with the id
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -77,20 +78,24 @@ class Sender:
         (self.run_dir / FOLDER).mkdir(exist_ok=True)
         self._lock = (self.run_dir / FOLDER / f".{self.name}.lock").open("w")
         end = time.monotonic() + SECONDS_TO_END
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > end:
-                    raise MissingInputError(f"another process is sending {self.run_dir} to {self.name}") from error
-                time.sleep(POLL)
+        while not self._is_ours(self._lock):
+            if time.monotonic() > end:
+                raise MissingInputError(f"another process is sending {self.run_dir} to {self.name}: try again later.")
+            time.sleep(POLL)
         self.state = read_object(state_file(self.run_dir, self.name))
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.close()
+
+    def _is_ours(self, lock: IO[str]) -> bool:
+        """True if this process holds the lock, or if the file system has no locks."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+        return True
 
     @property
     def rows(self) -> int:
@@ -111,16 +116,27 @@ class Sender:
 
         return self._attempt(send) or 0
 
-    def end(self) -> None:
-        """Send the files and final metrics of a finished run, and wait until all is sent or kept by the library."""
+    def end(self) -> int:
+        """Send what is left, with the results of a finished run, and wait until the library has sent or stored it.
+
+        Return the number of new rows. If the service fails, the problem is kept, and all of this is to be done again.
+        """
         self._next_attempt = 0.0
-        if is_finished(self.run_dir) and not self.state.get("ended") and self.problem is None:
-            last = test_row(self.run_dir)
-            self._attempt(lambda service: service.end(numbers_of(last) if last else {}, self._files()))
-            if self.problem is None:
+        new = self.catch_up()
+        is_due = is_finished(self.run_dir) and not self.state.get("ended")
+        last, files = (test_row(self.run_dir), self._files()) if is_due else (None, [])
+
+        def finish(service: Service) -> None:
+            if is_due:
+                service.end(numbers_of(last) if last else {}, files)
+            service.close()
+
+        if self._next_attempt == 0 and (is_due or self._service is not None):
+            self._attempt(finish)
+            self._service = None
+            if is_due and self.problem is None:
                 self._keep(ended=True)
-        if self._service is not None:
-            self._attempt(lambda service: service.close())
+        return new
 
     def _attempt(self, act: Callable[[Service], Any]) -> Any:
         """Return what an act on the service returns; None, and note the problem, if it fails.
@@ -178,8 +194,10 @@ def follow(run_dir: Path, name: str, stdin: IO[bytes]) -> None:
         while not ended.wait(POLL):
             sender.catch_up()
         _end_within(SECONDS_TO_END)
-        sender.catch_up()
         sender.end()
+        while sender.problem is not None:
+            time.sleep(RETRY)
+            sender.end()
 
 
 def send_all(run_dir: Path, names: Sequence[str]) -> tuple[list[str], bool]:
@@ -187,8 +205,7 @@ def send_all(run_dir: Path, names: Sequence[str]) -> tuple[list[str], bool]:
     lines, failed = [], False
     for name in names:
         with Sender(run_dir, name) as sender:
-            new = sender.catch_up()
-            sender.end()
+            new = sender.end()
             told = sender.problem or f"{sender.rows:,} rows, {new:,} of them new: {sender.state.get('url', '')}"
             lines.append(f"{name}: {told}")
             failed |= sender.problem is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distcls.config.settings import DataConfig
 from distcls.config.wording import count
+from distcls.data.exclusion import read_names
 from distcls.errors import DiskError
 from distcls.files.atomic import printable
 from distcls.runs.status import read_object
@@ -43,11 +44,13 @@ def audit_runs(run_dirs: Sequence[Path], config: DataConfig, folder: Path, progr
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiskError(f"cannot create {folder}: {error.strerror}") from error
-    write_findings(exclude, folder / "audit.csv")
+    already = [] if config.exclude is None else read_names(config.exclude)
+    before = [Finding(name, "", "", 1.0, "excluded before") for name in already]
+    exclude_file = write_findings([*exclude, *before], folder / "audit.csv")
     write_pairs(findings, folder / "duplicates.csv")
-    commands = _commands(run_dirs, gallery, folder)
+    commands = _commands(run_dirs, gallery, exclude_file)
     write_audit_page(findings, folder, _name(run_dirs), _summary(findings, len(run_dirs)), commands)
-    _print(findings, exclude, run_dirs, folder, progress)
+    _print(findings, exclude, run_dirs, exclude_file, progress)
     for command in commands:
         progress.note(f"  {command}")
     return findings
@@ -71,7 +74,7 @@ def _is(number: int) -> str:
 
 
 def _print(
-    findings: Findings, exclude: Sequence[Finding], run_dirs: Sequence[Path], folder: Path, progress: Progress
+    findings: Findings, exclude: Sequence[Finding], run_dirs: Sequence[Path], exclude_file: Path, progress: Progress
 ) -> None:
     gallery, audited = findings.gallery, len(findings.gallery.predicted)
     listed, conflicts, leaks = len(findings.errors.listed), findings.conflicts(), findings.leaks()
@@ -87,7 +90,7 @@ def _print(
                 f"{len(findings.pairs):,} near-duplicates: {len(conflicts):,} with different labels, {len(leaks):,} "
                 "more in different splits",
             ),
-            ("page", str(folder / "audit.html")),
+            ("page", str(exclude_file.with_name("audit.html"))),
         ]
     )  # it ends with an empty line
     errors = [f"{one.image}: {one.label}, probably {one.suggested}" for one in exclude[:listed]]
@@ -98,7 +101,7 @@ def _print(
             for line in lines[:SHOWN]:
                 progress.note(printable(f"  {line}"))
             if len(lines) > SHOWN:
-                progress.note(f"  and {len(lines) - SHOWN:,} more in {folder / 'audit.csv'}")
+                progress.note(f"  and {len(lines) - SHOWN:,} more in {exclude_file}")
             progress.note("")
     if audited < len(gallery):
         progress.warning(
@@ -108,7 +111,7 @@ def _print(
     progress.note("next")
 
 
-def _commands(run_dirs: Sequence[Path], gallery: Gallery, folder: Path) -> list[str]:
+def _commands(run_dirs: Sequence[Path], gallery: Gallery, exclude_file: Path) -> list[str]:
     """Return what to type next."""
     config = shlex.quote(str(run_dirs[0] / "config.yaml"))
     name = _name(run_dirs)
@@ -120,7 +123,7 @@ def _commands(run_dirs: Sequence[Path], gallery: Gallery, folder: Path) -> list[
             f"distcls audit runs/{folds}",
         ]
     again = shlex.quote(f"{name}-clean")
-    exclude = shlex.quote(str(folder / "audit.csv"))
+    exclude = shlex.quote(str(exclude_file))
     folds = " data.folds=null data.fold=null" if len(run_dirs) > 1 else ""
     return [*commands, f"distcls train -c {config} run.dir=null --name {again}{folds} data.exclude={exclude}"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -126,15 +127,24 @@ def _rank(place: str) -> int:
     return KEPT_FIRST.index(place) if place in KEPT_FIRST else len(KEPT_FIRST)
 
 
-def write_findings(found: Sequence[Finding], path: Path) -> None:
-    """Write the CSV file that data.exclude takes. Raises DiskError."""
-    _write_csv(path, [field.name for field in fields(Finding)], [astuple(one) for one in found])
+def write_findings(found: Sequence[Finding], path: Path) -> Path:
+    """Write the CSV file that data.exclude takes, and return it. Raises DiskError.
+
+    A file with other lines stays as it is, because its user may have edited it, and runs may name it: the new one is
+    called audit-2.csv, and so on.
+    """
+    content = _csv_text([field.name for field in fields(Finding)], (astuple(one) for one in found))
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    encoded = content.encode("utf-8", "surrogateescape")
+    free = next(one for one in itertools.chain([path], others) if not one.exists() or one.read_bytes() == encoded)
+    _write(free, content)
+    return free
 
 
 def write_pairs(findings: Findings, path: Path) -> None:
     """Write a CSV file with all near-duplicates. Raises DiskError."""
     head = ["image", "label", "place", "other", "other_label", "other_place", "similarity", "mirrored"]
-    _write_csv(path, head, (_pair_row(findings, pair) for pair in findings.pairs))
+    _write(path, _csv_text(head, (_pair_row(findings, pair) for pair in findings.pairs)))
 
 
 def _pair_row(findings: Findings, pair: Pair) -> tuple[object, ...]:
@@ -143,12 +153,16 @@ def _pair_row(findings: Findings, pair: Pair) -> tuple[object, ...]:
     return (*images[0], *images[1], round(pair.similarity, 4), "yes" if pair.is_mirrored else "no")
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[tuple[object, ...]]) -> None:
+def _csv_text(head: Sequence[str], rows: Iterable[tuple[object, ...]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     writer.writerows(rows)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
     try:
-        write_text(path, text.getvalue())
+        write_text(path, text)
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error

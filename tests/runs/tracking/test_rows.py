@@ -49,6 +49,16 @@ def test_the_test_split_is_final_when_the_run_is(tmp_path):
     assert covered_rows(tmp_path) == [], "a run that is made longer measures it again"
 
 
+def test_a_finished_run_without_checkpoints_is_final(tmp_path):
+    """Somebody made room."""
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    metrics.append({"step": 2, "split": "train", "loss": 1.0})
+    metrics.append({"step": 2, "split": "test", "loss": 1.0})
+    assert covered_rows(tmp_path) == []
+    write_json(tmp_path / "status.json", {"state": "finished"})
+    assert places(tmp_path) == [("train", 2)]
+
+
 def test_a_number_is_called_by_its_split_unless_it_has_none():
     row = {
         "time": "t",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,7 +46,8 @@ class Stub:
         Stub.files = [path.name for path in files]
 
     def close(self) -> None:
-        pass
+        if Stub.fails == "close":
+            raise TimeoutError("still sending")
 
 
 @pytest.fixture
@@ -105,6 +107,29 @@ def test_a_finished_run_is_sent_with_its_files_and_again_when_it_was_made_longer
     append_rows(run_dir, range(4, 6), checkpoint=5)
     send_all(run_dir, ["wandb"])
     assert len(Stub.received) == 5 and read_json(state_file(run_dir, "wandb"))["ended"]
+
+
+def test_results_that_were_not_sent_to_the_end_are_sent_again(run_dir):
+    append_rows(run_dir, range(1, 4), checkpoint=3)
+    write_json(run_dir / "metrics.json", {})
+    (run_dir / "model").mkdir()
+    write_json(run_dir / "status.json", {"state": "finished"})
+    Stub.fails = "close"
+    assert send_all(run_dir, ["wandb"])[1]
+    assert not read_json(state_file(run_dir, "wandb")).get("ended")
+    Stub.fails, Stub.files = None, []
+    assert not send_all(run_dir, ["wandb"])[1]
+    assert Stub.files and read_json(state_file(run_dir, "wandb"))["ended"]
+    assert problems(run_dir, ["wandb"]) == []
+
+
+def test_a_file_system_without_locks_is_no_obstacle(run_dir, monkeypatch):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(sender.fcntl, "flock", no_locks)
+    append_rows(run_dir, range(1, 4), checkpoint=3)
+    assert not send_all(run_dir, ["wandb"])[1] and len(Stub.received) == 3
 
 
 def test_two_senders_do_not_send_at_the_same_time(run_dir, monkeypatch):

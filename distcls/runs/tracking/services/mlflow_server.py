@@ -41,9 +41,14 @@ class MLflow:
             run = self._client.create_run(self._experiment(), run_name=about.name)
             self._id = about.state["id"] = run.info.run_id
         about.state["url"] = uri
-        settings = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in about.settings.items()]
-        for start in range(0, len(settings), MOST_SETTINGS):
-            self._client.log_batch(self._id, params=settings[start : start + MOST_SETTINGS])
+        # MLflow refuses another value for a parameter, but a run may be resumed with other workers, or made longer.
+        known = self._client.get_run(self._id).data.params
+        settings = {name: str(value)[:LONGEST_VALUE] for name, value in about.settings.items()}
+        new = [Param(name, value) for name, value in settings.items() if name not in known]
+        for start in range(0, len(new), MOST_SETTINGS):
+            self._client.log_batch(self._id, params=new[start : start + MOST_SETTINGS])
+        changed = [RunTag(name, value) for name, value in settings.items() if known.get(name, value) != value]
+        self._client.log_batch(self._id, tags=changed)
         self._client.log_batch(self._id, tags=[RunTag("distcls.run_dir", str(about.dir.resolve()))])
 
     def _experiment(self) -> str:

@@ -52,7 +52,7 @@ class Trackio:
         plots = [path for path in files if path.suffix == ".png"]
         pictures = {f"plots/{path.stem}": self._trackio.Image(str(path)) for path in plots}
         if pictures:
-            self._run.log(pictures)
+            self._run.log(pictures, step=max((self.sent() or 1) - 1, 0))  # a step of its own would count as a row
 
     def close(self) -> None:
         """Wait until the library has stored all of it."""
