@@ -16,6 +16,7 @@ import importlib.util
 import json
 import random
 import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -200,7 +201,9 @@ def train(
         raise UsageError("another thread of this process is training: wait for it, or use a process for each run.")
     drawn = random.getstate()
     try:
-        with signals.borrowed():
+        with signals.borrowed(), warnings.catch_warnings():
+            # tqdm, which libraries of weights import, would like Jupyter's widgets; nothing here needs them.
+            warnings.filterwarnings("ignore", message="IProgress not found")
             from distcls.cluster.processes import group_closed
             from distcls.report.run_report import write_report
             from distcls.training.loop import train as run_loop

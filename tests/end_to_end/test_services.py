@@ -235,6 +235,8 @@ def test_a_server_that_never_answers_costs_a_run_nothing(stores):
         assert time.monotonic() - started < 60
         run_dir = stores.folder / "runs" / "a"
         assert read_json(run_dir / "status.json")["state"] == "finished"
+        for pid in senders(run_dir):  # it would try again for ten minutes
+            os.kill(pid, signal.SIGKILL)
         wait_for_senders(run_dir)
         told = stores.run("track", "runs/a", expect=1)
         assert "mlflow: " in told and "imed out" in told and held

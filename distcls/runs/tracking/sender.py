@@ -78,6 +78,8 @@ class Sender:
         (self.run_dir / FOLDER).mkdir(exist_ok=True)
         self._lock = (self.run_dir / FOLDER / f".{self.name}.lock").open("w")
         end = time.monotonic() + SECONDS_TO_END
+        if not self._is_ours(self._lock):
+            print(f"{self.name}: waiting for the process that is sending {self.run_dir} to it", file=sys.stderr)
         while not self._is_ours(self._lock):
             if time.monotonic() > end:
                 raise MissingInputError(f"another process is sending {self.run_dir} to {self.name}: try again later.")
