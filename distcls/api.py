@@ -41,6 +41,9 @@ from distcls.runs.tracking.metrics_file import read_metrics
 OneImage = Any
 """A path, a PIL image, a NumPy array (height, width[, channels]) or a torch tensor ([channels, ]height, width)."""
 
+# In a notebook, tqdm asks for Jupyter's widgets when a library of weights imports it; nothing here needs them.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
 _training = threading.Lock()
 """Held during a run: torch's settings and random generators, and accelerate's state, belong to the whole process."""
 
@@ -201,9 +204,7 @@ def train(
         raise UsageError("another thread of this process is training: wait for it, or use a process for each run.")
     drawn = random.getstate()
     try:
-        with signals.borrowed(), warnings.catch_warnings():
-            # tqdm, which libraries of weights import, would like Jupyter's widgets; nothing here needs them.
-            warnings.filterwarnings("ignore", message="IProgress not found")
+        with signals.borrowed():
             from distcls.cluster.processes import group_closed
             from distcls.report.run_report import write_report
             from distcls.training.loop import train as run_loop
