@@ -15,6 +15,7 @@ from distcls.config.loading import read_config
 from distcls.config.settings import KINDS_OF_PATHS, TTA_LEVELS
 from distcls.errors import UsageError
 from distcls.runs.opening import check_run_folder, opened_run
+from distcls.runs.status import warn_if_unfinished
 
 MAY_DIFFER = ("data.", "train.eval_batch_size", "train.tta", "train.precision", "model.channels_last", "run.device")
 """Prefixes of the settings that `distcls eval` accepts: the others change nothing, or change the network."""
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _evaluate(runs: list[Any], options: argparse.Namespace) -> None:
     from distcls.cluster.processes import Processes
-    from distcls.inference.evaluation import calibrate, evaluate, warn_if_unfinished
+    from distcls.inference.evaluation import calibrate, evaluate
     from distcls.report.evaluation import (
         print_calibration,
         print_evaluation,

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 from distcls.commands.arguments import TRUST, Parser, check_can_write
 from distcls.config.wording import count
-from distcls.errors import BadDataError, DiskError, UsageError
-from distcls.files.atomic import replacing
+from distcls.errors import BadDataError, UsageError
+from distcls.files.atomic import naming_disk_errors, replacing
 from distcls.inference.answers.formats import FORMATS, Answers
 from distcls.inference.answers.prediction import SHOWN
 from distcls.runs.opening import check_run_folder, opened_run
@@ -129,7 +129,7 @@ def _predict(classifier: Any, files: Any, answers: Answers, options: argparse.Na
         for batch, found in predictions(classifier, files, options.topk or SHOWN, options.batch_size, workers):
             answers.add(found)
             if heat_maps is not None:
-                with _explaining(heat_maps.folder):
+                with naming_disk_errors(heat_maps.folder):
                     heat_maps.write(batch)
             for place, reason in batch.bad.items():
                 answers.add_bad(batch.images[place], reason)
@@ -149,17 +149,8 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
         sys.stdout.flush()
         yield sys.stdout.buffer
         return
-    with _explaining(path), replacing(path) as file:
+    with naming_disk_errors(path), replacing(path) as file:
         yield file
-
-
-@contextlib.contextmanager
-def _explaining(path: Path) -> Iterator[None]:
-    """Turn an OSError into DiskError."""
-    try:
-        yield
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}. Make room, then run again.") from error
 
 
 def _terminal_width(path: Path | None) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distcls.config.settings import Config
-from distcls.errors import DiskError, InexactExportError, MissingInputError
+from distcls.errors import InexactExportError, MissingInputError
 from distcls.export import int8, onnx_file
 from distcls.export.formats import FORMATS, ExportOptions
 from distcls.export.metadata import describe, describe_int8, describe_resizing
@@ -26,9 +26,9 @@ from distcls.export.proof import (
     refuse_above,
 )
 from distcls.export.resizing import Resizing
-from distcls.files.atomic import folder_beside, put_file_in_place
+from distcls.files.atomic import folder_beside, naming_disk_errors, put_file_in_place
 from distcls.inference.classifier import load_classifier
-from distcls.runs.status import state_of
+from distcls.runs.status import warn_if_unfinished
 
 NUM_PROVEN = 100
 """Images with which a file is proven."""
@@ -51,14 +51,12 @@ def export_run(run_dir: Path, config: Config, options: ExportOptions, output: Pa
     """
     in_float32 = config.replaced({"train.precision": "float32"})
     portable = Portable(load_classifier(run_dir, in_float32), options.logits).eval()
-    state = state_of(run_dir)
-    if state not in ("finished", None):
-        print(f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr)
+    warn_if_unfinished(run_dir)
     images = _find_images(run_dir, config, options, portable)
     proven_on = images.spread(NUM_PROVEN)
     _say_precision(run_dir, config, portable, proven_on)
     metadata = describe(portable, in_float32)
-    try:
+    with naming_disk_errors(output):
         output.parent.mkdir(parents=options.output is None, exist_ok=True)
         with folder_beside(output) as folder:
             file = _write_proven(folder / output.name, portable, metadata, options, proven_on)
@@ -69,8 +67,6 @@ def export_run(run_dir: Path, config: Config, options: ExportOptions, output: Pa
                 metadata |= describe_resizing()
                 file = _with_resizing(file, metadata, portable, images.spread(NUM_RESIZED))
             put_file_in_place(file, output)
-    except OSError as error:
-        raise DiskError(f"cannot write {output}: {error.strerror or error}") from error
     print(f"{output}  {_megabytes(output)}")
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from distcls.errors import DiskError
+
 UNFINISHED = ".writing-"
 """Prefix of a folder that is being written, or whose writer was killed."""
 
@@ -43,6 +45,17 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         raise
     if durable:
         fsync(path.parent)
+
+
+@contextlib.contextmanager
+def naming_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError in the block into a DiskError that names what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {path}: {error.strerror or error}. Make room or fix its permissions, then run again."
+        ) from error
 
 
 def put_file_in_place(file: Path, path: Path) -> None:

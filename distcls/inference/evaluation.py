@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from distcls.inference.intervals import summarize
 from distcls.inference.metrics import SplitMetrics
 from distcls.inference.probabilities import Probabilities
 from distcls.runs.results import Predictions
-from distcls.runs.status import state_of
 
 MOST_TO_FIT = 2 * 2**30
 """Bytes of probabilities that a temperature is fitted from: ImageNet's validation images are a tenth of it."""
@@ -173,10 +171,3 @@ def _fitted(evaluation: Evaluation, run_dir: Path) -> float:
         )
     store_temperature(run_dir, temperature)
     return temperature
-
-
-def warn_if_unfinished(run_dir: Path) -> None:
-    """Warn that the weights of an unfinished run may still change."""
-    state = state_of(run_dir)
-    if state not in ("finished", None):
-        print(f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr)

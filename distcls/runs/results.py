@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distcls.errors import DiskError
-from distcls.files.atomic import read_json, replacing, write_json
+from distcls.files.atomic import naming_disk_errors, read_json, replacing, write_json
 
 EXPLAINED = "explained.json"
 """File of a run folder: its model's layers, size and speed, and why its report lacks something."""
@@ -90,12 +89,10 @@ def save_predictions(run_dir: Path, split: str, predictions: Predictions) -> Non
     """Write predictions/SPLIT.npz atomically. Raises DiskError."""
     path = run_dir / "predictions" / f"{split}.npz"
     arrays = {name: array for name, array in vars(predictions).items() if array is not None}
-    try:
+    with naming_disk_errors(path):
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as file:
             np.savez_compressed(file, **arrays)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}. Make room, then run again.") from error
 
 
 def load_predictions(run_dir: Path, split: str) -> Predictions | None:
@@ -125,14 +122,12 @@ def save_pictures(run_dir: Path, pictures: Mapping[str, Pictures]) -> None:
     """Write sheets of thumbnails, pictures/NAME.png or .jpg: 3 MB at most in all. Raises DiskError."""
     folder = run_dir / "pictures"
     index, room = {}, LARGEST
-    try:
+    with naming_disk_errors(folder):
         folder.mkdir(exist_ok=True)
         for place, (name, some) in enumerate(pictures.items()):
             index[name], size = _save_sheet(folder, name, some, room // (len(pictures) - place))
             room -= size
         write_json(folder / "index.json", index)
-    except OSError as error:
-        raise DiskError(f"cannot write {folder}: {error.strerror or error}. Make room, then run again.") from error
 
 
 def load_pictures(run_dir: Path) -> dict[str, Pictures]:

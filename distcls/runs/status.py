@@ -96,6 +96,13 @@ def state_of(path: Path) -> str | None:
     return status.get("state")
 
 
+def warn_if_unfinished(run_dir: Path) -> None:
+    """Warn that the weights of an unfinished run may still change."""
+    state = state_of(run_dir)
+    if state not in ("finished", None):
+        print(f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr)
+
+
 LOCK = ".lock"
 """File in the run folder on which its run holds a POSIX lock."""
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distcls.config.yaml_text import shown
-from distcls.errors import DiskError
-from distcls.files.atomic import write_text
+from distcls.files.atomic import naming_disk_errors, write_text
 from distcls.report.comparison.columns import Column, columns_of
 from distcls.report.comparison.rows import Row
 from distcls.report.comparison.table import Table
@@ -32,10 +31,8 @@ def write_csv(table: Table, path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(cells)
     writer.writerows(zip(*cells.values(), strict=True))
-    try:
+    with naming_disk_errors(path):
         write_text(path, text.getvalue(), durable=False)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}. Make room or fix its permissions.") from error
 
 
 def _is_own(row: Row, table: Table) -> bool:

@@ -19,8 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from distcls import __version__
-from distcls.errors import DiskError
-from distcls.files.atomic import printable, write_text
+from distcls.files.atomic import naming_disk_errors, printable, write_text
 
 FOLDER = Path(__file__).parent / "parts"
 """Templates, and what is the same on every page: its style and its script."""
@@ -47,12 +46,9 @@ def write_page(path: Path, title: str, sections: Sequence[Section], summary: str
 
     summary: a sentence or two below the title, as plain text. kind: a word or two above it, such as "Training run".
     """
-    try:
-        write_text(path, page_text(title, sections, summary, kind), durable=False)
-    except OSError as error:
-        raise DiskError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or fix its permissions."
-        ) from error
+    text = page_text(title, sections, summary, kind)
+    with naming_disk_errors(path):
+        write_text(path, text, durable=False)
 
 
 def page_text(title: str, sections: Sequence[Section], summary: str = "", kind: str = "") -> str:

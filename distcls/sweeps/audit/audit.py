@@ -9,8 +9,7 @@ from pathlib import Path
 from distcls.config.settings import DataConfig
 from distcls.config.wording import count
 from distcls.data.exclusion import read_names
-from distcls.errors import DiskError
-from distcls.files.atomic import printable
+from distcls.files.atomic import naming_disk_errors, printable
 from distcls.runs.status import read_object
 from distcls.sweeps.audit.findings import Finding, Findings, write_findings, write_pairs
 from distcls.sweeps.audit.gallery import LARGEST_PICTURE, Gallery, open_gallery
@@ -40,10 +39,8 @@ def audit_runs(run_dirs: Sequence[Path], config: DataConfig, folder: Path, progr
     )
     findings = Findings(gallery, errors, pairs)
     exclude = findings.to_exclude()
-    try:
+    with naming_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"cannot create {folder}: {error.strerror}") from error
     already = [] if config.exclude is None else read_names(config.exclude)
     before = [Finding(name, "", "", 1.0, "excluded before") for name in already]
     exclude_file = write_findings([*exclude, *before], folder / "audit.csv")

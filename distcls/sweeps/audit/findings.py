@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from distcls.data.exclusion import IMAGE_COLUMN
-from distcls.errors import DiskError
-from distcls.files.atomic import write_text
+from distcls.files.atomic import naming_disk_errors, write_text
 from distcls.sweeps.audit.gallery import Gallery
 from distcls.sweeps.audit.label_errors import LabelErrors
 from distcls.sweeps.audit.near_duplicates import Pair
@@ -137,14 +136,16 @@ def write_findings(found: Sequence[Finding], path: Path) -> Path:
     others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
     encoded = content.encode("utf-8", "surrogateescape")
     free = next(one for one in itertools.chain([path], others) if not one.exists() or one.read_bytes() == encoded)
-    _write(free, content)
+    with naming_disk_errors(free):
+        write_text(free, content)
     return free
 
 
 def write_pairs(findings: Findings, path: Path) -> None:
     """Write a CSV file with all near-duplicates. Raises DiskError."""
     head = ["image", "label", "place", "other", "other_label", "other_place", "similarity", "mirrored"]
-    _write(path, _csv_text(head, (_pair_row(findings, pair) for pair in findings.pairs)))
+    with naming_disk_errors(path):
+        write_text(path, _csv_text(head, (_pair_row(findings, pair) for pair in findings.pairs)))
 
 
 def _pair_row(findings: Findings, pair: Pair) -> tuple[object, ...]:
@@ -159,10 +160,3 @@ def _csv_text(head: Sequence[str], rows: Iterable[tuple[object, ...]]) -> str:
     writer.writerow(head)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
