@@ -131,6 +131,11 @@ def text_writer(text: str) -> Writer:
     return lambda file: file.write(text.encode())
 
 
+def bytes_writer(content: bytes) -> Writer:
+    """Return a writer of content that is there already, such as a copy of another file."""
+    return lambda file: file.write(content)
+
+
 def read_tensors(path: Path) -> Tensors:
     """Return the tensors in a safetensors file, on the CPU, including tied names."""
     with safe_open(path, framework="pt") as file:

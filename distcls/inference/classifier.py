@@ -10,9 +10,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -21,14 +19,14 @@ from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.data.augmentation.preprocessing import Normalize, describe_preprocessing, described_decoding
 from distcls.data.decoding.decode import Decoding
-from distcls.errors import DiskError, MissingInputError
-from distcls.files.atomic import read_json
-from distcls.files.verified import json_writer, read_tensors, tensor_writer, text_writer, write_folder
+from distcls.errors import MissingInputError
+from distcls.files.verified import bytes_writer, json_writer, read_tensors, tensor_writer, text_writer, write_folder
 from distcls.inference.tta import views
 from distcls.models.build import build_model
 from distcls.models.head import features_of
 from distcls.models.init_from import find_weights
 from distcls.models.weights import load_weights
+from distcls.runs.class_names import damaged, read_class_names, read_result
 from distcls.runs.resolution import weights_dtype
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -125,17 +123,13 @@ def store_temperature(run_dir: Path, temperature: float) -> None:
             f"{run_dir} has not finished, so its weights may still change: a temperature is fitted for final weights. "
             "Resume the run first."
         )
-    preprocessing = {**_read_json(folder / "preprocessing.json"), "temperature": temperature}
+    preprocessing = {**read_result(folder / "preprocessing.json"), "temperature": temperature}
     copies = {name: (folder / name).read_bytes() for name in ("model.safetensors", "config.yaml", "classes.json")}
     write_folder(
         folder,
-        {name: partial(_write_bytes, content) for name, content in copies.items()}
+        {name: bytes_writer(content) for name, content in copies.items()}
         | {"preprocessing.json": json_writer(preprocessing)},
     )
-
-
-def _write_bytes(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def load_classifier(run_dir: Path, config: Config) -> Classifier:
@@ -143,11 +137,11 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
 
     config: the run's (runs/opening.py); its train.tta is applied. Raises MissingInputError if there are no weights.
     """
-    class_names = _read_json(run_dir / "classes.json")
+    class_names = read_class_names(run_dir)
     weights = find_weights(run_dir)
     # A temperature belongs to the weights that it was fitted for; weights in a checkpoint have none.
     beside = weights.with_name("preprocessing.json")
-    preprocessing = _read_json(beside if beside.exists() else run_dir / "preprocessing.json")
+    preprocessing = read_result(beside if beside.exists() else run_dir / "preprocessing.json")
     decoding = described_decoding(preprocessing)
     assert decoding.image_size is not None
     network = build_model(
@@ -161,23 +155,7 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
 
 def read_task(run_dir: Path) -> tuple[list[str], Decoding]:
     """Return a run's class names, and how it decodes images. Raises DiskError, naming the file that is damaged."""
-    names, preprocessing = (_read_json(run_dir / name) for name in ("classes.json", "preprocessing.json"))
-    if not isinstance(names, list) or not names:
-        raise _damaged(run_dir / "classes.json", "it is not a list of names")
+    names, preprocessing = read_class_names(run_dir), read_result(run_dir / "preprocessing.json")
     if not isinstance(preprocessing, dict) or not isinstance(preprocessing.get("image_size"), int):
-        raise _damaged(run_dir / "preprocessing.json", "it has no image_size")
+        raise damaged(run_dir / "preprocessing.json", "it has no image_size")
     return names, described_decoding(preprocessing)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, reason: object) -> DiskError:
-    return DiskError(
-        f"{path} is damaged ({reason}). A finished run has a copy in {path.parent / 'model'}; an unfinished one "
-        "writes it again when it is resumed."
-    )

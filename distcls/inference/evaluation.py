@@ -84,15 +84,7 @@ def evaluate(
     metrics = evaluator(classifier, images, keep, members[1:])
     if metrics is None:
         raise KeyboardInterrupt
-    predictions = Predictions(
-        names=np.array([images.image_name(i) for i in range(len(images))]),
-        labels=images.labels,
-        preds=metrics.preds,
-        confidence=metrics.confidence,
-        probs=keep.probs,
-        classes=keep.classes,
-    )
-    return Evaluation(split, class_names, metrics, predictions)
+    return Evaluation(split, class_names, metrics, keep.predictions(images, metrics))
 
 
 def _member(run: OpenedRun, first: OpenedRun, name: str, processes: Processes, built: list[tuple[Any, Data]]) -> Member:
@@ -114,7 +106,8 @@ def _member(run: OpenedRun, first: OpenedRun, name: str, processes: Processes, b
         data = build_data(config, processes, least_classes=1)
         built.append((config, data))
     split = aligned(choose_split(data, name, run.dir), data.class_names, classifier.class_names)
-    _refuse_other_images(split, run.dir, built[0][1], name, first.dir)
+    if data is not built[0][1]:
+        _refuse_other_images(split, run.dir, built[0][1], name, first.dir)
     return Member(classifier, split)
 
 

@@ -102,8 +102,14 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def worst_confusions(confusion: np.ndarray, class_names: list[str], most: int = 3) -> list[tuple[str, str, int]]:
     """Return (true class, predicted class, how often), the most frequent first."""
+    cells = confused_classes(confusion)[:most]
+    return [(class_names[i], class_names[j], int(confusion[i, j])) for i, j in cells]
+
+
+def confused_classes(confusion: np.ndarray) -> list[tuple[int, int]]:
+    """Return the (true, predicted) classes of all confusions, the most frequent first."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    places = [np.unravel_index(place, wrong.shape) for place in order]
-    return [(class_names[i], class_names[j], int(wrong[i, j])) for i, j in places if wrong[i, j]]
+    rows, columns = np.nonzero(wrong)
+    order = np.argsort(-wrong[rows, columns], kind="stable")
+    return list(zip(rows[order].tolist(), columns[order].tolist(), strict=True))

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 from distcls.cluster.processes import Processes
+from distcls.data.split import Split
+from distcls.inference.metrics import SplitMetrics
+from distcls.runs.results import Predictions
 
 LARGEST_FLOAT32 = 100 * 2**20
 LARGEST_FLOAT16 = 200 * 2**20
@@ -67,6 +70,17 @@ class Probabilities:
         for number, received in enumerate(self.processes.to_main(batch), start=self.batches_done):
             rows = where[number * self.batch_size : (number + 1) * self.batch_size]
             rows[:] = received[: len(rows)].numpy()
+
+    def predictions(self, split: Split, metrics: SplitMetrics) -> Predictions:
+        """Return what a run folder keeps of an evaluated split. The probabilities are on the main process only."""
+        return Predictions(
+            names=np.array([split.image_name(i) for i in range(len(split))]),
+            labels=split.labels,
+            preds=metrics.preds,
+            confidence=metrics.confidence,
+            probs=self.probs,
+            classes=self.classes,
+        )
 
     def describe(self) -> str | None:
         """Return what was done to save space, as text for people; None if nothing was."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from distcls.inference.metrics import NUM_BINS
+from distcls.inference.calibration import at_temperature
+from distcls.inference.metrics import NUM_BINS, bin_of
 from distcls.runs.results import Predictions
 
 
@@ -22,7 +23,7 @@ def calibration_bins(
     confidence: (n,), if it is not that of the predictions, see `confidence_at`.
     """
     confidence = found.confidence if confidence is None else confidence
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    bins = bin_of(confidence)
     right = bins[found.preds == found.labels]
     return (
         np.bincount(bins, confidence, minlength=NUM_BINS),
@@ -38,6 +39,4 @@ def confidence_at(found: Predictions, temperature: float) -> np.ndarray | None:
     """
     if found.classes is not None:
         return None
-    logits = np.log(np.maximum(found.probs.astype(np.float64), 1e-30)) / temperature
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return (weights / weights.sum(1, keepdims=True)).max(1)
+    return at_temperature(found.probs, temperature).max(1)

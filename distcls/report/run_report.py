@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from distcls.errors import MissingInputError
-from distcls.files.atomic import read_json
 from distcls.inference.metrics import calibration_error
 from distcls.report.calibration import plot_calibration
 from distcls.report.confusion import plot_confusion
-from distcls.report.counting import calibration_bins, confusion_matrix
+from distcls.report.counting import calibration_bins
 from distcls.report.curves import plot_curves
 from distcls.report.pictures import plot_images, prediction_title
+from distcls.report.run_page.facts import RunFacts
 from distcls.report.run_page.page import write_run_page
-from distcls.runs.results import Pictures, Predictions, load_pictures, load_predictions
-from distcls.runs.tracking.metrics_file import read_metrics
+from distcls.runs.results import Pictures, Predictions, cut
 
 HEADINGS = {
     "train_batch": "Training images, as the model saw them",
@@ -36,37 +34,34 @@ def write_report(run_dir: Path) -> list[str]:
     """
     if not (run_dir / "metrics.csv").exists():
         raise MissingInputError(f"{run_dir} has no metrics.csv yet, so there is nothing to draw.")
-    write_run_page(run_dir)
-    return ["report.html", *(f"plots/{name}" for name in _draw_plots(run_dir))]
+    facts = write_run_page(run_dir)
+    return ["report.html", *(f"plots/{name}" for name in _draw_plots(facts))]
 
 
-def _draw_plots(run_dir: Path) -> list[str]:
-    folder = run_dir / "plots"
-    kept_step = (_read_json(run_dir / "kept.json") or {}).get("step")
-    plot_curves(read_metrics(run_dir / "metrics.csv"), folder / "curves.png", kept_step)
-    drawn = ["curves.png", *_draw_predictions(run_dir, folder)]
+def _draw_plots(facts: RunFacts) -> list[str]:
+    folder = facts.dir / "plots"
+    plot_curves(facts.rows, folder / "curves.png", facts.kept_step)
+    drawn = ["curves.png", *_draw_predictions(facts, folder)]
     for name in HEADINGS:  # left from before the run was extended, when there were still mistakes
         if f"{name}.png" not in drawn:
             (folder / f"{name}.png").unlink(missing_ok=True)
     return drawn
 
 
-def _draw_predictions(run_dir: Path, folder: Path) -> list[str]:
-    class_names = _read_json(run_dir / "classes.json")
-    split = next((name for name in ("test", "val") if (run_dir / "predictions" / f"{name}.npz").exists()), None)
-    found = load_predictions(run_dir, split) if split is not None else None
-    drawn = []
-    if split is not None and found is not None:
-        plot_confusion(confusion_matrix(found, len(class_names)), class_names, split, folder / "confusion_matrix.png")
+def _draw_predictions(facts: RunFacts, folder: Path) -> list[str]:
+    drawn, found, split = [], facts.found, facts.split
+    if split is not None and found is not None and facts.confusion is not None:
+        plot_confusion(facts.confusion, facts.class_names, split, folder / "confusion_matrix.png")
         bins = calibration_bins(found)
         ece = calibration_error(bins[0], bins[1], max(len(found.labels), 1))
         plot_calibration(*bins, ece, split, folder / "calibration.png")
         drawn += ["confusion_matrix.png", "calibration.png"]
-    for name, pictures in load_pictures(run_dir).items():
+    for name, sheet in facts.sheets.items():
         if name in HEADINGS:
+            pictures = cut(sheet)
             captions, colors = list(pictures.captions) or [""] * len(pictures.pixels), None
             if found is not None and pictures.places:
-                captions, colors = _captions(pictures, found, class_names)
+                captions, colors = _captions(pictures, found, facts.class_names)
             heading = HEADINGS[name].format(split=split)
             plot_images(pictures.pixels, captions, folder / f"{name}.png", heading, colors)
             drawn.append(f"{name}.png")
@@ -82,7 +77,3 @@ def _captions(pictures: Pictures, found: Predictions, class_names: list[str]) ->
         captions.append(prediction_title(pred, float(found.confidence[place]), label, str(found.names[place])))
         colors.append("green" if is_right else "red")
     return captions, colors
-
-
-def _read_json(path: Path) -> Any:
-    return read_json(path) if path.exists() else None

@@ -34,6 +34,9 @@ QUALITIES = (92, 80, 60, 40, 20, 10)
 LARGEST = 2_700_000
 """Bytes of all sheets together. One that takes more than its share of what is left gets a lower quality."""
 
+UNREADABLE = (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for an archive that is damaged, or is none."""
+
 
 @dataclass
 class Predictions:
@@ -96,7 +99,10 @@ def save_predictions(run_dir: Path, split: str, predictions: Predictions) -> Non
 
 
 def load_predictions(run_dir: Path, split: str) -> Predictions | None:
-    """Return the predictions for a split; None if there are none. Nothing in the file can run code: no pickles."""
+    """Return the predictions for a split; None if there are none. Nothing in the file can run code: no pickles.
+
+    Raises OSError or one of UNREADABLE if the file is damaged.
+    """
     path = run_dir / "predictions" / f"{split}.npz"
     if not path.exists():
         return None
@@ -112,7 +118,7 @@ def load_answers(run_dir: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.
     try:
         with np.load(run_dir / "predictions" / f"{split}.npz", allow_pickle=False) as arrays:
             names, labels, preds = arrays["names"], arrays["labels"], arrays["preds"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (OSError, *UNREADABLE):
         return None
     is_valid = names.ndim == 1 and names.shape == labels.shape == preds.shape and len(names)
     return (names, labels, preds) if is_valid and labels.dtype.kind == preds.dtype.kind == "i" else None
@@ -132,7 +138,7 @@ def save_pictures(run_dir: Path, pictures: Mapping[str, Pictures]) -> None:
 
 def load_pictures(run_dir: Path) -> dict[str, Pictures]:
     """Return all pictures of a run, by name; none if it has not finished."""
-    return {name: _cut(sheet) for name, sheet in load_sheets(run_dir).items()}
+    return {name: cut(sheet) for name, sheet in load_sheets(run_dir).items()}
 
 
 def load_sheets(run_dir: Path) -> dict[str, Sheet]:
@@ -175,14 +181,15 @@ def _save_sheet(folder: Path, name: str, pictures: Pictures, most_bytes: int) ->
     return entry, len(content)
 
 
-def _cut(sheet: Sheet) -> Pictures:
+def cut(sheet: Sheet) -> Pictures:
+    """Return the pictures on a sheet."""
     with Image.open(io.BytesIO(sheet.content), formats=("PNG", "JPEG")) as image:
         pixels = np.asarray(image.convert("RGB"))
-    cut = [
+    pieces = [
         pixels[top : top + height, left : left + width]
         for (top, left), (height, width) in zip(sheet.corners(), sheet.sizes, strict=True)
     ]
-    return Pictures(cut, sheet.captions, sheet.places)
+    return Pictures(pieces, sheet.captions, sheet.places)
 
 
 def _corners(number: int, columns: int, height: int, width: int) -> list[tuple[int, int]]:

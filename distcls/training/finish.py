@@ -8,21 +8,19 @@ from __future__ import annotations
 import math
 import shlex
 
-import numpy as np
-
 from distcls.config.wording import count
 from distcls.data.augmentation.batchwise import Augmentation
-from distcls.data.split import Data, Split
+from distcls.data.split import Data
 from distcls.errors import DivergedError, Preempted
 from distcls.inference.classifier import Classifier, write_model
 from distcls.inference.evaluator import Evaluator
 from distcls.inference.intervals import summarize
-from distcls.inference.metrics import SplitMetrics, worst_confusions
+from distcls.inference.metrics import worst_confusions
 from distcls.inference.probabilities import Probabilities
 from distcls.models.weights import load_weights
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
-from distcls.runs.results import Predictions, save_predictions
+from distcls.runs.results import save_predictions
 from distcls.runs.tracking.sender import problems
 from distcls.training.checkpoint import Checkpoints
 from distcls.training.kept.explanations import explain
@@ -75,7 +73,7 @@ def finish(
     run.write_json("metrics.json", summaries)
     for split in data.splits():
         if split.name in measured:
-            save_predictions(run.dir, split.name, _predictions(split, measured[split.name], kept[split.name]))
+            save_predictions(run.dir, split.name, kept[split.name].predictions(split, measured[split.name]))
             rounded = kept[split.name].describe()
             if rounded is not None:
                 run.progress.note(f"predictions/{split.name}.npz has probabilities {rounded}, to save space")
@@ -102,15 +100,4 @@ def finish(
         worst_confusions(last.confusion, data.class_names) if last is not None else [],
         f"distcls eval {folder}{measured_on}\ndistcls predict {folder} IMAGE…"
         + (f"\ntensorboard --logdir {folder}/tb" if "tensorboard" in run.config.run.trackers else ""),
-    )
-
-
-def _predictions(split: Split, metrics: SplitMetrics, kept: Probabilities) -> Predictions:
-    return Predictions(
-        names=np.array([split.image_name(i) for i in range(len(split))]),
-        labels=split.labels,
-        preds=metrics.preds,
-        confidence=metrics.confidence,
-        probs=kept.probs,
-        classes=kept.classes,
     )

@@ -12,8 +12,8 @@ import numpy as np
 from distcls.config.loading import read_config
 from distcls.config.settings import Config
 from distcls.errors import DiskError, UsageError
-from distcls.files.atomic import read_json
 from distcls.report.counting import confusion_matrix
+from distcls.runs.class_names import read_class_names
 from distcls.runs.results import EXPLAINED, Predictions, Sheet, load_predictions, load_sheets
 from distcls.runs.status import read_object, read_status, state_of
 from distcls.runs.tracking.metrics_file import read_metrics
@@ -29,7 +29,7 @@ class RunFacts:
     config: Config | None
     """None if this version of distcls cannot read it."""
     config_text: str
-    class_names: Sequence[str]
+    class_names: list[str]
     metrics: Mapping[str, Mapping[str, Any]]
     """metrics.json, by split."""
     rows: Sequence[Mapping[str, Any]]
@@ -60,7 +60,7 @@ class RunFacts:
 
 def read_run(run_dir: Path) -> RunFacts:
     """Return the facts of a run, finished or not. Raises DiskError if its results do not fit together."""
-    class_names = _class_names(run_dir)
+    class_names = read_class_names(run_dir)
     split = next((name for name in ("test", "val") if (run_dir / "predictions" / f"{name}.npz").exists()), None)
     found = None if split is None else load_predictions(run_dir, split)
     explained = read_object(run_dir / EXPLAINED)
@@ -87,13 +87,6 @@ def read_run(run_dir: Path) -> RunFacts:
         environment=read_object(run_dir / "env.json"),
         temperature=float(read_object(run_dir / "model" / "preprocessing.json").get("temperature", 1.0)),
     )
-
-
-def _class_names(run_dir: Path) -> list[str]:
-    try:
-        return [str(name) for name in read_json(run_dir / "classes.json")]
-    except (OSError, ValueError, TypeError) as error:
-        raise DiskError(f"{run_dir / 'classes.json'} is damaged: {error}") from error
 
 
 def _check(run_dir: Path, found: Predictions, sheets: Mapping[str, Sheet], num_classes: int) -> None:

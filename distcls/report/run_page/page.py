@@ -23,20 +23,22 @@ from distcls.report.run_page.results import (
     metric_section,
     summary,
 )
+from distcls.runs.results import UNREADABLE
 
 
-def write_run_page(run_dir: Path) -> None:
-    """Write report.html: what there is of the run, finished or not. Raises DiskError."""
+def write_run_page(run_dir: Path) -> RunFacts:
+    """Write report.html: what there is of the run, finished or not; return what it shows. Raises DiskError."""
     try:
         facts = read_run(run_dir)
         sections = _sections(facts)
         about = summary(facts)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, *UNREADABLE) as error:
         raise DiskError(
             f"a file in {run_dir} is damaged, or not one of a run ({type(error).__name__}: {error}), so there is no "
             "report. Resume the run, or take a whole copy of its folder."
         ) from error
     write_page(run_dir / "report.html", facts.name, sections, about, "Training run")
+    return facts
 
 
 def _sections(facts: RunFacts) -> list[Section]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from distcls.config.metrics import METRICS
 from distcls.config.wording import count
-from distcls.inference.metrics import calibration_error, measure_classes
+from distcls.inference.metrics import calibration_error, confused_classes, measure_classes
 from distcls.report.counting import calibration_bins, confidence_at
 from distcls.report.html.page import Section, data_uri, joined, render
 from distcls.report.html.tables import Cell, table
@@ -57,7 +57,7 @@ def summary(facts: RunFacts) -> str:
         f"{model} {count(len(facts.class_names), 'class')} apart and is right for {right / max(total, 1):.2%} of the "
         f"{facts.split} images ({right:,} of {total:,})."
     ]
-    worst = _worst(facts.confusion)
+    worst = confused_classes(facts.confusion)
     if worst:
         i, j = worst[0]
         times = count(int(facts.confusion[i, j]), "time")
@@ -140,7 +140,7 @@ def confusion_section(facts: RunFacts) -> Section | None:
     if facts.confusion is None:
         return None
     few = len(facts.class_names) <= MOST_CLASSES
-    worst = _worst(facts.confusion)
+    worst = confused_classes(facts.confusion)
     shown, style = _examples(facts)
     cells = worst[:MOST_CELLS]
     if few:
@@ -170,15 +170,6 @@ def confusion_section(facts: RunFacts) -> Section | None:
     how = "Click on a cell to see its images." if shown else ""
     note = f"One row per true class of the {facts.split} split, shaded by the share of its row. {how}"
     return Section("Confusions", joined([style, body]), note)
-
-
-def _worst(confusion: np.ndarray) -> list[tuple[int, int]]:
-    """Return the (true, predicted) classes of all confusions, the most frequent first."""
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    rows, columns = np.nonzero(wrong)
-    order = np.argsort(-wrong[rows, columns], kind="stable")
-    return list(zip(rows[order].tolist(), columns[order].tolist(), strict=True))
 
 
 def _matrix(facts: RunFacts) -> list[list[dict[str, Any] | None]]:

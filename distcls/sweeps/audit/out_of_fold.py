@@ -6,8 +6,6 @@ single run has predicted only its val and test images.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,8 @@ import numpy as np
 
 from distcls.config.loading import read_config
 from distcls.errors import DiskError, MissingInputError, UsageError
-from distcls.files.atomic import read_json
-from distcls.runs.results import Predictions, load_predictions
+from distcls.runs.class_names import read_class_names
+from distcls.runs.results import UNREADABLE, Predictions, load_predictions
 from distcls.runs.status import state_of
 
 
@@ -45,12 +43,12 @@ def load_out_of_fold(run_dirs: Sequence[Path]) -> OutOfFold:
     Raises MissingInputError if a run has not finished, UsageError if the runs have different classes, and DiskError if
     a file is damaged.
     """
-    class_names = _class_names(run_dirs[0])
+    class_names = read_class_names(run_dirs[0])
     index: dict[tuple[str, int], int] = {}
     places: list[str] = []
     parts = []
     for run_dir in run_dirs:
-        if (names := _class_names(run_dir)) != class_names:
+        if (names := read_class_names(run_dir)) != class_names:
             raise UsageError(
                 f"{run_dir} has {len(names)} classes that are not the {len(class_names)} of {run_dirs[0]}: audit runs "
                 "of the same images together, such as the folds of one crossval"
@@ -69,17 +67,6 @@ def load_out_of_fold(run_dirs: Sequence[Path]) -> OutOfFold:
     return OutOfFold(class_names, [name for name, _ in index], labels, places, probs)
 
 
-def _class_names(run_dir: Path) -> list[str]:
-    path = run_dir / "classes.json"
-    try:
-        names = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DiskError(f"{path} is damaged ({error}): a finished run has a copy in {run_dir / 'model'}") from error
-    if not isinstance(names, list) or not names:
-        raise DiskError(f"{path} is damaged (it is not a list of names): see the copy in {run_dir / 'model'}")
-    return names
-
-
 def _predictions(run_dir: Path) -> Iterator[tuple[str, Predictions]]:
     """Yield the place and the predictions of a run's val and test images."""
     fold = read_config(run_dir / "config.yaml").data.fold
@@ -87,7 +74,7 @@ def _predictions(run_dir: Path) -> Iterator[tuple[str, Predictions]]:
     for split in ("val", "test"):
         try:
             predictions = load_predictions(run_dir, split)
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, *UNREADABLE) as error:
             raise DiskError(f"{run_dir}/predictions/{split}.npz is damaged ({error}): train the run again") from error
         if predictions is not None:
             found = True
