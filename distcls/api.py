@@ -32,7 +32,7 @@ from distcls.commands.evaluate import PARTS, SPLITS, settings_of_images
 from distcls.config.loading import load_config
 from distcls.errors import MissingInputError, UsageError
 from distcls.files.atomic import read_json
-from distcls.inference.answers.prediction import SHOWN, Prediction
+from distcls.inference.answers.prediction import BATCH_SIZE, SHOWN, Prediction
 from distcls.runs.opening import opened_run
 from distcls.runs.resuming import AlreadyFinished, default_name
 from distcls.runs.status import state_of
@@ -125,11 +125,11 @@ class Classifier:
         return f"<Classifier {self._run_dir}: {len(names)} classes ({shown}), {self.image_size} pixels, {self.device}>"
 
     @overload
-    def predict(self, images: list[Any], topk: int = SHOWN, batch_size: int = 64) -> list[Prediction]: ...
+    def predict(self, images: list[Any], topk: int = SHOWN, batch_size: int = BATCH_SIZE) -> list[Prediction]: ...
     @overload
-    def predict(self, images: Any, topk: int = SHOWN, batch_size: int = 64) -> Any: ...
+    def predict(self, images: Any, topk: int = SHOWN, batch_size: int = BATCH_SIZE) -> Any: ...
 
-    def predict(self, images: OneImage | Iterable[OneImage], topk: int = SHOWN, batch_size: int = 64) -> Any:
+    def predict(self, images: OneImage | Iterable[OneImage], topk: int = SHOWN, batch_size: int = BATCH_SIZE) -> Any:
         """Return a Prediction for one image; a list of them for several, or for the path of a folder of images.
 
         topk: how many classes Prediction.topk lists. Raises MissingInputError or BadDataError, naming the images that
@@ -144,7 +144,7 @@ class Classifier:
         found = [prediction for batch in refusing_bad(batches) for prediction in batch]
         return found[0] if given.is_one else found
 
-    def embed(self, images: OneImage | Iterable[OneImage], batch_size: int = 64) -> np.ndarray:
+    def embed(self, images: OneImage | Iterable[OneImage], batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Return the features of one image, float32 (F,), or of several, (n, F): what the network's last layer gets.
 
         images and errors: see `predict`.

@@ -18,6 +18,12 @@ from variants import variant
 NUM_CLASSES = 7
 
 
+def predict(classifier: Any, images: Any) -> torch.Tensor:
+    """Probabilities (n, C), on the CPU, for uint8 images (S, S, 3)."""
+    with torch.inference_mode():
+        return classifier(torch.from_numpy(np.stack(images)).to(classifier.device)).cpu()
+
+
 def make_split(num_images: int) -> Any:
     from distcls.data.decoding.decode import Decoding
     from distcls.data.sources.image_set import ArraySet

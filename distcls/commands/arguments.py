@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from distcls.config.loading import load_config
+from distcls.config.loading import load_config, read_config
 from distcls.config.messages import settings_like
-from distcls.config.settings import PRESETS, Config
+from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config
 from distcls.errors import MissingInputError, UsageError
+from distcls.runs.opening import check_run_folder
 
 SETTINGS = "key=value"
 """How help texts show settings of the config."""
@@ -117,6 +118,19 @@ def kind_of_data(path: str) -> str | None:
 def override(key: str, text: str) -> str:
     """Return a setting as an argument whose value is read as text, whatever it contains: YAML reads JSON's quotes."""
     return f"{key}={json.dumps(text, ensure_ascii=False)}"
+
+
+def settings_of_moved(images: str | None, run_dir: Path) -> list[str]:
+    """Return the settings that say where a run's images are now, or other ones: their place and how they are stored.
+
+    Raises MissingInputError if this is not a run folder.
+    """
+    if images is None:
+        return []
+    check_run_folder(run_dir)
+    kind = kind_of_data(images)
+    is_kind = read_config(run_dir / "config.yaml").data.name in KINDS_OF_PATHS
+    return [override("data.root", images), *([f"data.name={kind}"] if is_kind and kind is not None else [])]
 
 
 def check_can_write(file: Path | None) -> None:

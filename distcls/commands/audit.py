@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distcls.commands.arguments import TRUST, Parser, check_can_write, override
+from distcls.commands.arguments import TRUST, Parser, check_can_write, settings_of_moved
 from distcls.runs.opening import check_run_folder, opened_run
 from distcls.sweeps.crossval import runs_of
 from distcls.terminal.progress import Progress
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         check_run_folder(run_dir)
     output = options.output or named[0].with_name(f"{named[0].name}-audit")
     check_can_write(output)
-    moved = [] if options.data is None else [override("data.root", options.data)]
+    moved = settings_of_moved(options.data, run_dirs[0])
     with opened_run(run_dirs[0], ["data"], moved, options.trust) as config:
         from distcls.sweeps.audit.audit import audit_runs
 

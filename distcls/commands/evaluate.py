@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from distcls.cluster import signals, slurm
-from distcls.commands.arguments import TRUST, Parser, check_can_write, kind_of_data, override
-from distcls.config.loading import read_config
-from distcls.config.settings import KINDS_OF_PATHS, TTA_LEVELS
+from distcls.commands.arguments import TRUST, Parser, check_can_write, override, settings_of_moved
+from distcls.config.settings import TTA_LEVELS
 from distcls.errors import UsageError
-from distcls.runs.opening import check_run_folder, opened_run
+from distcls.runs.opening import opened_run
 from distcls.runs.status import warn_if_unfinished
 
 MAY_DIFFER = ("data.", "train.eval_batch_size", "train.tta", "train.precision", "model.channels_last", "run.device")
@@ -164,13 +163,4 @@ def settings_of_images(run_dir: Path, data: str | None, split: str, overrides: S
 
     Raises MissingInputError if this is not a run folder.
     """
-    moved = [override("data.root", data), *_kind_of(data, run_dir)] if data else []
-    return [*moved, *overrides, *(UNCUT if split == "all" else [])]
-
-
-def _kind_of(images: str, run_dir: Path) -> list[str]:
-    """Return the setting data.name for images that are stored differently from the run's (folder, csv, npz)."""
-    check_run_folder(run_dir)
-    kind = kind_of_data(images)
-    is_kind = read_config(run_dir / "config.yaml").data.name in KINDS_OF_PATHS
-    return [f"data.name={kind}"] if is_kind and kind is not None else []
+    return [*settings_of_moved(data, run_dir), *overrides, *(UNCUT if split == "all" else [])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distcls.commands.arguments import TRUST, Parser, check_can_write, override
+from distcls.commands.arguments import TRUST, Parser, check_can_write, settings_of_moved
 from distcls.export.formats import FORMATS, TOLERANCE, ExportOptions, check_options, output_file
 from distcls.runs.opening import opened_run
 
@@ -45,8 +45,7 @@ def main(argv: Sequence[str]) -> int:
     options = ExportOptions(**words)
     check_options(options)
     check_can_write(options.output)
-    overrides = [] if data is None else [override("data.root", data)]
-    with opened_run(run_dir, ["model", "data"], overrides, trust) as config:
+    with opened_run(run_dir, ["model", "data"], settings_of_moved(data, run_dir), trust) as config:
         from distcls.export.exporting import export_run
 
         export_run(run_dir, config, options, output_file(run_dir, options))

@@ -15,7 +15,7 @@ from distcls.config.wording import count
 from distcls.errors import BadDataError, UsageError
 from distcls.files.atomic import naming_disk_errors, replacing
 from distcls.inference.answers.formats import FORMATS, Answers
-from distcls.inference.answers.prediction import SHOWN
+from distcls.inference.answers.prediction import BATCH_SIZE, SHOWN
 from distcls.runs.opening import check_run_folder, opened_run
 from distcls.terminal.counter import Counter
 
@@ -90,7 +90,13 @@ def _parser() -> Parser:
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help="cpu, cuda or mps; default: the GPU if there is one"
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per forward pass (default: 64)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=BATCH_SIZE,
+        metavar="N",
+        help=f"images per forward pass (default: {BATCH_SIZE})",
+    )
     parser.add_argument(
         "--workers",
         type=int,

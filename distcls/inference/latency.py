@@ -9,6 +9,9 @@ import torch
 
 from distcls.inference.classifier import Classifier
 
+BATCH_SIZES = [1, 32]
+"""The batches that are measured for summaries and reports."""
+
 SECONDS = 1.0
 """Time to measure one batch size for, after its first pass, if the caller gives no other."""
 

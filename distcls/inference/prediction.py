@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 
 from distcls.data.decoding.given import given_name, is_path, one_or_many
@@ -14,13 +13,10 @@ from distcls.data.decoding.parallel import available_cpus
 from distcls.data.loading.given_images import GivenImages, load_given
 from distcls.data.sources.named_files import files_named
 from distcls.errors import BadDataError, MissingInputError, UsageError
-from distcls.inference.answers.prediction import Prediction
+from distcls.inference.answers.prediction import BATCH_SIZE, Prediction
 from distcls.inference.classifier import Classifier
 
 T = TypeVar("T")
-
-BATCH_SIZE = 64
-"""Images per forward pass; more saves little time."""
 
 MOST_WORKERS = 16
 WORTH_WORKERS = 4 * BATCH_SIZE
@@ -83,12 +79,6 @@ def refusing_bad(batches: Iterable[tuple[GivenImages, T]]) -> Iterator[T]:
             raise BadDataError("\n".join(reasons))
         yield found
         place += len(batch.images)
-
-
-def predict(classifier: Classifier, images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Return probabilities (n, C), on the CPU, for uint8 images (S, S, 3) from `decode`."""
-    with torch.inference_mode():
-        return classifier(torch.from_numpy(np.stack(images)).to(classifier.device)).cpu()
 
 
 def outputs(

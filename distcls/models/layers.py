@@ -150,6 +150,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+def num_bytes(network: nn.Module) -> int:
+    """Return the size of a network's parameters and buffers, as they are saved."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
 def without_numbers(network: nn.Module) -> nn.Module:
     """Return a copy whose parameters and buffers are on the meta device, without ever copying their numbers."""
     memo: dict[int, torch.Tensor] = {}

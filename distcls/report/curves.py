@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from distcls.config.metrics import METRICS, Metric
+from distcls.report.curve_points import is_steep, points, train_means
 from distcls.report.figure import BLUE, GREY, ORANGE, figure_file
 
 
@@ -32,29 +32,12 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, kept_step: 
 
 def _draw_train(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     epochs, values = points(rows, "train", name)
-    means = means_between_evaluations(rows, name) or epoch_means(epochs, values)
+    means = train_means(rows, name)
     if len(values) >= 4 * len(means[0]) or len(means[0]) < 3:  # otherwise single steps add little to the means
         axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=0.8)
     if len(means[0]):
         label = "train (epoch means)" if _are_of_epochs(rows) else "train (means between evaluations)"
         axes.plot(*means, color=BLUE, label=label, **_marker(len(means[0])))
-
-
-def means_between_evaluations(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the mean over the training steps before each evaluation, at their midpoint, so that it does not lag."""
-    ends, values = points(rows, "val", f"train_{name}")
-    if not len(values):
-        return None
-    evaluated = np.unique([0.0, *(row["epoch"] for row in rows if row["split"] == "val" and row["epoch"] is not None)])
-    starts = evaluated[np.searchsorted(evaluated, ends) - 1]
-    return (starts + ends) / 2, values
-
-
-def epoch_means(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of the logged steps in each epoch, at the mean of their positions."""
-    numbers = np.ceil(epochs)  # the step that ends an epoch belongs to it
-    inside = [numbers == number for number in np.unique(numbers)]
-    return np.array([epochs[i].mean() for i in inside]), np.array([values[i].mean() for i in inside])
 
 
 def _are_of_epochs(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -78,7 +61,7 @@ def _finish_curve(axes: Axes, metric: Metric) -> None:
     lines = [value for line in axes.lines for value in np.atleast_1d(line.get_ydata())]
     if not lines:
         _say_that_empty(axes)
-    elif metric.better == "lower" and min(lines) > 0 and max(lines) > 50 * min(lines):
+    elif is_steep(metric, lines):
         axes.set_yscale("log")
         # Plain numbers, because matplotlib's own labels are formulas, which our style does not typeset.
         axes.yaxis.set_major_formatter("{x:g}")
@@ -107,17 +90,6 @@ def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _say_that_empty(axes: Axes) -> None:
     axes.text(0.5, 0.5, "nothing logged yet", ha="center", transform=axes.transAxes, color=GREY)
-
-
-def points(rows: Sequence[Mapping[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the epochs and finite values of one curve."""
-    found = [
-        (row["epoch"], row[name])
-        for row in rows
-        if row["split"] == split and row.get("epoch") is not None and row.get(name) is not None
-    ]
-    curve = np.array([point for point in found if math.isfinite(point[1])], dtype=float).reshape(-1, 2)
-    return curve[:, 0], curve[:, 1]
 
 
 def _marker(num_points: int) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.sources.datasets import IN_A_FILE, IN_A_FOLDER, open_image_sets
 from distcls.errors import MissingInputError
 from distcls.inference.classifier import Classifier
-from distcls.inference.latency import measure_latency
+from distcls.inference.latency import BATCH_SIZES, measure_latency
 from distcls.models.build import build_model, check_model_name
 from distcls.models.catalogue import image_size_of
-from distcls.models.layers import CONVENTION, Layer, layer_table
+from distcls.models.layers import CONVENTION, Layer, layer_table, num_bytes
 from distcls.runs.resolution import chosen_precision, weights_dtype
 from distcls.terminal.columns import lay_out, three_digits
 from distcls.terminal.screens import open_screen
@@ -29,9 +29,6 @@ from distcls.training.start.memory import estimate_memory
 
 NUM_CLASSES = 10
 """Classes of a model whose data is unknown."""
-
-BATCH_SIZES = [1, 32]
-"""The batches whose latency is measured."""
 
 MOST_ROWS = 30
 """Rows of a table that is not given a depth, unless the model has more parts at its top."""
@@ -143,7 +140,7 @@ def summarize(
             image_size=image_size,
             notes=notes,
             layers=layers,
-            num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()),
+            num_bytes=num_bytes(network),
             micro_batch_size=micro_batch_size,
             precision=train.precision,
             step_bytes=None if memory is None else memory.of_step(micro_batch_size),

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from evaluated import predict
 from safetensors import safe_open
 
 from distcls.cli import main
@@ -19,7 +20,6 @@ from distcls.config.settings import Config, ModelConfig, TrainConfig
 from distcls.data.decoding.decode import Decoding
 from distcls.files.verified import read_tensors
 from distcls.inference.classifier import Classifier, load_classifier, write_model
-from distcls.inference.prediction import predict
 from distcls.models.build import build_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)

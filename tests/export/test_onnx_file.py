@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluated import predict
 from PIL import Image
 
 from distcls.cli import main
 from distcls.config.loading import read_config
 from distcls.data.decoding.decode import decode
 from distcls.inference.classifier import load_classifier
-from distcls.inference.prediction import predict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding="utf-8")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

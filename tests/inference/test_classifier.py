@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from evaluated import predict
 
 from distcls.config.loading import read_config
 from distcls.config.settings import AugmentConfig, Config, ModelConfig, NormalizeConfig, TrainConfig
@@ -19,7 +20,6 @@ from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Split
 from distcls.inference.classifier import Classifier, load_classifier, write_model
 from distcls.inference.evaluator import Evaluator
-from distcls.inference.prediction import predict
 from distcls.inference.probabilities import Probabilities
 from distcls.models.build import build_model
 from distcls.training.acceleration import Acceleration

@@ -12,13 +12,10 @@ from markupsafe import Markup
 from distcls.config.metrics import METRICS, Metric
 from distcls.errors import DistclsError
 from distcls.report.comparison.rows import Row
-from distcls.report.curves import epoch_means, means_between_evaluations, points
+from distcls.report.curve_points import is_steep, points, train_means
 from distcls.report.html.charts import NUM_COLORS, Line, line_chart
 from distcls.runs.overview import Overview
 from distcls.runs.tracking.metrics_file import read_metrics
-
-STEEP = 50
-"""A loss that falls to less than one part in so many of its largest value is drawn on a logarithmic scale."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,8 @@ def _chart(metric: Metric, split: str, logged: Sequence[_Logged]) -> Markup | No
     lines = [line for color, one in enumerate(logged) for line in _lines(one, metric, split, color)]
     if not lines:
         return None
-    values = np.concatenate([np.asarray(line.y) for line in lines])
-    is_steep = metric.better == "lower" and values.min() > 0 and values.max() > STEEP * values.min()
-    return line_chart(f"{split.capitalize()} {metric.title}", lines, metric.text, log=bool(is_steep))
+    steep = is_steep(metric, [value for line in lines for value in line.y])
+    return line_chart(f"{split.capitalize()} {metric.title}", lines, metric.text, log=steep)
 
 
 def _lines(logged: _Logged, metric: Metric, split: str, color: int) -> list[Line]:
@@ -73,6 +69,4 @@ def _lines(logged: _Logged, metric: Metric, split: str, color: int) -> list[Line
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], metric: Metric, split: str) -> tuple[np.ndarray, np.ndarray]:
-    if split == "val":
-        return points(rows, "val", metric.name)
-    return means_between_evaluations(rows, metric.name) or epoch_means(*points(rows, "train", metric.name))
+    return points(rows, "val", metric.name) if split == "val" else train_means(rows, metric.name)

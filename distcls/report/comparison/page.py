@@ -18,13 +18,10 @@ from distcls.report.comparison.rows import Row
 from distcls.report.comparison.table import MOST_TESTED, Table
 from distcls.report.html.charts import NUM_COLORS
 from distcls.report.html.page import Section, joined, write_page
-from distcls.report.html.tables import Cell, number, table
+from distcls.report.html.tables import ABSENT, Cell, number, table
 
 MOST_NAMED = 3
 """Rows that are named in the title."""
-
-LEAST = -1e300
-"""What is absent is sorted as, below all numbers."""
 
 STYLES = {"failed": "bad", "finished": "", "running": "good"}
 """How the page shows states, if not dim."""
@@ -90,7 +87,7 @@ def _cells(column: Column) -> Iterator[tuple[str, list[Cell]]]:
         [replace(cell, style="short differs" if mark else "short") for cell, mark in zip(plain, marked, strict=True)],
     )
     for title, values, texts in column.companions():
-        yield title, [Cell(text, LEAST if value is None else value) for value, text in zip(values, texts, strict=True)]
+        yield title, [Cell(text, ABSENT if value is None else value) for value, text in zip(values, texts, strict=True)]
 
 
 def _settings(rows: Sequence[Row], settings: Sequence[Column]) -> Markup:

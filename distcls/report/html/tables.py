@@ -10,6 +10,9 @@ from markupsafe import Markup
 
 from distcls.report.html.page import render
 
+ABSENT = -1e300
+"""What an absent number is sorted as, below all others."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -37,7 +40,7 @@ class Cell:
 
 def number(value: float | None, text: str) -> Cell:
     """Return a cell with a number and its text; a dash for None."""
-    return Cell("–", -1e300, style="dim") if value is None else Cell(text, value)
+    return Cell("–", ABSENT, style="dim") if value is None else Cell(text, value)
 
 
 def table(

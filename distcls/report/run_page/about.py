@@ -147,6 +147,7 @@ def next_section(facts: RunFacts) -> Section:
             (f"distcls predict {run} IMAGE…", "classifies images"),
             (f"distcls summary {run}", "shows the layers in the terminal"),
             (f"distcls report {run}", "makes this page and plots/ again"),
-            (f"tensorboard --logdir {run}/tb", "shows the curves while a run is in progress"),
         ]
+        if facts.config is None or "tensorboard" in facts.config.run.trackers:
+            commands.append((f"tensorboard --logdir {run}/tb", "shows the curves while a run is in progress"))
     return Section("Next", render("commands.html", commands=[pair for pair in commands if pair[0]]))

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from distcls.config.metrics import METRICS, Metric
-from distcls.report.curves import epoch_means, means_between_evaluations, points
+from distcls.report.curve_points import is_steep, points, train_means
 from distcls.report.html.charts import Line, line_chart
 from distcls.report.html.page import Section, joined
 from distcls.report.run_page.facts import RunFacts
@@ -31,12 +31,11 @@ def curve_section(facts: RunFacts) -> Section:
 
 def _chart(metric: Metric, rows: Sequence[Mapping[str, Any]], star: float | None) -> Markup:
     steps = points(rows, "train", metric.name)
-    means = means_between_evaluations(rows, metric.name) or epoch_means(*steps)
+    means = train_means(rows, metric.name)
     lines = [Line("train", *means, color=0)]
     if len(steps[0]) >= 4 * len(means[0]) or len(means[0]) < 3:
         lines.insert(0, Line("train, single steps", *steps, color=0, is_faint=True))
     val = points(rows, "val", metric.name)
     lines.append(Line("val", *val, color=1, star=star if len(val[0]) else None))
-    positive = [value for line in lines for value in line.y]
-    steep = metric.better == "lower" and bool(positive) and min(positive) > 0 and max(positive) > 50 * min(positive)
+    steep = is_steep(metric, [value for line in lines for value in line.y])
     return line_chart(metric.title.capitalize(), lines, metric.text, log=steep)

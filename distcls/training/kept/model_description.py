@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from distcls.inference.classifier import Classifier
-from distcls.inference.latency import measure_latency
-from distcls.models.layers import CONVENTION, layer_table
-
-BATCH_SIZES = [1, 32]
-"""The batches whose latency is measured."""
+from distcls.inference.latency import BATCH_SIZES, measure_latency
+from distcls.models.layers import CONVENTION, layer_table, num_bytes
 
 SECONDS = 0.1
 """Time to measure one batch size for: a run should not end much later because of it."""
@@ -29,7 +26,7 @@ def describe_model(classifier: Classifier, name: str) -> dict[str, Any]:
         "image_size": size,
         "parameters": whole.num_parameters,
         "trainable_parameters": whole.num_trainable,
-        "size_bytes": sum(t.numel() * t.element_size() for t in classifier.network.state_dict().values()),
+        "size_bytes": num_bytes(classifier.network),
         "flops": whole.flops,
         "flops_convention": CONVENTION,
         "precision": classifier.precision,
