@@ -61,7 +61,8 @@ def state():
         "signals": [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]}
 
 def check():
-    assert [name for name, value in state().items() if value != before[name]] == []
+    changed = [name for name, value in state().items() if value != before[name]]
+    assert not changed, changed
 
 before = state()
 first = distcls.train(overrides=settings, name="first")

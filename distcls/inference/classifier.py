@@ -26,6 +26,7 @@ from distcls.models.build import build_model
 from distcls.models.head import features_of
 from distcls.models.init_from import find_weights
 from distcls.models.weights import load_weights
+from distcls.plan.randomness import global_state_kept
 from distcls.runs.class_names import damaged, read_class_names, read_result
 from distcls.runs.resolution import weights_dtype
 
@@ -144,9 +145,9 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
     preprocessing = read_result(beside if beside.exists() else run_dir / "preprocessing.json")
     decoding = described_decoding(preprocessing)
     assert decoding.image_size is not None
-    network = build_model(
-        dataclasses.replace(config.model, freeze=[], head_only=False), len(class_names), decoding.image_size
-    )
+    with global_state_kept():  # a network draws its first weights from torch's generator, which is the caller's
+        model = dataclasses.replace(config.model, freeze=[], head_only=False)
+        network = build_model(model, len(class_names), decoding.image_size)
     network.to(weights_dtype(config.train.precision))
     load_weights(network, read_tensors(weights))
     temperature = preprocessing.get("temperature", 1.0)
