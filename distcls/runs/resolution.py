@@ -15,6 +15,11 @@ from distcls.config.wording import either
 from distcls.errors import UsageError
 from distcls.runs.resuming import choices_kept, fill_from
 
+CPU_INFO = Path("/proc/cpuinfo")
+
+CPU_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""The flags of CPUs with instructions for bf16: of x86 (AVX-512, AMX) and Arm."""
+
 
 def resolve(
     config: Config,
@@ -29,7 +34,7 @@ def resolve(
     Raises UsageError for what these processes cannot do.
     """
     if stored is None:
-        choices = processes.from_main(lambda: _choices(config, path, settle))
+        choices = processes.from_main(lambda: _choices(config, path, settle, processes.device.type))
         config = config.replaced(choices)
         if "train.global_batch_size" in choices:
             for _, problem in wrong_batches(config.train, processes.world_size):
@@ -44,8 +49,10 @@ def resolve(
     return config.replaced({"train.precision": precision, "train.micro_batch_size": micro_batch_size})
 
 
-def _choices(config: Config, path: Path, settle: Callable[[Config], Mapping[str, Any]]) -> Mapping[str, Any]:
-    kept = choices_kept(path, config)
+def _choices(
+    config: Config, path: Path, settle: Callable[[Config], Mapping[str, Any]], device_type: str
+) -> Mapping[str, Any]:
+    kept = choices_kept(path, config, device_type)
     return settle(config) if kept is None else kept
 
 
@@ -93,7 +100,7 @@ def chosen_precision(precision: str, device: torch.device) -> str:
     """Return the precision; for `auto`, the one that suits the device."""
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and computes_bf16() else "float32"
+    return "bf16" if device.type == "cuda" and computes_bf16(device) else "float32"
 
 
 def weights_dtype(precision: str) -> torch.dtype:
@@ -101,17 +108,37 @@ def weights_dtype(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
-def computes_bf16() -> bool:
-    """True if this process's GPU supports bf16 in hardware: older ones emulate it, slower than float32."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+def computes_bf16(device: torch.device) -> bool:
+    """True if the device supports bf16 in hardware: others emulate it, slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and not CPU_BF16.isdisjoint(_cpu_flags())
 
 
-def describe_precision(train: TrainConfig, device: torch.device) -> str:
-    """Return the precision, and on a GPU the reason for it where `auto` has a choice."""
-    if device.type != "cuda" or train.precision not in ("float32", "bf16"):
-        return train.precision
-    if computes_bf16():
-        return "bf16 (this GPU has it in hardware)" if train.precision == "bf16" else train.precision
-    if train.precision == "bf16":
-        return "bf16 (this GPU only emulates it: train.precision=float32 is faster)"
-    return "float32 (this GPU has no bf16 in hardware)"
+def _cpu_flags() -> set[str]:
+    """Return what the kernel says that the CPU can do; nothing where it does not say, such as on macOS."""
+    try:
+        text = CPU_INFO.read_text()
+    except OSError:
+        return set()
+    return {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}
+
+
+def describe_precision(config: Config, device: torch.device) -> str:
+    """Return the precision, and the reason for it where `auto` has a choice."""
+    precision, is_given = config.train.precision, config.is_given("train.precision")
+    if device.type not in ("cpu", "cuda") or precision not in ("float32", "bf16"):
+        return precision
+    name = {"cpu": "CPU", "cuda": "GPU"}[device.type]
+    reasons = {
+        (device.type, "bf16", False): f"this {name} only emulates it: train.precision=float32 is faster",
+        ("cuda", "bf16", True): "this GPU has it in hardware",
+        ("cuda", "float32", False): "this GPU has no bf16 in hardware",
+    }
+    if not is_given:
+        reasons |= {
+            ("cpu", "bf16", True): "this CPU has it in hardware, and a step of this network is faster in it",
+            ("cpu", "float32", True): "this CPU has bf16 in hardware, but a step of this network is no faster in it",
+        }
+    reason = reasons.get((device.type, precision, computes_bf16(device)))
+    return precision if reason is None else f"{precision} ({reason})"

@@ -134,10 +134,11 @@ def _differences(stored: Config, config: Config) -> list[Difference]:
     return differences(stored, fill_from(config, stored))
 
 
-def choices_kept(path: Path, config: Config) -> dict[str, Any] | None:
+def choices_kept(path: Path, config: Config, device_type: str) -> dict[str, Any] | None:
     """Return what an earlier start of this run chose before it was killed without a checkpoint; None if there was none.
 
-    Choosing again could give something else, such as weights that have been downloaded meanwhile.
+    Choosing again could give something else, such as weights that have been downloaded meanwhile. What was chosen for
+    the processes is left out: the micro-batch, and the precision unless they compute on the same kind of device.
     """
     try:
         earlier = stored_config(path)
@@ -146,7 +147,9 @@ def choices_kept(path: Path, config: Config) -> dict[str, Any] | None:
     if earlier is None or _differences(earlier, config):
         return None
     filled = fill_from(config, earlier)
-    of_processes = ("train.micro_batch_size", "train.precision")
+    of_processes = {"train.micro_batch_size", "train.precision"}
+    if read_object(path / "env.json").get("device") == device_type:
+        of_processes.remove("train.precision")
     chosen = (one.path for one in differences(config, filled, everything=True))
     return {path: filled.at(path) for path in chosen if path not in of_processes}
 

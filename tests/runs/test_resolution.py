@@ -12,7 +12,8 @@ from variants import variant
 
 from distcls.config.settings import Config
 from distcls.errors import UsageError
-from distcls.runs.resolution import describe_precision, refuse_other_cut, resolve
+from distcls.runs import resolution
+from distcls.runs.resolution import computes_bf16, describe_precision, refuse_other_cut, resolve
 
 
 def resolved(config: Config, world_size: int, stored: Config | None = None) -> Config:
@@ -87,15 +88,13 @@ def test_auto_takes_bf16_where_a_gpu_has_it_in_hardware(monkeypatch, generation,
     assert torch.cuda.is_bf16_supported()
     config = settle(Config(), "cuda")
     assert config.train.precision == precision
-    assert describe_precision(config.train, torch.device("cuda")) == told
+    assert describe_precision(config, torch.device("cuda")) == told
 
 
 def test_bf16_that_is_emulated_is_told(monkeypatch):
     gpu_of(monkeypatch, 7)
     config = variant(train__precision="bf16")
-    assert "only emulates it: train.precision=float32 is faster" in describe_precision(
-        config.train, torch.device("cuda")
-    )
+    assert "only emulates it: train.precision=float32 is faster" in describe_precision(config, torch.device("cuda"))
 
 
 def test_a_precision_that_was_settled_stays(monkeypatch):
@@ -106,9 +105,32 @@ def test_a_precision_that_was_settled_stays(monkeypatch):
     assert settle(Config(), "cuda", stored=stored).train.precision == "bf16"
 
 
-def test_a_cpu_computes_in_float32():
-    config = settle(Config(), "cpu")
-    assert config.train.precision == describe_precision(config.train, torch.device("cpu")) == "float32"
+def cpu_of(monkeypatch, tmp_path: Path, flags: str) -> None:
+    """A CPU with these flags in /proc/cpuinfo."""
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: bf16\n")
+    monkeypatch.setattr(resolution, "CPU_INFO", tmp_path / "cpuinfo")
+
+
+@pytest.mark.parametrize("flags", ["avx2", "avx512_bf16", "amx_tile amx_bf16"])
+def test_a_cpu_computes_in_bf16_only_if_a_step_was_timed(monkeypatch, tmp_path, flags):
+    cpu_of(monkeypatch, tmp_path, flags)
+    cpu = torch.device("cpu")
+    assert computes_bf16(cpu) == (flags != "avx2")
+    assert settle(Config(), "cpu").train.precision == "float32"
+    told = describe_precision(variant(train__precision="float32"), cpu)
+    assert told == (
+        "float32"
+        if flags == "avx2"
+        else "float32 (this CPU has bf16 in hardware, but a step of this network is no faster in it)"
+    )
+    given = variant(train__precision="float32").noting({"train.precision"})
+    assert describe_precision(given, cpu) == "float32"
+
+
+def test_a_cpu_without_any_list_of_flags_computes_in_float32(monkeypatch, tmp_path):
+    monkeypatch.setattr(resolution, "CPU_INFO", tmp_path / "missing")
+    assert not computes_bf16(torch.device("cpu"))
+    assert describe_precision(variant(train__precision="float32"), torch.device("cpu")) == "float32"
 
 
 def test_sync_batchnorm_of_cpu_processes_is_refused_before_the_first_step():

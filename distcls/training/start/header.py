@@ -56,7 +56,7 @@ def describe(
     """Return (name, value) pairs: what is worth knowing before the first step."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    precision = describe_precision(config.train, processes.device)
+    precision = describe_precision(config, processes.device)
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
     left_out = f"; {num_bad} unreadable skipped, see data_report.json" if num_bad else ""

@@ -29,6 +29,8 @@ from distcls.models import timm_library
 from distcls.models.init_from import find_source, library_weights
 from distcls.models.libraries import library_of
 from distcls.models.library_weights import LibraryWeights, cannot_reach
+from distcls.runs.resolution import computes_bf16
+from distcls.training.start.precision import faster_precision
 
 ImageSets = dict[str, ImageSet]
 
@@ -109,6 +111,8 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
             "model.freeze_statistics=true needs initial weights, whose statistics it keeps: add model.pretrained=true "
             "or model.init_from=FILE, or leave it out"
         )
+    if settled.train.precision == "auto" and device.type == "cpu" and computes_bf16(device):
+        settled = settled.replaced({"train.precision": faster_precision(settled, opened()["train"])})
     return {one.path: settled.at(one.path) for one in differences(config, settled, everything=True)}
 
 

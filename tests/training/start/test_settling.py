@@ -200,11 +200,11 @@ def test_a_start_that_was_killed_before_its_first_checkpoint_does_not_choose_aga
     words = [f"data.root={photographs}", "data.name=folder"]
     config = load_config(None, words)
     first = config.replaced({**settle(config, CPU), "model.name": "timm/resnet18", "train.micro_batch_size": 4})
-    assert choices_kept(tmp_path, config) is None
+    assert choices_kept(tmp_path, config, "cpu") is None
     store(tmp_path, first)
-    kept = choices_kept(tmp_path, config)
+    kept = choices_kept(tmp_path, config, "cpu")
     assert kept is not None and config.replaced({**kept, "train.micro_batch_size": 4}) == first
-    assert choices_kept(tmp_path, load_config(None, [*words, "optim.lr=0.2"])) is None
+    assert choices_kept(tmp_path, load_config(None, [*words, "optim.lr=0.2"]), "cpu") is None
 
 
 def test_asking_for_auto_is_no_choice(photographs, tmp_path):
