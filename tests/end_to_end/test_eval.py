@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
+from ranks import Ranks
 
 SHORT = ["train.num_steps=40", "train.num_threads=1", "run.trackers=[]", "data.workers=0"]
 
@@ -19,10 +21,19 @@ def table(path):
     return [(row["image"], row["label"], row["prediction"]) for row in rows], probs
 
 
+@pytest.fixture(scope="module")
+def trained(server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    with Ranks(folder) as ranks:
+        for seed in (0, 1):
+            ranks.run("train", "--name", f"seed{seed}", f"train.seed={seed}", *SHORT)
+    return folder
+
+
 @pytest.fixture
-def two_runs(ranks):
-    for seed in (0, 1):
-        ranks.run("train", "--name", f"seed{seed}", f"train.seed={seed}", *SHORT)
+def two_runs(trained, ranks):
+    """Two runs, runs/seed0 and runs/seed1, that a test may change."""
+    shutil.copytree(trained, ranks.folder, dirs_exist_ok=True)
     return ranks
 
 

@@ -41,7 +41,7 @@ def test_the_interval_of_accuracy_is_that_of_the_binomial():
 
 def test_the_true_accuracy_is_inside_19_times_of_20():
     inside = [
-        low <= 0.8 <= high for low, high in (bootstrap_intervals(measured(200, i))["accuracy"] for i in range(60))
+        low <= 0.8 <= high for low, high in (bootstrap_intervals(measured(200, i))["accuracy"] for i in range(30))
     ]
     assert np.mean(inside) >= 0.84
 
