@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from distcls.cluster import signals, slurm
 from distcls.commands.arguments import parse_train_arguments
 from distcls.commands.exit_codes import run_command
+from distcls.config.settings import KINDS_OF_PATHS, Config
 from distcls.config.yaml_text import to_yaml
 from distcls.runs.resuming import default_name
 
@@ -25,6 +26,10 @@ def _main(argv: Sequence[str]) -> int:
     config, options = parse_train_arguments(argv)
     name = default_name(config, options.config_path)
     if options.print_config:
+        if not is_complete(config):
+            from distcls.training.start.dry_run import settled
+
+            config = settled(config)
         print(to_yaml(config), end="")
     elif options.dry_run:
         from distcls.training.start.dry_run import dry_run
@@ -41,3 +46,9 @@ def _main(argv: Sequence[str]) -> int:
             write_report(finished.dir)
             Progress().note(f"\nreport  {finished.dir / 'report.html'}\nplots   {finished.dir / 'plots'}")
     return 0
+
+
+def is_complete(config: Config) -> bool:
+    """True if no setting depends on the images or on initial weights, so that reading the config is enough."""
+    has_no_preset = config.preset == "none" or (config.preset == "auto" and config.data.name not in KINDS_OF_PATHS)
+    return has_no_preset and not config.model.starts_trained

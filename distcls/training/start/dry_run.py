@@ -1,4 +1,4 @@
-"""`distcls train --dry-run`: shows what a run would do, without doing it."""
+"""`distcls train --dry-run` and `--print-config`: show what a run would do, and its settings, without doing it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ from distcls.training.start.settling import settle
 from distcls.training.state import named_modules
 
 CPU = torch.device("cpu")
+
+
+def settled(config: Config) -> Config:
+    """Return the config with what a first start would choose, by the images, the device and the initial weights.
+
+    It downloads nothing. Raises what opening the images raises.
+    """
+    with Processes(config.run.device) as processes:
+        return config.replaced(processes.from_main(lambda: settle(config, processes.device, may_download=False)))
 
 
 def dry_run(config: Config, name: str) -> None:

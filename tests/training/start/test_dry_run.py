@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,23 @@ def test_what_the_run_takes_is_shown(ranks) -> None:
 def test_a_batch_that_no_machine_holds_is_warned_of(ranks) -> None:
     told = ranks.run("train", "--dry-run", "train.global_batch_size=10000000")
     assert "OUT OF MEMORY? A step needs about" in told and "try train.micro_batch_size=" in told
+
+
+def test_the_printed_config_is_the_one_that_a_run_would_use(ranks) -> None:
+    """Of a preset, too, and it gives the same run when it is used as a file: all of it then counts as given."""
+    for i in range(40):
+        folder = ranks.folder / "photos" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 72, 3), np.uint8)).save(folder / f"{i}.png")
+    words = ["--data", "photos", "--print-config", "optim.weight_decay=0.03"]
+    printed = ranks.run("train", *words).partition("\n")[2]  # the first line is that of the tests
+    config = yaml.safe_load(printed)
+    assert (config["preset"], config["optim"]["weight_decay"]) == ("balanced", 0.03)
+    assert config["model"]["name"] == "timm/tf_efficientnet_lite0.in1k" and config["data"]["image_size"] == 224
+    assert config["train"]["num_epochs"] == 10 and config["train"]["global_batch_size"] == 16
+    (ranks.folder / "mine.yaml").write_text(printed)
+    assert ranks.run("train", "-c", "mine.yaml", "--print-config").endswith(printed)
+    told = ranks.run("train", "--data", "photos", "--dry-run", "optim.weight_decay=0.03", "--name", "a")
+    again = ranks.run("train", "-c", "mine.yaml", "--dry-run", "--name", "a")
+    shown = [line for line in again.splitlines()[1:] if not line.startswith("preset")]
+    assert shown == [line for line in told.splitlines()[1:] if not line.startswith("preset")]
