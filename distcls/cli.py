@@ -26,6 +26,7 @@ COMMANDS = {
     "track": ("distcls.commands.track", "send a run to Weights & Biases, MLflow or Trackio"),
     "models": ("distcls.commands.models", "list models: built-in ones, and those of torchvision and timm"),
     "summary": ("distcls.commands.summary", "show a model's layers, parameters, FLOPs, memory and latency"),
+    "benchmark": ("distcls.commands.benchmark", "measure training speed here; find a batch size or a learning rate"),
     "audit": (
         "distcls.commands.audit",
         "find probably wrong labels and near-duplicate images, with a page of pictures",

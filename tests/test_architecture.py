@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"inference"},
     {"training"},
     {"report", "export"},
-    {"sweeps"},
+    {"sweeps", "benchmark"},
     {"commands"},
     {"api", "cli"},
     {"__main__", "train"},

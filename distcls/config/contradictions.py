@@ -53,7 +53,7 @@ BELONGS = (
     Belongs("optim.eps", "optim.name", ("adam", "adamw")),
     Belongs("optim.gamma", "optim.schedule", ("step",)),
     Belongs("optim.milestones", "optim.schedule", ("step",)),
-    Belongs("optim.min_lr", "optim.schedule", ("cosine", "one_cycle")),
+    Belongs("optim.min_lr", "optim.schedule", ("cosine", "one_cycle", "range_test")),
     Belongs("loss.label_smoothing", "loss.name", ("cross_entropy", "focal")),
     Belongs("loss.class_weights", "loss.name", ("cross_entropy", "focal")),
     Belongs("loss.gamma", "loss.name", ("focal",)),
@@ -192,6 +192,12 @@ def _wrong_with_head_only(config: Config) -> Iterator[Problem]:
 def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
     if optim.schedule == "step" and not optim.milestones:
         yield "optim.schedule", "optim.schedule=step needs milestones, such as optim.milestones=['50%', '75%']"
+    if optim.schedule == "range_test" and not 0 < optim.min_lr < optim.lr:
+        yield (
+            "optim.min_lr",
+            f"optim.schedule=range_test goes from optim.min_lr={optim.min_lr:g} to optim.lr={optim.lr:g}: give a "
+            "min_lr above 0 and below lr, such as optim.min_lr=1e-7 optim.lr=10",
+        )
     if optim.schedule in ("cosine", "one_cycle") and optim.min_lr > optim.lr:
         yield (
             "optim.min_lr",

@@ -346,7 +346,7 @@ class ParamGroupConfig:
     nesterov: bool | None = setting(None, "Use Nesterov momentum with sgd.")
     betas: list[float] | None = setting(None, "Decay rates of the running averages in adam and adamw.")
     eps: float | None = setting(None, "Small number added to the denominator in adam and adamw.", above=0)
-    schedule: Literal["constant", "cosine", "one_cycle", "step"] | None = setting(
+    schedule: Literal["constant", "cosine", "one_cycle", "step", "range_test"] | None = setting(
         None, "How this group's learning rate changes after warmup."
     )
     warmup: str | None = setting(None, "How long this group's learning rate takes to rise to its peak.", duration=True)
@@ -383,15 +383,19 @@ class OptimConfig:
         above=0,
         maximum=1,
     )
-    schedule: Literal["constant", "cosine", "one_cycle", "step"] = setting(
-        "cosine", "How the learning rate changes after warmup."
+    schedule: Literal["constant", "cosine", "one_cycle", "step", "range_test"] = setting(
+        "cosine",
+        "How the learning rate changes after warmup; range_test lets it grow exponentially from min_lr to lr over the "
+        "whole run, to see where training diverges.",
     )
     warmup: str = setting(
         "0 steps",
         "How long the learning rate takes to rise to its peak, such as 500 steps, 1 epoch or 5%.",
         duration=True,
     )
-    min_lr: float = setting(0.0, "Learning rate at the end of cosine and one_cycle.", minimum=0)
+    min_lr: float = setting(
+        0.0, "Learning rate at the end of cosine and one_cycle, and at the start of range_test.", minimum=0
+    )
     milestones: list[str] = setting(
         [], "When schedule=step multiplies the learning rate by gamma, such as ['50%', '75%'].", duration=True
     )
@@ -416,7 +420,7 @@ class OptimConfig:
         schedule = own.get("schedule", self.schedule)
         if schedule != "step":
             unused["milestones"] = []
-        if schedule not in ("cosine", "one_cycle"):
+        if schedule not in ("cosine", "one_cycle", "range_test"):
             unused["min_lr"] = 0.0
         return dataclasses.replace(self, **(unused | own))
 

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from distcls.training.parts import part
 from distcls.training.statistics import BatchNormStatistics
 
 Forward = Callable[[Any], tuple[torch.Tensor, torch.Tensor]]
@@ -65,7 +66,10 @@ class OverlappedSum:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        return self._reduce(total) if self.world_size > 1 else total
+        if self.world_size == 1:
+            return total
+        with part("exchange"):
+            return self._reduce(total)
 
     def _reduce(self, total: torch.Tensor) -> torch.Tensor:
         """Return the numbers summed over all processes; also sum the gradients that DDP does not handle."""
@@ -81,8 +85,10 @@ class OverlappedSum:
 
     def _run(self, forward: Forward, micro_batch: Any, last: bool) -> torch.Tensor:
         with nullcontext() if last and self.with_ddp else self.no_sync():
-            loss, numbers = forward(micro_batch)
-            self.backward(loss * self.world_size if self.world_size > 1 else loss)
+            with part("forward"):
+                loss, numbers = forward(micro_batch)
+            with part("backward"):
+                self.backward(loss * self.world_size if self.world_size > 1 else loss)
         return torch.cat([numbers, *self.statistics.read()])
 
 
@@ -116,7 +122,8 @@ class OrderedSum:
         """Set the summed gradients; return the sums of the numbers and BatchNorm statistics, flat."""
         flat = self._fold(forward, micro_batches)
         if self.world_size > 1:
-            flat = self._fold_ranks(flat)
+            with part("exchange"):
+                flat = self._fold_ranks(flat)
         for parameter, gradient in zip(self.parameters, self._gradients(flat), strict=True):
             parameter.grad = gradient
         return flat[self.num_gradients :]
@@ -132,8 +139,10 @@ class OrderedSum:
         """Return one micro-batch's gradients, numbers and statistics, flat, padded to a multiple of the world size."""
         for parameter in self.parameters:
             parameter.grad = None
-        loss, numbers = forward(micro_batch)
-        self.backward(loss)
+        with part("forward"):
+            loss, numbers = forward(micro_batch)
+        with part("backward"):
+            self.backward(loss)
         rest = torch.cat([numbers, *self.statistics.read()])
         size = self.num_gradients + len(rest)
         flat = self.parameters[0].new_empty(size + -size % self.world_size)

@@ -19,6 +19,7 @@ from distcls.runs.tracking.metrics_file import COLUMNS
 from distcls.training.acceleration import Acceleration
 from distcls.training.gradients import OrderedSum, OverlappedSum
 from distcls.training.objectives.objective import Network, Objective, Terms
+from distcls.training.parts import part
 from distcls.training.state import TrainState
 
 REPORTED_FIRST = ("loss", "accuracy", "grad_norm")
@@ -64,9 +65,10 @@ class TrainStep:
             self._freeze(frozen)
         state.statistics.training_mode()
         sums = self.sum_gradients(self._forward, micro_batches)
-        norm = self._clip()
+        with part("optimizer"):
+            norm = self._clip()
+            of_fp16 = self._update()
         means, statistics = self._split(sums)
-        of_fp16 = self._update()
         moved = of_fp16.get("moved")
         state.statistics.update(statistics, self.plan.num_micro_batches, moved)
         if state.ema is not None and train.ema_decay is not None:

@@ -22,6 +22,7 @@ from distcls.optim.schedules import lr_at
 from distcls.plan.batches import BatchPlan
 from distcls.runs.folder import RunFolder
 from distcls.training.late_numbers import FinishedStep, LateNumbers
+from distcls.training.parts import part
 from distcls.training.state import TrainState
 from distcls.training.step import REPORTED_FIRST
 
@@ -54,7 +55,8 @@ class Watch:
     def wait_for(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
         """Return the next batch, and measure the time that training waits for it."""
         self.late.ask()
-        batch = next(batches)
+        with part("data"):
+            batch = next(batches)
         self.late.begin()
         for micro_batch in batch:
             for image in micro_batch.went_bad.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -79,3 +80,11 @@ def test_the_rate_does_not_depend_on_the_number_of_processes():
     config = OptimConfig(schedule="cosine", warmup="1 epoch")
     plans = [BatchPlan(100, 12, 3, 100, 0, rank=1, world_size=world_size) for world_size in (1, 2, 4)]
     assert len({tuple(lr_at(step, config, plan) for step in range(100)) for plan in plans}) == 1
+
+
+def test_a_range_test_grows_exponentially_from_the_lowest_to_the_highest_rate():
+    config = OptimConfig(lr=10.0, schedule="range_test", min_lr=1e-7)
+    found = [lr_at(step, config, PLAN) for step in range(PLAN.total_steps)]
+    assert found[0] == pytest.approx(1e-7) and found[-1] == pytest.approx(10.0)
+    ratios = [after / before for before, after in itertools.pairwise(found)]
+    assert min(ratios) == pytest.approx(max(ratios))

@@ -18,6 +18,7 @@ from distcls.data.loading.transfer import to_device
 from distcls.data.split import Data, Split
 from distcls.optim.losses import weigh_classes
 from distcls.plan.batches import BatchPlan
+from distcls.training.parts import part
 
 
 @dataclass
@@ -43,7 +44,8 @@ class Task:
         (augment.transforms, crops while reading) is the same in all views.
         """
         if number == 0:
-            return self.augment(micro_batch)
+            with part("augment"):
+                return self.augment(micro_batch)
         plan, numbers = self.plan, self._numbers(step, number, "box" in micro_batch.numbers)
         rows = slice(micro_batch.index * plan.micro_batch_size, (micro_batch.index + 1) * plan.micro_batch_size)
         own = to_device({name: table[rows] for name, table in numbers.items()}, self.device)

@@ -1,0 +1,91 @@
+"""Finds the largest micro-batch that fits, and the fastest, by training a few steps with each size."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from distcls.benchmark.timing import Limits, measure, peak_memory, with_given
+from distcls.cluster.machine import memory_size
+from distcls.config.settings import Config
+from distcls.errors import OutOfMemoryError
+
+SMALLEST = 8
+LIMITS = Limits(warmup=2, steps=5, seconds=5.0)
+SLOWEST = 30.0
+"""Seconds per step: larger batches are not tried after one that is slower."""
+
+MOST_MEMORY = 0.8
+"""Share of a machine's memory that a CPU run may take: its system kills whoever takes all of it, without an error."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One micro-batch size."""
+
+    size: int
+    images_per_second: float | None
+    """None if it does not fit."""
+    peak_bytes: int | None
+    """Of GPU memory, or the whole process."""
+    why: str = ""
+    """Why it was not measured."""
+
+    @property
+    def fits(self) -> bool:
+        """True if steps of this size were measured."""
+        return self.images_per_second is not None
+
+
+def try_batch_sizes(config: Config, tell: Callable[[Tried], None]) -> list[Tried]:
+    """Return what was tried: 8, 16, 32 … until one does not fit, then one between it and the last that did.
+
+    tell: called with each as soon as it is known. Sizes end at the number of training images. Raises what training
+    with the smallest raises.
+    """
+    tried: list[Tried] = []
+    size, num_images = SMALLEST, None
+    while num_images is None or size <= num_images:
+        if tried and (problem := _would_not_fit(tried, size)):
+            tried.append(Tried(size, None, None, problem))
+            tell(tried[-1])
+            break
+        found, num_images, seconds = _try(config, size, num_images)
+        tried.append(found)
+        tell(found)
+        if not found.fits or seconds > SLOWEST:
+            break
+        size *= 2
+    fitting = [one.size for one in tried if one.fits]
+    if fitting and not tried[-1].fits and not tried[-1].why and len(fitting) >= 1:
+        found, _, _ = _try(config, fitting[-1] * 3 // 2, num_images)
+        tried.append(found)
+        tell(found)
+    return tried
+
+
+def _try(config: Config, size: int, num_images: int | None) -> tuple[Tried, int | None, float]:
+    """Return what was found, the number of training images, and the seconds per step."""
+    sizes = {"train.micro_batch_size": size, "train.global_batch_size": size}
+    try:
+        speed = measure(with_given(config, sizes), LIMITS)
+    except OutOfMemoryError:
+        gc.collect()
+        torch.cuda.empty_cache()
+        return Tried(size, None, None), num_images, 0.0
+    return Tried(size, speed.images_per_second, speed.peak_bytes), speed.num_images, speed.seconds_per_step
+
+
+def _would_not_fit(tried: list[Tried], size: int) -> str:
+    """Return why a size must not be tried on a CPU, from how memory grew so far; nothing if it may be."""
+    if torch.cuda.is_available() or len(tried) < 2:
+        return ""
+    (before, less), (last, more) = ((one.size, one.peak_bytes or 0) for one in tried[-2:])
+    expected = more + (more - less) / (last - before) * (size - last)
+    total = memory_size()[1]
+    if max(expected, peak_memory()) < MOST_MEMORY * total:
+        return ""
+    return f"would take about {expected / 2**30:,.1f} of {total / 2**30:,.1f} GiB"
