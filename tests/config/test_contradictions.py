@@ -73,10 +73,14 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
             "train.checkpoint_activations=true has no effect with model.head_only=true",
         ),
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),
+        (
+            ["optim.schedule=range_test"],
+            "goes from optim.min_lr=0 to optim.lr=0.001: give a min_lr above 0 and below lr",
+        ),
         (["optim.lr=0.1", "optim.min_lr=1"], "is above optim.lr=0.1, its peak: make it smaller"),
         (
             ["optim.schedule=constant", "optim.min_lr=1e-4"],
-            "optim.min_lr=0.0001 has no effect: it is for optim.schedule=cosine or one_cycle",
+            "optim.min_lr=0.0001 has no effect: it is for optim.schedule=cosine, one_cycle or range_test",
         ),
         (
             ["loss.label_smoothing=0.1", "loss.name=my.own:loss"],
@@ -205,7 +209,7 @@ def test_a_plan_needs_a_length() -> None:
         (["optim.groups=[{match: x, name: 'my:make', betas: [0, 0]}]"], "remove betas, or give it in args"),
         (["optim.groups=[{match: x, gamma: 0.5}]"], "gamma is for optim.schedule=step, but optim.schedule is cosine"),
         (["optim.groups=[{match: x, milestones: ['50%']}]"], "milestones is for optim.schedule=step"),
-        (["optim.groups=[{match: x, schedule: constant, min_lr: 1e-5}]"], "min_lr is for optim.schedule=cosine or one"),
+        (["optim.groups=[{match: x, schedule: constant, min_lr: 1e-5}]"], "min_lr is for optim.schedule=cosine, one"),
         (["optim.groups=[{match: x, schedule: step}]"], "needs milestones.*matches 'x'"),
         (["optim.groups=[{match: x, lr: 1e-4}]", "optim.min_lr=1e-3"], "is above optim.lr=0.0001.*matches 'x'"),
         (["optim.groups=[{match: x, args: {a: 1}}]"], "args are for your own optimizer"),
