@@ -75,7 +75,7 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["train.eval_every=0"], "train.eval_every must be longer than zero"),
         (
             ["optim.schedule=range_test"],
-            "goes from optim.min_lr=0 to optim.lr=0.001: give a min_lr above 0 and below lr",
+            "goes from optim.min_lr=0 to optim.lr=0.002: give a min_lr above 0 and below lr",
         ),
         (["optim.lr=0.1", "optim.min_lr=1"], "is above optim.lr=0.1, its peak: make it smaller"),
         (
