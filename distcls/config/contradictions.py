@@ -47,13 +47,14 @@ class Belongs(NamedTuple):
 
 
 BELONGS = (
-    Belongs("optim.momentum", "optim.name", ("sgd",)),
-    Belongs("optim.nesterov", "optim.name", ("sgd",)),
+    Belongs("optim.momentum", "optim.name", ("sgd", "muon")),
+    Belongs("optim.nesterov", "optim.name", ("sgd", "muon")),
+    Belongs("optim.normalize_weights", "optim.name", ("muon",)),
     Belongs("optim.betas", "optim.name", ("adam", "adamw")),
     Belongs("optim.eps", "optim.name", ("adam", "adamw")),
     Belongs("optim.gamma", "optim.schedule", ("step",)),
     Belongs("optim.milestones", "optim.schedule", ("step",)),
-    Belongs("optim.min_lr", "optim.schedule", ("cosine", "one_cycle", "range_test")),
+    Belongs("optim.min_lr", "optim.schedule", ("cosine", "linear", "one_cycle", "range_test")),
     Belongs("loss.label_smoothing", "loss.name", ("cross_entropy", "focal")),
     Belongs("loss.class_weights", "loss.name", ("cross_entropy", "focal")),
     Belongs("loss.gamma", "loss.name", ("focal",)),
@@ -198,7 +199,7 @@ def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
             f"optim.schedule=range_test goes from optim.min_lr={optim.min_lr:g} to optim.lr={optim.lr:g}: give a "
             "min_lr above 0 and below lr, such as optim.min_lr=1e-7 optim.lr=10",
         )
-    if optim.schedule in ("cosine", "one_cycle") and optim.min_lr > optim.lr:
+    if optim.schedule in ("cosine", "linear", "one_cycle") and optim.min_lr > optim.lr:
         yield (
             "optim.min_lr",
             f"optim.min_lr={optim.min_lr:g}, the final learning rate, is above optim.lr={optim.lr:g}, its peak: "
@@ -207,7 +208,7 @@ def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
 
 
 def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
-    if optim.nesterov and optim.name == "sgd" and optim.momentum == 0:
+    if optim.nesterov and optim.name in ("sgd", "muon") and optim.momentum == 0:
         yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"

@@ -342,15 +342,16 @@ class ParamGroupConfig:
     name: str | None = setting(None, "Optimizer of this group.")
     args: dict[str, Any] | None = setting(None, "Arguments for your own optimizer.")
     lr: float | None = setting(None, "Peak learning rate of this group.", above=0)
-    momentum: float | None = setting(None, "Momentum for sgd.", minimum=0, below=1)
-    nesterov: bool | None = setting(None, "Use Nesterov momentum with sgd.")
+    momentum: float | None = setting(None, "Momentum for sgd and muon.", minimum=0, below=1)
+    nesterov: bool | None = setting(None, "Use Nesterov momentum with sgd and muon.")
+    normalize_weights: bool | None = setting(None, "Keep the norm of each weight at √outputs, with muon.")
     betas: list[float] | None = setting(None, "Decay rates of the running averages in adam and adamw.")
     eps: float | None = setting(None, "Small number added to the denominator in adam and adamw.", above=0)
-    schedule: Literal["constant", "cosine", "one_cycle", "step", "range_test"] | None = setting(
+    schedule: Literal["constant", "cosine", "linear", "one_cycle", "step", "range_test"] | None = setting(
         None, "How this group's learning rate changes after warmup."
     )
     warmup: str | None = setting(None, "How long this group's learning rate takes to rise to its peak.", duration=True)
-    min_lr: float | None = setting(None, "Learning rate at the end of cosine and one_cycle.", minimum=0)
+    min_lr: float | None = setting(None, "Learning rate at the end of cosine, linear and one_cycle.", minimum=0)
     milestones: list[str] | None = setting(
         None, "When schedule=step multiplies the learning rate by gamma.", duration=True
     )
@@ -366,11 +367,16 @@ class OptimConfig:
     """How gradients update the weights. Choose the learning rate for train.global_batch_size."""
 
     name: str = setting(
-        "adamw", "The optimizer: sgd, adam, adamw, or my_pkg.module:make, called as make(groups, lr=lr, **args)."
+        "adamw",
+        "The optimizer: sgd, adam, adamw, muon (for filters and matrices only, see groups), or my_pkg.module:make, "
+        "called as make(groups, lr=lr, **args).",
     )
     lr: float = setting(2e-3, "Peak learning rate.", above=0)
-    momentum: float = setting(0.9, "Momentum for sgd.", minimum=0, below=1)
-    nesterov: bool = setting(False, "Use Nesterov momentum with sgd.")
+    momentum: float = setting(0.9, "Momentum for sgd and muon.", minimum=0, below=1)
+    nesterov: bool = setting(False, "Use Nesterov momentum with sgd and muon.")
+    normalize_weights: bool = setting(
+        False, "With muon, scale each weight to a norm of √outputs before every step, in the place of weight decay."
+    )
     betas: list[float] = setting([0.9, 0.999], "Decay rates of the running averages in adam and adamw.")
     eps: float = setting(1e-8, "Small number added to the denominator in adam and adamw.", above=0)
     weight_decay: float = setting(
@@ -383,7 +389,7 @@ class OptimConfig:
         above=0,
         maximum=1,
     )
-    schedule: Literal["constant", "cosine", "one_cycle", "step", "range_test"] = setting(
+    schedule: Literal["constant", "cosine", "linear", "one_cycle", "step", "range_test"] = setting(
         "cosine",
         "How the learning rate changes after warmup; range_test lets it grow exponentially from min_lr to lr over the "
         "whole run, to see where training diverges.",
@@ -394,7 +400,7 @@ class OptimConfig:
         duration=True,
     )
     min_lr: float = setting(
-        0.0, "Learning rate at the end of cosine and one_cycle, and at the start of range_test.", minimum=0
+        0.0, "Learning rate at the end of cosine, linear and one_cycle, and at the start of range_test.", minimum=0
     )
     milestones: list[str] = setting(
         [], "When schedule=step multiplies the learning rate by gamma, such as ['50%', '75%'].", duration=True
@@ -416,11 +422,11 @@ class OptimConfig:
         own = {name: value for name, value in group.own().items() if value is not None}
         unused: dict[str, Any] = {"groups": []}
         if own.get("name", self.name) != self.name:
-            unused |= {"args": {}, "nesterov": False}
+            unused |= {"args": {}, "nesterov": False, "normalize_weights": False}
         schedule = own.get("schedule", self.schedule)
         if schedule != "step":
             unused["milestones"] = []
-        if schedule not in ("cosine", "one_cycle", "range_test"):
+        if schedule not in ("cosine", "linear", "one_cycle", "range_test"):
             unused["min_lr"] = 0.0
         return dataclasses.replace(self, **(unused | own))
 

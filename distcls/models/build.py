@@ -16,6 +16,7 @@ from distcls.errors import UsageError
 from distcls.models.freezing import freeze
 from distcls.models.head import train_head_only
 from distcls.models.libraries import LIBRARIES, Library, check_library_name, library_of
+from distcls.models.networks.airbench import airbench
 from distcls.models.networks.cnn import cnn2, cnn3, simple_cnn
 from distcls.models.networks.resnet9 import resnet9
 from distcls.models.networks.small_resnet import small_resnet, tiny_resnet
@@ -27,6 +28,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn3": cnn3,
     "simple_cnn": simple_cnn,
     "resnet9": resnet9,
+    "airbench": airbench,
     "small_resnet": small_resnet,
     "tiny_resnet": tiny_resnet,
 }

@@ -12,9 +12,10 @@ import torch
 from distcls.config.imports import call_by_name, import_by_name
 from distcls.config.settings import OptimConfig
 from distcls.config.wording import nearest
-from distcls.errors import UsageError
+from distcls.errors import UsageError, some_of
 from distcls.optim.groups import Group
 from distcls.optim.joint import JointOptimizer
+from distcls.optim.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,23 @@ class Kind:
     """Returns the arguments that its parameter groups take from `optim.*`, apart from learning rate and decay."""
     num_momenta: int
     """How many numbers it keeps per weight."""
+    takes_fused: bool = True
+    """True if it has a fused kernel."""
+    takes_vectors: bool = True
+    """False if it moves only weights with two or more dimensions."""
 
 
 OPTIMIZERS: dict[str, Kind] = {
     "sgd": Kind(torch.optim.SGD, lambda c: {"momentum": c.momentum, "nesterov": c.nesterov}, 1),
     "adam": Kind(torch.optim.Adam, lambda c: {"betas": (c.betas[0], c.betas[1]), "eps": c.eps}, 2),
     "adamw": Kind(torch.optim.AdamW, lambda c: {"betas": (c.betas[0], c.betas[1]), "eps": c.eps}, 2),
+    "muon": Kind(
+        Muon,
+        lambda c: {"momentum": c.momentum, "nesterov": c.nesterov, "normalize_weights": c.normalize_weights},
+        1,
+        takes_fused=False,
+        takes_vectors=False,
+    ),
 }
 
 FUSED_DEVICES = ("cpu", "cuda", "mps")
@@ -77,9 +89,23 @@ def _build_part(groups: list[Group]) -> torch.optim.Optimizer:
         return optimizer
     check_optimizer_name(settings.name)
     kind, device = OPTIMIZERS[settings.name], groups[0].named[0][1].device.type
-    fused = settings.fused and device in FUSED_DEVICES
+    if not kind.takes_vectors:
+        _refuse_vectors(settings.name, groups)
     options = [group.options() | kind.options(group.settings) for group in groups]
-    return kind.make(options, lr=settings.lr, fused=fused or None)
+    if not kind.takes_fused:
+        return kind.make(options, lr=settings.lr)
+    return kind.make(options, lr=settings.lr, fused=(settings.fused and device in FUSED_DEVICES) or None)
+
+
+def _refuse_vectors(name: str, groups: list[Group]) -> None:
+    vectors = [parameter for group in groups for parameter, values in group.named if values.ndim < 2]
+    if vectors:
+        raise UsageError(
+            f"optim.name={name} moves matrices and filters, but {some_of(vectors, 3)} "
+            f"{'has' if len(vectors) == 1 else 'have'} fewer than two dimensions: name another optimizer, and give it "
+            "only the weights that it is for, such as optim.name=adamw "
+            "'optim.groups=[{match: conv.*weight, name: muon, lr: 0.02}]'."
+        )
 
 
 def start_momenta(optimizer: torch.optim.Optimizer) -> None:

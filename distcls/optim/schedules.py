@@ -22,8 +22,11 @@ def lr_at(step: int, config: OptimConfig, plan: BatchPlan) -> float:
     if config.schedule == "range_test":  # Smith, arXiv 1506.01186; exponential as in fastai
         progress = (step - warmup) / max(plan.total_steps - 1 - warmup, 1)
         return config.min_lr * (config.lr / config.min_lr) ** min(progress, 1.0)
+    progress = (step - warmup) / max(plan.total_steps - warmup, 1)
     if config.schedule == "cosine":
-        return _cosine(config.lr, config.min_lr, (step - warmup) / max(plan.total_steps - warmup, 1))
+        return _cosine(config.lr, config.min_lr, progress)
+    if config.schedule == "linear":
+        return config.lr + (config.min_lr - config.lr) * min(progress, 1.0)
     return config.lr
 
 

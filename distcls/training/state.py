@@ -12,12 +12,11 @@ from torch import nn
 from distcls.cluster.processes import Processes
 from distcls.config.durations import Duration
 from distcls.config.metrics import METRICS
-from distcls.config.settings import Config, ModelConfig, ObjectiveConfig
+from distcls.config.settings import Config, ObjectiveConfig
 from distcls.data.split import Data
 from distcls.errors import DriftedError, UsageError
 from distcls.models.build import build_model
 from distcls.models.freezing import frozen_until
-from distcls.models.init_from import InitFrom, find_source, init_from
 from distcls.models.recomputation import recompute_activations
 from distcls.models.trial import try_model
 from distcls.models.weights import load_weights
@@ -28,6 +27,7 @@ from distcls.plan.randomness import seed_torch
 from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
 from distcls.training.objectives.objective import Objective
+from distcls.training.start.first_weights import load_first_weights
 from distcls.training.statistics import BatchNormStatistics
 
 RESERVED = ("model", "ema", "optimizer", "state", "length", "manifest")
@@ -208,7 +208,7 @@ def build_state(
     seed_torch(torch.device("cpu"), config.train.seed, "init")
     module = build_model(config.model, len(data.class_names), data.image_size)
     if with_init_from:
-        _load_as_main(module, config.model, data, run)
+        load_first_weights(module, config, data, run)
     module.to(acceleration.device, acceleration.dtype)
     is_supervised = config.objective.name == "supervised"
     tried = try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
@@ -274,26 +274,6 @@ def named_modules(config: ObjectiveConfig, objective: Objective, module: nn.Modu
                 f"none of {', '.join(RESERVED)}."
             )
     return further
-
-
-def _load_as_main(module: nn.Module, config: ModelConfig, data: Data, run: RunFolder) -> None:
-    """Load the main process's initial weights in all processes: the others may see an older file, or none."""
-    if not config.starts_trained:
-        return
-
-    def load() -> tuple[InitFrom, dict[str, torch.Tensor]]:
-        source = find_source(config)
-        assert source is not None
-        done = init_from(module, source, config, data.class_names, data.image_size)
-        run.write_json("weights.json", source.describe())
-        return done, module.state_dict()
-
-    done, tensors = run.processes.from_main(load)
-    load_weights(module, tensors)
-    for line in done.notes:
-        run.progress.note(line)
-    for line in done.warnings:
-        run.progress.warning(line)
 
 
 def _checksum(tensor: torch.Tensor) -> torch.Tensor:

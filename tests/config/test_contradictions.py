@@ -39,7 +39,7 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["optim.milestones=['50%']"], "has no effect: it is for optim.schedule=step, but optim.schedule is cosine"),
         (
             ["optim.nesterov=true"],
-            "optim.nesterov=true has no effect: it is for optim.name=sgd, but optim.name is adamw",
+            "optim.nesterov=true has no effect: it is for optim.name=sgd or muon, but optim.name is adamw",
         ),
         (["optim.nesterov=true", "optim.name=sgd", "optim.momentum=0"], "needs optim.momentum above 0"),
         (["optim.betas=[0.9]"], "optim.betas must be two numbers"),
@@ -80,7 +80,7 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["optim.lr=0.1", "optim.min_lr=1"], "is above optim.lr=0.1, its peak: make it smaller"),
         (
             ["optim.schedule=constant", "optim.min_lr=1e-4"],
-            "optim.min_lr=0.0001 has no effect: it is for optim.schedule=cosine, one_cycle or range_test",
+            "optim.min_lr=0.0001 has no effect: it is for optim.schedule=cosine, linear, one_cycle or range_test",
         ),
         (
             ["loss.label_smoothing=0.1", "loss.name=my.own:loss"],
@@ -88,7 +88,10 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         ),
         (["augment.random_resized_crop={scale: [1, 0.5]}"], "scale must be two numbers, the smaller first"),
         (["augment.random_resized_crop.ratio=[1]"], "augment.random_resized_crop.ratio must be two numbers"),
-        (["optim.momentum=0.5"], "optim.momentum=0.5 has no effect: it is for optim.name=sgd, but optim.name is adamw"),
+        (
+            ["optim.momentum=0.5"],
+            "optim.momentum=0.5 has no effect: it is for optim.name=sgd or muon, but optim.name is adamw",
+        ),
         (
             ["optim.name=sgd", "optim.betas=[0.8, 0.9]"],
             "optim.betas=[0.8, 0.9] has no effect: it is for optim.name=adam",
@@ -200,16 +203,22 @@ def test_a_plan_needs_a_length() -> None:
         (["optim.args={a: 1}"], "optim.args is for an optimizer"),
         (["loss.args={a: 1}"], "loss.args is for a loss"),
         (["objective.args={a: 1}"], "objective.args is for an objective"),
-        (["optim.groups=[{match: x, momentum: 0.5}]"], "momentum is for optim.name=sgd, but optim.name is adamw .*'x'"),
+        (
+            ["optim.groups=[{match: x, momentum: 0.5}]"],
+            "momentum is for optim.name=sgd or muon, but optim.name is adamw .*'x'",
+        ),
         (["optim.groups=[{match: x, name: sgd, eps: 0.5}]"], "eps is for optim.name=adam or adamw, but .* sgd"),
         (
             ["optim.groups=[{match: x, nesterov: true}]"],
-            "nesterov is for optim.name=sgd, but optim.name is adamw .*'x'",
+            "nesterov is for optim.name=sgd or muon, but optim.name is adamw .*'x'",
         ),
         (["optim.groups=[{match: x, name: 'my:make', betas: [0, 0]}]"], "remove betas, or give it in args"),
         (["optim.groups=[{match: x, gamma: 0.5}]"], "gamma is for optim.schedule=step, but optim.schedule is cosine"),
         (["optim.groups=[{match: x, milestones: ['50%']}]"], "milestones is for optim.schedule=step"),
-        (["optim.groups=[{match: x, schedule: constant, min_lr: 1e-5}]"], "min_lr is for optim.schedule=cosine, one"),
+        (
+            ["optim.groups=[{match: x, schedule: constant, min_lr: 1e-5}]"],
+            "min_lr is for optim.schedule=cosine",
+        ),
         (["optim.groups=[{match: x, schedule: step}]"], "needs milestones.*matches 'x'"),
         (["optim.groups=[{match: x, lr: 1e-4}]", "optim.min_lr=1e-3"], "is above optim.lr=0.0001.*matches 'x'"),
         (["optim.groups=[{match: x, args: {a: 1}}]"], "args are for your own optimizer"),

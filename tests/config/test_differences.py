@@ -36,7 +36,8 @@ def test_differences_are_those_that_change_the_run() -> None:
         "model.name: cnn2 -> cnn3",
         "optim.lr: 0.001 -> 0.002",
         'optim.groups: [] -> [{"match": "head", "lr_scale": 1.0, "weight_decay": null, "name": null, "args": null, '
-        '"lr": null, "momentum": null, "nesterov": null, "betas": null, "eps": null, "schedule": null, "warmup": null, '
+        '"lr": null, "momentum": null, "nesterov": null, "normalize_weights": null, "betas": null, "eps": null, '
+        '"schedule": null, "warmup": null, '
         '"min_lr": null, "milestones": null, "gamma": null}]',
         "train.deterministic: false -> true",
         "train.ema_decay: null -> 0.9",

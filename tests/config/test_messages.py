@@ -72,7 +72,7 @@ def test_settings_like_finds_settings_without_their_section() -> None:
         ("data.name=null", "data.name must be text, but null was given"),
         (
             "optim.schedule=cosin",
-            "one of constant, cosine, one_cycle, step, range_test, but 'cosin' was given, did you mean 'cosine'?",
+            "linear, one_cycle, step, range_test, but 'cosin' was given, did you mean 'cosine'?",
         ),
         ("train.precision=16", "must be one of auto, float32, float64, bf16, fp16, but 16 was given"),
         (

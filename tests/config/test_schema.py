@@ -42,7 +42,7 @@ def test_schema_holds_every_setting_with_description_default_and_range() -> None
     }
     assert schema["optim.lr"]["exclusiveMinimum"] == 0
     assert schema["train.micro_batch_size"]["type"] == ["integer", "null"]
-    assert schema["optim.schedule"]["enum"] == ["constant", "cosine", "one_cycle", "step", "range_test"]
+    assert schema["optim.schedule"]["enum"] == ["constant", "cosine", "linear", "one_cycle", "step", "range_test"]
     assert re.search(schema["train.eval_every"]["pattern"], "1 epoch")
     assert schema["optim.groups"]["items"]["additionalProperties"] is False
     assert {"enum": ["none"]} in json_schema()["properties"]["augment"]["anyOf"]

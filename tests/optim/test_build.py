@@ -47,7 +47,7 @@ def test_the_fused_kernel_can_be_switched_off():
 
 
 def test_an_unknown_optimizer_names_the_nearest_and_the_known_ones():
-    with pytest.raises(UsageError, match=r"optim.name=adamm: .*Did you mean 'adam.*sgd, adam, adamw, and my_pkg"):
+    with pytest.raises(UsageError, match=r"optim.name=adamm: .*Did you mean 'adam.*sgd, adam, adamw, muon, and my_pkg"):
         build(OptimConfig(name="adamm"))
 
 

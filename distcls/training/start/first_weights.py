@@ -1,0 +1,63 @@
+"""Gives the network its first weights beyond those that it draws: from the training images, or from files."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from distcls.config.settings import Config
+from distcls.data.augmentation.preprocessing import Normalize
+from distcls.data.split import Data, Split
+from distcls.models.init_from import InitFrom, find_source, init_from
+from distcls.models.weights import load_weights
+from distcls.runs.folder import RunFolder
+from distcls.runs.resolution import weights_dtype
+
+START = "start_from_images"
+"""The method of a network whose first weights depend on the training images."""
+
+NUM_IMAGES = 5000
+NUM_PIXELS = 2**23
+"""Fewer images are taken if they are large."""
+
+
+def load_first_weights(module: nn.Module, config: Config, data: Data, run: RunFolder) -> None:
+    """Set weights that depend on the training images, then load initial ones; the same in all processes of the run.
+
+    Only the main process computes and reads them: others may have another processor, an older file, or none.
+    """
+    starts_from_images, starts_trained = hasattr(module, START), config.model.starts_trained
+    if not (starts_from_images or starts_trained):
+        return
+
+    def load() -> tuple[InitFrom | None, dict[str, torch.Tensor]]:
+        if starts_from_images:
+            getattr(module, START)(some_images(data.train, data.image_size, config))
+        return _load(module, config, data, run) if starts_trained else None, module.state_dict()
+
+    done, tensors = run.processes.from_main(load)
+    load_weights(module, tensors)
+    for line in done.notes if done else ():
+        run.progress.note(line)
+    for line in done.warnings if done else ():
+        run.progress.warning(line)
+
+
+def some_images(train: Split, image_size: int, config: Config) -> torch.Tensor:
+    """Return images from all over the training split, as the network sees them in an evaluation: (n, 3, S, S)."""
+    count = min(len(train), NUM_IMAGES, math.ceil(NUM_PIXELS / image_size**2))
+    places = np.linspace(0, len(train) - 1, count).astype(int)
+    pixels = torch.from_numpy(np.stack([train.image(int(i)) for i in places]))
+    cpu, dtype = torch.device("cpu"), weights_dtype(config.train.precision)
+    return Normalize.build(config.augment.normalize, cpu, dtype, config.model.channels_last)(pixels)
+
+
+def _load(module: nn.Module, config: Config, data: Data, run: RunFolder) -> InitFrom:
+    source = find_source(config.model)
+    assert source is not None
+    done = init_from(module, source, config.model, data.class_names, data.image_size)
+    run.write_json("weights.json", source.describe())
+    return done

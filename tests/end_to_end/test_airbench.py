@@ -1,0 +1,67 @@
+"""cifar10-airbench's recipe keeps the promises: its first layer comes from the images, and two optimizers move it."""
+
+from __future__ import annotations
+
+import ledger
+import torch
+from ranks import await_step, read_json
+
+from distcls.config.settings import Config
+from distcls.data.build import OneProcess, build_data
+from distcls.files.verified import read_tensors
+from distcls.models.networks.airbench import airbench
+from distcls.training.start.first_weights import some_images
+
+SETTINGS = [
+    "model.name=airbench",
+    "model.args={widths: [8, 16, 16]}",
+    "data.image_size=16",
+    "train.num_steps=12",
+    "train.global_batch_size=64",
+    "train.micro_batch_size=16",
+    "train.checkpoint_every=1 steps",
+    "train.deterministic=true",
+    "optim.name=sgd",
+    "optim.lr=2",
+    "optim.momentum=0.85",
+    "optim.schedule=linear",
+    "optim.groups=[{match: 'groups.*[04].weight', name: muon, lr: 0.1, momentum: 0.6, normalize_weights: true}]",
+    "run.trackers=[]",
+]
+
+
+def test_the_same_bits_on_1_2_and_4_processes_and_after_a_kill(ranks):
+    runs = ranks.folder / "runs"
+    for world_size in (1, 2, 4):
+        ranks.run("train", "--name", f"on{world_size}", *SETTINGS, world_size=world_size)
+    killed = ranks.start("train", "--name", "killed", *SETTINGS, world_size=2)
+    await_step(runs / "killed", 4)
+    killed.kill()
+    ranks.run("train", "--name", "killed", *SETTINGS, world_size=4)
+    one = ledger.digest(runs / "on1", 12)
+    assert all(ledger.digest(runs / name, 12) == one for name in ("on2", "on4", "killed"))
+    assert read_json(runs / "on4" / "env.json")["world_size"] == 4
+    trained = read_tensors(runs / "on1" / "model" / "model.safetensors")
+    assert torch.equal(trained["whiten.weight"], expected_filters()), "whitening is frozen"
+
+
+def expected_filters() -> torch.Tensor:
+    config = Config().replaced({"data.image_size": 16})
+    data = build_data(config.data, OneProcess())
+    network = airbench(10, 16, widths=[8, 16, 16])
+    network.start_from_images(some_images(data.train, 16, config))
+    return network.whiten.weight.detach()
+
+
+def test_images_to_start_from_come_from_all_over_the_split():
+    config = Config()
+    train = build_data(config.data, OneProcess()).train
+    images = some_images(train, 8, config)
+    assert images.shape == (len(train), 3, 8, 8) and len(train) < 5000
+    few = some_images(train, 2**11, config)
+    assert len(few) == 2 and torch.equal(few[0], images[0]) and torch.equal(few[1], images[-1])
+
+
+def test_a_group_that_cannot_be_moved_as_a_matrix_is_refused(ranks):
+    told = ranks.run("train", "optim.name=muon", "--dry-run", expect=2)
+    assert "optim.name=muon moves matrices and filters, but blocks.0.1.weight" in told and "name: muon" in told
