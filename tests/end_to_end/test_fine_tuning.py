@@ -84,3 +84,14 @@ def test_fast_mode_sums_the_same_gradients_with_and_without_ddp(ranks):
         one, two = (ledger.load(ranks.folder / "runs" / f"w{w}", step) for w in started)
         for name in one:
             torch.testing.assert_close(two[name], one[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"])
+def test_other_architectures_are_exported_with_their_test_time_augmentation(ranks, name):
+    """Attention with position embeddings, LayerNorm over channels, hard activations."""
+    small = ["data.image_size=32", "train.num_steps=2", "train.global_batch_size=8", "train.num_threads=1"]
+    ranks.run("train", "--name", "a", f"model.name=timm/{name}", "train.tta=flip", "run.trackers=[]", *small)
+    for file_format in ("onnx", "pt2"):
+        told = ranks.run("export", "runs/a", "--format", file_format)
+        assert "probabilities differ by at most" in told
