@@ -159,7 +159,6 @@ def test_everything_is_repeated_for_other_images(project):
     known = project.runs()
     for level, name in ((0, "rose"), (120, "tulip")):
         write_images(project.folder / "photos" / name, 20, 30, level)
-    project.run("dvc add photos")
     assert project.repro()[0] == STAGES
     assert project.json("check.json")["num_images"] == 60
     assert len(project.runs() - known) == 1
