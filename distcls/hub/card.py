@@ -92,6 +92,7 @@ def _header(facts: RunFacts, config: Config, options: PushOptions, written: Writ
         pipeline_tag=TASK,
         license=options.license,
         tags=[TASK, "distcls", *(["timm", "transformers"] if is_timm else []), config.model.name],
+        base_model=_base_model(facts),
         datasets=[dataset] if dataset else None,
         metrics=["accuracy", "f1"],
         model_name=options.name,
@@ -112,6 +113,13 @@ def _results(facts: RunFacts, config: Config) -> Iterator[EvalResult]:
                     metric_name=METRICS[ours].title,
                     metric_value=round(float(values[ours]), 6),
                 )
+
+
+def _base_model(facts: RunFacts) -> str | None:
+    """Return the Hub's name for the weights that a run started from, if they are timm's, which are all on the Hub."""
+    found = read_object(facts.dir / "weights.json")
+    weights = str(found.get("weights"))
+    return weights if found.get("setting") == "model.pretrained=true" and weights.startswith("timm/") else None
 
 
 def data_name(config: Config) -> str:
@@ -136,7 +144,7 @@ def _content(
         "name": options.name,
         "repo": options.repo,
         "folder": options.name,
-        "summary": summary(facts),
+        "summary": _cell(summary(facts)),
         "picture": has_picture,
         "split": facts.split,
         "loads_with": written.loads_with,
@@ -169,7 +177,7 @@ def _content(
 
 
 def _cell(text: object) -> str:
-    """Return a name that breaks no table, link or emphasis of Markdown."""
+    """Return a text that breaks no table, link or emphasis of Markdown."""
     line = " ".join(str(text).split())
     return "".join(f"\\{letter}" if letter in r"\|`*_[]<>#" else letter for letter in line)
 

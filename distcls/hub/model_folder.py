@@ -72,7 +72,7 @@ def write_model_folder(folder: Path, run_dir: Path, config: Config) -> Written:
     loads_with = "distcls" if library_of(config.model.name) is None else config.model.name.partition("/")[0]
     if ":" in config.model.name:
         loads_with = "code"
-    if name is not None and _is_timms(folder, classifier, config, name):
+    if name is not None and _described_for_timm(folder, classifier, config, name):
         loads_with, probabilities = "timm", _timm_predicts(folder, images, separate)
     else:
         again = load_classifier(folder, read_config(folder / "config.yaml", [f"{k}={v}" for k, v in ALONE.items()]))
@@ -151,7 +151,7 @@ def _predict(classifier: Classifier, images: np.ndarray) -> np.ndarray:
     return in_batches(Portable(classifier).eval().predict, images, REFERENCE_BATCH)
 
 
-def _is_timms(folder: Path, classifier: Classifier, config: Config, name: str) -> bool:
+def _described_for_timm(folder: Path, classifier: Classifier, config: Config, name: str) -> bool:
     """Write config.json if timm has the network under this name, with the same tensors and results; return if so."""
     import timm
 

@@ -94,6 +94,11 @@ def test_neither_the_machine_nor_its_folders_are_named(timm_run, card):
     assert str(timm_run.parent) not in card
 
 
+def test_of_a_path_only_its_name_is_shown(tmp_path):
+    card = card_of(tmp_path, "model.init_from=/home/me/runs/older", "data.exclude=/home/me/bad.csv")
+    assert "init_from: older" in card and "exclude: bad.csv" in card and "/home" not in card
+
+
 @pytest.mark.parametrize(
     ("settings", "written", "says"),
     [
@@ -108,6 +113,24 @@ def test_neither_the_machine_nor_its_folders_are_named(timm_run, card):
 )
 def test_what_is_special_about_a_run_is_said(tmp_path, settings, written, says):
     assert says in " ".join(card_of(tmp_path, *settings, written=written).split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "weights", "base"),
+    [
+        ("model.pretrained=true", "timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("model.weights=FILE", "timm/mine.pth", None),
+        ("model.pretrained=true", "torchvision/resnet18 IMAGENET1K_V1", None),
+    ],
+)
+def test_the_weights_that_it_started_from_are_named(tmp_path, setting, weights, base):
+    run = make_run(tmp_path / "run", "model.name=timm/resnet18", "model.pretrained=true")
+    (run / "weights.json").write_text(json.dumps({"setting": setting, "weights": weights, "sha256": "0"}))
+    (tmp_path / "card").mkdir()
+    write_card(tmp_path / "card", read_run(run), read_config(run / "config.yaml"), PushOptions("me/a"), PROVEN)
+    card = ModelCard.load(tmp_path / "card" / "README.md")
+    assert card.data.base_model == base
+    assert f"It started from {weights.replace('_', chr(92) + '_')}." in section(card.content, "Training")
 
 
 def test_many_classes_and_odd_names(tmp_path):

@@ -24,6 +24,7 @@ from distcls.data.decoding.decode import Decoding, decode
 from distcls.errors import InexactExportError
 from distcls.hub import model_folder
 from distcls.hub.model_folder import public_config, write_model_folder
+from distcls.hub.timm_layout import crop_share
 from distcls.inference.classifier import Classifier, load_classifier, write_model
 from distcls.models.build import build_model
 
@@ -161,6 +162,7 @@ DECODINGS = [
     Decoding(128, crop_fraction=224 / 232),
     Decoding(128),
     Decoding(128, resize="squish", interpolation="bicubic"),
+    Decoding(128, resize="pad"),
 ]
 
 
@@ -176,9 +178,20 @@ def test_timms_transform_is_the_runs_preprocessing(tmp_path, decoding, shape):
     seen = resolve_data_config(pretrained_cfg=described["pretrained_cfg"])
     given = create_transform(**{**seen, "mean": (0.0,) * 3, "std": (1.0,) * 3})(image) * 255
     expected = decode(tmp_path / "a.png", decoding).transpose(2, 0, 1)
-    difference = np.abs(given.numpy() - expected).mean()
+    assert seen["interpolation"] == decoding.interpolation
+    inside = ~(expected == 255).all((0, 2))[:, None] & ~(expected == 255).all((0, 1))  # not the white borders
+    assert inside.mean() > (0.6 if decoding.resize == "pad" else 0.99)
+    given, expected = given.numpy()[:, inside], expected[:, inside]
+    difference = np.abs(given - expected).mean()
     assert difference < (0.01 if decoding.resize == "squish" else 4)
     assert difference < np.abs(expected - expected.mean()).mean() / 10, "another part of the image"
+
+
+def test_timms_crop_is_whole_pixels():
+    """timm divides the size by crop_pct and takes the floor, which must not be a pixel less."""
+    for resized in range(100, 400):
+        share = crop_share(Decoding(96, crop_fraction=96 / resized))
+        assert int(96 / share) == resized and share == pytest.approx(96 / resized)
 
 
 # Temperature ---------------------------------------------------------------------------------------
