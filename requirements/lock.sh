@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the two lock files of the container image anew, from pyproject.toml: run it after a change there (needs uv).
+# Writes the lock files of the container images anew, from pyproject.toml: run it after a change there (needs uv).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -12,3 +12,4 @@ for package in $(grep -oE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-
     without+=(--no-emit-package "$package")
 done
 compile ../pyproject.toml --constraints torch.lock "${without[@]}" --output-file distcls.lock
+compile ../pyproject.toml --extra serve --extra export --constraints torch.lock "${without[@]}" --output-file serve.lock

@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"inference"},
     {"training"},
     {"report", "export"},
-    {"sweeps", "benchmark"},
+    {"sweeps", "benchmark", "hub"},
     {"commands"},
     {"api", "cli"},
     {"__main__", "train"},

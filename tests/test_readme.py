@@ -55,6 +55,7 @@ RUNS = {
     "docs/python.md": {"flowers"},
     "docs/comparing.md": {"small", "large"},
     "docs/deployment.md": {"flowers"},
+    "docs/hub.md": {"flowers"},
 }
 """The runs that somebody has who typed all commands of a page."""
 

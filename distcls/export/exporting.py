@@ -44,6 +44,12 @@ LARGEST_INT8_LOSS = 0.005
 
 
 def export_run(run_dir: Path, config: Config, options: ExportOptions, output: Path) -> None:
+    """Export a run's best weights, and print how well the file agrees with PyTorch, its path and its size."""
+    write_exported(run_dir, config, options, output)
+    print(f"{output}  {_megabytes(output)}")
+
+
+def write_exported(run_dir: Path, config: Config, options: ExportOptions, output: Path) -> None:
     """Export a run's best weights, and print how well the file agrees with PyTorch.
 
     config: the run's, with where its images are now. Raises InexactExportError, and writes nothing, if the file does
@@ -67,7 +73,6 @@ def export_run(run_dir: Path, config: Config, options: ExportOptions, output: Pa
                 metadata |= describe_resizing()
                 file = _with_resizing(file, metadata, portable, images.spread(NUM_RESIZED))
             put_file_in_place(file, output)
-    print(f"{output}  {_megabytes(output)}")
 
 
 def _find_images(run_dir: Path, config: Config, options: ExportOptions, portable: Portable) -> OwnImages:

@@ -62,7 +62,7 @@ class TimmLibrary:
         """Return the model with new weights, for this image size if its shape depends on it."""
         import timm
 
-        return timm.create_model(name, num_classes=num_classes, **_arguments(name, image_size, args))
+        return timm.create_model(name, num_classes=num_classes, **arguments(name, image_size, args))
 
     def weights(self, name: str, choice: str | None) -> LibraryWeights | None:
         """Return the weights of the tag in the name, or else timm's default. choice is a tag too."""
@@ -111,10 +111,10 @@ class TimmLibrary:
         head = tensors.get(f"{config.classifier}.weight") if config and isinstance(config.classifier, str) else None
         num_classes = config.num_classes if head is None else len(head)
         overlay = {"state_dict": dict(tensors), "num_classes": num_classes, "custom_load": False}
-        arguments = _arguments(name, image_size, args)
+        given = arguments(name, image_size, args)
         try:
             model = timm.create_model(
-                name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **arguments
+                name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **given
             )
         except (RuntimeError, KeyError, ValueError, AttributeError, TypeError):
             return tensors  # of another model: whoever loads them says how they differ
@@ -200,7 +200,7 @@ def _config(name: str) -> Any:
         return None
 
 
-def _arguments(name: str, image_size: int, args: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(name: str, image_size: int, args: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's arguments, with the image size if its shape depends on it, as that of most transformers does."""
     config = _config(name)
     size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}

@@ -52,6 +52,17 @@ assert config["Entrypoint"] == ["/opt/distcls/launch/node.sh"], config["Entrypoi
 assert config["Labels"]["org.opencontainers.image.version"] == "1.2.3" and "Healthcheck" not in config
 END
 
+say "the image that serves"
+build --quiet --tag distcls-serve --target serve --build-arg SERVE_BASE=localhost/base . >/dev/null
+buildah "${storage[@]}" inspect --type image distcls-serve >"$work/image.json"
+python3 - "$work/image.json" <<'END'
+import json, re, sys
+config = json.load(open(sys.argv[1]))["Docker"]["config"]
+assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", config["User"]), config["User"]
+assert config["Entrypoint"] == ["/opt/distcls/launch/serve/serve.sh"] and "8000/tcp" in config["ExposedPorts"]
+assert "/healthz" in config["Healthcheck"]["Test"][-1] and config["StopSignal"] == "SIGTERM", config
+END
+
 say "training in it, as a user that it does not know"
 inside=$(buildah "${storage[@]}" from distcls)
 buildah "${storage[@]}" run --user 12345:54321 "${mounts[@]}" --volume "$work/runs:/workspace/runs" "$inside" -- \
@@ -94,6 +105,24 @@ END
     wait "$started" && code=0 || code=$?
     [ "$code" -eq 75 ] || fail "exit code $code: $(tail "$work/podman.log")"
     grep '"preempted"' "$work/folder/runs/digits/status.json" || fail "the run was not saved"
+
+    say "the image that serves, which may write nothing outside of /tmp: podman stop ends it with 0"
+    "$work/bin/podman" run --detach --name served --ulimit nofile=1024:1024 --pull never --read-only --read-only-tmpfs=false --tmpfs /tmp \
+        --health-interval disable --volume "$work/runs/digits/model:/model:ro" localhost/distcls-serve --name digits >/dev/null
+    for _ in $(seq 120); do
+        ! podman healthcheck run served >/dev/null 2>&1 || break
+        sleep 1
+    done
+    podman healthcheck run served || fail "it is not healthy: $(podman logs served 2>&1 | tail)"
+    [ "$(podman exec served id -u)" = 10001 ] || fail "it runs as somebody else"
+    ! podman exec served touch /opt/distcls/x 2>/dev/null || fail "its file system can be written to"
+    podman exec served python3 -c 'import io, urllib.request as r; from PIL import Image
+file = io.BytesIO(); Image.new("RGB", (8, 8)).save(file, "PNG")
+asked = r.Request("http://127.0.0.1:8000/predict", file.getvalue(), {"Content-Type": "image/png"})
+print(r.urlopen(asked, timeout=20).read().decode())' | grep '"prediction"' || fail "no prediction"
+    podman stop --time 30 served >/dev/null
+    [ "$(podman inspect --format '{{.State.ExitCode}}' served)" = 0 ] || fail "it did not end with 0: $(podman logs served 2>&1)"
+    podman rm served >/dev/null
     unset CONTAINERS_CONF CONTAINERS_STORAGE_CONF # buildah would mount torch too
 else
     echo "tests/container: SKIPPED launch/ngc.sh in a container, there is no podman here" >&2

@@ -10,7 +10,7 @@ has() { command -v "$1" >/dev/null; }
 block() { python3 -c 'import sys, yaml; print(eval("yaml.safe_load(open(sys.argv[1]))" + sys.argv[2]))' "$@"; }
 
 if has shellcheck; then
-    shellcheck launch/*.sh launch/*.bash requirements/*.sh tests/*/*.sh .ci/run
+    shellcheck launch/*.sh launch/*/*.sh launch/*.bash requirements/*.sh tests/*/*.sh .ci/run
     block launch/cloud/cloud-init.yaml '["write_files"][0]["content"]' | shellcheck --shell=sh --exclude=SC2034 -
     block launch/cloud/cloud-init.yaml '["write_files"][-1]["content"]' | shellcheck --exclude=SC1091,SC2154 -
     # What SkyPilot hands over is unquoted, because TRAIN is several words.
@@ -44,6 +44,22 @@ elif [ -e "$cache/cloud-init/usr/bin/cloud-init" ]; then
     chroot "$cache/cloud-init" cloud-init schema --config-file /tmp/cloud-init.yaml
 else
     skipped "cloud-init.yaml: there is no cloud-init here (DISTCLS_SLOW_CHECKS=1 fetches it)"
+fi
+
+with_azure() { uv run --quiet --no-project --python python3 --with azure-ai-ml --with marshmallow python "$@"; }
+if [ -n "${DISTCLS_SLOW_CHECKS:-}" ] && has uv && with_azure -c "import azure.ai.ml"; then
+    with_azure - launch/serve/azureml <<'END'
+import sys
+from azure.ai.ml import load_online_deployment, load_online_endpoint
+
+endpoint = load_online_endpoint(f"{sys.argv[1]}-endpoint.yaml")
+deployment = load_online_deployment(f"{sys.argv[1]}-deployment.yaml")
+assert deployment.endpoint_name == endpoint.name
+assert {route["port"] for route in deployment.environment.inference_config.values()} == {8000}
+print(f"Azure ML reads the endpoint {endpoint.name} and its deployment {deployment.name}")
+END
+else
+    skipped "azureml-*.yaml: DISTCLS_SLOW_CHECKS=1, with uv, fetches azure-ai-ml"
 fi
 
 with_skypilot() { uv run --quiet --no-project --python python3 --with skypilot==0.14.1 python "$@"; }
