@@ -6,8 +6,10 @@ import argparse
 import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distcls.cluster import signals
 from distcls.commands.arguments import SETTINGS, Parser, parse_train_arguments
@@ -48,9 +50,8 @@ def _read(words: Sequence[str]) -> Config:
 
 
 def _run(plan: Plan, options: argparse.Namespace) -> int:
-    from distcls.sweeps.search.local_runs import LocalRuns
-
     plan = settle(plan, _read, _threads(plan, options.parallel))
+    from distcls.sweeps.search.local_runs import LocalRuns
     from distcls.sweeps.search.reporter import Reporter
     from distcls.sweeps.search.study import Study
     from distcls.sweeps.search.sweep import Sweep, remove_pruned
@@ -67,18 +68,24 @@ def _run(plan: Plan, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(plan: Plan, study, reporter) -> None:
+def _show(plan: Plan, study: Any, reporter: Any) -> None:
     """Print the table, and write the page and the best config, of what there is so far."""
     from distcls.sweeps.search.best import write_best
+    from distcls.sweeps.search.page import write_sweep_page
 
     if not study.trials():
         return
     reporter.table(study)
     best = study.best()
-    if best:
-        path = write_best(plan, best[0])
-        if path is not None:
-            reporter.say(f"\nbest    {path}: distcls train -c {path}")
+    config = write_best(plan, best[0]) if best else None
+    folder = shlex.quote(str(plan.folder))
+    commands = [(f"distcls compare {folder}", "shows the runs side by side")]
+    if config is not None:
+        commands.insert(0, (f"distcls train -c {shlex.quote(str(config))}", "trains the best again"))
+    page = write_sweep_page(study, plan, commands)
+    reporter.say(f"\npage    {page}")
+    for title, (command, _) in zip(("next", ""), commands, strict=False):
+        reporter.say(f"{title:<8}{command}")
 
 
 def _threads(plan: Plan, parallel: int) -> int | None:

@@ -121,7 +121,7 @@ def test_what_would_take_forever_to_read_is_refused(text: str, expected: str, wr
 
 
 def test_only_what_was_given_is_written(write_config) -> None:
-    text = "augment:\n  flip: true\n  normalize:\n    std: [1, 1, 1]\n\nmodel:\n  args: {hidden: 8}\n\noptim:\n  lr: 0.01\n"
+    text = "augment:\n  flip: true\n  normalize:\n    std: [1, 1, 1]\n\nmodel:\n  args: {hidden: 8}\n"
     config = load_config(write_config(text), ["train.early_stopping=null"])
     written = given_as_yaml(config)
     assert written == text.replace("1, 1, 1", "1.0, 1.0, 1.0") + "\ntrain:\n  early_stopping: null\n"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from ranks import read_json
 
 from distcls.config.differences import differences
 from distcls.config.loading import load_config, read_config
+from distcls.runs.resuming import newest_step
 from distcls.runs.status import is_finished, read_status, state_of
 from distcls.runs.tracking.metrics_file import read_metrics
 
-pytestmark = [pytest.mark.extras, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.extras, pytest.mark.timeout(2400)]
 optuna = pytest.importorskip("optuna", reason="NO SEARCH IS TESTED: pip install 'distcls[tune]'")
 
 SHORT = ["train.num_epochs=null", "train.num_steps=60", "train.checkpoint_every=5 steps", "train.eval_every=20 steps"]
@@ -41,7 +43,7 @@ class Command:
         return self.process
 
     def run(self, expect: int = 0) -> str:
-        assert self.start().wait(600) == expect, self.output()
+        assert self.start().wait(1200) == expect, self.output()
         return self.output()
 
     def output(self) -> str:
@@ -88,6 +90,14 @@ def await_running(folder: Path, command: Command, limit: float = 60) -> dict[str
     raise AssertionError(f"nothing is trained\n{command.output()}")
 
 
+def await_finished(folder: Path, count: int, command: Command, limit: float = 600) -> None:
+    """Wait until so many runs have finished."""
+    end = time.monotonic() + limit
+    while sum(is_finished(run) for run in folder.glob("trial-*")) < count:
+        assert time.monotonic() < end, command.output()
+        time.sleep(0.02)
+
+
 GRID = ["optim.lr=1e-3,3e-3,1e-2,3e-2", "model.args.dropout=0,0.2,0.4", "model.args.hidden=16"]
 
 
@@ -97,13 +107,17 @@ def test_twelve_trials_killed_ten_times_end_as_if_nothing_had_been_killed(sweep,
     whole.run()
     killed, draw = sweep(*words, folder="killed"), random.Random(18)
     folder, kills, twice = tmp_path / "killed" / "sweeps" / "g", {"sweep": 0, "trial": 0}, 0
+    early: Counter[str] = Counter()
+    """How often a run may have been killed before it had a checkpoint."""
     killed.start()
     while sum(kills.values()) < 10:
+        await_finished(folder, sum(kills.values()), killed)
         process = killed.process
         assert process is not None
         now = await_running(folder, killed)
         time.sleep(draw.random() * 1.5)
         twice += len(set(now.values())) < len(now)
+        early.update(run.name for run in folder.glob("trial-*") if newest_step(run) == 0)
         if draw.random() < 0.5:
             process.kill()
             process.wait()
@@ -113,7 +127,7 @@ def test_twelve_trials_killed_ten_times_end_as_if_nothing_had_been_killed(sweep,
         for pid in list(running(folder).values())[:1]:
             os.kill(pid, signal.SIGKILL)
             kills["trial"] += 1
-    assert killed.process is not None and killed.process.wait(600) == 0, killed.output()
+    assert killed.process is not None and killed.process.wait(1200) == 0, killed.output()
     assert min(kills.values()) >= 2 and twice == 0, kills
     results = [[(t.number, t.state, t.values, t.params) for t in one.trials("g")] for one in (whole, killed)]
     assert results[0] == results[1] and len(results[0]) == 12
@@ -121,8 +135,10 @@ def test_twelve_trials_killed_ten_times_end_as_if_nothing_had_been_killed(sweep,
         assert is_finished(run)
         rows = [row for row in read_metrics(run / "metrics.csv") if row["split"] == "val"]
         assert [row["step"] for row in rows] == [20, 40, 60], "no evaluation twice, none missing"
-        starts = (run / "log.txt").read_text().count("folder")
-        assert starts <= 1 + sum(kills.values())
+        begun_anew = (run / "log.txt").read_text().count("folder") - (run / "log.txt").read_text().count(
+            "resuming from"
+        )
+        assert begun_anew == 1, "it began once, and was resumed from a checkpoint after every kill"
     print(kills)
 
 
