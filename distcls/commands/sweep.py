@@ -7,18 +7,21 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distcls.cluster import signals
 from distcls.commands.arguments import SETTINGS, Parser, parse_train_arguments
+from distcls.commands.job_options import add_job_options, check_job_options, whole_number
 from distcls.config.metrics import BEST_METRICS
 from distcls.config.settings import PRESETS, Config
 from distcls.errors import MissingInputError, UsageError
 from distcls.runs.resuming import default_name, lock_folder
 from distcls.sweeps.search.checking import check_values
-from distcls.sweeps.search.plan import COSTS, Limits, Plan, settle
+from distcls.sweeps.search.plan import COSTS, Limits, Plan, Read, settle
 from distcls.sweeps.search.space import Space, read_space
 
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -34,12 +37,18 @@ def main(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("optuna") is None:
         raise MissingInputError("distcls sweep needs optuna: pip install 'distcls[tune]'")
     space, fixed = read_space(options.space, options.settings)
-    plan = _plan(options, space, fixed)
-    check_values(plan, _read)
+    read = _read
+    if _is_for_slurm(options):
+        check_job_options(options)
+        read = partial(_read_for_job, options)
+        if shutil.which("sbatch") is None:
+            raise MissingInputError("sbatch is not on the PATH: start the sweep on a machine with Slurm's commands")
+    plan = _plan(options, space, fixed, read)
+    check_values(plan, read)
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(plan.folder)
     try:
-        return _run(plan, options)
+        return _run(plan, read, options)
     finally:
         if lock is not None:
             lock.close()
@@ -49,18 +58,54 @@ def _read(words: Sequence[str]) -> Config:
     return parse_train_arguments(words)[0]
 
 
-def _run(plan: Plan, options: argparse.Namespace) -> int:
-    plan = settle(plan, _read, _threads(plan, options.parallel))
+def _read_for_job(options: argparse.Namespace, words: Sequence[str]) -> Config:
+    """Return the config for the processes of a job."""
+    from submitit.core.utils import environment_variables
+
+    with environment_variables(WORLD_SIZE=options.nodes * options.tasks_per_node):
+        return _read(words)
+
+
+def _is_for_slurm(options: argparse.Namespace) -> bool:
+    """True if trials are jobs. Raises UsageError for options that only jobs have."""
+    if options.cpu or options.gpus_per_node:
+        return True
+    given = [name for name in ("time", "job_dir", "partition", "tasks_per_node", "container") if getattr(options, name)]
+    if given or options.slurm:
+        option = f"--{given[0].replace('_', '-')}" if given else "--slurm"
+        raise UsageError(f"{option} is for jobs of Slurm: add --gpus-per-node G or --cpu")
+    return False
+
+
+def _submit(options: argparse.Namespace, name: str, runs: Any) -> Any:
+    """Submit runs as one array of jobs with this name."""
+    from distcls.commands.slurm_job import PlannedRun, build_executor, submit_words
+    from distcls.sweeps.search.slurm_runs import Submitted
+
+    executor = build_executor(options, [PlannedRun(run.dir.absolute(), run.config) for run in runs])
+    executor.update_parameters(job_name=name)
+    device = f"run.device={'cpu' if options.cpu else 'cuda'}"
+    jobs = submit_words(executor, [[*run.words, device] for run in runs], Path(options.job_dir))
+    return [Submitted(job.job_id, str(job.paths.stdout)) for job in jobs]
+
+
+def _run(plan: Plan, read: Read, options: argparse.Namespace) -> int:
+    runs_here = not _is_for_slurm(options)
+    plan = settle(plan, read, _threads(plan, options.parallel) if runs_here else None)
     from distcls.sweeps.search.local_runs import LocalRuns
     from distcls.sweeps.search.reporter import Reporter
+    from distcls.sweeps.search.slurm_runs import SlurmRuns
     from distcls.sweeps.search.study import Study
     from distcls.sweeps.search.sweep import Sweep, remove_pruned
 
     study, reporter = Study(plan), Reporter(plan)
     reporter.header(study)
-    runs = LocalRuns(plan.folder, options.parallel)
+    if runs_here:
+        runs = LocalRuns(plan.folder, options.parallel)
+    else:
+        runs = SlurmRuns(plan.folder, options.parallel, partial(_submit, options))
     try:
-        Sweep(plan, study, runs, _read, reporter).run()
+        Sweep(plan, study, runs, read, reporter).run()
     finally:
         _show(plan, study, reporter)
     if options.prune_folders:
@@ -94,7 +139,7 @@ def _threads(plan: Plan, parallel: int) -> int | None:
     return max((os.cpu_count() or 1) // parallel, 1) if parallel > 1 and not given else None
 
 
-def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str]) -> Plan:
+def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read: Read) -> Plan:
     for word in fixed:
         if word.startswith(("run.dir=", "run.name=")):
             raise UsageError(f"{word}: each trial has a folder of its own; --name NAME names the sweep")
@@ -103,7 +148,7 @@ def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str]) -> Pl
         *(["--preset", options.preset] if options.preset else []),
     ]
     words += fixed
-    config = _read([*(["-c", str(options.config)] if options.config else []), *words])
+    config = read([*(["-c", str(options.config)] if options.config else []), *words])
     search = options.search or ("grid" if space.is_listed() else "tpe")
     if search == "grid":
         next(space.grid())  # refuses ranges
@@ -158,10 +203,10 @@ def _parser() -> Parser:
         help="default: grid if all values are listed, else tpe (Optuna's)",
     )
     parser.add_argument(
-        "--trials", type=_whole, metavar="N", help=f"how many (default: all of a grid, else {DEFAULT_TRIALS})"
+        "--trials", type=whole_number, metavar="N", help=f"how many (default: all of a grid, else {DEFAULT_TRIALS})"
     )
     parser.add_argument(
-        "--seeds", type=_whole, default=1, metavar="N", help="train each trial with N seeds, and take means"
+        "--seeds", type=whole_number, default=1, metavar="N", help="train each trial with N seeds, and take means"
     )
     parser.add_argument(
         "--search-seed", type=int, default=0, metavar="N", help="seed of the search itself (default: 0)"
@@ -182,18 +227,14 @@ def _parser() -> Parser:
     parser.add_argument(
         "--pruner", choices=("median", "hyperband"), help="end trials early that are worse than others were by then"
     )
-    parser.add_argument("--parallel", type=_whole, default=1, metavar="N", help="how many runs at once (default: 1)")
+    parser.add_argument("--parallel", type=whole_number, default=1, metavar="N", help="runs at once (default: 1)")
     parser.add_argument(
         "--prune-folders", action="store_true", help="remove the run folders of pruned trials when all have ended"
     )
+    jobs = parser.add_argument_group("training as jobs of Slurm", "as in distcls submit; --parallel jobs at once")
+    add_job_options(jobs, required=False)
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="what to search, and settings that trials share")
     return parser
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _size(text: str) -> int:

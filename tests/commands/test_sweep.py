@@ -25,7 +25,7 @@ def planned(monkeypatch) -> list[Plan]:
     """The plans of sweeps that would have begun."""
     found: list[Plan] = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(sweep, "_run", lambda plan, options: found.append(plan) or 0)
+    monkeypatch.setattr(sweep, "_run", lambda plan, read, options: found.append(plan) or 0)
     return found
 
 
@@ -41,6 +41,9 @@ def planned(monkeypatch) -> list[Plan]:
         (["train.seed=1,2", "--seeds", "3"], "train.seed is searched, and --seeds sets it too"),
         (["optim.lr=0.1,0.2", "--name", "a/b"], "without slashes"),
         (["optim.lr=0.1,0.2", "run.name=x"], "--name NAME names the sweep"),
+        (["optim.lr=0.1,0.2", "--time", "1h"], "--time is for jobs of Slurm: add --gpus-per-node G or --cpu"),
+        (["optim.lr=0.1,0.2", "--slurm", "qos=x"], "--slurm is for jobs of Slurm"),
+        (["optim.lr=0.1,0.2", "--cpu", "--time", "1h"], "needs --time T, until it is requeued, and --job-dir /DIR"),
         (["optim.lr=-1..0.2"], "optim.lr must be a number above 0"),
         (["optim.lr=0.1,0.2", "--sek=3"], "unknown option --sek=3"),
         (["optim.lr=0.1,0.2", "--space", "x.yaml"], "x.yaml: cannot read the config"),

@@ -79,7 +79,7 @@ def running(folder: Path) -> dict[str, int]:
     return {run.name: read_status(run)["pid"] for run in found if state_of(run) == "running"}
 
 
-def await_running(folder: Path, command: Command, limit: float = 60) -> dict[str, int]:
+def await_running(folder: Path, command: Command, limit: float = 300) -> dict[str, int]:
     end = time.monotonic() + limit
     while time.monotonic() < end:
         now = running(folder)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,9 @@ class LocalRuns:
         self._stopped_at: dict[str, float] = {}
         self._gpu_of: dict[str, str] = {}
         self._gpus = visible_gpus()
+
+    def release(self, keep: Collection[str]) -> None:
+        """Do nothing: the kernel has stopped what a killed sweep left."""
 
     def start(self, runs: Sequence[TrialRun]) -> None:
         """Start these runs. One that is being trained by another process is waited for instead."""

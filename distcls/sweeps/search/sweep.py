@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,6 +48,10 @@ class Runs(Protocol):
 
     slots: int
     """How many runs there may be at once."""
+
+    def release(self, keep: Collection[str]) -> None:
+        """Stop runs that a killed sweep left, but those with these names."""
+        ...
 
     def start(self, runs: Sequence[TrialRun]) -> None:
         """Start runs, or adopt those that are being trained already."""
@@ -107,6 +111,7 @@ class Sweep:
         """
         for trial in self.study.trials(TrialState.RUNNING):
             self._activate(trial.number, trial.params)
+        self.runs.release([run.name for trial in self.active.values() for run in trial.runs])
         while signals.received() is None:
             self._look()
             self._fill()

@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class MadeRuns:
         self.most_at_once = 0
         self.stopped: list[str] = []
         self.hung: set[str] = set()
+
+    def release(self, keep: Collection[str]) -> None:
+        assert not self.under_way
 
     def start(self, runs: Sequence[TrialRun]) -> None:
         for run in runs:
