@@ -90,3 +90,13 @@ def test_points_that_are_refused_cost_no_trial(make_plan, tmp_path) -> None:
     with pytest.raises(UsageError, match="no trial is possible: all 16 points that were tried .* because it is wide"):
         plan = make_plan("model.args.width=4..64@step=4", folder=tmp_path / "none", search="grid")
         points_of(plan, refusal=lambda _: "it is wide")
+
+
+def test_tpe_weighs_costs_too(make_plan, tmp_path) -> None:
+    plan = make_plan("model.args.width=1..100", search="tpe", num_trials=40, also=("parameters",))
+    widths = []
+    while (point := next_point(study := Study(plan), plan, lambda _: None)) is not None:
+        width = float(point["model.args.width"])
+        study.complete(study.add(point).number, [[min(width, 30.0), width]])
+        widths.append(width)
+    assert sum(width <= 40 for width in widths[15:]) > 15, "wider than 30 only costs more"

@@ -67,3 +67,17 @@ def test_a_trial_that_is_worse_than_others_by_then_is_not_worth_continuing(make_
     assert not study.report(good, [0.55]), "nothing new"
     assert study.report(good, [0.55, float("nan"), 0.2]), "a loss may be infinite for a moment"
     assert study.trials()[bad].state == optuna.trial.TrialState.PRUNED
+
+
+def test_hyperband_ends_bad_trials_early_too(make_plan) -> None:
+    study = Study(make_plan("optim.lr=0..1", pruner="hyperband"))
+    ended = 0
+    for place in range(30):
+        value = 1 - place / 30
+        number = study.add({"optim.lr": place / 100}).number
+        if any(study.report(number, [value] * length) for length in range(1, 10)):
+            study.prune(number)
+            ended += 1
+        else:
+            study.complete(number, [[value]])
+    assert 5 < ended < 29 and study.best()[0].number == 0

@@ -1,0 +1,55 @@
+"""How many more trials an hour two at once give than one after another, where each trial uses one thread.
+
+    python benchmarks/sweep.py
+
+The same sweep of trials on digits, with one and with two runs at once, in turns. Starting a process and drawing its
+report count, as they do for anybody who waits for a sweep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from side_by_side import conditions
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=600)
+    options = parser.parse_args()
+    print(conditions())
+    ratios = []
+    for turn in range(options.turns):
+        seconds = {parallel: sweep(parallel, options) for parallel in ((1, 2) if turn % 2 == 0 else (2, 1))}
+        rates = {parallel: options.trials * 3600 / seconds[parallel] for parallel in seconds}
+        ratios.append(rates[2] / rates[1])
+        print(f"{rates[1]:.0f} trials an hour one after another, {rates[2]:.0f} with two at once: {ratios[-1]:.2f} x")
+    print(f"median {statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def sweep(parallel: int, options: argparse.Namespace) -> float:
+    """Return the seconds of a whole sweep."""
+    rates = ",".join(f"{0.001 * (trial + 1):g}" for trial in range(options.trials))
+    words = ["--parallel", str(parallel), f"optim.lr={rates}", f"train.num_steps={options.steps}"]
+    words += ["train.num_threads=1", "data.workers=0", "run.trackers=[]", "run.device=cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "distcls", "sweep", *words]
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
