@@ -7,6 +7,7 @@ the next points as it would have done.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Collection, Sequence
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 
 from distcls.cluster import signals
 from distcls.errors import BadDataError, DiskError, DistclsError, MissingInputError, Preempted, UsageError
-from distcls.runs.resuming import newest_step
+from distcls.runs.resuming import AlreadyFinished, choose_folder, newest_step
 from distcls.runs.status import is_finished, state_of
 from distcls.sweeps.search.limits import Networks
 from distcls.sweeps.search.local_runs import INTERRUPTED, failure
@@ -30,6 +31,9 @@ from distcls.sweeps.search.trial_run import TrialRun, runs_of_trial
 
 POLL = 0.25
 """Seconds between two looks at the trials."""
+
+WATCH = 2.0
+"""Seconds between two looks at what a run has written so far."""
 
 MOST_KILLS = 5
 """A run that is killed so often in a row, without a new checkpoint in between, has failed: perhaps out of memory."""
@@ -103,6 +107,9 @@ class Sweep:
         """How often a run was killed at which step."""
         self._seen: dict[str, tuple[float, float]] = {}
         """When a run's status changed: by its own clock, and by ours."""
+        self._next_look: dict[str, float] = {}
+        self._refusals: dict[str, str | None] = {}
+        self._is_exhausted = False
 
     def run(self) -> None:
         """Train trials until there are enough. Raises Preempted after a stop signal, once all have saved.
@@ -140,7 +147,7 @@ class Sweep:
         while len(self.started) < self.runs.slots and signals.received() is None:
             run = self._next_waiting()
             if run is not None and is_finished(run.dir):
-                self._finished(self.active[run.number], run)
+                self._take(run)
             elif run is not None:
                 self.started[run.name] = run
                 batch.append(run)
@@ -157,10 +164,22 @@ class Sweep:
                 return trial.waiting.pop(0)
         return None
 
+    def _take(self, run: TrialRun) -> None:
+        """Take the values of a run that had finished before it was started here, if it is the one that was meant."""
+        try:
+            with contextlib.suppress(AlreadyFinished):
+                choose_folder(run.config, run.name)
+        except UsageError as error:
+            self._fail(run.number, str(error))
+            self._drop(self.active[run.number])
+            return
+        self._finished(self.active[run.number], run)
+
     def _add_trial(self) -> bool:
         """Add the next trial to the study; return False if there is none."""
-        point = next_point(self.study, self.plan, self._refusal)
+        point = None if self._is_exhausted else next_point(self.study, self.plan, self._refusal)
         if point is None:
+            self._is_exhausted = True
             return False
         trial = self.study.add(point)
         self.reporter.began(trial)
@@ -168,12 +187,16 @@ class Sweep:
         return True
 
     def _refusal(self, point: Point) -> str | None:
+        """Return why there is to be no trial with a point: its network is over a limit."""
         if not self.plan.limits.given():
             return None
-        try:
-            return self.networks.refusal(self.read(self.plan.words(point)))
-        except UsageError as error:
-            return str(error)
+        key = repr(point)
+        if key not in self._refusals:
+            try:
+                self._refusals[key] = self.networks.refusal(self.read(self.plan.words(point)))
+            except UsageError as error:
+                self._refusals[key] = str(error)
+        return self._refusals[key]
 
     # Looking at trials ----------------------------------------------------------------------------
 
@@ -190,6 +213,10 @@ class Sweep:
 
     def _watch(self, run: TrialRun, trial: Active | None) -> None:
         """Prune a trial that is not worth continuing, and kill a run that hangs."""
+        now = time.monotonic()
+        if now < self._next_look.get(run.name, 0.0):
+            return
+        self._next_look[run.name] = now + WATCH
         if trial is not None and self.plan.pruner is not None and run is trial.runs[0]:
             values = run.curve(self.plan.metric)
             if self.study.report(run.number, values):
@@ -207,7 +234,7 @@ class Sweep:
         now = time.monotonic()
         if self._seen.get(run.name, (0.0, 0.0))[0] != changed:
             self._seen[run.name] = changed, now
-        return state_of(run.dir) == "running" and now > self._seen[run.name][1] + PATIENCE * run.config.run.hang_timeout
+        return now > self._seen[run.name][1] + PATIENCE * run.config.run.hang_timeout and state_of(run.dir) == "running"
 
     def _ended(self, trial: Active, run: TrialRun, code: int) -> None:
         if is_finished(run.dir):

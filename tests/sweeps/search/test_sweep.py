@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import write
+from made_runs import make_run, write
 from sweeps_of_tests import read
 
 from distcls.cluster import signals
@@ -28,7 +28,7 @@ from optuna.trial import TrialState  # noqa: E402
 
 from distcls.sweeps.search import sweep as sweep_module  # noqa: E402
 from distcls.sweeps.search.local_runs import INTERRUPTED  # noqa: E402
-from distcls.sweeps.search.plan import Plan  # noqa: E402
+from distcls.sweeps.search.plan import Limits, Plan  # noqa: E402
 from distcls.sweeps.search.reporter import Reporter  # noqa: E402
 from distcls.sweeps.search.study import Study  # noqa: E402
 from distcls.sweeps.search.sweep import MOST_KILLS, Sweep, remove_pruned  # noqa: E402
@@ -126,6 +126,7 @@ def results(study: Study) -> list[tuple]:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr(sweep_module, "POLL", 0)
+    monkeypatch.setattr(sweep_module, "WATCH", 0)
 
 
 GRID = ("optim.lr=0.1,0.2,0.3", "augment.mixup=0,0.2")
@@ -275,3 +276,25 @@ def test_a_folder_that_was_removed_is_trained_again_only_if_its_trial_has_not_en
     runs = MadeRuns()
     run_sweep(plan, runs)
     assert not runs.starts
+
+
+def test_a_folder_with_another_run_is_not_taken_for_the_trial(make_plan) -> None:
+    plan = make_plan("optim.lr=0.1,0.2")
+    make_run(plan.folder / "trial-0001", "optim.lr=0.7")
+    study = run_sweep(plan, MadeRuns())
+    assert [trial.state for trial in study.trials()] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert "optim.lr: 0.7 -> 0.2" in study.trials()[1].user_attrs["reason"]
+
+
+def test_points_are_drawn_and_networks_built_once(make_plan, monkeypatch) -> None:
+    asked: list[Any] = []
+    plan = make_plan("model.args.hidden=4,8,512", "optim.lr=0.1,0.2", limits=Limits(parameters=10_000))
+    sweep, study = sweep_of(plan, MadeRuns(slots=9))
+
+    def refusal(config: Any) -> str | None:
+        asked.append(config)
+        return "too wide" if config.model.args["hidden"] > 8 else None
+
+    monkeypatch.setattr(sweep.networks, "refusal", refusal)
+    sweep.run()
+    assert len(asked) == 6 and [trial.state for trial in study.trials()] == [TrialState.COMPLETE] * 4
