@@ -17,6 +17,7 @@ COMMANDS = {
         "distcls.commands.crossval",
         "train once for each fold of the data (data.folds), and report mean ± std",
     ),
+    "sweep": ("distcls.commands.sweep", "search for good settings: grid, random or TPE, with pruning"),
     "submit": ("distcls.commands.submit", "train on a Slurm cluster, with requeueing and resuming"),
     "eval": ("distcls.commands.evaluate", "evaluate a trained model on a split of its data"),
     "predict": ("distcls.commands.predict", "classify images with a trained model"),

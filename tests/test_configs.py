@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from ranks import read_json
+from sweeps_of_tests import read
 
 from distcls.config.loading import read_config
 from distcls.models.init_from import library_weights
+from distcls.sweeps.search.checking import check_values
+from distcls.sweeps.search.plan import Limits, Plan
+from distcls.sweeps.search.space import read_space
 
 CONFIGS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))}
 
@@ -76,3 +81,16 @@ def test_weights_are_those_that_the_header_names(name: str) -> None:
     assert weights is not None
     about = CONFIGS[name].read_text(encoding="utf-8").split("distcls train")[0]
     assert f" {weights.preprocessing.image_size} pixels" in " ".join(about.replace("#", " ").split())
+
+
+SPACES = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
+def test_a_space_fits_the_config_of_its_header(file: Path, tmp_path: Path) -> None:
+    found = re.search(r"distcls sweep -c (configs/\S+) --space (\S+) ", file.read_text(encoding="utf-8"))
+    assert found is not None and found[2] == f"configs/sweeps/{file.name}"
+    space, fixed = read_space(file, [])
+    config = Path(__file__).parents[1] / found[1]
+    plan = Plan(tmp_path, space, config, tuple(fixed), "tpe", 1, 1, 0, "accuracy", (), Limits(), None, 0)
+    check_values(plan, read)

@@ -103,6 +103,10 @@ def follow(words: list[str], ranks: Ranks, folder: Path) -> str:
 
     Processes of distcls, and those of torchrun, are forked from one that has done the imports: that saves a minute.
     """
+    if words[:2] == ["distcls", "sweep"]:  # several trainings, none of which is forked
+        sweep = ranks.start(*words[1:])
+        assert sweep.wait(limit=300) == [0], sweep.output()
+        return sweep.output()
     if words[0] == "distcls":
         quick = QUICK if words[1] == "train" else []
         return ranks.run(words[1], *quick, *words[2:])

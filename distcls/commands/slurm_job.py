@@ -99,13 +99,25 @@ def submit(executor: _Executor, runs: list[PlannedRun], job_dir: Path) -> list[s
     """Write the configs, call sbatch, and reserve the run folders until the runs start."""
     try:
         job_dir.mkdir(parents=True, exist_ok=True)
-        with submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
-            jobs = executor.submit_array([TrainJob(["--config", _write_config(run, job_dir)]) for run in runs])
+        jobs = submit_words(executor, [["--config", _write_config(run, job_dir)] for run in runs], job_dir)
         for run in runs:
             run.dir.mkdir(parents=True, exist_ok=True)
             if not (run.dir / "config.yaml").exists():
                 write_text(run.dir / "config.yaml", to_yaml(run.config))
         return jobs
+    except OSError as error:
+        raise DiskError(f"{error.filename}: cannot write the job's files ({error.strerror})") from error
+
+
+def submit_words(executor: _Executor, words: list[list[str]], job_dir: Path) -> list[submitit.Job]:
+    """Call sbatch for one run, or for an array of several, each with its arguments of `distcls train`.
+
+    Raises UsageError if Slurm refuses, and DiskError.
+    """
+    try:
+        job_dir.mkdir(parents=True, exist_ok=True)
+        with submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
+            return executor.submit_array([TrainJob(one) for one in words])
     except FailedJobError as error:
         raise UsageError(f"Slurm refused the job: {error}") from error
     except OSError as error:

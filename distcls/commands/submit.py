@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from submitit.core.utils import environment_variables
 
 from distcls.commands.arguments import SETTINGS, Parser, parse_train_arguments
+from distcls.commands.job_options import add_job_options, check_job_options
 from distcls.commands.slurm_job import PlannedRun, build_executor, script_of, submit
 from distcls.errors import MissingInputError, UsageError
 from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
@@ -21,7 +21,7 @@ from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
 def main(argv: Sequence[str]) -> int:
     """Submit a run, or an array of runs, and print where to look."""
     options = _parser().parse_intermixed_args(argv)
-    _check(options)
+    check_job_options(options)
     runs = _plan_runs(options)
     if not runs:
         return 0
@@ -85,67 +85,8 @@ def _parser() -> Parser:
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with settings")
     parser.add_argument("--data", metavar="DIR", help="folder of images, as for distcls train")
     parser.add_argument("--name", help="name of the run; its folder is runs/NAME (default: the config's)")
-    parser.add_argument("--nodes", type=_count, default=1, metavar="N", help="number of nodes (default: 1)")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--gpus-per-node", type=_count, metavar="G", help="GPUs per node, each with a process")
-    where.add_argument("--cpu", action="store_true", help="train on CPUs")
-    parser.add_argument("--tasks-per-node", type=_count, metavar="T", help="with --cpu: processes per node")
-    parser.add_argument("--cpus-per-task", type=_count, metavar="N", help="default: one, plus data.workers")
-    parser.add_argument("--partition", metavar="P", help="partition to queue in (default: the cluster's)")
-    parser.add_argument(
-        "--time", type=_minutes, required=True, metavar="T", help="time until the job is requeued: minutes, 8h, 1-12:00"
-    )
-    parser.add_argument(
-        "--job-dir", required=True, metavar="/DIR", help="folder for scripts and output, visible to all nodes"
-    )
+    add_job_options(parser, required=True)
     parser.add_argument("--array", metavar="KEY=V1,V2,…", help="submit a run for each value, such as train.seed=0,1,2")
-    parser.add_argument("--container", metavar="IMAGE", help="run in this container image (pyxis and enroot)")
-    parser.add_argument(
-        "--signal-delay", type=_count, metavar="S",
-        help="how many seconds before its time limit a job begins to save: allow for a step, a save and 30 s "
-        "(default: 120, or half the time)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--slurm", action="append", default=[], metavar="OPTION", help="any sbatch option, such as account=vision"
-    )
     parser.add_argument("--dry-run", action="store_true", help="print the batch script without submitting it")
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="settings that override those of the file")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
-def _minutes(text: str) -> int:
-    """Return minutes, rounded up, from sbatch's formats of a time (90, 1:30:00, 1-12:00), or 90m, 8h and 2d."""
-    if match := re.fullmatch(r"([0-9]+)([mhd]?)", text):
-        minutes = int(match[1]) * {"": 1, "m": 1, "h": 60, "d": 24 * 60}[match[2]]
-    elif match := re.fullmatch(r"([0-9]+)-([0-9]+)(?::([0-9]+))?(?::([0-9]+))?", text):
-        days, hours, rest, seconds = (int(part or 0) for part in match.groups())
-        minutes = (days * 24 + hours) * 60 + rest + -(-seconds // 60)
-    elif match := re.fullmatch(r"(?:([0-9]+):)?([0-9]+):([0-9]+)", text):
-        hours, rest, seconds = (int(part or 0) for part in match.groups())
-        minutes = hours * 60 + rest + -(-seconds // 60)
-    else:
-        minutes = 0
-    if minutes < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write minutes, or 8h, 2:30:00, 1-12:00 (days-hours)")
-    return minutes
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Check what argparse cannot, and fill in defaults that depend on other options. Raises UsageError."""
-    if options.tasks_per_node and not options.cpu:
-        raise UsageError("--tasks-per-node needs --cpu: with --gpus-per-node there is one process per GPU.")
-    options.tasks_per_node = options.gpus_per_node or options.tasks_per_node or 1
-    if not Path(options.job_dir).is_absolute():
-        raise UsageError(f"--job-dir {options.job_dir}: give an absolute path that is visible to all nodes.")
-    options.signal_delay = options.signal_delay or min(120, 30 * options.time)
-    if options.signal_delay >= 60 * options.time:
-        raise UsageError(
-            f"--signal-delay {options.signal_delay}: the job would be asked to stop before it starts, because "
-            f"--time {options.time} is {60 * options.time} seconds. Give it more time, or a smaller delay."
-        )

@@ -248,8 +248,8 @@ class ModelConfig:
 
     name: str = setting(
         "cnn2",
-        "The model: cnn2, cnn3, simple_cnn, resnet9, small_resnet, tiny_resnet, timm/NAME, torchvision/NAME, or "
-        "my_pkg.module:make, called as make(num_classes=C, **args).",
+        "The model: cnn2, cnn3, simple_cnn, resnet9, small_resnet, tiny_resnet, searchable_cnn, timm/NAME, "
+        "torchvision/NAME, or my_pkg.module:make, called as make(num_classes=C, **args).",
     )
     args: dict[str, Any] = setting({}, "Arguments for the model, such as {dropout: 0.2}.")
     pretrained: bool = setting(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import json
 import math
 import re
@@ -219,10 +218,31 @@ def read_override(override: str) -> tuple[list[str], Given]:
 def to_yaml(config: Config) -> str:
     """Return all settings as YAML, one block per section, which `load_config` reads back unchanged."""
     sections = ({name: _blocks(section)} for name, section in _fields_of(config))
-    dump = functools.partial(
-        yaml.dump, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    return "\n".join(_dump(_Block(section)) for section in sections)
+
+
+def _dump(value: Any) -> str:
+    return yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
     )
-    return "\n".join(dump(_Block(section)) for section in sections)
+
+
+def given_as_yaml(config: Config) -> str:
+    """Return only the settings that were given (Config.is_given), as YAML that `load_config` reads back."""
+    sections = ({name: _given_blocks(config, name, section)} for name, section in _fields_of(config))
+    return "\n".join(_dump(_Block(section)) for section in sections if _NOTHING not in section.values())
+
+
+_NOTHING = object()
+"""Marks a setting or section that was not given."""
+
+
+def _given_blocks(config: Config, path: str, value: Any) -> Any:
+    if not dataclasses.is_dataclass(value):
+        return as_plain(value) if config.is_given(path) else _NOTHING
+    items = {name: _given_blocks(config, f"{path}.{name}", item) for name, item in _fields_of(value)}
+    given = _Block({name: item for name, item in items.items() if item is not _NOTHING})
+    return given or _NOTHING
 
 
 def as_plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from distcls.models.libraries import LIBRARIES, Library, check_library_name, lib
 from distcls.models.networks.airbench import airbench
 from distcls.models.networks.cnn import cnn2, cnn3, simple_cnn
 from distcls.models.networks.resnet9 import resnet9
+from distcls.models.networks.searchable_cnn import searchable_cnn
 from distcls.models.networks.small_resnet import small_resnet, tiny_resnet
 from distcls.models.trial import initialize_lazy
 from distcls.plan.randomness import global_state_kept
@@ -31,6 +32,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "airbench": airbench,
     "small_resnet": small_resnet,
     "tiny_resnet": tiny_resnet,
+    "searchable_cnn": searchable_cnn,
 }
 
 LOADING_ARGUMENTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "weights")

@@ -6,12 +6,13 @@ run: a stopped fold is resumed, a finished one is not run again, and exit codes 
 
 from __future__ import annotations
 
-import ctypes
+import os
 import signal
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,8 @@ from distcls.cluster import signals
 from distcls.config.loading import read_config
 from distcls.errors import DiskError, MissingInputError, Preempted
 from distcls.files.atomic import read_json, write_json
+from distcls.sweeps.child_processes import end_with_parent
 from distcls.terminal.tables import summary_table
-
-PR_SET_PDEATHSIG = 1
-"""From <linux/prctl.h>."""
 
 Metrics = Mapping[str, Mapping[str, Any]]
 """The content of metrics.json: {"val": {"accuracy": 0.98, …}, "test": {…}}."""
@@ -68,7 +67,9 @@ class FoldRunner:
         """
         if not self._asked_to_stop:
             command = [sys.executable, "-m", "distcls", *words]
-            self._process = subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)
+            # Killed together with this process, or it would keep its run folder locked.
+            end = partial(end_with_parent, signal.SIGKILL, os.getpid())
+            self._process = subprocess.Popen(command, process_group=0, preexec_fn=end)
             if self._unsent is not None:  # it arrived while the process was starting
                 self._process.send_signal(self._unsent)
             code, self._process = self._process.wait(), None
@@ -82,12 +83,6 @@ class FoldRunner:
             self._unsent = number
         else:
             self._process.send_signal(number)
-
-
-def _end_with_parent() -> None:
-    """Have the new process killed together with this one, or it would keep its run folder locked."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def report(folders: Sequence[Path], file: Path) -> None:

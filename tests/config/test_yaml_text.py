@@ -13,7 +13,7 @@ from mistakes import message
 
 from distcls.config.loading import load_config
 from distcls.config.settings import Config
-from distcls.config.yaml_text import to_yaml
+from distcls.config.yaml_text import given_as_yaml, to_yaml
 
 EVERYTHING = [
     "data.name=folder",
@@ -118,3 +118,12 @@ BOMB = ["a: &a [x, x, x, x, x, x, x, x, x]"] + [
 )
 def test_what_would_take_forever_to_read_is_refused(text: str, expected: str, write_config) -> None:
     assert expected in message(path=write_config(text))
+
+
+def test_only_what_was_given_is_written(write_config) -> None:
+    text = "augment:\n  flip: true\n  normalize:\n    std: [1, 1, 1]\n\nmodel:\n  args: {hidden: 8}\n"
+    config = load_config(write_config(text), ["train.early_stopping=null"])
+    written = given_as_yaml(config)
+    assert written == text.replace("1, 1, 1", "1.0, 1.0, 1.0") + "\ntrain:\n  early_stopping: null\n"
+    assert load_config(write_config(written)) == config
+    assert given_as_yaml(config.noting([])) == ""

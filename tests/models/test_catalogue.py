@@ -72,7 +72,7 @@ def test_weights_in_the_caches_are_found(caches: Path):
 
 
 def test_names_are_found_by_a_part_or_a_pattern():
-    assert find_models("CNN") == ["cnn2", "cnn3", "simple_cnn"]
+    assert find_models("CNN") == ["cnn2", "cnn3", "searchable_cnn", "simple_cnn"]
     found = find_models("resnet*")
     assert found[:6] == ["resnet9", *[f"torchvision/resnet{depth}" for depth in (18, 34, 50, 101, 152)]]
     assert "timm/resnet18" in found and "timm/seresnet50" not in found

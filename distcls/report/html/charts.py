@@ -35,6 +35,8 @@ class Line:
     is_faint: bool = False
     """Drawn thin and pale, as for single steps behind their means."""
     is_dashed: bool = False
+    is_points: bool = False
+    """Drawn as points that no line connects."""
     star: float | None = None
     """The x of a point to mark."""
 
@@ -113,7 +115,8 @@ def _draw(
         "faint": line.is_faint,
         "dashed": line.is_dashed,
         "path": "M" + "L".join(f"{a:g} {b:g}" for a, b in zip(left, top, strict=True)),
-        "dots": list(zip(left, top, strict=True)) if len(left) <= 40 else [],
+        "is_points": line.is_points,
+        "dots": list(zip(left, top, strict=True)) if len(left) <= 40 or line.is_points else [],
         "star": None if marked is None else (left[marked], top[marked]),
         "points": [
             [left[i], top[i], f"{x[i]:.4g}", text(float(y[i]))] for i in (range(len(left)) if not line.is_faint else ())

@@ -1,0 +1,154 @@
+"""Trains trials as jobs of Slurm, in arrays. Only the sweep decides which; the jobs know nothing of it.
+
+Jobs outlive a sweep that is killed. So what is submitted is noted in jobs.json before and after sbatch, under a name
+that no other job has: a sweep that is started again finds its jobs in the queue, and submits none twice.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distcls.files.atomic import naming_disk_errors, write_json
+from distcls.runs.status import is_finished, read_object, read_status
+from distcls.sweeps.search.local_runs import INTERRUPTED
+from distcls.sweeps.search.trial_run import TrialRun
+
+FILE = "jobs.json"
+
+LOOK = 2.0
+"""Seconds between two questions to Slurm."""
+
+GONE = 6.0
+"""A job has ended once it has been out of the queue for so many seconds: by then other machines' files are seen."""
+
+SECONDS_TO_STOP = 600.0
+"""How long to wait for a job that was cancelled."""
+
+ANSWER = 60
+"""Seconds that Slurm's commands get to answer."""
+
+
+class Submitted(NamedTuple):
+    """A job, or an element of an array."""
+
+    job: str
+    """Its id, such as 17 or 17_2."""
+    output: str
+    """The file with what it prints."""
+
+
+Submit = Callable[[str, Sequence[TrialRun]], list[Submitted]]
+"""Submits runs as one array with this name."""
+
+
+class SlurmRuns:
+    """Jobs of Slurm, at most as many at once as there are slots."""
+
+    def __init__(self, folder: Path, slots: int, submit: Submit) -> None:
+        self.slots = slots
+        self._file = folder / FILE
+        self._submit = submit
+        self._jobs: dict[str, dict[str, Any]] = read_object(self._file)
+        """For each run its job and output; if the sweep was killed in sbatch, the array's name and the place in it."""
+        self._queue: dict[str, str] = {}
+        """Names of the jobs in the queue, by id."""
+        self._asked_at = 0.0
+        self._seen_at: dict[str, float] = {}
+        self._stopped_at: dict[str, float] = {}
+
+    def release(self, keep: Collection[str]) -> None:
+        """Cancel jobs that a killed sweep left, whose trials have ended since."""
+        self._look()
+        for name in [name for name in self._jobs if name not in keep]:
+            job = self._job_of(name)
+            if job is not None:
+                _call("scancel", job)
+            del self._jobs[name]
+        self._write()
+
+    def start(self, runs: Sequence[TrialRun]) -> None:
+        """Submit runs, but those that are in the queue already."""
+        self._look()
+        new = [run for run in runs if self._job_of(run.name) is None]
+        for run in runs:
+            self._seen_at[run.name] = time.monotonic()
+        if not new:
+            return
+        array = f"distcls-{uuid.uuid4().hex[:12]}"
+        self._jobs |= {run.name: {"array": array, "place": place} for place, run in enumerate(new)}
+        self._write()
+        for run, submitted in zip(new, self._submit(array, new), strict=True):
+            self._jobs[run.name] = submitted._asdict()
+        self._write()
+        self._asked_at = 0.0
+
+    def code(self, run: TrialRun) -> int | None:
+        """Return 0, 1 or INTERRUPTED for a run whose job has left the queue, or None."""
+        if time.monotonic() > self._asked_at + LOOK:
+            self._look()
+        now = time.monotonic()
+        stopped = self._stopped_at.get(run.name)
+        if self._job_of(run.name) is not None:
+            self._seen_at[run.name] = now
+            if stopped is None or now < stopped + SECONDS_TO_STOP:
+                return None
+        if not is_finished(run.dir) and now < self._seen_at[run.name] + GONE:
+            return None
+        self._stopped_at.pop(run.name, None)
+        self._jobs.pop(run.name, None)
+        self._write()
+        return {"finished": 0, "failed": 1}.get(read_status(run.dir).get("state", ""), INTERRUPTED)
+
+    def stop(self, run: TrialRun) -> None:
+        """Cancel a job: it saves and does not return to the queue."""
+        job = self._job_of(run.name)
+        if job is not None and run.name not in self._stopped_at:
+            _call("scancel", job)
+        self._stopped_at.setdefault(run.name, time.monotonic())
+
+    def kill(self, run: TrialRun) -> None:
+        """Cancel a job that hangs."""
+        self.stop(run)
+
+    def last_words(self, run: TrialRun) -> str:
+        """Return the last line that the job printed."""
+        try:
+            lines = Path(self._jobs[run.name]["output"]).read_text(errors="replace").strip().splitlines()
+        except (KeyError, OSError):
+            return ""
+        return lines[-1] if lines else ""
+
+    def _job_of(self, name: str) -> str | None:
+        """Return the id of a run's job if that is in the queue."""
+        noted = self._jobs.get(name, {})
+        if "job" in noted:
+            return noted["job"] if noted["job"] in self._queue else None
+        ids = [job for job, title in self._queue.items() if "array" in noted and title == noted["array"]]
+        return next((job for job in ids if "_" not in job or job.endswith(f"_{noted['place']}")), None)
+
+    def _look(self) -> None:
+        """Ask for the queue; what was known stays if Slurm does not answer."""
+        self._asked_at = time.monotonic()
+        answer = _call("squeue", "--me", "--noheader", "--array", "--format", "%i %j")
+        if answer is not None:
+            self._queue = dict(line.strip().split(" ", 1) for line in answer.splitlines() if " " in line.strip())
+        else:
+            self._seen_at = dict.fromkeys(self._seen_at, time.monotonic())
+
+    def _write(self) -> None:
+        with naming_disk_errors(self._file):
+            write_json(self._file, self._jobs)
+
+
+def _call(*words: str) -> str | None:
+    """Return what a command of Slurm prints; None if it fails."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

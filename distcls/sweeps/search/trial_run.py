@@ -1,0 +1,66 @@
+"""One run of a trial, with one seed: its folder and arguments, and what the folder says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distcls.config.settings import Config
+from distcls.errors import DistclsError
+from distcls.runs.results import EXPLAINED
+from distcls.runs.status import read_object, read_status
+from distcls.runs.tracking.metrics_file import read_metrics
+from distcls.sweeps.search.plan import Plan, Read
+from distcls.sweeps.search.space import Point
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A run folder and how to train it."""
+
+    number: int
+    """The trial's."""
+    dir: Path
+    words: tuple[str, ...]
+    """Arguments of `distcls train`."""
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Return the name of its folder."""
+        return self.dir.name
+
+    def curve(self, metric: str) -> list[float]:
+        """Return the metric on val at each evaluation so far."""
+        try:
+            rows = read_metrics(self.dir / "metrics.csv")
+        except (OSError, DistclsError):  # it has not begun, or is being written
+            return []
+        return [row[metric] for row in rows if row["split"] == "val" and row.get(metric) is not None]
+
+    def values(self, metric: str, also: Sequence[str]) -> list[float] | None:
+        """Return the metric on val and the costs of a finished run; None if one of them is missing."""
+        measured = read_object(self.dir / "metrics.json").get("val", {})
+        about = read_object(self.dir / EXPLAINED).get("model", {})
+        costs = {
+            "parameters": about.get("parameters"),
+            "flops": about.get("flops"),
+            "latency": about.get("latency_seconds", {}).get("1"),
+        }
+        found = [measured.get(metric), *(costs[name] for name in also)]
+        return None if None in found else [float(value) for value in found]
+
+    def seconds(self) -> float:
+        """Return how long the run was trained, over all its starts."""
+        found = read_status(self.dir).get("seconds")
+        return float(found) if isinstance(found, int | float) else 0.0
+
+
+def runs_of_trial(plan: Plan, number: int, point: Point, read: Read) -> list[TrialRun]:
+    """Return the runs of a trial, one for each seed. Raises UsageError if its settings contradict each other."""
+    runs = []
+    for seed, run_dir in zip(plan.seeds, plan.run_dirs(number, point), strict=True):
+        words = plan.words(point, seed, run_dir)
+        runs.append(TrialRun(number, run_dir, tuple(words), read(words)))
+    return runs

@@ -1,0 +1,134 @@
+"""No run is submitted twice, wherever the sweep was killed, and a Slurm that does not answer ends nothing.
+
+Slurm is made up here; tests/slurm has a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import write
+
+from distcls.config.settings import Config
+from distcls.sweeps.search import slurm_runs
+from distcls.sweeps.search.local_runs import INTERRUPTED
+from distcls.sweeps.search.slurm_runs import SlurmRuns, Submitted
+from distcls.sweeps.search.trial_run import TrialRun
+
+
+class MadeSlurm:
+    """A queue of jobs. `dies` is when sbatch takes the sweep with it: before or after the jobs are queued."""
+
+    def __init__(self) -> None:
+        self.queue: dict[str, str] = {}
+        self.arrays: list[list[str]] = []
+        self.cancelled: list[str] = []
+        self.dies: str | None = None
+        self.answers = True
+
+    def submit(self, name: str, runs: Sequence[TrialRun]) -> list[Submitted]:
+        if self.dies == "before":
+            raise KeyboardInterrupt
+        number = 100 + len(self.arrays)
+        self.arrays.append([run.name for run in runs])
+        jobs = [f"{number}"] if len(runs) == 1 else [f"{number}_{place}" for place in range(len(runs))]
+        self.queue |= dict.fromkeys(jobs, name)
+        if self.dies == "after":
+            raise KeyboardInterrupt
+        return [Submitted(job, f"{job}.out") for job in jobs]
+
+    def call(self, command: str, *words: str) -> str | None:
+        if not self.answers:
+            return None
+        if command == "scancel":
+            self.cancelled.append(words[0])
+            self.queue.pop(words[0], None)
+            return ""
+        assert command == "squeue"
+        return "".join(f"{job} {name}\n" for job, name in self.queue.items())
+
+
+@pytest.fixture
+def slurm(monkeypatch) -> MadeSlurm:
+    made = MadeSlurm()
+    monkeypatch.setattr(slurm_runs, "_call", made.call)
+    monkeypatch.setattr(slurm_runs, "LOOK", -1.0)
+    monkeypatch.setattr(slurm_runs, "GONE", -1.0)
+    return made
+
+
+def make_runs(folder: Path, *names: str) -> list[TrialRun]:
+    runs = [TrialRun(place, folder / name, (), Config()) for place, name in enumerate(names)]
+    for run in runs:
+        run.dir.mkdir(exist_ok=True)
+    return runs
+
+
+def ended(run: TrialRun, state: str) -> None:
+    write(run.dir, "status", {"state": state})
+
+
+def test_a_batch_is_one_array_and_ends_one_by_one(slurm, tmp_path) -> None:
+    runs, here = make_runs(tmp_path, "a", "b", "c"), SlurmRuns(tmp_path, 3, slurm.submit)
+    here.start(runs)
+    assert slurm.arrays == [["a", "b", "c"]] and [here.code(run) for run in runs] == [None] * 3
+    ended(runs[0], "finished")
+    ended(runs[1], "failed")
+    ended(runs[2], "preempted")
+    assert [here.code(run) for run in runs] == [None] * 3, "they are in the queue still"
+    slurm.queue.clear()
+    assert [here.code(run) for run in runs] == [0, 1, INTERRUPTED]
+    here.start(runs[2:])
+    assert slurm.arrays[1:] == [["c"]]
+
+
+@pytest.mark.parametrize("dies", [None, "before", "after"])
+@pytest.mark.parametrize("names", ["ab", "a"])
+def test_a_sweep_that_is_killed_finds_its_jobs_again(slurm, tmp_path, dies, names) -> None:
+    runs: Any = make_runs(tmp_path, *names)
+    slurm.dies = dies
+    try:
+        SlurmRuns(tmp_path, 2, slurm.submit).start(runs)
+    except KeyboardInterrupt:
+        slurm.dies = None
+    again = SlurmRuns(tmp_path, 2, slurm.submit)
+    again.release([run.name for run in runs])
+    again.start(runs)
+    assert slurm.arrays == [list(names)], "exactly once"
+    assert [again.code(run) for run in runs] == [None] * len(names) and not slurm.cancelled
+    again.stop(runs[0])
+    again.stop(runs[0])
+    assert slurm.cancelled == ["100_0" if len(names) == 2 else "100"]
+    assert again.code(runs[0]) == INTERRUPTED
+
+
+def test_jobs_of_trials_that_have_ended_are_cancelled(slurm, tmp_path) -> None:
+    runs = make_runs(tmp_path, "a", "b")
+    SlurmRuns(tmp_path, 2, slurm.submit).start(runs)
+    SlurmRuns(tmp_path, 2, slurm.submit).release(["b"])
+    assert slurm.cancelled == ["100_0"]
+
+
+def test_a_slurm_that_does_not_answer_ends_nothing(slurm, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(slurm_runs, "GONE", 0.5)
+    (run,) = make_runs(tmp_path, "a")
+    here = SlurmRuns(tmp_path, 1, slurm.submit)
+    here.start([run])
+    slurm.answers = False
+    assert here.code(run) is None
+    slurm.queue.clear()
+    slurm.answers = True
+    assert here.code(run) is None, "a job may leave the queue a moment before its files are seen"
+
+
+def test_the_last_line_of_a_job(slurm, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (run,) = make_runs(tmp_path, "a")
+    here = SlurmRuns(tmp_path, 1, slurm.submit)
+    assert here.last_words(run) == ""
+    here.start([run])
+    Path("100.out").write_text("one\ndistcls: error: two\n")
+    assert here.last_words(run) == "distcls: error: two"
