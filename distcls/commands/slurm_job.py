@@ -22,7 +22,7 @@ from submitit.core.utils import FailedJobError
 from distcls.cluster import slurm
 from distcls.commands import train
 from distcls.config.settings import Config
-from distcls.config.yaml_text import to_yaml
+from distcls.config.yaml_text import given_as_yaml, to_yaml
 from distcls.errors import DiskError, UsageError
 from distcls.files.atomic import write_text
 
@@ -125,9 +125,13 @@ def submit_words(executor: _Executor, words: list[list[str]], job_dir: Path) -> 
 
 
 def _write_config(run: PlannedRun, job_dir: Path) -> str:
-    """Return the path of a config that no later submission changes, however long this one waits in the queue."""
+    """Return the path of a config that no later submission changes, however long this one waits in the queue.
+
+    It holds only what was given: a preset chooses the rest, when the run starts.
+    """
     path = job_dir / f"{run.dir.name}-{uuid.uuid4().hex[:8]}.yaml"
-    write_text(path, to_yaml(run.config))
+    config = run.config
+    write_text(path, given_as_yaml(config.noting(config.given | {"preset", "run.dir", "run.name"})))
     return str(path)
 
 

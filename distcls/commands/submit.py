@@ -6,7 +6,6 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from submitit.core.utils import environment_variables
@@ -69,10 +68,10 @@ def _plan_run(options: argparse.Namespace, array_setting: list[str], suffix: str
     with environment_variables(WORLD_SIZE=options.nodes * options.tasks_per_node):
         config, read = parse_train_arguments(words)
     run = config.run
-    named = replace(run, dir=run.dir and run.dir + suffix, name=run.name and run.name + suffix)
+    named = {"run.dir": run.dir and run.dir + suffix, "run.name": run.name and run.name + suffix}
     name = default_name(config, read.config_path) + suffix
-    path = choose_folder(replace(config, run=named), name).absolute()
-    return PlannedRun(path, replace(config, run=replace(named, dir=str(path))))
+    path = choose_folder(config.replaced(named), name).absolute()
+    return PlannedRun(path, config.replaced({**named, "run.dir": str(path)}))
 
 
 def _parser() -> Parser:

@@ -140,6 +140,8 @@ def choices_kept(path: Path, config: Config, device_type: str) -> dict[str, Any]
     Choosing again could give something else, such as weights that have been downloaded meanwhile. What was chosen for
     the processes is left out: the micro-batch, and the precision unless they compute on the same kind of device.
     """
+    if not (path / GIVEN).exists():  # nothing has started yet: `distcls submit` only reserved the folder
+        return None
     try:
         earlier = stored_config(path)
     except UsageError:

@@ -8,11 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from distcls.cli import main
+from distcls.commands import slurm_job
 from distcls.commands.slurm_job import SHIELDED
+from distcls.config.loading import read_config
 
 ON_CPUS = ["submit", "--cpu", "--time", "60", "--job-dir", "/shared/jobs", "--dry-run"]
 
@@ -139,3 +144,29 @@ def test_a_job_in_a_container_is_requeued_from_outside(code, status, state, aske
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": str(code), "STATE": state, **element}
     assert subprocess.run(["bash", "-c", "\n".join(script)], env=environment, timeout=30).returncode == code
     assert (tmp_path / "asked").read_text() == asked
+
+
+def test_a_preset_still_chooses_when_the_job_starts(ranks, monkeypatch):
+    """The job's config holds only what was given, and the folder that is reserved for it has started nothing."""
+    for i in range(40):
+        folder = ranks.folder / "photos" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 72, 3), np.uint8)).save(folder / f"{i}.png")
+    submitted = []
+    monkeypatch.setattr(slurm_job, "submit_words", lambda executor, words, job_dir: submitted.extend(words) or [Job()])
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    (ranks.folder / "jobs").mkdir()
+    words = ["--cpu", "--time", "60", "--job-dir", str(ranks.folder / "jobs"), "--data", "photos", "--name", "a"]
+    assert main(["submit", *words, "optim.weight_decay=0.03", "train.num_steps=1"]) == 0
+    (command,) = submitted
+    ranks.run("train", *command, "model.name=timm/test_resnet", "model.pretrained=false", "run.trackers=[]")
+    config = read_config(ranks.folder / "runs" / "a" / "config.yaml")
+    assert (config.preset, config.optim.weight_decay, config.train.num_steps) == ("scratch", 0.03, 1)
+    assert config.data.root == "photos" and config.train.global_batch_size == 32
+
+
+class Job:
+    """What submitit returns, as far as it is printed."""
+
+    job_id = "7"
+    paths = SimpleNamespace(stdout="jobs/7.out")
