@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"inference"},
     {"training"},
     {"report", "export"},
+    {"serving"},
     {"sweeps", "benchmark", "hub"},
     {"commands"},
     {"api", "cli"},
