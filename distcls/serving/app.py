@@ -339,6 +339,10 @@ def _describe(app: FastAPI, options: ServeOptions, public: frozenset[str]) -> No
         schemas = page.setdefault("components", {}).setdefault("schemas", {})
         for model in (Images, Instances, open_inference.InferRequest):
             schemas |= model.model_json_schema(ref_template=SCHEMAS).get("$defs", {})
+        for operations in page["paths"].values():
+            for parameter in (one for operation in operations.values() for one in operation.get("parameters", [])):
+                if parameter["name"] == "model":
+                    parameter["schema"]["enum"] = [options.name]
         if options.token is not None:
             page["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             error = {"description": REASONS[UNAUTHORIZED], "content": {JSON: {"schema": _schema(Error)}}}

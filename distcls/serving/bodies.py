@@ -140,10 +140,11 @@ async def apart(work: Callable[[], T], body: bytes) -> T:
 
 def content_type(request: Request) -> tuple[str, dict[str, str]]:
     """Return the type of a request's body in lower case, "" if there is none, and its parameters."""
+    given = request.headers.get("content-type", "")
     message = Message()
-    message["content-type"] = request.headers.get("content-type", "")
+    message["content-type"] = given
     (kind, _), *parameters = message.get_params(failobj=[("", "")])
-    return kind.strip().lower(), {name.lower(): value for name, value in parameters}
+    return kind.strip().lower() or given, {name.lower(): value for name, value in parameters}
 
 
 def _refuse_compressed(request: Request) -> None:

@@ -30,7 +30,7 @@ class Tensor(BaseModel):
     """An input."""
 
     model_config = ConfigDict(extra="ignore")
-    name: str
+    name: Literal["images"]
     datatype: Literal["UINT8", "BYTES"]
     shape: list[int] = Field(min_length=1, max_length=4)
     parameters: dict[str, Any] = {}
@@ -41,7 +41,7 @@ class Wanted(BaseModel):
     """An output that was asked for."""
 
     model_config = ConfigDict(extra="ignore")
-    name: str
+    name: Literal["probabilities"]
     parameters: dict[str, Any] = {}
 
 
@@ -74,11 +74,6 @@ def read(body: bytes, json_length: str | None, image_size: int, most_images: int
     request = parse(InferRequest, body[:length])
     assert isinstance(request, InferRequest)
     tensor, binary = request.inputs[0], memoryview(body)[length:]
-    if tensor.name != INPUT:
-        raise Problem(UNREADABLE, f"there is no input {tensor.name!r}: the input is {INPUT!r}")
-    for output in request.outputs:
-        if output.name != OUTPUT:
-            raise Problem(UNREADABLE, f"there is no output {output.name!r}: the output is {OUTPUT!r}")
     _check_binary(tensor, len(binary))
     if tensor.shape[0] > most_images:
         raise too_many(tensor.shape[0], most_images)

@@ -169,6 +169,7 @@ def _answer(backend: Backend, options: ServeOptions, listening: socket.socket) -
     if backend.device == "cpu":
         torch.set_num_threads(options.threads)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken form
     app = build_app(backend, options)
     gate = app.state.service.gate
     PatientProtocol.seconds = options.limits.timeout

@@ -60,11 +60,16 @@ WRONG: dict[str, tuple[int, str, bytes, str | None]] = {
     "two inputs": (422, "inputs: List should have at most 1", json.dumps({"inputs": [FILES, FILES]}).encode(), None),
     "another input": (
         422,
-        "no input 'x': the input is 'images'",
+        "inputs.0.name: Input should be 'images'",
         b'{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["YQ=="]}]}',
         None,
     ),
-    "another output": (422, "no output 'x'", body_of(FILES, outputs=[{"name": "x"}]), None),
+    "another output": (
+        422,
+        "outputs.0.name: Input should be 'probabilities'",
+        body_of(FILES, outputs=[{"name": "x"}]),
+        None,
+    ),
     "another type": (422, "inputs.0.datatype", body_of({**FILES, "datatype": "FP32"}), None),
     "no data": (400, "needs either `data`", body_of({"datatype": "BYTES", "shape": [1]}), None),
     "bytes that are not announced": (400, "binary_data_size is 0", body_of(FILES) + b"a", str(len(body_of(FILES)))),
