@@ -57,6 +57,7 @@ DEFERRED = {
     "scipy.io": "only the labels of ImageNet's devkit need it",
     "sklearn.datasets": "takes seconds, and the digits are kept after their first use",
     "submitit.helpers": "only tasks of Slurm need it, and signals are not heard while it is imported",
+    "distcls.serving.demo": "imports gradio, an extra that takes seconds",
     "pyarrow": "an extra, for Parquet files",
     "wandb": "optional, and imported only by the process that sends rows to it",
     "mlflow": "optional, and imported only by the process that sends rows to it",

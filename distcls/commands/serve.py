@@ -47,6 +47,7 @@ def _serve(run_dir: Path, options: ServeOptions, trust: bool) -> int:
         import torch
 
         from distcls.serving.backends import open_backend
+        from distcls.serving.demo_pictures import collect
         from distcls.serving.server import serve
 
         torch.set_num_threads(1)  # workers are forked, and threads do not survive that
@@ -57,7 +58,8 @@ def _serve(run_dir: Path, options: ServeOptions, trust: bool) -> int:
                 f"--workers {options.workers}: processes share weights on a CPU, and this runs on {backend.device}. "
                 "Add --device cpu, or leave --workers out and start one service per GPU."
             )
-        return serve(backend, options)
+        pictures = collect(run_dir, config, backend.classifier) if options.has_demo else None
+        return serve(backend, options, pictures)
 
 
 def _parser() -> Parser:
@@ -132,6 +134,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="requests must carry the token in it: Authorization: Bearer …"
     )
+    parser.add_argument("--demo", action="store_true", help="also show a page at /demo, for people")
+    parser.add_argument("--demo-only", action="store_true", help="show only that page, without /predict and /v2")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     return parser
 
@@ -159,6 +163,12 @@ def _options(words: argparse.Namespace) -> ServeOptions:
         )
     if not 0 <= words.port <= 65535:
         raise UsageError(f"--port {words.port}: give a number from 0 to 65535.")
+    has_demo = words.demo or words.demo_only
+    if has_demo and words.workers > 1:
+        raise UsageError(
+            f"--demo --workers {words.workers}: the page keeps its visitors in one process. Start a service of its own "
+            "for it, with --demo-only and another --port."
+        )
     return ServeOptions(
         name=words.name or Path(words.run).resolve().name,
         host=words.host,
@@ -171,6 +181,8 @@ def _options(words: argparse.Namespace) -> ServeOptions:
         max_wait=words.max_wait_ms / 1000,
         limits=Limits(max_bytes, words.max_pixels, words.max_images, words.max_queue, words.timeout),
         token=None if words.token_file is None else read_token(words.token_file),
+        has_api=not words.demo_only,
+        has_demo=has_demo,
         health_routes=route_of_vertex("HEALTH"),
         predict_routes=route_of_vertex("PREDICT"),
     )

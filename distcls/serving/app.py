@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -22,7 +22,7 @@ from distcls.serving import open_inference
 from distcls.serving.backends import Backend
 from distcls.serving.batching import Batcher
 from distcls.serving.bodies import BINARY, FORM, JSON, Images, Instances, Reader, Upload, apart
-from distcls.serving.gate import Gate
+from distcls.serving.gate import DEMO, Gate
 from distcls.serving.metrics import Metrics
 from distcls.serving.options import ServeOptions
 from distcls.serving.problems import BUSY, REASONS, TOO_SLOW, UNAUTHORIZED, UNAVAILABLE, UNREADABLE, Problem
@@ -161,12 +161,14 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     app = FastAPI(title=options.name, description=ABOUT, version=__version__, lifespan=service.running)
     health = ["/healthz", "/ping", "/v2/health/live", "/v2/health/ready", *options.health_routes]
     _add_health(app, service, list(dict.fromkeys(health)))
+    if options.has_demo:
+        app.add_api_route("/", lambda: RedirectResponse(DEMO), include_in_schema=False)
     if options.has_api:
         _add_predict(app, service, list(dict.fromkeys(["/predict", "/invocations", *options.predict_routes])))
         _add_open_inference(app, service)
     _answer_errors(app)
     _describe(app, options, frozenset(health))
-    service.gate = Gate(app, service.metrics, options.token, frozenset(health))
+    service.gate = Gate(app, service.metrics, options.token, frozenset(health), options.limits.timeout)
     app.state.service = service
     return app
 

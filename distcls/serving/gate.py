@@ -12,6 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from distcls.serving.metrics import Metrics
 from distcls.serving.problems import UNAUTHORIZED
 
+DEMO = "/demo/"
+"""Below it lies the demo page, which asks for the token itself."""
+
 
 class Gate:
     """Wraps an application. Written for ASGI itself, because FastAPI's middleware costs as much as decoding an image.
@@ -19,16 +22,21 @@ class Gate:
     Set `is_stopping`, and each answer asks its client to close the connection.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, public: frozenset[str]) -> None:
-        """public: paths that need no token."""
-        self.app, self.metrics, self.token, self.public = app, metrics, token, public
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, token: str | None, public: frozenset[str], longest: float
+    ) -> None:
+        """public: paths that need no token. longest: seconds that an answer may take."""
+        self.app, self.metrics, self.token, self.public, self.longest = app, metrics, token, public, longest
         self.is_stopping = False
+        self.num_answering = 0
+        """Requests that are being answered, without those of the demo page, which may be streams without an end."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        is_page = scope["path"].startswith(DEMO)
         began, status = time.perf_counter(), 500
 
         async def watched(message: Message) -> None:
@@ -39,12 +47,14 @@ class Gate:
                     message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
 
+        self.num_answering += not is_page
         try:
-            if self.token is None or scope["path"] in self.public or self._has_token(scope):
+            if self.token is None or is_page or scope["path"] in self.public or self._has_token(scope):
                 await self.app(scope, receive, watched)
             else:
                 await _unauthorized(scope, receive, watched)
         finally:
+            self.num_answering -= not is_page
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, _method(scope), str(status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - began)

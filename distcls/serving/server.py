@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from distcls.errors import UsageError
 from distcls.serving.app import build_app
 from distcls.serving.backends import Backend
+from distcls.serving.demo_pictures import DemoPictures
 from distcls.serving.gate import Gate
 from distcls.serving.options import ServeOptions
 
@@ -115,9 +116,14 @@ class DrainingServer(uvicorn.Server):
         for connection in self._last_connections():
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         self.gate.is_stopping = True  # not before: whoever is asked to close would come back through the open door
-        latest = time.monotonic() + IDLE_SECONDS
-        while self.server_state.connections and time.monotonic() < latest and not self.force_exit:
+        began = time.monotonic()
+        while self.server_state.connections and not self.force_exit:
+            idle = time.monotonic() - began
+            if idle > self.gate.longest or (idle > IDLE_SECONDS and self.gate.num_answering == 0):
+                break
             await asyncio.sleep(TICK)
+        self.config.timeout_graceful_shutdown = 1  # for streams of the demo page, which have no end
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it reports each of them
         await super().shutdown(sockets)
 
     def _last_connections(self) -> list[socket.socket]:
@@ -134,16 +140,19 @@ class DrainingServer(uvicorn.Server):
         return PatientProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
-def serve(backend: Backend, options: ServeOptions) -> int:
-    """Answer requests until SIGTERM or SIGINT; return the exit code, 0. Raises UsageError if the port is taken."""
+def serve(backend: Backend, options: ServeOptions, pictures: DemoPictures | None = None) -> int:
+    """Answer requests until SIGTERM or SIGINT; return the exit code, 0. Raises UsageError if the port is taken.
+
+    pictures: of the demo page; None: there is none.
+    """
     listening = _listen(options)
     host, port = listening.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    page = f", demo at {where}/demo" if options.has_demo else ""
+    page = f", demo at {where}/demo/" if pictures is not None else ""
     api = f", API described at {where}/docs" if options.has_api else ""
     print(f"serving {options.name} on {where}{api}{page}", flush=True)
     if options.workers == 1:
-        return _answer(backend, options, listening)
+        return _answer(backend, options, listening, pictures)
     return _supervise(backend, options, listening)
 
 
@@ -164,7 +173,9 @@ def _listen(options: ServeOptions) -> socket.socket:
     return listening
 
 
-def _answer(backend: Backend, options: ServeOptions, listening: socket.socket) -> int:
+def _answer(
+    backend: Backend, options: ServeOptions, listening: socket.socket, pictures: DemoPictures | None = None
+) -> int:
     """Answer requests in this process."""
     if backend.device == "cpu":
         torch.set_num_threads(options.threads)
@@ -172,6 +183,10 @@ def _answer(backend: Backend, options: ServeOptions, listening: socket.socket) -
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken form
     app = build_app(backend, options)
     gate = app.state.service.gate
+    if pictures is not None:
+        from distcls.serving.demo import mount_demo
+
+        mount_demo(app, app.state.service, pictures)
     PatientProtocol.seconds = options.limits.timeout
     config = uvicorn.Config(
         gate,
@@ -183,7 +198,6 @@ def _answer(backend: Backend, options: ServeOptions, listening: socket.socket) -
         access_log=False,
         server_header=False,
         timeout_keep_alive=round(options.limits.timeout) or 1,
-        timeout_graceful_shutdown=round(options.limits.timeout) + 1,
         backlog=BACKLOG,
     )
     server = DrainingServer(config, gate, listening)
