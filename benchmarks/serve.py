@@ -37,7 +37,7 @@ from side_by_side import conditions, ratio
 
 SETTINGS = ["data.name=synthetic", "data.args={num_images: 2000, size: 32}", "model.name=cnn2", "train.num_steps=20"]
 
-THREADS = (1, 2, 4, 8)
+THREADS = (1, 2, 4)
 """Numbers of threads that FastAPI's threaded side tries."""
 
 LEAD_IN = 1.0
@@ -255,9 +255,11 @@ def outcome_of(clients: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def measure(run: Path, side: str, options: argparse.Namespace, threads: int = 0) -> dict[str, Any]:
-    """Requests per second and the p99 of one side, once."""
-    with started(run, side, threads) as (_, port):
-        return outcome_of(loaded(port, options.clients, options.seconds, side in (LITSERVE, OURS_IN_JSON)))
+    """Requests per second, the p99, and processor time per request of one side, once."""
+    with started(run, side, threads) as (process, port):
+        before = processor_time(process)
+        outcome = outcome_of(loaded(port, options.clients, options.seconds, side in (LITSERVE, OURS_IN_JSON)))
+        return {**outcome, "cpu": (processor_time(process) - before) / max(outcome["answered"], 1)}
 
 
 def compare(run: Path, options: argparse.Namespace) -> None:
@@ -270,21 +272,27 @@ def compare(run: Path, options: argparse.Namespace) -> None:
     for _ in range(options.turns):
         for side, outcomes in found.items():
             outcomes.append(measure(run, side, options, best if side == THREADED else 0))
-    print(f"\n{'':24} requests/s, each turn         p99, ms     lost  refused")
+    print(f"\n{'':24} requests/s, each turn         p99, ms   cpu, µs     lost  refused")
     for side, outcomes in found.items():
         rates = "  ".join(f"{one['rate']:7,.0f}" for one in outcomes)
-        p99 = statistics.median(one["p99"] for one in outcomes)
+        p99, cpu = (statistics.median(one[key] for one in outcomes) for key in ("p99", "cpu"))
         lost, refused = (sum(one[key] for one in outcomes) for key in ("lost", "refused"))
-        print(f"{side:24} {rates:28} {1000 * p99:8.1f} {lost:8} {refused:8}")
+        print(f"{side:24} {rates:28} {1000 * p99:8.1f} {1e6 * cpu:9.0f} {lost:8} {refused:8}")
     better = [max(turn, key=lambda one: one["rate"]) for turn in zip(found[ASYNC], found[THREADED], strict=True)]
     for name, ours, theirs in (
         ("the better FastAPI service", OURS, better),
         ("LitServe", OURS, found[LITSERVE]),
         ("LitServe, both JSON", OURS_IN_JSON, found[LITSERVE]),
     ):
-        for key, word in (("rate", "requests/s"), ("p99", "p99")):
+        for key, word in (("rate", "requests/s"), ("p99", "p99"), ("cpu", "processor time per request")):
             middle, low, high = ratio([one[key] for one in found[ours]], [one[key] for one in theirs])
             print(f"{word} / {name}: {middle:.2f}x ({low:.2f} to {high:.2f})")
+
+
+def processor_time(process: psutil.Process) -> float:
+    """Seconds that a service and its workers have used."""
+    times = [one.cpu_times() for one in [process, *process.children(recursive=True)]]
+    return sum(one.user + one.system for one in times)
 
 
 def resident(process: psutil.Process) -> float:

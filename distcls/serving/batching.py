@@ -27,6 +27,9 @@ from distcls.serving.problems import BUSY, TOO_LARGE, UNAVAILABLE, UNREADABLE, P
 LARGE = 16_000_000
 """Pixels. Larger images take much time and memory, so they are decoded one at a time, and beside the others."""
 
+TINY, TINY_PIXELS = 4096, 65_536
+"""Bytes and pixels. Handing such a file to another thread takes longer than decoding it."""
+
 log = logging.getLogger("distcls.serving")
 
 
@@ -84,10 +87,13 @@ class Batcher:
         """
         jobs = [Job(self._loop.create_future(), content) for content in contents]
         self._admit(jobs)
-        with self._lock:
-            self._num_decoding += len(jobs)
         for job in jobs:
-            self._encoded.put(job)
+            if len(job.content) <= TINY:
+                self._ready.put(job)
+            else:
+                with self._lock:
+                    self._num_decoding += 1
+                self._encoded.put(job)
         return await self._answers(jobs)
 
     async def classify_pixels(self, pixels: np.ndarray) -> list[np.ndarray | Problem]:
@@ -127,28 +133,47 @@ class Batcher:
     def _decode_all(self, queue: SimpleQueue[Job | None]) -> None:
         while (job := queue.get()) is not None:
             is_large = queue is self._large
-            if not job.answer.cancelled():
-                try:
-                    most = self.max_pixels if is_large else min(self.max_pixels, LARGE)
-                    job.pixels = decode(io.BytesIO(job.content), self.decoding, most)
-                except TooManyPixelsError as error:
-                    if not is_large and error.pixels is not None and error.pixels <= self.max_pixels:
-                        self._large.put(job)
-                        continue
-                    self._deliver([job], [Problem(TOO_LARGE, str(error))])
-                except BadImageError as error:
-                    self._deliver([job], [Problem(UNREADABLE, str(error))])
-                except MemoryError:
-                    self._deliver([job], [Problem(UNAVAILABLE, "there was too little memory to decode this image")])
-            job.content = b""
+            try:
+                if not job.answer.cancelled():
+                    self._decode(job, self.max_pixels if is_large else min(self.max_pixels, LARGE))
+            except TooManyPixelsError as error:
+                if not is_large and error.pixels is not None and error.pixels <= self.max_pixels:
+                    self._large.put(job)
+                    continue
+                self._deliver([job], [Problem(TOO_LARGE, str(error))])
             if job.pixels is not None:
                 self._ready.put(job)
             with self._lock:
                 self._num_decoding -= 1
 
+    def _decode(self, job: Job, most_pixels: int) -> None:
+        """Fill in the pixels, or answer why there are none. Raises TooManyPixelsError."""
+        try:
+            job.pixels = decode(io.BytesIO(job.content), self.decoding, most_pixels)
+        except TooManyPixelsError:
+            raise
+        except BadImageError as error:
+            self._deliver([job], [Problem(UNREADABLE, str(error))])
+        except MemoryError:
+            self._deliver([job], [Problem(UNAVAILABLE, "there was too little memory to decode this image")])
+        else:
+            job.content = b""
+
+    def _decode_tiny(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return the jobs that have pixels; those of tiny files get theirs now."""
+        for job in jobs:
+            if job.pixels is None:
+                try:
+                    self._decode(job, min(self.max_pixels, TINY_PIXELS))
+                except TooManyPixelsError:  # a small file of many pixels
+                    with self._lock:
+                        self._num_decoding += 1
+                    self._encoded.put(job)
+        return [job for job in jobs if job.pixels is not None]
+
     def _compute_all(self) -> None:
         while (batch := self._next_batch()) is not None:
-            jobs = [job for job in batch if not job.answer.cancelled()]
+            jobs = self._decode_tiny([job for job in batch if not job.answer.cancelled()])
             if not jobs:
                 continue
             began = time.perf_counter()

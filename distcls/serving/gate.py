@@ -28,6 +28,8 @@ class Gate:
         """public: paths that need no token. longest: seconds that an answer may take."""
         self.app, self.metrics, self.token, self.public, self.longest = app, metrics, token, public, longest
         self.is_stopping = False
+        self.direct: dict[str, ASGIApp] = {}
+        """Applications for POST requests without a query, by their paths."""
         self.num_answering = 0
         """Requests that are being answered, without those of the demo page, which may be streams without an end."""
 
@@ -50,12 +52,13 @@ class Gate:
         self.num_answering += not is_page
         try:
             if self.token is None or is_page or scope["path"] in self.public or self._has_token(scope):
-                await self.app(scope, receive, watched)
+                direct = None if scope["query_string"] or scope["method"] != "POST" else self.direct.get(scope["path"])
+                await (direct or self.app)(scope, receive, watched)
             else:
                 await _unauthorized(scope, receive, watched)
         finally:
             self.num_answering -= not is_page
-            route = getattr(scope.get("route"), "path", "other")
+            route = scope["path"] if scope["path"] in self.direct else getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, _method(scope), str(status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - began)
 

@@ -36,6 +36,7 @@ def test_an_image_gets_the_same_answer_however_it_is_sent(serving) -> None:
     with serving() as client:
         expected = client.post("/predict", content=content, headers=BINARY).json()["predictions"]
         assert expected[0]["prediction"] == "bright" and expected[0]["image"] is None
+        assert client.post("/predict?topk=5", content=content).json()["predictions"] == expected  # through FastAPI
         assert [one["class"] for one in expected[0]["topk"]] == ["bright", "gray", "dark"]
         assert sum(one["probability"] for one in expected[0]["topk"]) == pytest.approx(1, abs=1e-6)
         encoded = in_json(content)["images"][0]
@@ -140,6 +141,8 @@ def test_whatever_is_wrong_has_a_status_and_a_reason(serving, limits) -> None:
         for name, (status, reason, body, headers) in BAD.items():
             answer = client.post("/predict", content=body, headers=headers)
             assert answer.status_code == status, (name, answer.text)
+            through_fastapi = client.post("/predict?topk=5", content=body, headers=headers)
+            assert (through_fastapi.status_code, through_fastapi.json()) == (status, answer.json())
             assert list(answer.json()) == ["error"] and reason in answer.json()["error"], (name, answer.text)
         assert client.post("/predict", content=shade(0), headers=BINARY).status_code == 200
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from served import png
 
 pytest.importorskip("prometheus_client", reason="pip install 'distcls[serve]'")
@@ -89,7 +91,7 @@ def test_a_lone_image_waits_for_nobody() -> None:
 
 def test_a_batch_waits_for_images_that_are_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     network, may_decode = Network(), threading.Event()
-    slow = png(5)
+    slow = png(5, 64)
 
     def decode_slowly(file: Any, *words: Any) -> np.ndarray:
         if file.getvalue() == slow:
@@ -113,7 +115,7 @@ def test_a_batch_waits_for_images_that_are_being_decoded(monkeypatch: pytest.Mon
 
 def test_it_waits_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     network, may_decode = Network(), threading.Event()
-    slow = png(5)
+    slow = png(5, 64)
 
     def decode_slowly(file: Any, *words: Any) -> np.ndarray:
         if file.getvalue() == slow:
@@ -130,6 +132,17 @@ def test_it_waits_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None
 
     in_a_loop(work, network, max_wait=0.05)
     assert network.sizes == [1, 1]
+
+
+def test_a_tiny_file_of_many_pixels_is_decoded_like_a_larger_one() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (400, 400), (51, 51, 51)).save(file, "PNG")
+    assert len(file.getvalue()) < batching.TINY and 400 * 400 > batching.TINY_PIXELS
+
+    async def work(batcher: Batcher) -> list[Any]:
+        return await asyncio.wait_for(batcher.classify([file.getvalue(), png(0)]), 20)
+
+    assert in_a_loop(work, Network())[0][0] == pytest.approx(0.2)
 
 
 def test_large_images_are_decoded_one_at_a_time_and_hold_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
