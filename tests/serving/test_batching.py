@@ -137,7 +137,7 @@ def test_it_waits_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_tiny_file_of_many_pixels_is_decoded_like_a_larger_one() -> None:
     file = io.BytesIO()
     Image.new("RGB", (400, 400), (51, 51, 51)).save(file, "PNG")
-    assert len(file.getvalue()) < batching.TINY and 400 * 400 > batching.TINY_PIXELS
+    assert len(file.getvalue()) < batching.TINY and batching.TINY_PIXELS < 400 * 400
 
     async def work(batcher: Batcher) -> list[Any]:
         return await asyncio.wait_for(batcher.classify([file.getvalue(), png(0)]), 20)
