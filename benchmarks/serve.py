@@ -122,8 +122,10 @@ def started(run: Path, side: str, threads: int = 0, words: Sequence[str] = ()) -
         await_answer(port)
         yield process, port
     finally:
-        processes = [process, *process.children(recursive=True)]
-        process.send_signal(signal.SIGTERM)
+        processes = [process]
+        if process.is_running():
+            processes += process.children(recursive=True)
+            process.send_signal(signal.SIGTERM)
         _, alive = psutil.wait_procs(processes, 15)
         for one in alive:
             one.kill()
