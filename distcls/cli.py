@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": ("distcls.commands.compare", "show runs side by side: settings, metrics, time, and what may be chance"),
     "export": ("distcls.commands.export", "write a trained model as one file for other programs: ONNX, PyTorch …"),
     "push": ("distcls.commands.push", "put a trained model on the Hugging Face Hub, with a card and a page to try it"),
+    "serve": ("distcls.commands.serve", "answer requests over HTTP with a trained model, and show a demo page"),
     "report": ("distcls.commands.report", "make a run's report and plots again, from its folder alone"),
     "track": ("distcls.commands.track", "send a run to Weights & Biases, MLflow or Trackio"),
     "models": ("distcls.commands.models", "list models: built-in ones, and those of torchvision and timm"),

@@ -41,20 +41,20 @@ NUM_GOOD = 10  # of each class, so that there is something to train on
 def write_images(root: Path, count: int, seed: int) -> list[str]:
     """Good images and `count` mutated ones of two classes under root; the paths of those that Pillow rejects."""
     draw = np.random.default_rng(seed)
-    whole = {suffix: _encode(draw, *source) for suffix, source in SOURCES.items()}
+    whole = {suffix: encode(draw, *source) for suffix, source in SOURCES.items()}
     for name in CLASSES:
         (root / name).mkdir(parents=True)
         for i in range(NUM_GOOD):
-            (root / name / f"good{i}.png").write_bytes(_encode(draw, "PNG", "RGB", {}))
+            (root / name / f"good{i}.png").write_bytes(encode(draw, "PNG", "RGB", {}))
     suffixes = list(SOURCES)
     for i in range(count):
         suffix, other = suffixes[i % len(suffixes)], suffixes[int(draw.integers(len(suffixes)))]
-        content = _mutate(draw, whole[suffix], whole[other])
+        content = mutate(draw, whole[suffix], whole[other])
         (root / CLASSES[i % 2] / f"mutated{i:03}.{suffix}").write_bytes(content)
     return [str(path.relative_to(root)) for path in sorted(root.glob("*/*")) if not _can_be_decoded(path)]
 
 
-def _encode(draw: np.random.Generator, format: str, mode: str, options: dict) -> bytes:
+def encode(draw: np.random.Generator, format: str, mode: str, options: dict) -> bytes:
     values = np.kron(draw.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))) + draw.integers(0, 9, (48, 64, 3))
     image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if mode == "I;16":
@@ -64,7 +64,7 @@ def _encode(draw: np.random.Generator, format: str, mode: str, options: dict) ->
     return file.getvalue()
 
 
-def _mutate(draw: np.random.Generator, content: bytes, other: bytes) -> bytes:
+def mutate(draw: np.random.Generator, content: bytes, other: bytes) -> bytes:
     """One kind of damage, somewhere."""
     changed = bytearray(content)
     place = int(draw.integers(len(changed)))

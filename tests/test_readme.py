@@ -56,6 +56,7 @@ RUNS = {
     "docs/comparing.md": {"small", "large"},
     "docs/deployment.md": {"flowers"},
     "docs/hub.md": {"flowers"},
+    "docs/serving.md": {"flowers"},
 }
 """The runs that somebody has who typed all commands of a page."""
 

@@ -11,7 +11,7 @@ import torch
 from torch.export import Dim, ExportedProgram, export
 
 from distcls import __version__
-from distcls.errors import UsageError
+from distcls.errors import InexactExportError, UsageError
 from distcls.export.formats import ExportOptions
 from distcls.export.portable import Portable, not_exportable, quietly
 from distcls.export.proof import Outputs
@@ -42,11 +42,15 @@ def write_file(path: Path, portable: Portable, metadata: Mapping[str, str], opti
     save(path, _model_of(portable.program(), "images", portable.output_name, opset), metadata)
 
 
-def open_file(path: Path, portable: Portable | None = None) -> Outputs:
-    """Return a function from images to outputs, computed by onnxruntime on the CPU."""
+def open_file(path: Path, portable: Portable | None = None, num_threads: int = 0) -> Outputs:
+    """Return a function from images to outputs, computed by onnxruntime on the CPU.
+
+    num_threads: 0: as many as onnxruntime likes; 1: only the caller's, so that the process may fork afterwards.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
@@ -96,6 +100,17 @@ def save(path: Path, model: Any, metadata: Mapping[str, str]) -> None:
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a file, as metadata.py describes it. Raises InexactExportError if it is no such file."""
+    import onnx
+
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # of Protocol Buffers' own kinds
+        raise InexactExportError(f"{path} is damaged ({error}): export the run again") from error
+    return {one.key: one.value for one in model.metadata_props}
 
 
 def opset_of(path: Path) -> int:

@@ -67,9 +67,20 @@ TO_UPRIGHT = {
 # there are 100-megapixel cameras.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Pillow's limit, above which it opens no image."""
+
 
 class BadImageError(Exception):
     """An image that cannot be decoded; the message is the reason, in short and without the path."""
+
+
+class TooManyPixelsError(BadImageError):
+    """An image with more pixels than are accepted. `pixels` is None if only Pillow knows how many there are."""
+
+    def __init__(self, message: str, pixels: int | None = None) -> None:
+        super().__init__(message)
+        self.pixels = pixels
 
 
 @dataclass(frozen=True)
@@ -124,24 +135,29 @@ class Original:
     """True if there is more than one frame or page."""
 
 
-def decode(path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding) -> np.ndarray:
+def decode(
+    path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding, most_pixels: int | None = None
+) -> np.ndarray:
     """Decode an image completely: return uint8 (H, W, 3), RGB, upright and fitted. Animations give their first frame.
 
-    Raises BadImageError if the image cannot be decoded to its end.
+    Raises BadImageError if the image cannot be decoded to its end, and TooManyPixelsError, before decoding, if it has
+    more than `most_pixels`.
     """
-    return decode_and_describe(path_or_file, decoding)[0]
+    return decode_and_describe(path_or_file, decoding, most_pixels)[0]
 
 
 def decode_and_describe(
-    path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding
+    path_or_file: str | os.PathLike[str] | BinaryIO, decoding: Decoding, most_pixels: int | None = None
 ) -> tuple[np.ndarray, Original]:
     """Return what `decode` returns, and what the file holds. Raises BadImageError."""
     if isinstance(path_or_file, str | os.PathLike):
         with open_image_file(path_or_file) as file:
-            return decode_and_describe(file, decoding)
+            return decode_and_describe(file, decoding, most_pixels)
     try:
         with Image.open(path_or_file, formats=FORMATS) as image:
             width, height = image.size
+            if most_pixels is not None and width * height > most_pixels:
+                raise TooManyPixelsError(f"more than {most_pixels:,} pixels", width * height)
             whole = _leave_out_detail(image, decoding)
             image.load()
             if _orientation(image) in LYING:
@@ -150,6 +166,8 @@ def decode_and_describe(
             return pixels, Original(image.format or "", image.mode, width, height, _is_animation(image))
     except (MemoryError, BadImageError):
         raise
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error and more
         raise BadImageError(_reason(error, path_or_file)) from error
 
@@ -314,8 +332,6 @@ def _reason(error: Exception, file: BinaryIO | None = None) -> str:
     if isinstance(error, UnidentifiedImageError):
         is_empty = file is not None and file.seek(0, os.SEEK_END) == 0
         return "an empty file" if is_empty else "not an image, or in an unsupported format"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

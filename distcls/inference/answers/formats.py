@@ -115,15 +115,7 @@ class JsonLines(Answers):
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Write a line for each image."""
         for prediction in predictions:
-            topk = [{"class": name, "probability": float(_number(share))} for name, share in prediction.topk]
-            self._write(
-                {
-                    "image": prediction.image,
-                    "prediction": self.label(prediction),
-                    "confidence": topk[0]["probability"],
-                    "topk": topk,
-                }
-            )
+            self._write(as_row(prediction, self.label(prediction)))
 
     def add_bad(self, image: str, reason: str) -> None:
         self._write({"image": image, "error": reason})
@@ -135,6 +127,12 @@ class JsonLines(Answers):
 
 FORMATS: dict[str, type[Answers]] = {"table": Table, "csv": Csv, "jsonl": JsonLines}
 """The formats of `distcls predict`, by name."""
+
+
+def as_row(prediction: Prediction, label: str) -> dict[str, object]:
+    """Return a prediction as JSON has it. label: its class, or UNKNOWN."""
+    topk = [{"class": name, "probability": float(_number(share))} for name, share in prediction.topk]
+    return {"image": prediction.image, "prediction": label, "confidence": topk[0]["probability"], "topk": topk}
 
 
 def _number(share: float) -> str:

@@ -25,6 +25,12 @@ from distcls.training.kept.feature_pictures import first_filters, map_pictures
 
 NUM_PICTURES = 36
 
+NUM_MISTAKES = 50
+"""The worst ones, which the demo page of `distcls serve` shows, too."""
+
+NUM_EXPLAINED = 64
+"""Images with Grad-CAM: all of these mistakes, and some of the sample."""
+
 MOST_CONFUSED = 200
 """Images kept for the confusion matrix."""
 
@@ -49,7 +55,7 @@ def choose_pictures(
     metrics = measured[split.name]
     some = np.linspace(0, len(split) - 1, min(NUM_PICTURES, len(split))).astype(int)
     wrong = np.flatnonzero(metrics.preds != split.labels)
-    worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_PICTURES]
+    worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_MISTAKES]
     confused = examples_of_confusions(split.labels, metrics.preds, metrics.confidence, len(data.class_names))
     for name, chosen in (("predictions", some), ("worst_mistakes", worst), ("confusions", confused)):
         if len(chosen):
@@ -84,7 +90,7 @@ def explain_pictures(
     places = [
         place for name in ("worst_mistakes", "predictions") if name in pictures for place in pictures[name].places
     ]
-    places = list(dict.fromkeys(places))[:NUM_PICTURES]
+    places = list(dict.fromkeys(places))[:NUM_EXPLAINED]
     if not places:
         return {}
     pixels = np.stack([split.image(place) for place in places])

@@ -1,0 +1,72 @@
+"""Computes probabilities, with PyTorch or with the file that `distcls export` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distcls.config.settings import Config
+from distcls.data.decoding.decode import Decoding
+from distcls.errors import MissingInputError, UsageError
+from distcls.export.formats import ExportOptions, output_file
+from distcls.export.onnx_file import open_file, read_metadata
+from distcls.inference.classifier import Classifier, load_classifier
+from distcls.inference.prediction import choose_device
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A function that classifies, and what its callers need to know."""
+
+    class_names: list[str]
+    decoding: Decoding
+    compute: Callable[[np.ndarray], np.ndarray]
+    """From uint8 (n, S, S, 3) to probabilities (n, C), float32 or float64."""
+    platform: str
+    """Its name in the metadata of the Open Inference Protocol."""
+    device: str
+    classifier: Classifier
+    """The run's, for Grad-CAM."""
+
+
+def open_backend(run_dir: Path, config: Config, name: str, device: str, threads: int) -> Backend:
+    """Return the backend of this name. config: the run's.
+
+    Raises MissingInputError if there is no exported file, and UsageError if it is not the run's, or for a device that
+    there is not.
+    """
+    classifier = load_classifier(run_dir, config).to(choose_device("cpu" if name == "onnx" else device))
+    if name == "onnx":
+        file = _exported_file(run_dir, classifier)
+        compute, platform = open_file(file, num_threads=threads), "onnxruntime_onnx"
+    else:
+        compute, platform = _torch(classifier), "pytorch"
+    return Backend(classifier.class_names, classifier.decoding, compute, platform, str(classifier.device), classifier)
+
+
+def _torch(classifier: Classifier) -> Callable[[np.ndarray], np.ndarray]:
+    def compute(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return classifier(torch.from_numpy(images).to(classifier.device)).cpu().numpy()
+
+    return compute
+
+
+def _exported_file(run_dir: Path, classifier: Classifier) -> Path:
+    """Return the run's ONNX file, if it has the classes and the temperature that the run has now."""
+    file = output_file(run_dir, ExportOptions("onnx"))
+    if not file.exists():
+        raise MissingInputError(f"--backend onnx: there is no {file}. Write it first: distcls export {run_dir}")
+    about = read_metadata(file)
+    expected = (classifier.class_names, float(classifier.temperature))
+    if (json.loads(about.get("class_names", "null")), float(about.get("temperature", "nan"))) != expected:
+        raise UsageError(
+            f"--backend onnx: {file} has other classes or another temperature than the run has now. Write it again: "
+            f"distcls export {run_dir}"
+        )
+    return file

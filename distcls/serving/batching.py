@@ -1,0 +1,219 @@
+"""Turns images that arrive one by one into predictions, in batches.
+
+    the loop of events  ->  threads that decode  ->  one thread that computes  ->  the loop of events
+
+Images wait for each other only while others are being decoded: a lone one passes at once. All images of a batch are
+answered in one step, because waking up the loop costs as much as decoding a small image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from distcls.data.decoding.decode import BadImageError, Decoding, TooManyPixelsError, decode
+from distcls.serving.metrics import Metrics
+from distcls.serving.problems import BUSY, TOO_LARGE, UNAVAILABLE, UNREADABLE, Problem
+
+LARGE = 16_000_000
+"""Pixels. Larger images take much time and memory, so they are decoded one at a time, and beside the others."""
+
+TINY, TINY_PIXELS = 4096, 65_536
+"""Bytes and pixels. Handing such a file to another thread takes longer than decoding it."""
+
+log = logging.getLogger("distcls.serving")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One image on its way."""
+
+    answer: asyncio.Future
+    """Becomes its probabilities (C,), or a Problem."""
+    content: bytes = b""
+    """The image file, until it is decoded."""
+    pixels: Any = None
+    """uint8 (S, S, 3), once it is."""
+
+
+class Batcher:
+    """Decodes and classifies. Its methods are called in the loop of events; close it when done."""
+
+    def __init__(
+        self,
+        compute: Callable[[np.ndarray], np.ndarray],
+        decoding: Decoding,
+        metrics: Metrics,
+        *,
+        max_batch: int,
+        max_wait: float,
+        max_pixels: int,
+        max_queue: int,
+        decoders: int,
+    ) -> None:
+        """compute: from uint8 (n, S, S, 3) to probabilities (n, C). decoders: threads for images of usual size."""
+        self.compute, self.decoding, self.metrics = compute, decoding, metrics
+        self.max_batch, self.max_wait = max_batch, max_wait
+        self.max_pixels, self.max_queue = max_pixels, max_queue
+        self.is_failing = False
+        """True if the last batch raised an error."""
+        self._loop = asyncio.get_running_loop()
+        self._waiting = 0
+        self._encoded: SimpleQueue[Job | None] = SimpleQueue()
+        self._large: SimpleQueue[Job | None] = SimpleQueue()
+        self._ready: SimpleQueue[Job | None] = SimpleQueue()
+        self._num_decoding = 0
+        self._lock = threading.Lock()
+        """Of _num_decoding."""
+        self._decoders = [threading.Thread(target=self._decode_all, args=(self._encoded,)) for _ in range(decoders)]
+        self._decoders.append(threading.Thread(target=self._decode_all, args=(self._large,)))
+        self._computer = threading.Thread(target=self._compute_all)
+        for thread in (*self._decoders, self._computer):
+            thread.start()
+
+    async def classify(self, contents: Sequence[bytes]) -> list[np.ndarray | Problem]:
+        """Return the probabilities (C,) of each image file, or why there are none.
+
+        Raises Problem if too many images are waiting. May be cancelled.
+        """
+        jobs = [Job(self._loop.create_future(), content) for content in contents]
+        self._admit(jobs)
+        for job in jobs:
+            if len(job.content) <= TINY:
+                self._ready.put(job)
+            else:
+                with self._lock:
+                    self._num_decoding += 1
+                self._encoded.put(job)
+        return await self._answers(jobs)
+
+    async def classify_pixels(self, pixels: np.ndarray) -> list[np.ndarray | Problem]:
+        """Return the probabilities of images (n, S, S, 3) that are decoded already; see `classify`."""
+        jobs = [Job(self._loop.create_future(), pixels=image) for image in pixels]
+        self._admit(jobs)
+        for job in jobs:
+            self._ready.put(job)
+        return await self._answers(jobs)
+
+    def close(self) -> None:
+        """End the threads, once nobody waits for an answer."""
+        for _ in self._decoders[1:]:
+            self._encoded.put(None)
+        self._large.put(None)
+        self._ready.put(None)
+        for thread in (*self._decoders, self._computer):
+            thread.join()
+
+    def _admit(self, jobs: Sequence[Job]) -> None:
+        if self._waiting + len(jobs) > self.max_queue:
+            raise Problem(BUSY, f"{self._waiting:,} images are waiting already. Try again later.")
+        self._waiting += len(jobs)
+        self.metrics.queue.inc(len(jobs))
+
+    async def _answers(self, jobs: Sequence[Job]) -> list[np.ndarray | Problem]:
+        try:
+            return [await job.answer for job in jobs]
+        finally:
+            for job in jobs:
+                job.answer.cancel()  # if the request has been given up
+            self._waiting -= len(jobs)
+            self.metrics.queue.dec(len(jobs))
+
+    # In threads -----------------------------------------------------------------------------------
+
+    def _decode_all(self, queue: SimpleQueue[Job | None]) -> None:
+        while (job := queue.get()) is not None:
+            is_large = queue is self._large
+            try:
+                if not job.answer.cancelled():
+                    self._decode(job, self.max_pixels if is_large else min(self.max_pixels, LARGE))
+            except TooManyPixelsError as error:
+                if not is_large and error.pixels is not None and error.pixels <= self.max_pixels:
+                    self._large.put(job)
+                    continue
+                self._deliver([job], [Problem(TOO_LARGE, str(error))])
+            if job.pixels is not None:
+                self._ready.put(job)
+            with self._lock:
+                self._num_decoding -= 1
+
+    def _decode(self, job: Job, most_pixels: int) -> None:
+        """Fill in the pixels, or answer why there are none. Raises TooManyPixelsError."""
+        try:
+            job.pixels = decode(io.BytesIO(job.content), self.decoding, most_pixels)
+        except TooManyPixelsError:
+            raise
+        except BadImageError as error:
+            self._deliver([job], [Problem(UNREADABLE, str(error))])
+        except MemoryError:
+            self._deliver([job], [Problem(UNAVAILABLE, "there was too little memory to decode this image")])
+        else:
+            job.content = b""
+
+    def _decode_tiny(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return the jobs that have pixels; those of tiny files get theirs now."""
+        for job in jobs:
+            if job.pixels is None:
+                try:
+                    self._decode(job, min(self.max_pixels, TINY_PIXELS))
+                except TooManyPixelsError:  # a small file of many pixels
+                    with self._lock:
+                        self._num_decoding += 1
+                    self._encoded.put(job)
+        return [job for job in jobs if job.pixels is not None]
+
+    def _compute_all(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            jobs = self._decode_tiny([job for job in batch if not job.answer.cancelled()])
+            if not jobs:
+                continue
+            began = time.perf_counter()
+            answers: Iterable[np.ndarray | Problem]
+            try:
+                answers = self.compute(np.stack([job.pixels for job in jobs]))
+                self.is_failing = False
+            except Exception:  # of the network's own kinds; the service must answer
+                log.exception("the network failed on a batch of %s", len(jobs))
+                self.is_failing = True
+                answers = [Problem(UNAVAILABLE, "the network failed; the service's log says why")] * len(jobs)
+            self.metrics.batch_seconds.observe(time.perf_counter() - began)
+            self.metrics.batch_size.observe(len(jobs))
+            self._deliver(jobs, answers)
+
+    def _next_batch(self) -> list[Job] | None:
+        """Return what is ready, up to max_batch; wait for more only while some are being decoded. None: the end."""
+        job = self._ready.get()
+        batch: list[Job] = []
+        latest = time.perf_counter() + self.max_wait
+        while job is not None:
+            batch.append(job)
+            if len(batch) == self.max_batch:
+                return batch
+            try:
+                left = latest - time.perf_counter()
+                is_worth_waiting = self._num_decoding > 0 and left > 0
+                job = self._ready.get(timeout=left) if is_worth_waiting else self._ready.get_nowait()
+            except Empty:
+                return batch
+        if batch:
+            self._ready.put(None)  # the end comes after this batch
+            return batch
+        return None
+
+    def _deliver(self, jobs: Sequence[Job], answers: Iterable[np.ndarray | Problem]) -> None:
+        self._loop.call_soon_threadsafe(_set_all, jobs, answers)
+
+
+def _set_all(jobs: Sequence[Job], answers: Iterable[np.ndarray | Problem]) -> None:
+    for job, answer in zip(jobs, answers, strict=True):
+        if not job.answer.done():
+            job.answer.set_result(answer)
