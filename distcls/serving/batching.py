@@ -156,6 +156,9 @@ class Batcher:
             self._deliver([job], [Problem(UNREADABLE, str(error))])
         except MemoryError:
             self._deliver([job], [Problem(UNAVAILABLE, "there was too little memory to decode this image")])
+        except Exception:  # of a decoder's own kinds: one file must not end the thread that all others wait for
+            log.exception("an image of %s bytes could not be decoded", len(job.content))
+            self._deliver([job], [Problem(UNREADABLE, "the image cannot be decoded; the service's log says why")])
         else:
             job.content = b""
 

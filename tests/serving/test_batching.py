@@ -198,3 +198,25 @@ def test_whoever_gives_up_is_not_computed() -> None:
 
     in_a_loop(work, network)
     assert network.sizes == [1, 1]
+
+
+@pytest.mark.parametrize("tiny", [0, 10**6])
+def test_whatever_a_decoder_raises_only_its_image_is_refused(monkeypatch: pytest.MonkeyPatch, tiny: int) -> None:
+    """In a thread that decodes, and in the one that computes, which decodes small files itself."""
+    broken = png(1)
+
+    def decoding(file: io.BytesIO, *rest: Any) -> np.ndarray:
+        if file.getvalue() == broken:
+            raise ZeroDivisionError("a bug of a decoder")
+        return decode(file, *rest)
+
+    monkeypatch.setattr(batching, "decode", decoding)
+    monkeypatch.setattr(batching, "TINY", tiny)
+
+    async def work(batcher: Batcher) -> list[Any]:
+        first = await asyncio.wait_for(batcher.classify([png(0), broken]), 20)
+        return [*first, *await asyncio.wait_for(batcher.classify([png(2)]), 20)]
+
+    good, bad, later = in_a_loop(work, Network())
+    assert isinstance(bad, Problem) and bad.status == 422
+    assert good.shape == later.shape == (2,)
