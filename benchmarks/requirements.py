@@ -20,6 +20,7 @@ NEEDED = {
     "torchmetrics": "torchmetrics",
     "tensorboard": "tensorboard",
     "safetensors": "safetensors",
+    "huggingface_hub": "huggingface-hub",
     "numpy": "numpy",
     "PIL": "pillow",
     "yaml": "pyyaml",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 from distcls.cluster import signals, slurm
@@ -10,6 +11,7 @@ from distcls.commands.arguments import parse_train_arguments
 from distcls.commands.exit_codes import run_command
 from distcls.config.settings import KINDS_OF_PATHS, Config
 from distcls.config.yaml_text import to_yaml
+from distcls.errors import MissingInputError
 from distcls.runs.resuming import default_name
 
 
@@ -29,7 +31,12 @@ def _main(argv: Sequence[str]) -> int:
         if not is_complete(config):
             from distcls.training.start.dry_run import settled
 
-            config = settled(config)
+            try:
+                config = settled(config)
+            except MissingInputError as missing:
+                print(
+                    f"distcls: warning: {missing}\nWhat a run would choose by its images is not shown.", file=sys.stderr
+                )
         print(to_yaml(config), end="")
     elif options.dry_run:
         from distcls.training.start.dry_run import dry_run

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from distcls.config.wording import count
 from distcls.report.figure import BLUE, GREEN, GREY, INK, ORANGE, RED, figure_file, shorten
-from distcls.report.pictures import draw_image, page_in_inches
+from distcls.report.pictures import Page
 
 SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 CHANNELS = {"red": RED, "green": GREEN, "blue": BLUE}
@@ -26,15 +26,15 @@ def plot_samples(names: Sequence[str], samples: Sequence[Sequence[np.ndarray]], 
     label, cell, gap, top = 1.5, 0.72, 0.05, 0.5
     block = label + most * (cell + gap) + 0.15
     width, height = max(blocks * block + 0.2, 4.6), top + rows * (cell + gap) + 0.1
-    with figure_file(path, width, height) as figure:
-        page = page_in_inches(figure)
-        page.text(0.15, 0.17, "Samples of each class, as decoded", va="top", fontsize=12, weight="bold")
-        for place, (name, images) in enumerate(zip(names, samples, strict=True)):
-            column, row = divmod(place, rows)
-            x, y = 0.15 + column * block, top + row * (cell + gap)
-            page.text(x + label - 0.12, y + cell / 2, shorten(name, 22), ha="right", va="center", fontsize=8)
-            for index, image in enumerate(images):
-                draw_image(page, image, x + label + index * (cell + gap), y, cell)
+    page = Page(width, height)
+    page.write("Samples of each class, as decoded", 0.15, 0.33, INK, size=12, bold=True)
+    for place, (name, images) in enumerate(zip(names, samples, strict=True)):
+        column, row = divmod(place, rows)
+        x, y = 0.15 + column * block, top + row * (cell + gap)
+        page.write(shorten(name, 22), x + label - 0.12, y + cell / 2, INK, anchor="rm")
+        for index, image in enumerate(images):
+            page.draw_image(image, x + label + index * (cell + gap), y, cell)
+    page.save(path)
 
 
 def plot_class_counts(counts: Mapping[str, np.ndarray], class_names: list[str], path: str | Path) -> None:

@@ -11,17 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
+from matplotlib.font_manager import FontProperties, findfont, get_font_names
 
 from distcls.errors import DiskError
 from distcls.files.atomic import printable, replacing
 
 INK, GREY, BLUE, ORANGE, GREEN, RED = "#24292f", "#8c959f", "#0969da", "#d4661b", "#1a7f37", "#cf222e"
+
+DPI = 120
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY,
@@ -35,7 +37,7 @@ STYLE: dict[Any, Any] = {
     "axes.titleweight": "bold",
     "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.w_pad": 0.1,
-    "figure.dpi": 120,
+    "figure.dpi": DPI,
     "figure.facecolor": "white",
     "font.size": 9,
     "grid.color": "#e6e8eb",
@@ -61,20 +63,32 @@ FURTHER_FONTS = (
 @contextmanager
 def figure_file(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """Give a figure of this size in inches, in our style, and write it to `path` atomically. Raises DiskError."""
-    path = Path(path)
     with matplotlib.rc_context({**STYLE, "font.family": _fonts()}), warnings.catch_warnings():
         # Characters that no installed font has are drawn as boxes; that needs no warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path, durable=False) as file:
-                FigureCanvasAgg(figure).print_png(file)  # savefig would draw everything twice
-        except OSError as error:
-            raise DiskError(
-                f"Cannot write {path}: {error.strerror}. Free some space or fix its permissions."
-            ) from error
+        with png_file(path) as file:
+            FigureCanvasAgg(figure).print_png(file)  # savefig would draw everything twice
+
+
+@contextmanager
+def png_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """Give a file to write a picture to, which then replaces `path` atomically. Raises DiskError."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, durable=False) as file:
+            yield file
+    except OSError as error:
+        raise DiskError(f"Cannot write {path}: {error.strerror}. Free some space or fix its permissions.") from error
+
+
+@cache
+def font_files(bold: bool = False) -> list[str]:
+    """Return the files of our fonts: matplotlib's own, then those that have more characters."""
+    weight = "bold" if bold else "normal"
+    return [findfont(FontProperties(family=name, weight=weight)) for name in _fonts()]
 
 
 @cache

@@ -60,6 +60,9 @@ def test_the_printed_config_is_the_one_that_a_run_would_use(ranks) -> None:
     assert (config["preset"], config["optim"]["weight_decay"]) == ("balanced", 0.03)
     assert config["model"]["name"] == "timm/tf_efficientnet_lite0.in1k" and config["data"]["image_size"] == 224
     assert config["train"]["num_epochs"] == 10 and config["train"]["global_batch_size"] == 16
+    missing = ranks.run("train", "--data", "nowhere", "--print-config")
+    assert "does not exist" in missing and "What a run would choose by its images is not shown." in missing
+    assert "preset: auto" in missing, "launchers ask for a setting where the images are not"
     (ranks.folder / "mine.yaml").write_text(printed)
     assert ranks.run("train", "-c", "mine.yaml", "--print-config").endswith(printed)
     told = ranks.run("train", "--data", "photos", "--dry-run", "optim.weight_decay=0.03", "--name", "a")
