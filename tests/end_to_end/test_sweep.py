@@ -196,5 +196,6 @@ def test_the_best_config_trains_to_the_same_result(sweep, tmp_path, ranks) -> No
     ]
     assert results[0]["loss"] == results[1]["loss"]
     compared = ranks.run("compare", str(folder))
-    rows = [line.split()[0] for line in compared.splitlines() if line.strip()]
+    table = compared.partition("settings that differ")[0]
+    rows = [line.split()[0] for line in table.splitlines() if line.strip()]
     assert rows.count("fast") == rows.count("slow") == 1, "one row for each variant, with mean and deviation"
