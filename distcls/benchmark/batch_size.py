@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distcls.benchmark.timing import Limits, measure, peak_memory, with_given
+from distcls.benchmark.timing import Limits, Speed, measure, with_given
 from distcls.cluster.machine import memory_size
 from distcls.config.settings import Config
 from distcls.errors import OutOfMemoryError
@@ -47,45 +47,52 @@ def try_batch_sizes(config: Config, tell: Callable[[Tried], None]) -> list[Tried
     with the smallest raises.
     """
     tried: list[Tried] = []
-    size, num_images = SMALLEST, None
-    while num_images is None or size <= num_images:
-        if tried and (problem := _would_not_fit(tried, size)):
-            tried.append(Tried(size, None, None, problem))
-            tell(tried[-1])
-            break
-        found, num_images, seconds = _try(config, size, num_images)
+    size, speed = SMALLEST, None
+
+    def note(found: Tried) -> None:
         tried.append(found)
         tell(found)
-        if not found.fits or seconds > SLOWEST:
-            break
+
+    while speed is None or size <= speed.num_images:
+        problem = _would_not_fit(tried, size) if speed is not None and speed.device == "cpu" else ""
+        if problem:
+            note(Tried(size, None, None, problem))
+            return tried
+        last, speed = speed, _try(config, size)
+        note(_found(size, speed))
+        if speed is None:
+            if last is not None:
+                between = size * 3 // 4
+                note(_found(between, _try(config, between)))
+            return tried
+        if speed.seconds_per_step > SLOWEST:
+            return tried
         size *= 2
-    fitting = [one.size for one in tried if one.fits]
-    if fitting and not tried[-1].fits and not tried[-1].why and len(fitting) >= 1:
-        found, _, _ = _try(config, fitting[-1] * 3 // 2, num_images)
-        tried.append(found)
-        tell(found)
     return tried
 
 
-def _try(config: Config, size: int, num_images: int | None) -> tuple[Tried, int | None, float]:
-    """Return what was found, the number of training images, and the seconds per step."""
+def _try(config: Config, size: int) -> Speed | None:
+    """Return the speed with micro-batches of this size; None if they do not fit."""
     sizes = {"train.micro_batch_size": size, "train.global_batch_size": size}
     try:
-        speed = measure(with_given(config, sizes), LIMITS)
+        return measure(with_given(config, sizes), LIMITS)
     except OutOfMemoryError:
         gc.collect()
         torch.cuda.empty_cache()
-        return Tried(size, None, None), num_images, 0.0
-    return Tried(size, speed.images_per_second, speed.peak_bytes), speed.num_images, speed.seconds_per_step
+        return None
+
+
+def _found(size: int, speed: Speed | None) -> Tried:
+    return Tried(size, None, None) if speed is None else Tried(size, speed.images_per_second, speed.peak_bytes)
 
 
 def _would_not_fit(tried: list[Tried], size: int) -> str:
     """Return why a size must not be tried on a CPU, from how memory grew so far; nothing if it may be."""
-    if torch.cuda.is_available() or len(tried) < 2:
+    if len(tried) < 2:
         return ""
     (before, less), (last, more) = ((one.size, one.peak_bytes or 0) for one in tried[-2:])
     expected = more + (more - less) / (last - before) * (size - last)
     total = memory_size()[1]
-    if max(expected, peak_memory()) < MOST_MEMORY * total:
+    if expected < MOST_MEMORY * total:
         return ""
     return f"would take about {expected / 2**30:,.1f} of {total / 2**30:,.1f} GiB"

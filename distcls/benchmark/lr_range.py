@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distcls.benchmark.timing import Limits, run_measured, with_given
+from distcls.benchmark.timing import WHOLE_STEPS, Limits, run_measured, with_given
 from distcls.config.settings import Config
 from distcls.errors import DivergedError, UsageError
 from distcls.optim.schedules import lr_at
@@ -44,14 +44,13 @@ def find_lr(config: Config, num_steps: int) -> LrRange:
     Raises UsageError if no loss of the curve is finite, and what `train` raises otherwise.
     """
     settings = {
-        "train.num_epochs": None,
+        **WHOLE_STEPS,
         "train.num_steps": num_steps + 1,
         "optim.schedule": "range_test",
         "optim.min_lr": SMALLEST,
         "optim.lr": LARGEST,
         "optim.warmup": "0 steps",
         "optim.milestones": [],
-        "model.freeze_until": "0 steps",
     }
     limits = Limits(warmup=0, steps=num_steps, seconds=math.inf)
     measured = run_measured(with_given(config, settings), limits, expected=(DivergedError,))

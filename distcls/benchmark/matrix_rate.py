@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from distcls.inference.latency import wait_for_device
+
 SIZES = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 """Rows and columns of the matrices."""
 
@@ -22,13 +24,8 @@ def matrix_rate(device: torch.device, precision: str) -> float:
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor, device: torch.device) -> float:
-    _wait(device)
+    wait_for_device(device)
     start = time.perf_counter()
     torch.mm(left, right)
-    _wait(device)
+    wait_for_device(device)
     return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.get_device_module(device).synchronize()

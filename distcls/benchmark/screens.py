@@ -64,11 +64,10 @@ def _lines(speed: Speed) -> list[tuple[str, str]]:
             ("", f"training takes about 3 times as many: {speed.share_of_matrix_rate:.0%} of the matrix rate"),
         ]
     if speed.profile is not None:
-        total = sum(speed.profile.parts.values())
-        parts = speed.profile.parts.items()
+        total = sum(speed.profile.values())
         lines += [
             ("a step" if i == 0 else "", f"{name:<10}{seconds / total:>4.0%}  {1000 * seconds:8.2f} ms")
-            for i, (name, seconds) in enumerate(parts)
+            for i, (name, seconds) in enumerate(speed.profile.items())
         ]
     return lines
 

@@ -10,10 +10,8 @@ import dataclasses
 import io
 import itertools
 import os
-import resource
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,18 +24,23 @@ import torch
 from torch import nn
 
 from distcls.benchmark.matrix_rate import matrix_rate
-from distcls.benchmark.profile import Profile, StepProfiler
+from distcls.benchmark.profile import StepProfiler
 from distcls.cluster.processes import group_closed
 from distcls.config.settings import Config, ObjectiveConfig
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.errors import Preempted
+from distcls.inference.latency import wait_for_device
 from distcls.models.layers import count_flops, without_numbers
 from distcls.training.loop import train
 from distcls.training.objectives.build import OBJECTIVES, build_objective
 from distcls.training.objectives.objective import Network, Objective, Task, Terms
+from distcls.training.watch import peak_memory
 
 LONG = 10**6
 """Steps of a run that is measured; it is ended long before."""
+
+WHOLE_STEPS: dict[str, Any] = {"train.num_epochs": None, "train.skip_steps": [], "model.freeze_until": "0 steps"}
+"""Settings for a run of so many steps (`train.num_steps`), each of which trains the whole network."""
 
 FOR_LATER = "measured"
 """The name under which a user's own objective is listed while it is measured."""
@@ -69,7 +72,8 @@ class Speed:
     """Of a forward pass, for one image (models/layers.py); 0 if they cannot be counted."""
     matrix_flops: float
     """What the device reaches in one large matrix product in this precision, per second."""
-    profile: Profile | None
+    profile: dict[str, float] | None = None
+    """Seconds of each part of a step; see StepProfiler."""
 
     @property
     def images_per_second(self) -> float:
@@ -83,9 +87,8 @@ class Speed:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        named = {**vars(self), "profile": None if self.profile is None else self.profile.as_json()}
         return {
-            **named,
+            **vars(self),
             "images_per_second": self.images_per_second,
             "share_of_matrix_rate": self.share_of_matrix_rate,
         }
@@ -140,12 +143,12 @@ class Measured(Objective):
         if self.speed is None:
             is_first, is_last = begun == self.limits.warmup, self._is_enough(begun - self.limits.warmup)
             if is_first or is_last:
-                self._wait_for_device()
+                wait_for_device(self.task.device)
             self.times.append(time.perf_counter())
             if not is_last:
                 return
             self.speed = self._measured(network)
-        if self.profiler is None or self.profiler.has_seen_step():
+        if self.profiler is None or self.profiler.has_seen_step(self.task.device):
             raise Preempted("everything is measured")
 
     def _is_enough(self, num_timed: int) -> bool:
@@ -154,22 +157,16 @@ class Measured(Objective):
         has_time = not self.times or time.perf_counter() - self.times[0] < self.limits.seconds
         return num_timed > 0 and not has_time and self.task.plan.world_size == 1
 
-    def _wait_for_device(self) -> None:
-        if self.task.device.type == "cuda":
-            torch.cuda.synchronize(self.task.device)
-
     def _measured(self, network: Network) -> Speed:
         task, plan, times = self.task, self.task.plan, self.times
-        on_gpu = task.device.type == "cuda"
         steps = [after - before for before, after in itertools.pairwise(times)]
-        peak = torch.cuda.max_memory_allocated(task.device) if on_gpu else peak_memory()
         try:
             flops = count_flops(without_numbers(network.module), task.augment.image_size)
         except Exception:  # a network of one's own may do anything
             flops = 0
         precision = task.config.train.precision
         return Speed(
-            device=torch.cuda.get_device_name(task.device) if on_gpu else task.device.type,
+            device=torch.cuda.get_device_name(task.device) if task.device.type == "cuda" else task.device.type,
             world_size=plan.world_size,
             num_threads=torch.get_num_threads(),
             precision=precision,
@@ -181,18 +178,11 @@ class Measured(Objective):
             num_steps=len(steps),
             seconds_per_step=(times[-1] - times[0]) / len(steps),
             median_seconds=statistics.median(steps),
-            peak_bytes=peak,
+            peak_bytes=peak_memory(task.device),
             num_parameters=sum(p.numel() for p in network.module.parameters()),
             flops=flops,
             matrix_flops=matrix_rate(task.device, precision),
-            profile=None,
         )
-
-
-def peak_memory() -> int:
-    """Return the most memory in bytes that this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def measure(config: Config, limits: Limits, profiler: StepProfiler | None = None) -> Speed:
@@ -201,19 +191,9 @@ def measure(config: Config, limits: Limits, profiler: StepProfiler | None = None
     Steps are those of the whole network: what model.freeze_until freezes at first is trained from the start. Raises
     what `train` raises.
     """
-    everything = {
-        "train.num_epochs": None,
-        "train.num_steps": LONG,
-        "train.skip_steps": [],
-        "model.freeze_until": "0 steps",
-        "optim.warmup": "0 steps",
-        "optim.schedule": "constant",
-        "optim.min_lr": 0.0,
-        "optim.milestones": [],
-    }
-    speed = run_measured(with_given(config, everything), limits, profiler).speed
+    speed = run_measured(with_given(config, {**WHOLE_STEPS, "train.num_steps": LONG}), limits, profiler).speed
     assert speed is not None
-    return speed if profiler is None else dataclasses.replace(speed, profile=profiler.profile)
+    return speed if profiler is None else dataclasses.replace(speed, profile=profiler.parts)
 
 
 def with_given(config: Config, values: dict[str, Any]) -> Config:

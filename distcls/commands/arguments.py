@@ -68,12 +68,17 @@ def parse_train_arguments(
     defaults: the command's own settings, used where neither the file nor the arguments set them. Raises UsageError.
     """
     words = _train_parser(command).parse_intermixed_args(argv)
+    config = load_described(words, words.name, defaults)
+    return config, TrainOptions(words.dry_run, words.print_config, words.config)
+
+
+def load_described(words: argparse.Namespace, name: str | None = None, defaults: Sequence[str] = ()) -> Config:
+    """Return the config of a new run that -c, --data, --preset and settings describe. Raises UsageError."""
     for word in words.settings:
         _check_setting(word)
-    overrides, unless_set = settings_of_options(words.data, words.name)
+    overrides, unless_set = settings_of_options(words.data, name)
     overrides += [] if words.preset is None else [f"preset={words.preset}"]
-    config = load_config(words.config, [*overrides, *words.settings], [*unless_set, *defaults])
-    return config, TrainOptions(words.dry_run, words.print_config, words.config)
+    return load_config(words.config, [*overrides, *words.settings], [*unless_set, *defaults])
 
 
 def _train_parser(command: str) -> Parser:

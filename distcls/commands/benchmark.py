@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.cluster import signals
-from distcls.commands.arguments import SETTINGS, Parser, check_can_write, settings_of_options
-from distcls.config.loading import load_config
-from distcls.config.settings import PRESETS, Config
+from distcls.commands.arguments import SETTINGS, Parser, check_can_write, load_described
+from distcls.config.settings import PRESETS
 from distcls.errors import UsageError
 
 PLOT = "lr_range.png"
@@ -26,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         check_can_write(file)
     if options.find and options.profile:
         raise UsageError("--profile splits steps of the config as it is: leave out --find.")
-    config = _config(options)
+    config = load_described(options)
     signals.install(second_leaves=True)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks, also on machines without a GPU
     if options.find == "batch":
@@ -42,12 +40,6 @@ def main(argv: Sequence[str]) -> int:
 
         show_speed(config, options.steps, options.seconds, options.profile, options.json)
     return 0
-
-
-def _config(options: argparse.Namespace) -> Config:
-    overrides, unless_set = settings_of_options(options.data, None)
-    overrides += [] if options.preset is None else [f"preset={options.preset}"]
-    return load_config(options.config, [*overrides, *options.settings], unless_set)
 
 
 def _parser() -> Parser:

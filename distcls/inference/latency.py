@@ -61,6 +61,11 @@ def _time_pass(classifier: Classifier, images: torch.Tensor) -> float:
     with torch.inference_mode():
         began = time.perf_counter()
         classifier(images)
-        if images.device.type != "cpu":
-            torch.accelerator.synchronize()
+        wait_for_device(images.device)
         return time.perf_counter() - began
+
+
+def wait_for_device(device: torch.device) -> None:
+    """Wait until the device has done all that it was given, which only measuring needs."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()

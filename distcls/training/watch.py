@@ -138,7 +138,7 @@ class Watch:
             mean_loss, mean_accuracy = map(fmean, zip(*shown, strict=True))
             self.run.progress.update(
                 completed, epoch, len(shown), mean_loss, self._known(mean_accuracy), lr, rate,
-                _memory(self.run.processes.device), self.data_share,
+                peak_memory(self.run.processes.device), self.data_share,
                 (self.plan.total_steps - completed) * self.seconds_per_step,
             )  # fmt: skip
 
@@ -195,7 +195,7 @@ def _smooth(old: float, new: float) -> float:
     return new if math.isnan(old) else 0.95 * old + 0.05 * new
 
 
-def _memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Return the peak memory in bytes, of the GPU or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -23,12 +23,15 @@ def measure_with(monkeypatch, most: int, bytes_per_image: int, memory: int, seco
         if size > most:
             raise OutOfMemoryError("too large")
         return SimpleNamespace(
-            images_per_second=size, peak_bytes=10**9 + size * bytes_per_image, num_images=5000, seconds_per_step=seconds
+            device="cpu",
+            images_per_second=size,
+            peak_bytes=10**9 + size * bytes_per_image,
+            num_images=5000,
+            seconds_per_step=seconds,
         )
 
     monkeypatch.setattr(batch_size, "measure", measure)
     monkeypatch.setattr(batch_size, "memory_size", lambda: (0, memory))
-    monkeypatch.setattr(batch_size, "peak_memory", lambda: 10**9)
     return sizes
 
 

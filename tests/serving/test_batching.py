@@ -89,8 +89,8 @@ def test_a_lone_image_waits_for_nobody() -> None:
     assert in_a_loop(work, Network(), max_wait=60) < 20
 
 
-def test_a_batch_waits_for_images_that_are_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, may_decode = Network(), threading.Event()
+def decoded_late(monkeypatch: pytest.MonkeyPatch, may_decode: threading.Event) -> bytes:
+    """An image that waits to be decoded until it may."""
     slow = png(5, 64)
 
     def decode_slowly(file: Any, *words: Any) -> np.ndarray:
@@ -99,6 +99,12 @@ def test_a_batch_waits_for_images_that_are_being_decoded(monkeypatch: pytest.Mon
         return decode(file, *words)
 
     monkeypatch.setattr(batching, "decode", decode_slowly)
+    return slow
+
+
+def test_a_batch_waits_for_images_that_are_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, may_decode = Network(), threading.Event()
+    slow = decoded_late(monkeypatch, may_decode)
 
     async def work(batcher: Batcher) -> None:
         second = asyncio.create_task(batcher.classify([slow]))
@@ -115,14 +121,7 @@ def test_a_batch_waits_for_images_that_are_being_decoded(monkeypatch: pytest.Mon
 
 def test_it_waits_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     network, may_decode = Network(), threading.Event()
-    slow = png(5, 64)
-
-    def decode_slowly(file: Any, *words: Any) -> np.ndarray:
-        if file.getvalue() == slow:
-            assert may_decode.wait(30)
-        return decode(file, *words)
-
-    monkeypatch.setattr(batching, "decode", decode_slowly)
+    slow = decoded_late(monkeypatch, may_decode)
 
     async def work(batcher: Batcher) -> None:
         second = asyncio.create_task(batcher.classify([slow]))

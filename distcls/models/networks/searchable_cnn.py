@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import nn
 
 from distcls.models.networks.cnn import check_image_size
-from distcls.models.networks.pooling import GlobalAveragePool
+from distcls.models.networks.stages import in_stages
 
 
 class _Block(nn.Module):
@@ -55,18 +53,9 @@ def searchable_cnn(
         )
     check_image_size(image_size, stem_stride * 2 ** (stages - 1))
     stem = [nn.Conv2d(3, width, 3, stem_stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-    layers: dict[str, nn.Module] = {"stem": nn.Sequential(*stem)}
-    channels = width
-    for stage in range(1, stages + 1):
-        wider = max(round(width * growth ** (stage - 1)), 1)
-        first = _Block(channels, wider, kernel, 1 if stage == 1 else 2, separable)
-        layers[f"stage{stage}"] = nn.Sequential(
-            first, *(_Block(wider, wider, kernel, 1, separable) for _ in range(depth))
-        )
-        channels = wider
-    layers |= {
-        "pool": GlobalAveragePool(),
-        "dropout": nn.Dropout(dropout),
-        "head": nn.Linear(channels, num_classes),
-    }
-    return nn.Sequential(OrderedDict(layers))
+    widths = [max(round(width * growth**stage), 1) for stage in range(stages)]
+
+    def block(before: int, after: int, stride: int) -> nn.Module:
+        return _Block(before, after, kernel, stride, separable)
+
+    return in_stages(stem, block, widths, [depth + 1] * stages, num_classes, dropout, "stage")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from distcls.models.networks.pooling import GlobalAveragePool
+from distcls.models.networks.stages import in_stages
 
 
 def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> list[nn.Module]:
@@ -48,24 +47,6 @@ def _check_stages(widths: Sequence[int], blocks: Sequence[int]) -> None:
         )
 
 
-def _resnet(
-    stem: list[nn.Module], num_classes: int, widths: Sequence[int], blocks: Sequence[int], dropout: float
-) -> nn.Sequential:
-    layers: dict[str, nn.Module] = {"stem": nn.Sequential(*stem)}
-    channels = widths[0]
-    for stage, (width, num_blocks) in enumerate(zip(widths, blocks, strict=True), 1):
-        first = _Residual(channels, width, stride=1 if stage == 1 else 2)
-        others = [_Residual(width, width, stride=1) for _ in range(num_blocks - 1)]
-        layers[f"layer{stage}"] = nn.Sequential(first, *others)
-        channels = width
-    layers |= {
-        "pool": GlobalAveragePool(),
-        "dropout": nn.Dropout(dropout),
-        "head": nn.Linear(channels, num_classes),
-    }
-    return nn.Sequential(OrderedDict(layers))
-
-
 def small_resnet(
     num_classes: int,
     image_size: int,
@@ -79,7 +60,7 @@ def small_resnet(
     The original paper's ResNet-20 for CIFAR-10 has widths 16, 32, 64 and blocks 3, 3, 3.
     """
     _check_stages(widths, blocks)
-    return _resnet(_convolution(3, widths[0]), num_classes, widths, blocks, dropout)
+    return in_stages(_convolution(3, widths[0]), _Residual, widths, blocks, num_classes, dropout)
 
 
 def tiny_resnet(
@@ -95,4 +76,4 @@ def tiny_resnet(
     """
     _check_stages(widths, blocks)
     stem = [*_convolution(3, widths[0] // 2), *_convolution(widths[0] // 2, widths[0], stride=2)]
-    return _resnet(stem, num_classes, widths, blocks, dropout)
+    return in_stages(stem, _Residual, widths, blocks, num_classes, dropout)

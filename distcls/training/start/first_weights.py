@@ -40,9 +40,11 @@ def load_first_weights(module: nn.Module, config: Config, data: Data, run: RunFo
 
     done, tensors = run.processes.from_main(load)
     load_weights(module, tensors)
-    for line in done.notes if done else ():
+    if done is None:
+        return
+    for line in done.notes:
         run.progress.note(line)
-    for line in done.warnings if done else ():
+    for line in done.warnings:
         run.progress.warning(line)
 
 
