@@ -186,7 +186,7 @@ class Measured(Objective):
 
 
 def measure(config: Config, limits: Limits, profiler: StepProfiler | None = None) -> Speed:
-    """Return the speed of this config's steps. It trains for some steps in a folder that is removed again.
+    """Return the speed of this config's steps. It trains for some steps in a temporary folder.
 
     Steps are those of the whole network: what model.freeze_until freezes at first is trained from the start. Raises
     what `train` raises.

@@ -46,7 +46,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="distcls benchmark",
         description="Measure how fast a config trains on this machine: images per second, what a step consists of, and "
-        "memory. It trains for a few seconds in a folder that is removed again; existing runs are left alone.",
+        "memory. It trains for a few seconds in a temporary folder; existing runs are left alone.",
         epilog="With several processes: torchrun --nproc-per-node 2 -m distcls benchmark …",
     )
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,8 @@ def main(argv: Sequence[str]) -> int:
             raise MissingInputError("sbatch is not on the PATH: start the sweep on a machine with Slurm's commands")
     plan = _plan(options, space, fixed, read)
     check_values(plan, read)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(plan.folder)
-    try:
+    with lock_folder(plan.folder) or nullcontext():
         return _run(plan, read, options)
-    finally:
-        if lock is not None:
-            lock.close()
 
 
 def _read(words: Sequence[str]) -> Config:
@@ -225,7 +221,9 @@ def _parser() -> Parser:
         "--max-latency", type=_milliseconds, metavar="MS", help="none that take longer for one image here"
     )
     parser.add_argument(
-        "--pruner", choices=("median", "hyperband"), help="end trials early that are worse than others were by then"
+        "--pruner",
+        choices=("median", "hyperband"),
+        help="end a trial early if it does worse than others did at the same point",
     )
     parser.add_argument("--parallel", type=whole_number, default=1, metavar="N", help="runs at once (default: 1)")
     parser.add_argument(

@@ -17,7 +17,7 @@ from distcls.config.contradictions import contradictions, overlap
 from distcls.config.durations import parse_duration
 from distcls.config.messages import join, mismatch, not_a_section, unknown_setting
 from distcls.config.migrations import migrate
-from distcls.config.schema import alternatives, hints_of, is_section, split_optional
+from distcls.config.schema import alternatives, hint_at, hints_of, is_section, split_optional
 from distcls.config.settings import PRESETS, AugmentConfig, Config
 from distcls.config.yaml_text import Given, read_override, read_yaml
 from distcls.errors import UsageError
@@ -190,12 +190,7 @@ def _gives_way(there: Given, keys: list[str]) -> bool:
 
 
 def _is_section_at(keys: list[str]) -> bool:
-    kind: Any = Config
-    for key in keys:
-        kind, _ = split_optional(hints_of(kind).get(key))
-        if not is_section(kind):
-            return False
-    return True
+    return is_section(hint_at(keys))
 
 
 def _is_off(given: Given) -> bool:

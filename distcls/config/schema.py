@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
@@ -90,3 +90,11 @@ def _value_schema(hint: Any, limits: Mapping) -> dict[str, Any]:
 
 def _either_type(types: str | list[str], optional: bool) -> str | list[str]:
     return [*([types] if isinstance(types, str) else types), "null"] if optional else types
+
+
+def hint_at(keys: Sequence[str]) -> Any:
+    """Return the type of a setting, or the class of a section; None for what is neither, such as model.args.width."""
+    kind: Any = Config
+    for key in keys:
+        kind, _ = split_optional(hints_of(kind).get(key)) if is_section(kind) else (None, False)
+    return kind

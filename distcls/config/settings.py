@@ -375,7 +375,7 @@ class OptimConfig:
     momentum: float = setting(0.9, "Momentum for sgd and muon.", minimum=0, below=1)
     nesterov: bool = setting(False, "Use Nesterov momentum with sgd and muon.")
     normalize_weights: bool = setting(
-        False, "With muon, scale each weight to a norm of √outputs before every step, in the place of weight decay."
+        False, "With muon, scale each weight to a norm of √outputs before every step, instead of weight decay."
     )
     betas: list[float] = setting([0.9, 0.999], "Decay rates of the running averages in adam and adamw.")
     eps: float = setting(1e-8, "Small number added to the denominator in adam and adamw.", above=0)

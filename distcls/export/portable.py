@@ -60,7 +60,7 @@ class Portable(nn.Module):
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Return outputs (n, C) for uint8 images (n, S, S, 3), computed by PyTorch."""
         with torch.inference_mode():
-            return self(torch.from_numpy(images)).numpy()
+            return self(torch.from_numpy(images).to(self.classifier.device)).cpu().numpy()
 
 
 def not_exportable(error: Exception) -> UsageError:

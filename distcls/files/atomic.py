@@ -71,6 +71,20 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
         file.write(content)
 
 
+def whole_lines(content: bytes) -> bytes:
+    """Return everything up to the last end of a line: a kill can leave an unfinished one in a file that grows."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def drop_torn_line(path: Path) -> bytes:
+    """Remove an unfinished last line, which would swallow the next one; return the rest. Raises OSError."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = whole_lines(content)
+    if whole != content:
+        write_bytes(path, whole)
+    return whole
+
+
 def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Replace a text file whole, see `replacing`. It is UTF-8, except that odd bytes in file names stay as they are."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"), durable)

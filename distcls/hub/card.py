@@ -20,7 +20,7 @@ from distcls.config.wording import count
 from distcls.files.atomic import printable
 from distcls.hub.model_folder import Written, public_config
 from distcls.hub.options import PushOptions
-from distcls.inference.metrics import confused_classes, measure_classes
+from distcls.inference.metrics import measure_classes, worst_confusions
 from distcls.models.libraries import library_of
 from distcls.report.confusion import plot_confusion
 from distcls.report.curves import plot_curves
@@ -62,12 +62,11 @@ MOST_CONFUSIONS = 3
 
 def write_card(folder: Path, facts: RunFacts, config: Config, options: PushOptions, written: Written) -> None:
     """Write README.md and its pictures. config: the run's."""
-    has_picture = facts.confusion is not None
     if facts.confusion is not None:
         plot_confusion(facts.confusion, facts.class_names, str(facts.split), folder / "confusion_matrix.png")
         plot_curves(facts.rows, folder / "curves.png", facts.kept_step)
     header = _header(facts, config, options, written).to_yaml()
-    text = _environment().get_template("card.md.jinja").render(_content(facts, config, options, written, has_picture))
+    text = _environment().get_template("card.md.jinja").render(_content(facts, config, options, written))
     (folder / "README.md").write_text(printable(f"---\n{header}\n---\n\n{text}"), encoding="utf-8")
 
 
@@ -131,9 +130,7 @@ def data_name(config: Config) -> str:
 # The text ------------------------------------------------------------------------------------------
 
 
-def _content(
-    facts: RunFacts, config: Config, options: PushOptions, written: Written, has_picture: bool
-) -> Mapping[str, Any]:
+def _content(facts: RunFacts, config: Config, options: PushOptions, written: Written) -> Mapping[str, Any]:
     """Return everything that card.md.jinja names."""
     share = config.data.crop_fraction
     normalize, found = config.augment.normalize, library_of(config.model.name)
@@ -143,9 +140,8 @@ def _content(
     return {
         "name": options.name,
         "repo": options.repo,
-        "folder": options.name,
         "summary": _cell(summary(facts)),
-        "picture": has_picture,
+        "picture": facts.confusion is not None,
         "split": facts.split,
         "loads_with": written.loads_with,
         "logits": f"({forward} / {written.separate_temperature!r})" if written.separate_temperature != 1 else forward,
@@ -285,10 +281,9 @@ def _limits(facts: RunFacts, config: Config) -> Iterator[str]:
             "images, and on no other: expect less elsewhere. Groups of people, places or devices were not compared."
         )
     if facts.confusion is not None:
-        worst = confused_classes(facts.confusion)[:MOST_CONFUSIONS]
+        worst = worst_confusions(facts.confusion, [_cell(name) for name in facts.class_names], MOST_CONFUSIONS)
         if worst:
-            names = [_cell(name) for name in facts.class_names]
-            pairs = [f"{names[i]} for {names[j]} ({facts.confusion[i, j]:,})" for i, j in worst]
+            pairs = [f"{true} for {predicted} ({number:,})" for true, predicted, number in worst]
             yield f"Most frequent mistakes on the {facts.split} split: it takes {', '.join(pairs)}."
     per_class = facts.data.get("splits", {}).get("train", {}).get("per_class", {})
     few = [(number, _cell(name)) for name, number in per_class.items() if number < FEW_IMAGES]

@@ -41,10 +41,6 @@ class Hub:
         with self._explaining(None):
             self.user: str = self.api.whoami()["name"]
 
-    def full_name(self, repo: str) -> str:
-        """Return OWNER/NAME; a repository without an owner is the user's own."""
-        return repo if "/" in repo else f"{self.user}/{repo}"
-
     def upload(self, folder: Path, repo: str, kind: Literal["model", "space"], private: bool) -> str:
         """Make the repository if it is new, and put the folder's files in it, in one commit. Return its address.
 

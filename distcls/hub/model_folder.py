@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from distcls.config.differences import settings_by_path
 from distcls.config.loading import read_config
@@ -24,11 +23,12 @@ from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.data.augmentation.preprocessing import describe_preprocessing
 from distcls.errors import InexactExportError
+from distcls.export.formats import ExportOptions
 from distcls.export.own_images import stand_ins
 from distcls.export.portable import Portable, quietly
 from distcls.export.proof import REFERENCE_BATCH, compare, in_batches
+from distcls.export.safetensors_file import write_file as write_weights
 from distcls.files.atomic import json_text
-from distcls.files.verified import Tensors, tensor_writer
 from distcls.hub.timm_layout import architecture, describe_for_timm
 from distcls.inference.classifier import Classifier, load_classifier
 from distcls.models.head import head_parameters
@@ -65,9 +65,10 @@ def write_model_folder(folder: Path, run_dir: Path, config: Config) -> Written:
     images = stand_ins(run_dir, classifier.decoding).pixels
     expected = _predict(classifier, images)
     temperature = float(classifier.temperature)
-    is_inside = temperature == 1 or _fold_temperature(classifier, images, expected)
-    separate = 1.0 if is_inside else temperature
-    _write_files(folder, classifier, public_config(config), separate)
+    if temperature != 1:
+        _fold_temperature(classifier, images, expected)
+    separate = float(classifier.temperature)
+    _write_files(folder, classifier, public_config(config))
     name = architecture(config.model)
     loads_with = "distcls" if library_of(config.model.name) is None else config.model.name.partition("/")[0]
     if ":" in config.model.name:
@@ -83,24 +84,20 @@ def write_model_folder(folder: Path, run_dir: Path, config: Config) -> Written:
             f"nothing was pushed: loaded from {folder.name}, probabilities differ from the run's by up to "
             f"{difference:.2g}, more than {TOLERANCE:g}. Use distcls export instead"
         )
-    inside = temperature if is_inside else 1.0
-    return Written(loads_with, inside, separate, len(images), difference)
+    return Written(loads_with, temperature / separate, separate, len(images), difference)
 
 
-def _write_files(folder: Path, classifier: Classifier, config: Config, temperature: float) -> None:
+def _write_files(folder: Path, classifier: Classifier, config: Config) -> None:
     normalize = config.augment.normalize
-    preprocessing = {**describe_preprocessing(classifier.decoding, normalize), "temperature": temperature}
-    with (folder / "model.safetensors").open("wb") as file:
-        # transformers refuses a file that does not say whose tensors it holds.
-        tensor_writer(_tensors(classifier.network), {"format": "pt"})(file)
+    preprocessing = {
+        **describe_preprocessing(classifier.decoding, normalize),
+        "temperature": float(classifier.temperature),
+    }
+    # transformers refuses a file that does not say whose tensors it holds.
+    write_weights(folder / "model.safetensors", Portable(classifier), {"format": "pt"}, ExportOptions("safetensors"))
     (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     (folder / "classes.json").write_text(json_text(classifier.class_names), encoding="utf-8")
     (folder / "preprocessing.json").write_text(json_text(preprocessing), encoding="utf-8")
-
-
-def _tensors(network: nn.Module) -> Tensors:
-    """Return the network's state, tied tensors under each of their names: timm does not know that they are tied."""
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
 def public_config(config: Config) -> Config:
@@ -124,10 +121,10 @@ def _without_folders(value: Any) -> Any:
 # Temperature ---------------------------------------------------------------------------------------
 
 
-def _fold_temperature(classifier: Classifier, images: np.ndarray, expected: np.ndarray) -> bool:
-    """Divide the last layer by the temperature, which is 1 from then on, and return True.
+def _fold_temperature(classifier: Classifier, images: np.ndarray, expected: np.ndarray) -> None:
+    """Divide the last layer by the temperature, which is 1 from then on.
 
-    Where that does not give the same answers (a head that normalises its weights, say), undo it and return False.
+    Where that does not give the same answers (a head that normalises its weights, say), undo it.
     """
     network, temperature = classifier.network, classifier.temperature.clone()
     head = {name: network.get_parameter(name) for name in head_parameters(network, len(classifier.class_names))}
@@ -137,11 +134,10 @@ def _fold_temperature(classifier: Classifier, images: np.ndarray, expected: np.n
             parameter.div_(temperature)
         classifier.temperature.fill_(1)
         if compare(_predict(classifier, images), expected, are_logits=False).largest_difference <= TOLERANCE:
-            return True
+            return
         for name, parameter in head.items():
             parameter.copy_(before[name])
         classifier.temperature.copy_(temperature)
-    return False
 
 
 # Proof ---------------------------------------------------------------------------------------------
@@ -160,7 +156,7 @@ def _described_for_timm(folder: Path, classifier: Classifier, config: Config, na
     if not hasattr(network, "pretrained_cfg"):  # torchvision's
         network = timm.create_model(name, num_classes=len(classifier.class_names)).eval()
         try:
-            network.load_state_dict(_tensors(classifier.network))
+            network.load_state_dict(classifier.network.state_dict())
         except RuntimeError:
             return False
         with torch.inference_mode():

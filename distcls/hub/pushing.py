@@ -34,8 +34,8 @@ def push_run(run_dir: Path, config: Config, options: PushOptions) -> None:
     """
     check_repo(options.repo)
     hub = None if options.dry_run else Hub()
-    owned = hub.full_name(options.repo) if hub else options.repo if "/" in options.repo else f"{OWNER}/{options.repo}"
-    options = dataclasses.replace(options, repo=owned)
+    if "/" not in options.repo:
+        options = dataclasses.replace(options, repo=f"{hub.user if hub else OWNER}/{options.repo}")
     warn_if_unfinished(run_dir)
     _write(model_folder(run_dir), lambda folder: _write_model(folder, run_dir, config, options))
     if options.space:

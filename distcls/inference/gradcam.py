@@ -57,12 +57,15 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return ((1 - opacity) * pixels + opacity * colors).round().astype(np.uint8)
 
 
-def gradcam_layer(classifier: Classifier, images: torch.Tensor | np.ndarray) -> Layer:
+def gradcam_layer(classifier: Classifier, images: torch.Tensor | np.ndarray | None = None) -> Layer:
     """Return the last layer before pooling whose output is a grid that matters for the logits.
 
     In a ViT that classifies by its class token, the last block's patches no longer matter, but what its attention gets
-    does. images: uint8 (n, S, S, 3), of which the first is tried. Raises UsageError if there is no such layer.
+    does. images: uint8 (n, S, S, 3), of which the first is tried; without any, a grey one. Raises UsageError if there
+    is no such layer.
     """
+    if images is None:
+        images = np.full((1, *classifier.decoding.shape), 128, np.uint8)
     with plain_view(classifier) as plain:
         pair = torch.as_tensor(images)[:1].to(plain.device).float().repeat(2, 1, 1, 1).requires_grad_()
         features: list[torch.Tensor] = []  # what the head gets, too: its weights may still be zero

@@ -18,8 +18,8 @@ NUM_ITERATIONS = 3
 class Muon(torch.optim.Optimizer):
     """Moves each weight by lr × the orthogonalised momentum, with the weight seen as a matrix of (outputs, the rest).
 
-    normalize_weights: scale each weight to a Frobenius norm of √outputs before every step, in the place of weight
-    decay, as cifar10-airbench does. weight_decay is decoupled, as in AdamW. The size of a gradient does not matter.
+    normalize_weights: scale each weight to a Frobenius norm of √outputs before every step, instead of weight decay,
+    as cifar10-airbench does. weight_decay is decoupled, as in AdamW. The size of a gradient does not matter.
     """
 
     def __init__(

@@ -6,7 +6,9 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from distcls.cluster.kernels import chosen_kernels
 from distcls.cluster.processes import Processes
@@ -85,8 +87,24 @@ def summarize_new(
     NUM_CLASSES and the size that the model was made for. Raises UsageError for a model that does not exist or cannot
     take such images.
     """
+    task = task_of(config, num_classes, image_size, has_data)
+    names = [f"class {i}" for i in range(task.num_classes)]
+    return summarize(config, names, Decoding(task.image_size), with_latency, task.notes)
+
+
+class Task(NamedTuple):
+    """The data that a model is for, as far as its size depends on it."""
+
+    num_classes: int
+    image_size: int
+    notes: tuple[str, str]
+    """Where they come from, as in Summary."""
+
+
+def task_of(config: Config, num_classes: int | None, image_size: int | None, has_data: bool) -> Task:
+    """Return what a model that has not been trained is for; see `summarize_new`."""
     check_model_name(config.model.name)
-    found = _task_of(config.data) if has_data and None in (num_classes, image_size) else None
+    found = _task_of_data(config.data) if has_data and None in (num_classes, image_size) else None
     source = f"from {config.data.root or config.data.name}"
     missing = "the data is not here" if has_data else "no data was named"
     notes = ["", ""]
@@ -98,11 +116,10 @@ def summarize_new(
     elif image_size is None:
         assumed = image_size_of(config.model.name), "the size the model was made for; set it with --image-size N"
         image_size, notes[1] = (found[1], source) if found else assumed
-    names = [f"class {i}" for i in range(num_classes)]
-    return summarize(config, names, Decoding(image_size), with_latency, (notes[0], notes[1]))
+    return Task(num_classes, image_size, (notes[0], notes[1]))
 
 
-def _task_of(config: DataConfig) -> tuple[int, int] | None:
+def _task_of_data(config: DataConfig) -> tuple[int, int] | None:
     """Return the number of classes and the image size of the data; None if it is not here. Downloads nothing."""
     if config.root is None and config.name in (*IN_A_FOLDER, *IN_A_FILE):
         return None
@@ -125,11 +142,11 @@ def summarize(
     """Return the summary of a config's model with new weights. Nothing is downloaded or trained."""
     image_size = decoding.image_size
     assert image_size is not None
-    network = build_model(_without_weights(config.model), len(class_names), image_size)
+    network = build_model(without_weights(config.model), len(class_names), image_size)
     layers = layer_table(network, image_size)
     with Processes(config.run.device) as processes, chosen_kernels(config.train, processes):
         device = processes.device
-        config = config.replaced({"train.precision": chosen_precision(config.train.precision, device)})
+        config = in_its_precision(config, device)
         train, micro_batch_size = config.train, micro_batch_size_of(config.train, world_size=1)
         memory = estimate_memory(config, network, image_size)
         network.to(device, weights_dtype(train.precision))
@@ -149,7 +166,12 @@ def summarize(
         )
 
 
-def _without_weights(model: ModelConfig) -> ModelConfig:
+def in_its_precision(config: Config, device: torch.device) -> Config:
+    """Return the config with the precision that a run would have on the device."""
+    return config.replaced({"train.precision": chosen_precision(config.train.precision, device)})
+
+
+def without_weights(model: ModelConfig) -> ModelConfig:
     """Return the config of the same network with new weights: a user's model might download those in model.args."""
     if ":" not in model.name:
         return model

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from distcls.config.settings import Config
 from distcls.data.decoding.decode import Decoding
 from distcls.errors import MissingInputError, UsageError
 from distcls.export.formats import ExportOptions, output_file
 from distcls.export.onnx_file import open_file, read_metadata
+from distcls.export.portable import Portable
 from distcls.inference.classifier import Classifier, load_classifier
 from distcls.inference.prediction import choose_device
 
@@ -45,16 +45,8 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
         file = _exported_file(run_dir, classifier)
         compute, platform = open_file(file, num_threads=threads), "onnxruntime_onnx"
     else:
-        compute, platform = _torch(classifier), "pytorch"
+        compute, platform = Portable(classifier).predict, "pytorch"
     return Backend(classifier.class_names, classifier.decoding, compute, platform, str(classifier.device), classifier)
-
-
-def _torch(classifier: Classifier) -> Callable[[np.ndarray], np.ndarray]:
-    def compute(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return classifier(torch.from_numpy(images).to(classifier.device)).cpu().numpy()
-
-    return compute
 
 
 def _exported_file(run_dir: Path, classifier: Classifier) -> Path:

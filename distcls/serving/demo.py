@@ -19,7 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from distcls.config.wording import count
-from distcls.data.decoding.decode import BadImageError, decode
+from distcls.data.decoding.decode import decode
 from distcls.errors import UsageError
 from distcls.inference.classifier import Classifier
 from distcls.inference.gradcam import grad_cam, gradcam_layer, overlay
@@ -72,7 +72,7 @@ class HeatMaker:
         """Raise UsageError if the network has no layer that is laid out like the image."""
         shared = {id(tensor): tensor for tensor in [*classifier.parameters(), *classifier.buffers()]}
         self.classifier = copy.deepcopy(classifier, shared)
-        self.layer = gradcam_layer(self.classifier, np.full((1, *classifier.decoding.shape), 128, np.uint8))
+        self.layer = gradcam_layer(self.classifier)
         self._lock = threading.Lock()
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -196,11 +196,10 @@ def _answer_cards(
 ) -> list[Markup]:
     cards = []
     for upload, row in zip(uploads, rows, strict=True):
-        try:
-            pixels = decode(io.BytesIO(upload.content), service.backend.decoding, service.options.limits.max_pixels)
-        except BadImageError as error:
-            cards.append(CARD.format("", LINE.format(f"This image cannot be read: {error}"), upload.name))
+        if "error" in row:
+            cards.append(CARD.format("", LINE.format(f"This image cannot be read: {row['error']}"), upload.name))
             continue
+        pixels = decode(io.BytesIO(upload.content), service.backend.decoding, service.options.limits.max_pixels)
         bars = [ROW.format(one["class"], 100 * one["probability"], one["probability"]) for one in row["topk"]]
         shown = [_picture(pixels, "what the model sees")]
         if heat_maker is not None:

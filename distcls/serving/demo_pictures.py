@@ -44,8 +44,8 @@ class DemoPictures:
 def collect(run_dir: Path, config: Config, classifier: Classifier) -> DemoPictures:
     """Return the pictures of a run; those that its folder keeps if its images are not here any more."""
     kept = load_pictures(run_dir)
-    split = next((name for name in ("test", "val") if load_predictions(run_dir, name) is not None), None)
-    predictions = None if split is None else load_predictions(run_dir, split)
+    loaded = ((name, load_predictions(run_dir, name)) for name in ("test", "val"))
+    split, predictions = next(((name, found) for name, found in loaded if found is not None), (None, None))
     mistakes = [] if predictions is None else _mistakes(kept, predictions, classifier.class_names)
     try:
         own = find_images(run_dir, config, classifier.class_names, classifier.decoding, NUM_EXAMPLES)

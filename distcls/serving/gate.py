@@ -22,11 +22,9 @@ class Gate:
     Set `is_stopping`, and each answer asks its client to close the connection.
     """
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, token: str | None, public: frozenset[str], longest: float
-    ) -> None:
-        """public: paths that need no token. longest: seconds that an answer may take."""
-        self.app, self.metrics, self.token, self.public, self.longest = app, metrics, token, public, longest
+    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, public: frozenset[str]) -> None:
+        """public: paths that need no token."""
+        self.app, self.metrics, self.token, self.public = app, metrics, token, public
         self.is_stopping = False
         self.direct: dict[str, ASGIApp] = {}
         """Applications for POST requests without a query, by their paths."""

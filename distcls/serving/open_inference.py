@@ -162,22 +162,23 @@ def write(
             for row, labels in zip(probs, best, strict=True)
             for label, share in zip(labels, row[labels], strict=True)
         ]
-        shape, datatype, data = [len(probs), best.shape[1]], "BYTES", texts
-        encoded = [text.encode("utf-8", "replace") for text in texts]
-        binary = b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+        shape, datatype = [len(probs), best.shape[1]], "BYTES"
     else:
-        shape, datatype, data = list(probs.shape), DATATYPES[probs.dtype], probs.ravel().tolist()
-        binary = np.ascontiguousarray(probs, probs.dtype.newbyteorder("<")).tobytes()
+        texts, shape, datatype = [], list(probs.shape), DATATYPES[probs.dtype]
     output: dict[str, Any] = {"name": OUTPUT, "datatype": datatype, "shape": shape}
     answer = {"model_name": model, "model_version": "1", "outputs": [output]}
     if asked.id:
         answer["id"] = asked.id
     if wanted.get("binary_data", asked.parameters.get("binary_data_output", False)) is True:
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+        binary = b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+        if not number:
+            binary = np.ascontiguousarray(probs, probs.dtype.newbyteorder("<")).tobytes()
         output["parameters"] = {"binary_data_size": len(binary)}
         text = json.dumps(answer).encode()
         headers = {JSON_LENGTH: str(len(text)), "content-type": "application/octet-stream"}
         return text + binary, headers
-    output["data"] = data
+    output["data"] = texts if number else probs.ravel().tolist()
     return json.dumps(answer).encode(), {"content-type": "application/json"}
 
 

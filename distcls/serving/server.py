@@ -75,10 +75,10 @@ class PatientProtocol(HttpToolsProtocol):
 class DrainingServer(uvicorn.Server):
     """A server that answers every request it has accepted before it stops."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, listening: socket.socket) -> None:
-        """listening: the socket; its duplicate is for the loop of events."""
+    def __init__(self, config: uvicorn.Config, gate: Gate, listening: socket.socket, longest: float) -> None:
+        """listening: the socket; its duplicate is for the loop of events. longest: seconds that an answer may take."""
         super().__init__(config)
-        self.gate, self.listening = gate, listening
+        self.gate, self.listening, self.longest = gate, listening, longest
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -119,7 +119,7 @@ class DrainingServer(uvicorn.Server):
         began = time.monotonic()
         while self.server_state.connections and not self.force_exit:
             idle = time.monotonic() - began
-            if idle > self.gate.longest or (idle > IDLE_SECONDS and self.gate.num_answering == 0):
+            if idle > self.longest or (idle > IDLE_SECONDS and self.gate.num_answering == 0):
                 break
             await asyncio.sleep(TICK)
         self.config.timeout_graceful_shutdown = 1  # for streams of the demo page, which have no end
@@ -200,7 +200,7 @@ def _answer(
         timeout_keep_alive=round(options.limits.timeout) or 1,
         backlog=BACKLOG,
     )
-    server = DrainingServer(config, gate, listening)
+    server = DrainingServer(config, gate, listening, options.limits.timeout)
     server.run([listening.dup()])
     return 0 if server.started else 1
 

@@ -22,7 +22,7 @@ class HeatMaps:
     def __init__(self, classifier: Classifier, folder: Path) -> None:
         """Raise UsageError if the network has no layer that is laid out like the image."""
         self.classifier, self.folder = classifier, folder
-        self.layer = gradcam_layer(classifier, np.full((1, *classifier.decoding.shape), 128, np.uint8))
+        self.layer = gradcam_layer(classifier)
 
     def write(self, batch: GivenImages) -> None:
         """Write a picture for each good image of a batch, whose images are paths. Raises OSError."""

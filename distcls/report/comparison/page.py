@@ -17,7 +17,7 @@ from distcls.report.comparison.footnotes import footnotes, headline
 from distcls.report.comparison.rows import Row
 from distcls.report.comparison.table import MOST_TESTED, Table
 from distcls.report.html.charts import NUM_COLORS
-from distcls.report.html.page import Section, joined, write_page
+from distcls.report.html.page import Section, grid, joined, write_page
 from distcls.report.html.tables import ABSENT, Cell, number, table
 
 MOST_NAMED = 3
@@ -39,9 +39,7 @@ def write_comparison(runs: Table, sentences: Sequence[str], path: Path) -> None:
         sections.append(Section("What may be chance", joined(Markup("<p>{}</p>").format(one) for one in sentences)))
     charts = overlaid_curves(runs.rows)
     if charts:
-        sections.append(
-            Section("Curves", Markup('<div class="grid">{}</div>').format(joined(charts)), _about_curves(runs))
-        )
+        sections.append(Section("Curves", grid(charts), _about_curves(runs)))
     stopped = [run for run in runs.runs if not run.is_finished]
     if stopped or runs.skipped:
         sections.append(Section("Not finished", _unfinished(runs)))

@@ -77,6 +77,11 @@ def joined(pieces: Iterable[Markup]) -> Markup:
     return Markup("\n").join(pieces)
 
 
+def grid(charts: Iterable[Markup]) -> Markup:
+    """Return charts side by side, as many in a row as fit."""
+    return Markup('<div class="grid">{}</div>').format(joined(charts))
+
+
 def data_uri(content: bytes, kind: str) -> str:
     """Return an image as the address of itself. kind: such as "image/png"."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,11 +76,7 @@ def _places(axis: Axis) -> list[float]:
 def _labels(axis: Axis, places: Sequence[float]) -> list[tuple[float, str]]:
     """Return the positions and texts to write beside an axis: all choices, or the ends of the numbers."""
     if axis.choices:
-        count = len(axis.choices)
-        ends = HEIGHT - BOTTOM, HEIGHT - BOTTOM - TOP
-        return [
-            (round(ends[0] - (i / (count - 1) if count > 1 else 0.5) * ends[1], 1), text)
-            for i, text in enumerate(axis.choices)
-        ]
+        at_choices = _places(dataclasses.replace(axis, values=range(len(axis.choices))))
+        return [(round(place, 1), text) for place, text in zip(at_choices, axis.choices, strict=True)]
     low, high = (of(range(len(places)), key=lambda i: axis.values[i]) for of in (min, max))
     return [(round(places[i], 1), axis.texts[i]) for i in dict.fromkeys((low, high))]

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from distcls.config.metrics import METRICS, Metric
 from distcls.report.curve_points import is_steep, points, train_means
 from distcls.report.html.charts import Line, line_chart
-from distcls.report.html.page import Section, joined
+from distcls.report.html.page import Section, grid
 from distcls.report.run_page.facts import RunFacts
 
 
@@ -26,7 +26,7 @@ def curve_section(facts: RunFacts) -> Section:
     note = "Move over a curve to read its values."
     if star is not None:
         note += " The star marks the evaluation whose weights were kept."
-    return Section("Curves", Markup('<div class="grid">{}</div>').format(joined(charts)), note)
+    return Section("Curves", grid(charts), note)
 
 
 def _chart(metric: Metric, rows: Sequence[Mapping[str, Any]], star: float | None) -> Markup:

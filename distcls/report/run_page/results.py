@@ -14,7 +14,7 @@ from distcls.config.metrics import METRICS
 from distcls.config.wording import count
 from distcls.inference.metrics import calibration_error, confused_classes, measure_classes
 from distcls.report.counting import calibration_bins, confidence_at
-from distcls.report.html.page import Section, data_uri, joined, render
+from distcls.report.html.page import Section, data_uri, grid, joined, render
 from distcls.report.html.tables import Cell, table
 from distcls.report.html.thumbnails import Thumbnail, sheet_style, thumbnails
 from distcls.report.run_page.facts import RunFacts
@@ -222,7 +222,7 @@ def calibration_section(facts: RunFacts) -> Section | None:
         return None
     charts = list(_reliabilities(facts))
     note = "A calibrated model is right as often as its confidence says: then each bar ends at its orange line."
-    return Section("Calibration", Markup('<div class="grid">{}</div>').format(joined(charts)), note)
+    return Section("Calibration", grid(charts), note)
 
 
 def _reliabilities(facts: RunFacts) -> Iterator[Markup]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from distcls.config.metrics import BEST_METRICS, TRAIN_MEANS
 from distcls.errors import DiskError, MissingInputError, UsageError
-from distcls.files.atomic import fsync, write_bytes
+from distcls.files.atomic import drop_torn_line, fsync, whole_lines, write_bytes
 
 COLUMNS = (
     *("time", "step", "epoch", "split"),
@@ -41,7 +41,7 @@ class MetricsFile:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if _drop_torn_line(path) == b"":
+            if drop_torn_line(path) == b"":
                 write_bytes(path, _csv_line(COLUMNS))
             self._columns = _read_header(path)
         except OSError as error:
@@ -146,7 +146,7 @@ def _csv_line(cells: Iterable[str]) -> bytes:
 
 def _read_cells(path: Path, columns: Sequence[str]) -> list[list[str]]:
     """Return the cells of each complete line after the header."""
-    text = _whole_lines(path.read_bytes()).decode(errors="replace")
+    text = whole_lines(path.read_bytes()).decode(errors="replace")
     lines = list(csv.reader(io.StringIO(text)))[1:]
     for number, cells in enumerate(lines, start=2):
         try:
@@ -155,19 +155,6 @@ def _read_cells(path: Path, columns: Sequence[str]) -> list[list[str]]:
         except ValueError as error:
             raise DiskError(f"{path}, line {number} is damaged ({error}): delete that line and run again.") from error
     return lines
-
-
-def _whole_lines(content: bytes) -> bytes:
-    return content[: content.rfind(b"\n") + 1]
-
-
-def _drop_torn_line(path: Path) -> bytes:
-    """Remove an unfinished last line, which would swallow the next row; return the rest."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = _whole_lines(content)
-    if whole != content:
-        write_bytes(path, whole)
-    return whole
 
 
 def _read_header(path: Path) -> list[str]:

@@ -11,9 +11,8 @@ from distcls.files.atomic import naming_disk_errors, write_text
 from distcls.runs.resuming import stored_config
 from distcls.runs.status import now
 from distcls.sweeps.search.plan import Plan
-from distcls.sweeps.search.results import value_text, value_titles
+from distcls.sweeps.search.results import values_text
 from distcls.sweeps.search.space import text_of
-from distcls.sweeps.search.study import notes_of
 
 FILE = "best.yaml"
 
@@ -38,10 +37,7 @@ def write_best(plan: Plan, trial: FrozenTrial) -> Path | None:
 
 
 def _header(plan: Plan, trial: FrozenTrial, path: Path) -> str:
-    values = [value_text(plan, i, value) for i, value in enumerate(trial.values)]
-    std = notes_of(trial).get("std")
-    values[0] += "" if std is None else f" ± {value_text(plan, 0, std)} over {plan.num_seeds} seeds"
-    measured = ", ".join(f"{title} {text}" for title, text in zip(value_titles(plan), values, strict=True))
+    measured = values_text(plan, trial, f" over {plan.num_seeds} seeds")
     point = " ".join(f"{name}={text_of(value)}" for name, value in trial.params.items())
     lines = [
         f"The best of the sweep {plan.folder}, {now()}: trial {trial.number}, {point}",

@@ -12,7 +12,7 @@ from distcls.inference.latency import measure_latency
 from distcls.models.build import build_model
 from distcls.models.layers import count_flops
 from distcls.plan.randomness import global_state_kept
-from distcls.report.model_summary import summarize_new
+from distcls.report.model_summary import in_its_precision, task_of, without_weights
 from distcls.sweeps.search.plan import Limits
 
 SECONDS = 0.3
@@ -33,7 +33,7 @@ class Networks:
         try:
             num_classes, image_size = self._task_of(config)
             with global_state_kept():
-                network = build_model(config.model, num_classes, image_size)
+                network = build_model(without_weights(config.model), num_classes, image_size)
         except DistclsError as error:
             return str(error)
         parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -47,6 +47,7 @@ class Networks:
         with Processes(config.run.device) as processes, chosen_kernels(config.train, processes):
             names = [f"class {i}" for i in range(num_classes)]
             network.to(processes.device)
+            config = in_its_precision(config, processes.device)
             classifier = Classifier(network, config, names, Decoding(image_size))
             seconds = measure_latency(classifier, [1], SECONDS)[1]
         if seconds is not None and seconds <= self.limits.latency:
@@ -58,6 +59,5 @@ class Networks:
         """Return the number of classes and the image size of a config's data, which is opened once."""
         key = repr(config.data)
         if key not in self._tasks:
-            summary = summarize_new(config, None, None, has_data=True, with_latency=False)
-            self._tasks[key] = summary.num_classes, summary.image_size
+            self._tasks[key] = task_of(config, None, None, has_data=True)[:2]
         return self._tasks[key]

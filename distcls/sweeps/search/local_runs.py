@@ -20,13 +20,10 @@ from distcls.errors import UsageError
 from distcls.files.atomic import naming_disk_errors
 from distcls.runs.status import read_status, state_of
 from distcls.sweeps.child_processes import end_with_parent
-from distcls.sweeps.search.trial_run import TrialRun
+from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun, code_of, last_line
 
 OUTPUT = "output"
 """Folder for what the processes print."""
-
-INTERRUPTED = -1
-"""Instead of an exit code: the run was stopped from outside, by whatever means, and can be resumed."""
 
 SECONDS_TO_STOP = 600.0
 """A process that was asked to stop and has not saved after this time is killed."""
@@ -86,7 +83,7 @@ class LocalRuns:
         if state == "running":
             return None
         self._adopted.discard(run.name)
-        return {"finished": 0, "failed": 1}.get(state or "", INTERRUPTED)
+        return code_of(state)
 
     def stop(self, run: TrialRun) -> None:
         """Ask a run to save and stop; does nothing the second time. One that is not ours is no longer waited for."""
@@ -111,11 +108,7 @@ class LocalRuns:
 
     def last_words(self, run: TrialRun) -> str:
         """Return the last line that the process printed."""
-        try:
-            lines = self._log(run).read_text(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return lines[-1] if lines else ""
+        return last_line(self._log(run))
 
     def _log(self, run: TrialRun) -> Path:
         return self.folder / OUTPUT / f"{run.name}.log"

@@ -6,6 +6,7 @@ import math
 import urllib.parse
 import warnings
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from markupsafe import Markup
@@ -16,7 +17,7 @@ from optuna.trial import TrialState
 from distcls.config.metrics import METRICS
 from distcls.config.wording import count
 from distcls.report.html.charts import Line, line_chart
-from distcls.report.html.page import Section, joined, render, write_page
+from distcls.report.html.page import Section, grid, joined, render, write_page
 from distcls.report.html.parallel import Axis, parallel_coordinates
 from distcls.report.html.tables import Cell, number, table
 from distcls.sweeps.search.plan import Plan
@@ -68,8 +69,8 @@ def _result(plan: Plan, rows: Sequence[Row], commands: Sequence[tuple[str, str]]
     tiles.append(("training", clock(sum(row.seconds or 0 for row in rows)), "of all trials together"))
     if best is None:
         return render("tiles.html", tiles=tiles)
-    values = zip(value_titles(plan), best.texts, [best.std, *plan.also], strict=True)
-    tiles = [*[(title, text, best.std if i == 0 else "") for i, (title, text, _) in enumerate(values)], *tiles]
+    values = enumerate(zip(value_titles(plan), best.texts, strict=True))
+    tiles = [*[(title, text, "" if i else best.std) for i, (title, text) in values], *tiles]
     point = [[name, text_of(value)] for name, value in best.trial.params.items()]
     return joined(
         [
@@ -87,18 +88,13 @@ def _history(plan: Plan, rows: Sequence[Row]) -> Markup:
     known = sorted((row for row in rows if row.values[0] is not None), key=lambda row: row.trial.number)
     finished = [row for row in known if row.state == "finished"]
     pruned = [row for row in known if row.state == "pruned"]
-    best, so_far = [], math.nan
-    for row in finished:
-        value = float(row.values[0] or 0)
-        if math.isnan(so_far) or METRICS[plan.metric].is_better(value, so_far):
-            so_far = value
-        best.append(so_far)
+    best = list(accumulate(_numbers(finished, 0), max if plan.better[0] == "higher" else min))
     lines = [
         Line("best so far", [row.trial.number for row in finished], best, 1),
         Line("finished", [row.trial.number for row in finished], _numbers(finished, 0), 0, is_points=True),
         Line("pruned", [row.trial.number for row in pruned], _numbers(pruned, 0), 7, is_points=True),
     ]
-    return _grid([line_chart(value_titles(plan)[0], lines, METRICS[plan.metric].text, "trial")])
+    return grid([line_chart(value_titles(plan)[0], lines, METRICS[plan.metric].text, "trial")])
 
 
 def _trade_off(plan: Plan, finished: Sequence[Row]) -> Section:
@@ -115,7 +111,7 @@ def _trade_off(plan: Plan, finished: Sequence[Row]) -> Section:
         name = f"{title}, ms" if scale > 1 else title
         charts.append(line_chart(f"{value_titles(plan)[0]} by {title}", lines, METRICS[plan.metric].text, name))
     note = "The best choices are trials that no other beats in everything (the Pareto front)."
-    return Section("What there is to choose from", _grid(charts), note)
+    return Section("What there is to choose from", grid(charts), note)
 
 
 def _importance(study: Study, plan: Plan) -> list[Section]:
@@ -192,7 +188,3 @@ def _link(plan: Plan, row: Row) -> Cell:
 
 def _numbers(rows: Sequence[Row], place: int) -> list[float]:
     return [float(value) for row in rows if (value := row.values[place]) is not None]
-
-
-def _grid(charts: Sequence[Markup]) -> Markup:
-    return Markup('<div class="grid">{}</div>').format(joined(charts))

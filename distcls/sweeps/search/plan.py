@@ -69,9 +69,13 @@ class Plan:
         """Return which values are better, for the metric and each cost."""
         return [METRICS[self.metric].better or "higher", *("lower" for _ in self.also)]
 
+    def name_of(self, number: int, point: Point) -> str:
+        """Return the name of a trial: that of its variant, if variants are all there is."""
+        return str(point[VARIANT]) if list(point) == [VARIANT] else f"trial-{number:04d}"
+
     def run_dirs(self, number: int, point: Point) -> list[Path]:
         """Return the run folders of a trial, one for each seed."""
-        name = str(point[VARIANT]) if list(point) == [VARIANT] else f"trial-{number:04d}"
+        name = self.name_of(number, point)
         if self.num_seeds == 1:
             return [self.folder / name]
         return [self.folder / f"{name}-seed{seed}" for seed in self.seeds]

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from distcls.config.wording import count
 from distcls.sweeps.search.plan import Plan
-from distcls.sweeps.search.results import Row, dimension_titles, rows_of, value_text, value_titles
+from distcls.sweeps.search.results import Row, dimension_titles, rows_of, value_text, value_titles, values_text
 from distcls.sweeps.search.space import text_of
 from distcls.sweeps.search.study import Study, notes_of
 from distcls.terminal.columns import clock, lay_out
@@ -61,11 +61,7 @@ class Reporter:
         """Print how a trial ended."""
         name, notes = self._name(trial), notes_of(trial)
         if trial.state == TrialState.COMPLETE:
-            values = [value_text(self.plan, i, value) for i, value in enumerate(trial.values)]
-            std = notes.get("std")
-            values[0] += "" if std is None else f" ± {value_text(self.plan, 0, std)}"
-            texts = [f"{title} {text}" for title, text in zip(value_titles(self.plan), values, strict=True)]
-            self.screen.say(f"{name}: {', '.join(texts)}, {clock(notes.get('seconds'))}")
+            self.screen.say(f"{name}: {values_text(self.plan, trial)}, {clock(notes.get('seconds'))}")
         elif trial.state == TrialState.PRUNED:
             self.screen.say(f"{name}: pruned after {count(len(trial.intermediate_values), 'evaluation')}", "dim")
         else:
@@ -142,7 +138,7 @@ class Reporter:
         return [f"{name}: {', '.join(text) if isinstance(text, list) else text}" for name, text in found]
 
     def _name(self, trial: FrozenTrial) -> str:
-        return self.plan.run_dirs(trial.number, trial.params)[0].name.split("-seed")[0]
+        return self.plan.name_of(trial.number, trial.params)
 
     def _point(self, trial: FrozenTrial) -> str:
         return " ".join(f"{name}={text_of(value)}" for name, value in trial.params.items())

@@ -77,6 +77,14 @@ def value_text(plan: Plan, index: int, value: float | None) -> str:
     return f"{value:,.0f}"
 
 
+def values_text(plan: Plan, trial: FrozenTrial, after_std: str = "") -> str:
+    """Return a finished trial's values with their titles: "val accuracy 93.4% ± 0.5%, parameters 24,000"."""
+    values = [value_text(plan, i, value) for i, value in enumerate(trial.values)]
+    std = notes_of(trial).get("std")
+    values[0] += "" if std is None else f" ± {value_text(plan, 0, std)}{after_std}"
+    return ", ".join(f"{title} {text}" for title, text in zip(value_titles(plan), values, strict=True))
+
+
 def _row(trial: FrozenTrial, plan: Plan, is_best: bool) -> Row:
     notes = notes_of(trial)
     values: list[float | None] = list(trial.values or []) or [None] * (1 + len(plan.also))
@@ -86,7 +94,7 @@ def _row(trial: FrozenTrial, plan: Plan, is_best: bool) -> Row:
     seconds = notes.get("seconds")
     return Row(
         trial,
-        plan.run_dirs(trial.number, trial.params)[0].name.split("-seed")[0],
+        plan.name_of(trial.number, trial.params),
         STATES[trial.state],
         values,
         [value_text(plan, i, value) for i, value in enumerate(values)],

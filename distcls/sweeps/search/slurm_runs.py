@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from distcls.files.atomic import naming_disk_errors, write_json
 from distcls.runs.status import is_finished, read_object, read_status
-from distcls.sweeps.search.local_runs import INTERRUPTED
-from distcls.sweeps.search.trial_run import TrialRun
+from distcls.sweeps.search.trial_run import TrialRun, code_of, last_line
 
 FILE = "jobs.json"
 
@@ -102,7 +101,7 @@ class SlurmRuns:
         self._stopped_at.pop(run.name, None)
         self._jobs.pop(run.name, None)
         self._write()
-        return {"finished": 0, "failed": 1}.get(read_status(run.dir).get("state", ""), INTERRUPTED)
+        return code_of(read_status(run.dir).get("state"))
 
     def stop(self, run: TrialRun) -> None:
         """Cancel a job: it saves and does not return to the queue."""
@@ -117,11 +116,8 @@ class SlurmRuns:
 
     def last_words(self, run: TrialRun) -> str:
         """Return the last line that the job printed."""
-        try:
-            lines = Path(self._jobs[run.name]["output"]).read_text(errors="replace").strip().splitlines()
-        except (KeyError, OSError):
-            return ""
-        return lines[-1] if lines else ""
+        output = self._jobs.get(run.name, {}).get("output")
+        return last_line(Path(output)) if output else ""
 
     def _job_of(self, name: str) -> str | None:
         """Return the id of a run's job if that is in the queue."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distcls.config.schema import hints_of, is_section, split_optional
-from distcls.config.settings import Config
+from distcls.config.schema import hint_at, is_section
 from distcls.config.yaml_text import Given, read_override, read_yaml
 from distcls.errors import UsageError
 
@@ -230,7 +229,7 @@ def _variant(name: str, given: Given) -> Variant:
 
 def _settings(name: str, given: Given) -> Iterator[tuple[str, Given]]:
     """Yield the settings in a value, by their paths: sections are opened, the value of a setting is not."""
-    if isinstance(given.value, dict) and given.value and is_section(_hint(name)):
+    if isinstance(given.value, dict) and given.value and is_section(hint_at(name.split("."))):
         for key, value in given.value.items():
             yield from _settings(f"{name}.{key}", value)
     else:
@@ -274,18 +273,10 @@ def _range(name: str, text: str, where: str) -> Dimension:
     if step is not None and not 0 < step <= high - low:
         raise UsageError(f"{where}: the step must be above 0, and at most {text_of(high - low)}, not {match[4]}")
     typed = [part for part in (match[1], match[2], match[4]) if part]
-    is_whole = all(part.lstrip("+-").isdecimal() for part in typed) and _hint(name) is not float
+    is_whole = all(part.lstrip("+-").isdecimal() for part in typed) and hint_at(name.split(".")) is not float
     if is_whole and not log and step is None:
         step = 1.0
     return Dimension(name, where, (), low, high, step, log, is_whole)
-
-
-def _hint(path: str) -> Any:
-    """Return the type of a setting, or the class of a section; None for what is neither, such as model.args.width."""
-    kind: Any = Config
-    for key in path.split("."):
-        kind, _ = split_optional(hints_of(kind).get(key)) if is_section(kind) else (None, False)
-    return kind
 
 
 def text_of(value: Value | None) -> str:

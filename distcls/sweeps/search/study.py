@@ -10,7 +10,6 @@ import math
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from distcls.files.atomic import naming_disk_errors, write_bytes
+from distcls.files.atomic import drop_torn_line, naming_disk_errors
 from distcls.sweeps.search.plan import Plan
 from distcls.sweeps.search.space import Dimension, Point
 
@@ -48,7 +47,7 @@ class Study:
         self.distributions = {one.name: distribution(one) for one in plan.space.dimensions}
         path = plan.folder / FILE
         with naming_disk_errors(path):
-            _drop_torn_line(path)
+            drop_torn_line(path)
             no_lock: Any = _NoLock()
             self.optuna = optuna.create_study(
                 storage=JournalStorage(JournalFileBackend(str(path), no_lock)),
@@ -136,11 +135,3 @@ def _pruner(name: str | None) -> optuna.pruners.BasePruner:
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner()
     return optuna.pruners.NopPruner()
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Remove an unfinished last line, which a kill can leave: nothing could be read after it."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        write_bytes(path, whole)

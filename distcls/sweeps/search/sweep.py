@@ -21,13 +21,13 @@ from distcls.errors import BadDataError, DiskError, DistclsError, MissingInputEr
 from distcls.runs.resuming import AlreadyFinished, choose_folder, newest_step
 from distcls.runs.status import is_finished, state_of
 from distcls.sweeps.search.limits import Networks
-from distcls.sweeps.search.local_runs import INTERRUPTED, failure
+from distcls.sweeps.search.local_runs import failure
 from distcls.sweeps.search.plan import Plan, Read
 from distcls.sweeps.search.points import next_point
 from distcls.sweeps.search.reporter import Reporter
 from distcls.sweeps.search.space import Point
 from distcls.sweeps.search.study import Study, notes_of
-from distcls.sweeps.search.trial_run import TrialRun, runs_of_trial
+from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun, runs_of_trial
 
 POLL = 0.25
 """Seconds between two looks at the trials."""

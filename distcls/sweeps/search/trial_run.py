@@ -14,6 +14,23 @@ from distcls.runs.tracking.metrics_file import read_metrics
 from distcls.sweeps.search.plan import Plan, Read
 from distcls.sweeps.search.space import Point
 
+INTERRUPTED = -1
+"""Instead of an exit code: the run was stopped from outside, by whatever means, and can be resumed."""
+
+
+def code_of(state: str | None) -> int:
+    """Return what stands for the exit code of a run that ended in this state, where nobody saw the code."""
+    return {"finished": 0, "failed": 1}.get(state or "", INTERRUPTED)
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of what a process printed; nothing if there is no such file."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
+
 
 @dataclass(frozen=True)
 class TrialRun:

@@ -18,8 +18,8 @@ from made_runs import write
 
 from distcls.config.settings import Config
 from distcls.sweeps.search import local_runs
-from distcls.sweeps.search.local_runs import INTERRUPTED, LocalRuns, failure, visible_gpus
-from distcls.sweeps.search.trial_run import TrialRun
+from distcls.sweeps.search.local_runs import LocalRuns, failure, visible_gpus
+from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +131,7 @@ from pathlib import Path
 from distcls.cluster import signals
 from distcls.config.settings import Config
 from distcls.sweeps.search.local_runs import LocalRuns
-from distcls.sweeps.search.trial_run import TrialRun
+from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun
 signals.install()
 sys.executable = {sys.executable!r}
 folder = Path({str(tmp_path)!r})

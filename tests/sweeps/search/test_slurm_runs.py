@@ -14,9 +14,8 @@ from made_runs import write
 
 from distcls.config.settings import Config
 from distcls.sweeps.search import slurm_runs
-from distcls.sweeps.search.local_runs import INTERRUPTED
 from distcls.sweeps.search.slurm_runs import SlurmRuns, Submitted
-from distcls.sweeps.search.trial_run import TrialRun
+from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun
 
 
 class MadeSlurm:

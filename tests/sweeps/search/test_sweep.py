@@ -27,12 +27,11 @@ optuna = pytest.importorskip("optuna", reason="NO SEARCH IS TESTED: pip install 
 from optuna.trial import TrialState  # noqa: E402
 
 from distcls.sweeps.search import sweep as sweep_module  # noqa: E402
-from distcls.sweeps.search.local_runs import INTERRUPTED  # noqa: E402
 from distcls.sweeps.search.plan import Limits, Plan  # noqa: E402
 from distcls.sweeps.search.reporter import Reporter  # noqa: E402
 from distcls.sweeps.search.study import Study  # noqa: E402
 from distcls.sweeps.search.sweep import MOST_KILLS, Sweep, remove_pruned  # noqa: E402
-from distcls.sweeps.search.trial_run import TrialRun  # noqa: E402
+from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun  # noqa: E402
 
 
 class Killed(BaseException):
