@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/distcls train
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-extras: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m extras

@@ -460,7 +460,8 @@ class TrainConfig:
     precision: Literal["auto", "float32", "float64", "bf16", "fp16"] = setting(
         "auto",
         "Number format for computing: auto, fixed when a run first starts, is bf16 on GPUs with hardware support for "
-        "it, and on such CPUs if a timed step of the network is faster in it; float32 elsewhere.",
+        "it, and on such CPUs if a timed step of the network is faster in it (never in deterministic mode); float32 "
+        "elsewhere.",
     )
     deterministic: bool = setting(
         False,

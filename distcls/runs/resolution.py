@@ -8,17 +8,13 @@ from typing import Any
 
 import torch
 
+from distcls.cluster.cpu import has_bf16
 from distcls.cluster.processes import Processes
 from distcls.config.batch_sizes import default_micro_batch_size, fitting_world_sizes, wrong_batches, wrong_default
 from distcls.config.settings import Config, TrainConfig
 from distcls.config.wording import either
 from distcls.errors import UsageError
 from distcls.runs.resuming import choices_kept, fill_from
-
-CPU_INFO = Path("/proc/cpuinfo")
-
-CPU_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
-"""The flags of CPUs with instructions for bf16: of x86 (AVX-512, AMX) and Arm."""
 
 
 def resolve(
@@ -112,16 +108,7 @@ def computes_bf16(device: torch.device) -> bool:
     """True if the device supports bf16 in hardware: others emulate it, slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and not CPU_BF16.isdisjoint(_cpu_flags())
-
-
-def _cpu_flags() -> set[str]:
-    """Return what the kernel says that the CPU can do; nothing where it does not say, such as on macOS."""
-    try:
-        text = CPU_INFO.read_text()
-    except OSError:
-        return set()
-    return {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}
+    return device.type == "cpu" and has_bf16()
 
 
 def describe_precision(config: Config, device: torch.device) -> str:
@@ -136,9 +123,11 @@ def describe_precision(config: Config, device: torch.device) -> str:
         ("cuda", "float32", False): "this GPU has no bf16 in hardware",
     }
     if not is_given:
+        no_faster = "this CPU has bf16 in hardware, but a step of this network is no faster in it"
+        on_any_cpu = "as on any CPU: train.precision=bf16 uses what this one has in hardware"
         reasons |= {
             ("cpu", "bf16", True): "this CPU has it in hardware, and a step of this network is faster in it",
-            ("cpu", "float32", True): "this CPU has bf16 in hardware, but a step of this network is no faster in it",
+            ("cpu", "float32", True): on_any_cpu if config.train.deterministic else no_faster,
         }
     reason = reasons.get((device.type, precision, computes_bf16(device)))
     return precision if reason is None else f"{precision} ({reason})"

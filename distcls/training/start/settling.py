@@ -111,7 +111,9 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
             "model.freeze_statistics=true needs initial weights, whose statistics it keeps: add model.pretrained=true "
             "or model.init_from=FILE, or leave it out"
         )
-    if settled.train.precision == "auto" and device.type == "cpu" and computes_bf16(device):
+    train = settled.train
+    # In deterministic mode, a config means the same numbers wherever it starts, so no stopwatch chooses them.
+    if train.precision == "auto" and not train.deterministic and device.type == "cpu" and computes_bf16(device):
         settled = settled.replaced({"train.precision": faster_precision(settled, opened()["train"])})
     return {one.path: settled.at(one.path) for one in differences(config, settled, everything=True)}
 

@@ -51,6 +51,11 @@ def has_bf16(monkeypatch):
     monkeypatch.setattr(settling, "computes_bf16", lambda device: True)
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
 def config_of(model: str, *settings: str):
     return load_config(None, [f"model.name={model}", *settings])
 
@@ -65,9 +70,10 @@ def test_it_is_the_precision_in_which_a_step_is_clearly_faster(has_bf16, model, 
     assert torch.equal(torch.default_generator.get_state(), drawn)
 
 
-def test_a_precision_that_is_given_or_a_cpu_without_bf16_times_nothing(has_bf16, monkeypatch):
+def test_a_precision_that_is_given_deterministic_mode_or_a_cpu_without_bf16_time_nothing(has_bf16, monkeypatch):
     monkeypatch.setattr(precision, "_gain_of_bf16", lambda *_: pytest.fail("timed"))
     assert "train.precision" not in settle(config_of("cnn2", "train.precision=float32"), CPU)
+    assert "train.precision" not in settle(config_of("cnn2", "train.deterministic=true"), CPU)
     monkeypatch.setattr(settling, "computes_bf16", lambda device: False)
     assert "train.precision" not in settle(config_of("cnn2"), CPU)
 
@@ -79,3 +85,17 @@ def test_slow_networks_are_timed_once(monkeypatch):
     config = config_of("cnn2", "data.image_size=512", "train.micro_batch_size=64", "train.global_batch_size=64")
     assert faster_precision(config, open_image_sets(config.data)["train"]) == "float32"
     assert steps == [(8, 3, 512, 512)] * 4  # few large images; a first step of each, and one round
+
+
+def test_the_choice_is_kept_for_this_network_and_batch(monkeypatch, tmp_path):
+    gains = iter([2.0, 1.0, 1.0])
+    monkeypatch.setattr(precision, "_gain_of_bf16", lambda *_: next(gains))
+    choices = []
+    for settings in ([], ["train.seed=1", "optim.lr=0.1"], ["train.global_batch_size=32"], ["model.args={dropout: 0}"]):
+        config = config_of("cnn2", *settings)
+        choices.append(faster_precision(config, open_image_sets(config.data)["train"]))
+    assert choices == ["bf16", "bf16", "float32", "float32"]
+    for kept in (tmp_path / "distcls" / "precision").iterdir():
+        kept.write_text("")  # such as by a full disk
+    monkeypatch.setattr(precision, "_gain_of_bf16", lambda *_: 2.0)
+    assert faster_precision(config, open_image_sets(config.data)["train"]) == "bf16"

@@ -1,0 +1,141 @@
+"""Time and accuracy of configs/cifar10_airbench94.yaml beside the script it comes from, on the same images.
+
+The other side is airbench94_muon.py of KellerJordan/cifar10-airbench (measured with f1c599c), from a checkout that you
+name. Of its text, only what binds it to one place is replaced: the number of runs, and on a CPU its CUDA calls, its
+half precision (bf16 autocast instead) and torch.compile. Both sides train on all training images, in a process of
+their own, and measure all test images with flips and shifts. The original's seconds are the ones it prints, which leave
+out its start and its evaluations before the last; those of distcls are of the whole command.
+
+    git clone https://github.com/KellerJordan/cifar10-airbench /tmp/airbench
+    python benchmarks/airbench.py --airbench /tmp/airbench --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from side_by_side import cifar_folder, conditions, ratio
+
+from distcls.config.settings import DataConfig
+from distcls.data.build import OneProcess, build_data
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ON_ANY_DEVICE = {
+    "for run in range(200)": "for run in range(1)",
+    'print_columns(logging_columns_list, is_head=True)\n    main("warmup", model)': (
+        "torch.manual_seed(int(sys.argv[1]))\n    print_columns(logging_columns_list, is_head=True)\n"
+        '    if torch.cuda.is_available(): main("warmup", model)'
+    ),
+}
+
+ON_A_CPU = {
+    "@torch.compile\n": "",
+    'map_location=torch.device("cuda")': 'map_location=torch.device("cpu")',
+    "(self.images.half() / 255)": "(self.images.float() / 255)",
+    "                mod.half()": "                mod.float()",
+    "CifarNet().cuda()": "CifarNet()",
+    '    model.compile(mode="max-autotune")\n': "",
+    "    starter = torch.cuda.Event(enable_timing=True)\n    ender = torch.cuda.Event(enable_timing=True)\n": (
+        "    import time\n    started = 0.0\n"
+    ),
+    "        starter.record()\n": "        nonlocal started\n        started = time.perf_counter()\n",
+    "        ender.record()\n        torch.cuda.synchronize()\n": "",
+    "1e-3 * starter.elapsed_time(ender)": "time.perf_counter() - started",
+    "accs = torch.tensor([main(run, model)": (
+        "autocast = torch.autocast('cpu', torch.bfloat16)\n    accs = torch.tensor([autocast(main)(run, model)"
+    ),
+}
+"""What is replaced in the original's text; the empty line at the end of its table follows from one run."""
+
+
+def adapted(source: str, device: str) -> str:
+    """Return the original's text, to run once on this device. SystemExit if it is another version."""
+    replacements = ON_ANY_DEVICE if device == "cuda" else ON_ANY_DEVICE | ON_A_CPU
+    for old, new in replacements.items():
+        if old not in source:
+            raise SystemExit(f"this airbench94_muon.py has no {old!r}: check out f1c599c")
+        source = source.replace(old, new)
+    return source
+
+
+def write_arrays(data: Path, folder: Path) -> None:
+    """Write the decoded images where the original looks for them: cifar10/train.pt and test.pt."""
+    built = build_data(DataConfig(name="folder", root=str(data), val_fraction=0), OneProcess())
+    (folder / "cifar10").mkdir()
+    for split in built.splits():
+        if split.pixels is None:
+            raise SystemExit(f"the images of {split.name} do not fit into memory")
+        arrays = {
+            "images": torch.from_numpy(split.pixels[split.rows]),
+            "labels": torch.from_numpy(split.labels).long(),
+            "classes": built.class_names,
+        }
+        torch.save(arrays, folder / "cifar10" / f"{split.name}.pt")
+
+
+def original(script: Path, seed: int) -> tuple[float, float]:
+    """Return the accuracy with test-time augmentation and the seconds that the original prints."""
+    done = subprocess.run([sys.executable, script, str(seed)], cwd=script.parent, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    row = [cell.strip() for cell in re.findall(r"^\|.*eval.*$", done.stdout, re.MULTILINE)[-1].split("|")]
+    return float(row[5]), float(row[6])
+
+
+def distcls(data: Path, seed: int, run_dir: Path, settings: list[str]) -> tuple[float, float]:
+    """Return the accuracy with test-time augmentation, and the seconds of the whole command."""
+    words = [sys.executable, "-m", "distcls", "train", "-c", "configs/cifar10_airbench94.yaml", "--data", str(data)]
+    fixed = [f"run.dir={run_dir}", f"train.seed={seed}", "data.val_fraction=0", "train.eval_every=100%"]
+    started = time.perf_counter()
+    subprocess.run([*words, *fixed, *settings], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    return json.loads((run_dir / "metrics.json").read_text())["test"]["accuracy"], time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--airbench", type=Path, required=True, metavar="CHECKOUT")
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 JPEGs; default: the zip beside the project")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("settings", nargs="*", help="settings of distcls, such as train.compile=true")
+    options = parser.parse_args()
+    data = cifar_folder(options.data).resolve()
+    print(conditions())
+    found: dict[str, list[tuple[float, float]]] = {"distcls": [], "original": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        script = folder / "airbench94_muon.py"
+        script.write_text(adapted((options.airbench / script.name).read_text(), options.device))
+        write_arrays(data, folder)
+        settings = [f"run.device={options.device}", *options.settings]
+        for seed in options.seeds:
+            for side in found:
+                result = (
+                    original(script, seed)
+                    if side == "original"
+                    else distcls(data, seed, folder / f"seed-{seed}", settings)
+                )
+                found[side].append(result)
+                print(f"seed {seed}  {side:8} {result[0]:.2%}  {result[1]:.1f} s", flush=True)
+    print()
+    for side, results in found.items():
+        accuracies = [100 * accuracy for accuracy, _ in results]
+        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+        seconds = statistics.median(seconds for _, seconds in results)
+        print(f"{side:8} {statistics.fmean(accuracies):.2f}{spread} %  {seconds:.1f} s")
+    middle, low, high = ratio(*([seconds for _, seconds in found[side]] for side in ("distcls", "original")))
+    print(f"distcls takes {middle:.3f} of the original's time ({low:.3f} to {high:.3f})")
+
+
+if __name__ == "__main__":
+    main()
