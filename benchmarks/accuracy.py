@@ -42,20 +42,22 @@ class Arrays:
     labels: torch.Tensor
 
 
-def train_with_distcls(data: Path, seed: int, epochs: int, folder: Path) -> float:
+def train_with_distcls(data: Path, seed: int, epochs: int, precision: str, folder: Path) -> float:
     """Test accuracy of the real command."""
     run_dir = folder / f"seed-{seed}"
     words = [sys.executable, "-m", "distcls", "train", "-c", "configs/cifar10_cnn.yaml", "--data", str(data)]
     settings = [f"run.dir={run_dir}", f"train.seed={seed}", f"train.num_epochs={epochs}", "run.trackers=[]"]
-    subprocess.run([*words, *settings, "run.device=cpu"], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    settings += ["run.device=cpu", f"train.precision={precision}"]
+    subprocess.run([*words, *settings], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     return json.loads((run_dir / "metrics.json").read_text())["test"]["accuracy"]
 
 
-def train_by_hand(splits: dict[str, Arrays], seed: int, epochs: int) -> float:
+def train_by_hand(splits: dict[str, Arrays], seed: int, epochs: int, precision: str) -> float:
     """Test accuracy of the same recipe in plain PyTorch."""
     from distcls.models.networks.cnn import cnn2
 
     torch.manual_seed(seed)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     net = cnn2(10, 32, dropout=0.2).to(memory_format=torch.channels_last)
     decayed = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim == 1]
@@ -73,13 +75,18 @@ def train_by_hand(splits: dict[str, Arrays], seed: int, epochs: int) -> float:
             for group in optimizer.param_groups:
                 group["lr"] = one_cycle(epoch * steps_an_epoch + i, epochs * steps_an_epoch)
             optimizer.zero_grad()
-            F.cross_entropy(net(normalize(crop_and_flip(train.pixels[rows]))), train.labels[rows]).backward()
+            images = normalize(crop_and_flip(train.pixels[rows]))
+            with autocast:
+                loss = F.cross_entropy(net(images), train.labels[rows])
+            loss.backward()
             optimizer.step()
-        accuracy = measure(net, splits["val"])
+        with autocast:
+            accuracy = measure(net, splits["val"])
         if accuracy > best:
             best, best_weights = accuracy, {name: value.clone() for name, value in net.state_dict().items()}
     net.load_state_dict(best_weights)
-    return measure(net, splits["test"])
+    with autocast:
+        return measure(net, splits["test"])
 
 
 def one_cycle(step: int, total: int) -> float:
@@ -150,11 +157,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--sides", nargs="+", choices=["distcls", "bare"], default=["distcls", "bare"])
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     options = parser.parse_args()
     data = cifar_folder(options.data).resolve()
     torch.set_num_threads(os.cpu_count() or 1)
     print(conditions())
-    print(f"cnn2, {options.epochs} epochs; test accuracy")
+    print(f"cnn2, {options.epochs} epochs in {options.precision}; test accuracy")
     accuracies: dict[str, list[float]] = {"distcls": [], "bare": []}
     splits = decoded_splits(data) if "bare" in options.sides else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -162,9 +170,9 @@ def main() -> None:
             for side in options.sides:
                 start = time.perf_counter()
                 if side == "distcls":
-                    accuracy = train_with_distcls(data, seed, options.epochs, Path(folder))
+                    accuracy = train_with_distcls(data, seed, options.epochs, options.precision, Path(folder))
                 else:
-                    accuracy = train_by_hand(splits, seed, options.epochs)
+                    accuracy = train_by_hand(splits, seed, options.epochs, options.precision)
                 accuracies[side].append(accuracy)
                 print(f"seed {seed}  {side:8} {100 * accuracy:.2f} %  {time.perf_counter() - start:.0f} s", flush=True)
     report(accuracies)

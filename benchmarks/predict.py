@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as `distcls predict` sets it before it imports torch
+
 import torch
 from PIL import Image
 from side_by_side import conditions, ratio

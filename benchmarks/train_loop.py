@@ -10,6 +10,7 @@ In the process that distcls set up, every side profits from the memory that glib
 loop also runs in a process of its own, as a script would.
 
     python benchmarks/train_loop.py                  # cnn2 and resnet9
+    python benchmarks/train_loop.py --precision bf16 --only-bare
     python benchmarks/train_loop.py --quick
     python benchmarks/train_loop.py --device cuda --batch 512
 """
@@ -95,6 +96,7 @@ class Recipe:
     lr: float
     weight_decay: float
     device: torch.device
+    in_bf16: bool
 
     def lr_at(self, step: int) -> float:
         """One cycle: up for 30 % of the run, and down to nothing."""
@@ -107,8 +109,8 @@ class Recipe:
         return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
     def autocast(self) -> torch.autocast | contextlib.nullcontext[None]:
-        """bf16 on a GPU, which is what distcls chooses there."""
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+        """Around the forward pass, in bf16."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.in_bf16 else contextlib.nullcontext()
 
 
 def bare_loop(recipe: Recipe, model: nn.Module) -> Iterator[None]:
@@ -225,7 +227,7 @@ def accelerate_loop(recipe: Recipe, model: nn.Module, in_memory: bool) -> Iterat
     )  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, TOTAL_STEPS)
-    accelerator = Accelerator(cpu=recipe.device.type == "cpu")
+    accelerator = Accelerator(cpu=recipe.device.type == "cpu", mixed_precision="bf16" if recipe.in_bf16 else "no")
     model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     criterion = nn.CrossEntropyLoss()
     model.train()
@@ -254,7 +256,7 @@ def compare(model_name: str, options: argparse.Namespace) -> None:
                 f"train.global_batch_size={options.batch}", "train.num_epochs=null",
                 f"train.num_steps={TOTAL_STEPS}", f"train.eval_every={TOTAL_STEPS}",
                 f"train.checkpoint_every={TOTAL_STEPS}", f"run.dir={folder}/run", f"run.device={options.device}",
-                f"train.num_threads={options.threads}",
+                f"train.num_threads={options.threads}", f"train.precision={options.precision}",
             ],
         )  # fmt: skip
         data = build_data(config.data, OneProcess())
@@ -288,12 +290,14 @@ def _recipe(config: Config, data: Data, options: argparse.Namespace, device: tor
     return Recipe(
         pixels, data.train.labels, options.data, options.batch, config.augment.pad_crop,
         normalize.mean, normalize.std, config.optim.lr, config.optim.weight_decay, device,
+        options.precision == "bf16",
     )  # fmt: skip
 
 
 def _print_rows(model_name: str, timings: Timings, options: argparse.Namespace) -> None:
     batch, own = options.batch, timings["distcls"]
-    print(f"\n{model_name}, batch {batch}, {options.threads} threads, median of {len(own.wall)} turns")
+    title = f"{model_name}, {options.precision}, batch {batch}, {options.threads} threads"
+    print(f"\n{title}, median of {len(own.wall)} turns")
     print(f"{'':32}{'images/s':>9}{'ms/step':>9}{'cpu ms':>9}   speed of distcls against it")
     for name, seconds in timings.items():
         wall, cpu = statistics.median(seconds.wall), statistics.median(seconds.cpu)
@@ -310,6 +314,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["cnn2", "resnet9"])
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", choices=["float32", "bf16"], help="default: bf16 on a GPU, float32 on a CPU")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="of the training process; 1 on a busy machine"
     )
@@ -319,6 +324,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three short turns of cnn2")
     options = parser.parse_args()
     options.data = cifar_folder(options.data)
+    options.precision = options.precision or ("bf16" if options.device == "cuda" else "float32")
     if options.quick:
         options.models, options.turns, options.steps = ["cnn2"], 3, 15
     print(conditions())

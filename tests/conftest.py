@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests are modules: `ranks`, `l
 
 # What a config leaves open is then the same on CPUs that have bf16 in hardware and on those that have not.
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
+# Many processes share the CPUs: threads that spin while they wait for each other would slow all of them.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 from ranks import Ranks, warm_up
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,9 @@ def main(argv: Sequence[str]) -> int:
     _check(options)
     run_dir = Path(options.run)
     check_run_folder(run_dir)
+    # OpenMP reads this when torch is imported. Threads that spin while they wait for each other take the CPUs from the
+    # processes that decode: then 10,000 small images take one and a half times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from distcls.data.sources.named_files import NamedFiles
 
     files = NamedFiles(options.images)
