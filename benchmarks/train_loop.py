@@ -11,6 +11,7 @@ loop also runs in a process of its own, as a script would.
 
     python benchmarks/train_loop.py                  # cnn2 and resnet9
     python benchmarks/train_loop.py --precision bf16 --only-bare
+    python benchmarks/train_loop.py --lightning      # Lightning, too
     python benchmarks/train_loop.py --quick
     python benchmarks/train_loop.py --device cuda --batch 512
 """
@@ -26,7 +27,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -146,24 +147,62 @@ def bare_loop(recipe: Recipe, model: nn.Module) -> Iterator[None]:
         yield
 
 
-def in_own_process(recipe: Recipe, model_name: str, threads: int) -> Iterator[None]:
-    """The hand-written loop in another process, which takes a step when it is told to."""
+def in_own_process(loop: Callable[..., None], recipe: Recipe, model_name: str, threads: int) -> Iterator[None]:
+    """A loop in another process, which takes a step when it is told to, and ends when nobody tells it any more."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_steps_on_demand, args=(there, recipe, model_name, threads), daemon=True)
-    process.start()
-    while True:
-        here.send(None)
-        here.recv()
-        yield
+    context.Process(target=loop, args=(there, recipe, model_name, threads)).start()
+    there.close()
+    with here:
+        while True:
+            here.send(None)
+            here.recv()
+            yield
 
 
-def _steps_on_demand(connection: Connection, recipe: Recipe, model_name: str, threads: int) -> None:
+def bare_on_demand(connection: Connection, recipe: Recipe, model_name: str, threads: int) -> None:
+    """The hand-written loop; see in_own_process."""
     torch.set_num_threads(threads)
     with contextlib.suppress(EOFError):  # the measurement is over
         for _ in bare_loop(recipe, MODELS[model_name](10, recipe.pixels.shape[1])):
             connection.recv()
             connection.send(None)
+
+
+def lightning_on_demand(connection: Connection, recipe: Recipe, model_name: str, threads: int) -> None:
+    """Lightning's Trainer, as its examples have it, with the images of `accelerate_loop`; see in_own_process."""
+    import lightning
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = MODELS[model_name](10, recipe.pixels.shape[1]).to(memory_format=torch.channels_last)
+
+        def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
+            loss = F.cross_entropy(self.network(batch[0]), batch[1])
+            self.log("train_loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> dict:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, TOTAL_STEPS)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    class InTurns(lightning.Callback):
+        def on_train_batch_start(self, *_) -> None:
+            connection.recv()
+
+        def on_train_batch_end(self, *_) -> None:
+            connection.send(None)
+
+    torch.set_num_threads(threads)
+    trainer = lightning.Trainer(
+        accelerator="gpu" if recipe.device.type == "cuda" else "cpu", devices=1, max_steps=TOTAL_STEPS, max_epochs=-1,
+        precision="bf16-mixed" if recipe.in_bf16 else "32-true", callbacks=[InTurns()], enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False, default_root_dir=tempfile.gettempdir(),
+    )  # fmt: skip
+    with contextlib.suppress(EOFError):
+        trainer.fit(Classifier(), transformed_one_by_one(recipe, in_memory=True))
 
 
 def crop_and_flip(chosen: torch.Tensor, pad: int, places: torch.Tensor) -> torch.Tensor:
@@ -203,9 +242,8 @@ class InMemory(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.pixels[i])), int(self.labels[i])
 
 
-def accelerate_loop(recipe: Recipe, model: nn.Module, in_memory: bool) -> Iterator[None]:
-    """As the examples of accelerate and torchvision have it: transforms per image in two loader processes."""
-    from accelerate import Accelerator
+def transformed_one_by_one(recipe: Recipe, in_memory: bool) -> torch.utils.data.DataLoader:
+    """As torchvision's examples have it: transforms of single images in two loader processes."""
     from torchvision import datasets, transforms
 
     transform = transforms.Compose(
@@ -221,10 +259,17 @@ def accelerate_loop(recipe: Recipe, model: nn.Module, in_memory: bool) -> Iterat
         if in_memory
         else datasets.ImageFolder(str(recipe.folder / "train"), transform)
     )
-    loader = torch.utils.data.DataLoader(
+    return torch.utils.data.DataLoader(
         images, recipe.batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True,
         pin_memory=recipe.device.type == "cuda",
     )  # fmt: skip
+
+
+def accelerate_loop(recipe: Recipe, model: nn.Module, in_memory: bool) -> Iterator[None]:
+    """As the examples of accelerate have it."""
+    from accelerate import Accelerator
+
+    loader = transformed_one_by_one(recipe, in_memory)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, TOTAL_STEPS)
     accelerator = Accelerator(cpu=recipe.device.type == "cpu", mixed_precision="bf16" if recipe.in_bf16 else "no")
@@ -265,8 +310,12 @@ def compare(model_name: str, options: argparse.Namespace) -> None:
         sides: dict[str, Iterator[None] | None] = {
             "distcls": None,  # its loop advances the turns
             "hand-written loop": bare_loop(recipe, models[0]),
-            OWN_PROCESS: in_own_process(recipe, model_name, options.threads),
+            OWN_PROCESS: in_own_process(bare_on_demand, recipe, model_name, options.threads),
         }
+        if options.lightning:
+            sides["Lightning, images in memory"] = in_own_process(
+                lightning_on_demand, recipe, model_name, options.threads
+            )
         if not options.only_bare:
             sides["accelerate, images in memory"] = accelerate_loop(recipe, models[1], in_memory=True)
             sides["accelerate, JPEG files"] = accelerate_loop(recipe, models[2], in_memory=False)
@@ -319,6 +368,7 @@ def main() -> None:
         "--threads", type=int, default=os.cpu_count(), help="of the training process; 1 on a busy machine"
     )
     parser.add_argument("--only-bare", action="store_true", help="leave the two accelerate loops out")
+    parser.add_argument("--lightning", action="store_true", help="Lightning's Trainer, too: pip install lightning")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--steps", type=int, default=40, help="timed steps a turn (a tenth of it for resnet9 on a CPU)")
     parser.add_argument("--quick", action="store_true", help="three short turns of cnn2")

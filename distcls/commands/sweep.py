@@ -66,10 +66,10 @@ def _is_for_slurm(options: argparse.Namespace) -> bool:
     """True if trials are jobs. Raises UsageError for options that only jobs have."""
     if options.cpu or options.gpus_per_node:
         return True
-    given = [name for name in ("time", "job_dir", "partition", "tasks_per_node", "container") if getattr(options, name)]
-    if given or options.slurm:
-        option = f"--{given[0].replace('_', '-')}" if given else "--slurm"
-        raise UsageError(f"{option} is for jobs of Slurm: add --gpus-per-node G or --cpu")
+    names = ["time", "job_dir", "partition", "tasks_per_node", "cpus_per_task", "signal_delay", "container", "slurm"]
+    given = [*(["nodes"] if options.nodes > 1 else []), *(name for name in names if getattr(options, name))]
+    if given:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for jobs of Slurm: add --gpus-per-node G or --cpu")
     return False
 
 
@@ -87,7 +87,7 @@ def _submit(options: argparse.Namespace, name: str, runs: Any) -> Any:
 
 def _run(plan: Plan, read: Read, options: argparse.Namespace) -> int:
     runs_here = not _is_for_slurm(options)
-    plan = settle(plan, read, _threads(plan, options.parallel) if runs_here else None)
+    plan = settle(plan, read, _threads(plan, read, options.parallel) if runs_here else None)
     from distcls.sweeps.search.local_runs import LocalRuns
     from distcls.sweeps.search.reporter import Reporter
     from distcls.sweeps.search.slurm_runs import SlurmRuns
@@ -129,10 +129,11 @@ def _show(plan: Plan, study: Any, reporter: Any) -> None:
         reporter.say(f"{title:<8}{command}")
 
 
-def _threads(plan: Plan, parallel: int) -> int | None:
+def _threads(plan: Plan, read: Read, parallel: int) -> int | None:
     """Return the CPU threads for each of several trials at once; None to leave it to the trials."""
-    given = any(word.startswith("train.num_threads=") for word in plan.options)
-    return max((os.cpu_count() or 1) // parallel, 1) if parallel > 1 and not given else None
+    words = [*(["-c", str(plan.config_file)] if plan.config_file else []), *plan.options]
+    is_given = read(words).train.num_threads is not None
+    return max((os.cpu_count() or 1) // parallel, 1) if parallel > 1 and not is_given else None
 
 
 def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read: Read) -> Plan:

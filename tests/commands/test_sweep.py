@@ -43,6 +43,9 @@ def planned(monkeypatch) -> list[Plan]:
         (["optim.lr=0.1,0.2", "run.name=x"], "--name NAME names the sweep"),
         (["optim.lr=0.1,0.2", "--time", "1h"], "--time is for jobs of Slurm: add --gpus-per-node G or --cpu"),
         (["optim.lr=0.1,0.2", "--slurm", "qos=x"], "--slurm is for jobs of Slurm"),
+        (["optim.lr=0.1,0.2", "--nodes", "2"], "--nodes is for jobs of Slurm"),
+        (["optim.lr=0.1,0.2", "--cpus-per-task", "2"], "--cpus-per-task is for jobs of Slurm"),
+        (["optim.lr=0.1,0.2", "--signal-delay", "60"], "--signal-delay is for jobs of Slurm"),
         (["optim.lr=0.1,0.2", "--cpu", "--time", "1h"], "needs --time T, until it is requeued, and --job-dir /DIR"),
         (["optim.lr=-1..0.2"], "optim.lr must be a number above 0"),
         (["optim.lr=0.1,0.2", "--sek=3"], "unknown option --sek=3"),
@@ -85,11 +88,22 @@ def test_a_second_sweep_in_the_folder_is_refused(planned, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parallel", "words", "expected"),
-    [(1, (), None), (2, (), 4), (3, (), 2), (99, (), 1), (2, ("train.num_threads=3",), None)],
+    ("parallel", "words", "file", "expected"),
+    [
+        (1, (), None, None),
+        (2, (), None, 4),
+        (3, (), None, 2),
+        (99, (), None, 1),
+        (2, ("train.num_threads=3",), None, None),
+        (2, (), "train: {num_threads: 3}", None),
+        (2, (), "train: {seed: 3}", 4),
+    ],
 )
-def test_trials_at_once_share_the_cores(monkeypatch, parallel, words, expected) -> None:
+def test_trials_at_once_share_the_cores(monkeypatch, tmp_path, parallel, words, file, expected) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     plan = Plan.__new__(Plan)
     object.__setattr__(plan, "options", words)
-    assert sweep._threads(plan, parallel) == expected
+    object.__setattr__(plan, "config_file", tmp_path / "x.yaml" if file else None)
+    if file:
+        (tmp_path / "x.yaml").write_text(file)
+    assert sweep._threads(plan, sweep._read, parallel) == expected
