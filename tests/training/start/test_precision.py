@@ -18,28 +18,30 @@ CPU = torch.device("cpu")
 SECONDS = {"slow_in_bf16": (0.01, 0.03), "slow_in_float32": (0.03, 0.01), "alike": (0.02, 0.019)}
 
 
-class Sleeping(nn.Sequential):
-    """Takes so many seconds for a forward pass in float32, and in bf16."""
+class Busy(nn.Sequential):
+    """Takes so many seconds of processor time for a forward pass in float32, and in bf16."""
 
     def __init__(self, num_classes: int, seconds: tuple[float, float]) -> None:
         super().__init__(nn.Flatten(), nn.Linear(192, num_classes))
         self.seconds = seconds
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        time.sleep(self.seconds[torch.is_autocast_enabled("cpu")])
+        end = time.thread_time() + self.seconds[torch.is_autocast_enabled("cpu")]
+        while time.thread_time() < end:
+            pass
         return super().forward(images)
 
 
 def slow_in_bf16(num_classes: int) -> nn.Module:
-    return Sleeping(num_classes, SECONDS["slow_in_bf16"])
+    return Busy(num_classes, SECONDS["slow_in_bf16"])
 
 
 def slow_in_float32(num_classes: int) -> nn.Module:
-    return Sleeping(num_classes, SECONDS["slow_in_float32"])
+    return Busy(num_classes, SECONDS["slow_in_float32"])
 
 
 def alike(num_classes: int) -> nn.Module:
-    return Sleeping(num_classes, SECONDS["alike"])
+    return Busy(num_classes, SECONDS["alike"])
 
 
 def broken(num_classes: int) -> nn.Module:
@@ -84,7 +86,7 @@ def test_slow_networks_are_timed_once(monkeypatch):
     monkeypatch.setattr(precision, "_step_seconds", lambda network, images, in_bf16: steps.append(images.shape) or 1.0)
     config = config_of("cnn2", "data.image_size=512", "train.micro_batch_size=64", "train.global_batch_size=64")
     assert faster_precision(config, open_image_sets(config.data)["train"]) == "float32"
-    assert steps == [(8, 3, 512, 512)] * 4  # few large images; a first step of each, and one round
+    assert steps == [(4, 3, 512, 512)] * 4  # few large images; a first step of each, and one round
 
 
 def test_the_choice_is_kept_for_this_network_and_batch(monkeypatch, tmp_path):
@@ -99,3 +101,12 @@ def test_the_choice_is_kept_for_this_network_and_batch(monkeypatch, tmp_path):
         kept.write_text("")  # such as by a full disk
     monkeypatch.setattr(precision, "_gain_of_bf16", lambda *_: 2.0)
     assert faster_precision(config, open_image_sets(config.data)["train"]) == "bf16"
+
+
+def test_one_thread_is_timed_and_all_are_there_again_afterwards(monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    settings = config_of("cnn2")
+    faster_precision(settings, open_image_sets(settings.data)["train"])
+    assert threads == [1, 8]
