@@ -17,6 +17,7 @@ from distcls.export.onnx_file import open_file, read_metadata
 from distcls.export.portable import Portable
 from distcls.inference.classifier import Classifier, load_classifier
 from distcls.inference.prediction import choose_device
+from distcls.serving.fusing import fused
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
         file = _exported_file(run_dir, classifier)
         compute, platform = open_file(file, num_threads=threads), "onnxruntime_onnx"
     else:
-        compute, platform = Portable(classifier).predict, "pytorch"
+        compute, platform = Portable(fused(classifier)).predict, "pytorch"
     return Backend(classifier.class_names, classifier.decoding, compute, platform, str(classifier.device), classifier)
 
 

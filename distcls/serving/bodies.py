@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import functools
 from collections.abc import Awaitable, Callable
 from email.message import Message
 from typing import Annotated, NamedTuple, TypeVar
@@ -140,7 +141,11 @@ async def apart(work: Callable[[], T], body: bytes) -> T:
 
 def content_type(request: Request) -> tuple[str, dict[str, str]]:
     """Return the type of a request's body in lower case, "" if there is none, and its parameters."""
-    given = request.headers.get("content-type", "")
+    return _parsed(request.headers.get("content-type", ""))
+
+
+@functools.lru_cache(maxsize=64)  # most clients always send the same
+def _parsed(given: str) -> tuple[str, dict[str, str]]:
     message = Message()
     message["content-type"] = given
     (kind, _), *parameters = message.get_params(failobj=[("", "")])
