@@ -171,7 +171,7 @@ def bare_on_demand(connection: Connection, recipe: Recipe, model_name: str, thre
 
 def lightning_on_demand(connection: Connection, recipe: Recipe, model_name: str, threads: int) -> None:
     """Lightning's Trainer, as its examples have it, with the images of `accelerate_loop`; see in_own_process."""
-    import lightning
+    import lightning  # type: ignore  # whoever asks for it installs it
 
     class Classifier(lightning.LightningModule):
         def __init__(self) -> None:
