@@ -8,6 +8,7 @@ out its start and its evaluations before the last; those of distcls are of the w
 
     git clone https://github.com/KellerJordan/cifar10-airbench /tmp/airbench
     python benchmarks/airbench.py --airbench /tmp/airbench --seeds 0 1 2
+    python benchmarks/airbench.py --airbench /tmp/airbench --seeds 0 1 --epochs 1
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ ON_A_CPU = {
 """What is replaced in the original's text; the empty line at the end of its table follows from one run."""
 
 
-def adapted(source: str, device: str) -> str:
+def adapted(source: str, device: str, epochs: int) -> str:
     """Return the original's text, to run once on this device. SystemExit if it is another version."""
     replacements = ON_ANY_DEVICE if device == "cuda" else ON_ANY_DEVICE | ON_A_CPU
-    for old, new in replacements.items():
+    for old, new in {**replacements, "ceil(8 * len": f"ceil({epochs} * len"}.items():
         if old not in source:
             raise SystemExit(f"this airbench94_muon.py has no {old!r}: check out f1c599c")
         source = source.replace(old, new)
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--airbench", type=Path, required=True, metavar="CHECKOUT")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10 JPEGs; default: the zip beside the project")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=8, help="fewer to compare only the time")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("settings", nargs="*", help="settings of distcls, such as train.compile=true")
     options = parser.parse_args()
@@ -115,9 +117,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         script = folder / "airbench94_muon.py"
-        script.write_text(adapted((options.airbench / script.name).read_text(), options.device))
+        script.write_text(adapted((options.airbench / script.name).read_text(), options.device, options.epochs))
         write_arrays(data, folder)
-        settings = [f"run.device={options.device}", *options.settings]
+        settings = [f"run.device={options.device}", f"train.num_epochs={options.epochs}", *options.settings]
         for seed in options.seeds:
             for side in found:
                 result = (
