@@ -52,9 +52,10 @@ ON_A_CPU = {
     "        starter.record()\n": "        nonlocal started\n        started = time.perf_counter()\n",
     "        ender.record()\n        torch.cuda.synchronize()\n": "",
     "1e-3 * starter.elapsed_time(ender)": "time.perf_counter() - started",
-    "accs = torch.tensor([main(run, model)": (
-        "autocast = torch.autocast('cpu', torch.bfloat16)\n    accs = torch.tensor([autocast(main)(run, model)"
+    "    def forward(self, x, whiten_bias_grad=True):": (
+        "    @torch.autocast('cpu', torch.bfloat16)\n    def forward(self, x, whiten_bias_grad=True):"
     ),
+    "return self.head(x) / x.size(-1)": "return self.head(x).float() / x.size(-1)",
 }
 """What is replaced in the original's text; the empty line at the end of its table follows from one run."""
 

@@ -2,13 +2,15 @@
 
     the loop of events  ->  threads that decode  ->  one thread that computes  ->  the loop of events
 
-Images wait for each other only while others are being decoded: a lone one passes at once. All images of a batch are
-answered in one step, because waking up the loop costs as much as decoding a small image.
+Images wait for each other only while others are being decoded: a lone one passes at once. Waking up a thread costs as
+much as decoding a small image, so small ones go on several at a time, and all images of a batch are answered in one
+step.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 import threading
@@ -28,7 +30,10 @@ LARGE = 16_000_000
 """Pixels. Larger images take much time and memory, so they are decoded one at a time, and beside the others."""
 
 TINY, TINY_PIXELS = 4096, 65_536
-"""Bytes and pixels. Handing such a file to another thread takes longer than decoding it."""
+"""Bytes and pixels. One thread decodes such files, and hands them on several at a time."""
+
+TINY_ONES = 16
+"""The most that it hands on at once: meanwhile the network computes those before them."""
 
 log = logging.getLogger("distcls.serving")
 
@@ -70,12 +75,16 @@ class Batcher:
         self._waiting = 0
         self._encoded: SimpleQueue[Job | None] = SimpleQueue()
         self._large: SimpleQueue[Job | None] = SimpleQueue()
-        self._ready: SimpleQueue[Job | None] = SimpleQueue()
+        self._tiny: SimpleQueue[Job | None] = SimpleQueue()
+        self._ready: SimpleQueue[list[Job] | None] = SimpleQueue()
+        self._left: list[Job] = []
+        """Jobs that were ready, but more than fitted into the last batch."""
         self._num_decoding = 0
         self._lock = threading.Lock()
         """Of _num_decoding."""
         self._decoders = [threading.Thread(target=self._decode_all, args=(self._encoded,)) for _ in range(decoders)]
         self._decoders.append(threading.Thread(target=self._decode_all, args=(self._large,)))
+        self._decoders.append(threading.Thread(target=self._decode_all_tiny))
         self._computer = threading.Thread(target=self._compute_all)
         for thread in (*self._decoders, self._computer):
             thread.start()
@@ -89,7 +98,7 @@ class Batcher:
         self._admit(jobs)
         for job in jobs:
             if len(job.content) <= TINY:
-                self._ready.put(job)
+                self._tiny.put(job)
             else:
                 with self._lock:
                     self._num_decoding += 1
@@ -100,15 +109,15 @@ class Batcher:
         """Return the probabilities of images (n, S, S, 3) that are decoded already; see `classify`."""
         jobs = [Job(self._loop.create_future(), pixels=image) for image in pixels]
         self._admit(jobs)
-        for job in jobs:
-            self._ready.put(job)
+        self._ready.put(jobs)
         return await self._answers(jobs)
 
     def close(self) -> None:
         """End the threads, once nobody waits for an answer."""
-        for _ in self._decoders[1:]:
+        for _ in self._decoders[2:]:
             self._encoded.put(None)
         self._large.put(None)
+        self._tiny.put(None)
         self._ready.put(None)
         for thread in (*self._decoders, self._computer):
             thread.join()
@@ -142,7 +151,7 @@ class Batcher:
                     continue
                 self._deliver([job], [Problem(TOO_LARGE, str(error))])
             if job.pixels is not None:
-                self._ready.put(job)
+                self._ready.put([job])
             with self._lock:
                 self._num_decoding -= 1
 
@@ -162,21 +171,29 @@ class Batcher:
         else:
             job.content = b""
 
-    def _decode_tiny(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return the jobs that have pixels; those of tiny files get theirs now."""
-        for job in jobs:
-            if job.pixels is None:
+    def _decode_all_tiny(self) -> None:
+        while (job := self._tiny.get()) is not None:
+            jobs = [job]
+            with contextlib.suppress(Empty):
+                while len(jobs) < TINY_ONES:
+                    if (job := self._tiny.get_nowait()) is None:
+                        self._tiny.put(None)  # the end comes after these
+                        break
+                    jobs.append(job)
+            for job in jobs:
                 try:
-                    self._decode(job, min(self.max_pixels, TINY_PIXELS))
+                    if not job.answer.cancelled():
+                        self._decode(job, min(self.max_pixels, TINY_PIXELS))
                 except TooManyPixelsError:  # a small file of many pixels
                     with self._lock:
                         self._num_decoding += 1
                     self._encoded.put(job)
-        return [job for job in jobs if job.pixels is not None]
+            if ready := [job for job in jobs if job.pixels is not None]:
+                self._ready.put(ready)
 
     def _compute_all(self) -> None:
         while (batch := self._next_batch()) is not None:
-            jobs = self._decode_tiny([job for job in batch if not job.answer.cancelled()])
+            jobs = [job for job in batch if not job.answer.cancelled()]
             if not jobs:
                 continue
             began = time.perf_counter()
@@ -194,17 +211,19 @@ class Batcher:
 
     def _next_batch(self) -> list[Job] | None:
         """Return what is ready, up to max_batch; wait for more only while some are being decoded. None: the end."""
-        job = self._ready.get()
+        ready = self._left or self._ready.get()
         batch: list[Job] = []
         latest = time.perf_counter() + self.max_wait
-        while job is not None:
-            batch.append(job)
+        while ready is not None:
+            room = self.max_batch - len(batch)
+            batch += ready[:room]
+            self._left = ready[room:]
             if len(batch) == self.max_batch:
                 return batch
             try:
                 left = latest - time.perf_counter()
                 is_worth_waiting = self._num_decoding > 0 and left > 0
-                job = self._ready.get(timeout=left) if is_worth_waiting else self._ready.get_nowait()
+                ready = self._ready.get(timeout=left) if is_worth_waiting else self._ready.get_nowait()
             except Empty:
                 return batch
         if batch:
