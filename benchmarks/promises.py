@@ -38,6 +38,9 @@ from distcls.training.watch import Watch
 
 AS_IT_IS, ALL = "as it is", "all of them"
 
+LEAD_IN = 4
+"""Steps that are not timed, after a change."""
+
 RANDOM, PLAN, SEEDS = (
     "random numbers of each step, keyed",
     "the plan's images",
@@ -99,16 +102,20 @@ def switched(off: set[str], part: str, original: Callable[..., Any], instead: Ca
     return lambda *args, **named: (instead if part in off else original)(*args, **named)
 
 
-def turns_of(timings: dict[str, Seconds], off: set[str], turns: int, steps: int, lead_in: int) -> Iterator[None]:
+def turns_of(timings: dict[str, Seconds], off: set[str], options: argparse.Namespace) -> Iterator[None]:
     """Let the loop take its steps, with one part off after another. The first turn is not counted."""
+    turns, steps = options.turns, options.steps
+    synchronize = torch.cuda.synchronize if options.device == "cuda" else lambda: None
     parts = {part for part, *_ in PARTS}
     for turn in range(turns + 1):
         for side in (AS_IT_IS, *sorted(parts), ALL):
             off.clear()
             off.update({ALL: parts, AS_IT_IS: set()}.get(side, {side}))
-            yield from itertools.repeat(None, lead_in)
+            yield from itertools.repeat(None, LEAD_IN)
+            synchronize()
             wall, cpu = time.perf_counter(), time.process_time()
             yield from itertools.repeat(None, steps)
+            synchronize()
             if turn:
                 seconds = timings.setdefault(side, Seconds())
                 seconds.wall.append((time.perf_counter() - wall) / steps)
@@ -145,7 +152,7 @@ def main() -> None:
                 f"train.precision={options.precision}",
             ],
         )  # fmt: skip
-        run_in_turns(config, turns_of(timings, off, options.turns, options.steps, lead_in=4))
+        run_in_turns(config, turns_of(timings, off, options))
     as_it_is = timings.pop(AS_IT_IS)
     print(f"{options.model}, batch {options.batch}, {options.precision}, {options.threads} threads: ", end="")
     print(f"{1000 * statistics.median(as_it_is.wall):.2f} ms a step, median of {len(as_it_is.wall)} turns\n")
