@@ -1,10 +1,10 @@
 """Time and accuracy of configs/cifar10_airbench94.yaml beside the script it comes from, on the same images.
 
 The other side is airbench94_muon.py of KellerJordan/cifar10-airbench (measured with f1c599c), from a checkout that you
-name. Of its text, only what binds it to one place is replaced: the number of runs, and on a CPU its CUDA calls, its
-half precision (bf16 autocast instead) and torch.compile. Both sides train on all training images, in a process of
-their own, and measure all test images with flips and shifts. The original's seconds are the ones it prints, which leave
-out its start and its evaluations before the last; those of distcls are of the whole command.
+name. Of its text, only what binds it to one place is replaced: the numbers of runs and epochs, and on a CPU its CUDA
+calls, its half precision (bf16 autocast instead) and torch.compile. Both sides train on all training images, in a
+process of their own, and measure all test images with flips and shifts. The original's seconds are the ones it prints,
+which leave out its start and its evaluations before the last; those of distcls are of the whole command.
 
     git clone https://github.com/KellerJordan/cifar10-airbench /tmp/airbench
     python benchmarks/airbench.py --airbench /tmp/airbench --seeds 0 1 2
@@ -56,7 +56,7 @@ ON_A_CPU = {
     ),
     "return self.head(x) / x.size(-1)": "return self.head(x).float() / x.size(-1)",
 }
-"""What is replaced in the original's text; the empty line at the end of its table follows from one run."""
+"""What is replaced in the original's text."""
 
 
 def adapted(source: str, device: str, epochs: int) -> str:
@@ -120,7 +120,8 @@ def main() -> None:
         script = folder / "airbench94_muon.py"
         script.write_text(adapted((options.airbench / script.name).read_text(), options.device, options.epochs))
         write_arrays(data, folder)
-        settings = [f"run.device={options.device}", f"train.num_epochs={options.epochs}", *options.settings]
+        precision = ["train.precision=bf16"] if options.device == "cpu" else []  # that of the original's autocast
+        settings = [*precision, f"run.device={options.device}", f"train.num_epochs={options.epochs}", *options.settings]
         # On a GPU, the original compiles for minutes before its first run, so it does all of them in one process.
         together = original(script, options.seeds) if options.device == "cuda" else []
         for place, seed in enumerate(options.seeds):

@@ -31,6 +31,6 @@ fi
 "$python" benchmarks/train_loop.py --device "$device" --data "$data" "${train_loop[@]}"
 "$python" benchmarks/deterministic.py --device "$device" --data "$data" --processes 1 "${deterministic[@]}"
 "$python" benchmarks/promises.py --device "$device" --data "$data" "${promises[@]}"
-if [ -n "${AIRBENCH:-}" ]; then
+if [ "$device" = cuda ] && [ -n "${AIRBENCH:-}" ] && [ -n "${1:-}" ]; then
 	"$python" benchmarks/airbench.py --device "$device" --data "$data" --airbench "$AIRBENCH" --seeds {0..9}
 fi

@@ -109,6 +109,11 @@ class Recipe:
         )
         return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
+    def wait_for_the_device(self) -> None:
+        """End a step for good, where another process measures it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
     def autocast(self) -> torch.autocast | contextlib.nullcontext[None]:
         """Around the forward pass, in bf16."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.in_bf16 else contextlib.nullcontext()
@@ -166,6 +171,7 @@ def bare_on_demand(connection: Connection, recipe: Recipe, model_name: str, thre
     with contextlib.suppress(EOFError):  # the measurement is over
         for _ in bare_loop(recipe, MODELS[model_name](10, recipe.pixels.shape[1])):
             connection.recv()
+            recipe.wait_for_the_device()
             connection.send(None)
 
 
@@ -193,6 +199,7 @@ def lightning_on_demand(connection: Connection, recipe: Recipe, model_name: str,
             connection.recv()
 
         def on_train_batch_end(self, *_) -> None:
+            recipe.wait_for_the_device()
             connection.send(None)
 
     torch.set_num_threads(threads)
@@ -319,6 +326,10 @@ def compare(model_name: str, options: argparse.Namespace) -> None:
         if not options.only_bare:
             sides["accelerate, images in memory"] = accelerate_loop(recipe, models[1], in_memory=True)
             sides["accelerate, JPEG files"] = accelerate_loop(recipe, models[2], in_memory=False)
+        closing = contextlib.ExitStack()
+        for side in sides.values():
+            if side is not None:  # also after an error: a process that still waits would be waited for
+                closing.callback(side.close)  # type: ignore[attr-defined]
         turns = in_turns(
             timings,
             sides,
@@ -327,7 +338,8 @@ def compare(model_name: str, options: argparse.Namespace) -> None:
             lead_in=2 if slow else 8,
             synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
         )
-        run_in_turns(config, turns)
+        with closing:
+            run_in_turns(config, turns)
     _print_rows(model_name, timings, options)
 
 

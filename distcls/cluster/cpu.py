@@ -1,4 +1,4 @@
-"""What the kernel says of the CPU: its name, and whether it computes in bf16. Linux only; others say nothing."""
+"""Reads the CPU's name and flags from the kernel, on Linux: whether it computes in bf16, above all."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html"""
 
 def has_bf16() -> bool:
     """True if the CPU has instructions for bf16 and may use them."""
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT_BF16:
-        return False
-    flags = {flag for name, value in _lines() if name in ("flags", "Features") for flag in value.split()}
-    return not BF16_FLAGS.isdisjoint(flags)
+    return max_isa() not in ISAS_WITHOUT_BF16 and not BF16_FLAGS.isdisjoint(cpu_flags())
+
+
+def max_isa() -> str:
+    """Return the newest instructions that oneDNN may use, as its environment variable says; "" if it does not."""
+    return os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+
+
+def cpu_flags() -> set[str]:
+    """Return what the CPU can do, in the kernel's words; nothing where the kernel does not say."""
+    return {flag for name, value in _lines() if name in ("flags", "Features") for flag in value.split()}
 
 
 def cpu_name() -> str:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     run_dir = Path(options.run)
     check_run_folder(run_dir)
     # OpenMP reads this when torch is imported. Threads that spin while they wait for each other take the CPUs from the
-    # processes that decode: then 10,000 small images take one and a half times as long.
+    # processes that decode: then 10,000 small images take a third longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from distcls.data.sources.named_files import NamedFiles
 

@@ -131,8 +131,9 @@ def _show(plan: Plan, study: Any, reporter: Any) -> None:
 
 def _threads(plan: Plan, read: Read, parallel: int) -> int | None:
     """Return the CPU threads for each of several trials at once; None to leave it to the trials."""
-    words = [*(["-c", str(plan.config_file)] if plan.config_file else []), *plan.options]
-    is_given = read(words).train.num_threads is not None
+    files = {plan.config_file, *(variant.config for variant in plan.space.variants.values() if variant.config)}
+    shared = [[*(["-c", str(file)] if file else []), *plan.options] for file in files]
+    is_given = any(read(words).train.num_threads is not None for words in shared)
     return max((os.cpu_count() or 1) // parallel, 1) if parallel > 1 and not is_given else None
 
 

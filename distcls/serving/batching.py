@@ -2,9 +2,9 @@
 
     the loop of events  ->  threads that decode  ->  one thread that computes  ->  the loop of events
 
-Images wait for each other only while others are being decoded: a lone one passes at once. Waking up a thread costs as
-much as decoding a small image, so small ones go on several at a time, and all images of a batch are answered in one
-step.
+Images wait for each other only while others that are not small are being decoded: a lone one passes at once. Waking up
+a thread costs as much as decoding a small image, so small ones are passed on several at a time, and all images of a
+batch are answered in one step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TINY, TINY_PIXELS = 4096, 65_536
 """Bytes and pixels. One thread decodes such files, and hands them on several at a time."""
 
 TINY_ONES = 16
-"""The most that it hands on at once: meanwhile the network computes those before them."""
+"""The most that it hands on at once, so that the network can compute one group while the next is decoded."""
 
 log = logging.getLogger("distcls.serving")
 

@@ -12,6 +12,7 @@ import pytest
 from distcls.cli import main
 from distcls.commands import sweep
 from distcls.sweeps.search.plan import Plan
+from distcls.sweeps.search.space import Space, Variant
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +104,10 @@ def test_trials_at_once_share_the_cores(monkeypatch, tmp_path, parallel, words, 
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     plan = Plan.__new__(Plan)
     object.__setattr__(plan, "options", words)
-    object.__setattr__(plan, "config_file", tmp_path / "x.yaml" if file else None)
-    if file:
-        (tmp_path / "x.yaml").write_text(file)
-    assert sweep._threads(plan, sweep._read, parallel) == expected
+    for in_variant in (False, True):
+        variants = {"one": Variant((), tmp_path / "x.yaml")} if file and in_variant else {}
+        object.__setattr__(plan, "config_file", tmp_path / "x.yaml" if file and not in_variant else None)
+        object.__setattr__(plan, "space", Space((), variants))
+        if file:
+            (tmp_path / "x.yaml").write_text(file)
+        assert sweep._threads(plan, sweep._read, parallel) == expected

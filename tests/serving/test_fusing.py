@@ -75,3 +75,20 @@ def test_a_network_that_cannot_be_folded_gives_its_own_probabilities(network):
 def test_in_other_precisions_nothing_is_folded():
     classifier = classifier_of(build_model(load_config(None, []).model, 10, 32), "train.precision=bf16")
     assert fused(classifier) is classifier
+
+
+class Sure(nn.Sequential):
+    """Folded wrongly, because its norm is also used elsewhere; and so sure that probabilities do not show it."""
+
+    def __init__(self) -> None:
+        super().__init__(Doubling(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+        nn.init.zeros_(self[4].weight)
+        with torch.no_grad():
+            self[4].weight[0] = 1000.0
+            self[4].bias.copy_(torch.tensor([1e6, *[0.0] * 9]))
+
+
+def test_logits_are_compared_because_sure_probabilities_hide_mistakes():
+    classifier = classifier_of(Sure())
+    images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    assert torch.equal(fused(classifier).logits(images), classifier.logits(images))

@@ -90,6 +90,22 @@ def flip_bit(path: Path, place: float = 0.5) -> None:
     path.write_bytes(content)
 
 
+@pytest.fixture(autouse=True)
+def writers_that_end(monkeypatch: pytest.MonkeyPatch):
+    """Each Checkpoints has a thread, and hundreds of them would outlive these tests."""
+    begun: list[Checkpoints] = []
+    begin = Checkpoints.__init__
+
+    def noted(self: Checkpoints, *args: Any, **named: Any) -> None:
+        begin(self, *args, **named)
+        begun.append(self)
+
+    monkeypatch.setattr(Checkpoints, "__init__", noted)
+    yield
+    for checkpoints in begun:
+        checkpoints.writer.shutdown()
+
+
 def checkpoints_of(run: FakeRun, keep: int) -> Checkpoints:
     return Checkpoints(run, TrainConfig(keep_checkpoints=keep))
 

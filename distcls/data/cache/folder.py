@@ -1,4 +1,4 @@
-"""The folder for everything that can be recreated: downloads and decoded images."""
+"""The folder for everything that can be recreated: downloads, decoded images, choices of a precision."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Chooses what train.precision=auto means on a CPU that computes in bf16: it times steps of the run's own network.
 
-The choice is kept in the cache folder: runs that differ in their seed, or the trials of a sweep, all compute alike. So
-other programs must not sway it: one thread computes, and its processor time counts. Beside two busy programs the
-ratios were those of a quiet machine, while by the clock a network that is 3 times as fast in bf16 seemed no faster.
+The choice is kept in the cache folder, so that runs with the same network, image size and batch compute alike,
+whatever their seed or learning rate. So other programs must not affect it: one thread computes, and its processor time
+is measured. Beside two busy programs the ratios were those of a quiet machine, while by the clock a network that is 3
+times as fast in bf16 seemed no faster.
 
 bf16 is not always faster: a network of depthwise convolutions (tf_efficientnet_lite0 at 96 pixels) ran at 80 images/s
 in it and at 135 in float32, while a ResNet-9 ran 1.8 times as fast.
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from distcls.cluster.cpu import cpu_name
+from distcls.cluster.cpu import cpu_flags, cpu_name, max_isa
 from distcls.config.settings import Config
 from distcls.data.cache.folder import cache_folder
 from distcls.data.decoding.native_size import choose_decoding
@@ -52,10 +53,11 @@ def faster_precision(config: Config, train: ImageSet) -> str:
     num_images = min(wanted, max(PIXELS // image_size**2, FEWEST))
     shape = (num_images, 3, image_size, image_size)
     num_classes = len(train.class_names)
-    described = (config.model, shape, num_classes, torch.__version__, cpu_name())
+    described = (config.model, shape, num_classes, torch.__version__, cpu_name(), sorted(cpu_flags()), max_isa())
     kept = cache_folder(config.data) / "precision" / hashlib.sha256(repr(described).encode()).hexdigest()
-    with contextlib.suppress(OSError):
-        if (choice := kept.read_text()) in ("bf16", "float32"):
+    is_ours = ":" not in config.model.name  # people's own networks change
+    with contextlib.suppress(OSError, ValueError):
+        if is_ours and (choice := kept.read_text()) in ("bf16", "float32"):
             return choice
     choice = "float32"
     # Whatever is wrong with the network is reported where it is built for training.
@@ -65,8 +67,9 @@ def faster_precision(config: Config, train: ImageSet) -> str:
             > LEAST_GAIN
         ):
             choice = "bf16"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, choice, durable=False)
+        if is_ours:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, choice, durable=False)
     return choice
 
 

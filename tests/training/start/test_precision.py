@@ -110,3 +110,16 @@ def test_one_thread_is_timed_and_all_are_there_again_afterwards(monkeypatch):
     settings = config_of("cnn2")
     faster_precision(settings, open_image_sets(settings.data)["train"])
     assert threads == [1, 8]
+
+
+def test_a_damaged_choice_and_ones_own_network_are_timed_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "_gain_of_bf16", lambda *_: 2.0)
+    config = config_of("cnn2")
+    images = open_image_sets(config.data)["train"]
+    faster_precision(config, images)
+    (kept,) = (tmp_path / "distcls" / "precision").iterdir()
+    kept.write_bytes(b"\xff\xfe")
+    assert faster_precision(config, images) == "bf16" and kept.read_text() == "bf16"
+    kept.unlink()
+    faster_precision(config_of(f"{__name__}:alike"), images)
+    assert not kept.exists() and not list(kept.parent.iterdir()), "its code may change"
