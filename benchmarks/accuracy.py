@@ -57,8 +57,9 @@ def train_by_hand(splits: dict[str, Arrays], seed: int, epochs: int, precision: 
     from distcls.models.networks.cnn import cnn2
 
     torch.manual_seed(seed)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     net = cnn2(10, 32, dropout=0.2).to(memory_format=torch.channels_last)
+    if precision == "bf16":
+        net.forward = torch.autocast("cpu", torch.bfloat16)(net.forward)
     decayed = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -75,18 +76,14 @@ def train_by_hand(splits: dict[str, Arrays], seed: int, epochs: int, precision: 
             for group in optimizer.param_groups:
                 group["lr"] = one_cycle(epoch * steps_an_epoch + i, epochs * steps_an_epoch)
             optimizer.zero_grad()
-            images = normalize(crop_and_flip(train.pixels[rows]))
-            with autocast:
-                loss = F.cross_entropy(net(images), train.labels[rows])
-            loss.backward()
+            logits = net(normalize(crop_and_flip(train.pixels[rows])))
+            F.cross_entropy(logits.float(), train.labels[rows]).backward()
             optimizer.step()
-        with autocast:
-            accuracy = measure(net, splits["val"])
+        accuracy = measure(net, splits["val"])
         if accuracy > best:
             best, best_weights = accuracy, {name: value.clone() for name, value in net.state_dict().items()}
     net.load_state_dict(best_weights)
-    with autocast:
-        return measure(net, splits["test"])
+    return measure(net, splits["test"])
 
 
 def one_cycle(step: int, total: int) -> float:

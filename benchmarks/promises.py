@@ -15,7 +15,6 @@ import argparse
 import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,10 +22,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from side_by_side import Seconds, cifar_folder, conditions
-from train_loop import ROOT, TOTAL_STEPS, run_in_turns
+from side_by_side import Timings, cifar_folder, conditions, in_turns
+from train_loop import loop_config, run_in_turns
 
-from distcls.config.loading import load_config
 from distcls.data.loading import loader
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.plan.batches import BatchPlan
@@ -102,26 +100,6 @@ def switched(off: set[str], part: str, original: Callable[..., Any], instead: Ca
     return lambda *args, **named: (instead if part in off else original)(*args, **named)
 
 
-def turns_of(timings: dict[str, Seconds], off: set[str], options: argparse.Namespace) -> Iterator[None]:
-    """Let the loop take its steps, with one part off after another. The first turn is not counted."""
-    turns, steps = options.turns, options.steps
-    synchronize = torch.cuda.synchronize if options.device == "cuda" else lambda: None
-    parts = {part for part, *_ in PARTS}
-    for turn in range(turns + 1):
-        for side in (AS_IT_IS, *sorted(parts), ALL):
-            off.clear()
-            off.update({ALL: parts, AS_IT_IS: set()}.get(side, {side}))
-            yield from itertools.repeat(None, LEAD_IN)
-            synchronize()
-            wall, cpu = time.perf_counter(), time.process_time()
-            yield from itertools.repeat(None, steps)
-            synchronize()
-            if turn:
-                seconds = timings.setdefault(side, Seconds())
-                seconds.wall.append((time.perf_counter() - wall) / steps)
-                seconds.cpu.append((time.process_time() - cpu) / steps)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10 JPEGs; default: the zip beside the project")
@@ -134,25 +112,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--quick", action="store_true", help="two short turns")
     options = parser.parse_args()
+    options.data = cifar_folder(options.data)
     if options.quick:
         options.turns, options.steps = 2, 8
     print(conditions())
-    timings: dict[str, Seconds] = {}
-    off: set[str] = set()
+    timings: Timings = {}
+    parts, off = {part for part, *_ in PARTS}, set[str]()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for part, owner, name, instead in PARTS:
             stack.enter_context(mock.patch.object(owner, name, switched(off, part, getattr(owner, name), instead)))
-        config = load_config(
-            ROOT / "configs" / "cifar10_cnn.yaml",
-            [
-                f"data.root={cifar_folder(options.data)}", f"model.name={options.model}", "model.args={}",
-                f"train.global_batch_size={options.batch}", "train.num_epochs=null", f"train.num_steps={TOTAL_STEPS}",
-                f"train.eval_every={TOTAL_STEPS}", f"train.checkpoint_every={TOTAL_STEPS}", f"run.dir={folder}/run",
-                f"run.device={options.device}", f"train.num_threads={options.threads}",
-                f"train.precision={options.precision}",
-            ],
-        )  # fmt: skip
-        run_in_turns(config, turns_of(timings, off, options))
+        config = loop_config(options.model, Path(folder), options)
+        synchronize = torch.cuda.synchronize if options.device == "cuda" else lambda: None
+
+        def begin(side: str) -> None:
+            off.clear()
+            off.update({ALL: parts, AS_IT_IS: set()}.get(side, {side}))
+
+        sides = dict.fromkeys([AS_IT_IS, *sorted(parts), ALL])
+        turns = in_turns(timings, sides, options.turns + 1, options.steps, LEAD_IN, synchronize, begin)
+        run_in_turns(config, turns)
+    for seconds in timings.values():  # in the first turn, much is done for the first time
+        del seconds.wall[0], seconds.cpu[0]
     as_it_is = timings.pop(AS_IT_IS)
     print(f"{options.model}, batch {options.batch}, {options.precision}, {options.threads} threads: ", end="")
     print(f"{1000 * statistics.median(as_it_is.wall):.2f} ms a step, median of {len(as_it_is.wall)} turns\n")

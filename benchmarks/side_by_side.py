@@ -57,15 +57,18 @@ def in_turns(
     steps: int,
     lead_in: int,
     synchronize: Callable[[], object] = lambda: None,
+    begin: Callable[[str], object] = lambda _: None,
 ) -> Iterator[None]:
     """Do the same as `alternate`, for a side with a loop of its own, which is None in `sides`; fill `timings`.
 
     That loop advances this iterator before each of its steps. The other sides take their turns while it waits for it,
-    so all of them run in one thread, and handing over costs nothing.
+    so all of them run in one thread, and handing over costs nothing. begin: called with the name of the side whose turn
+    comes, for sides that are one loop in different states.
     """
     timings.update({name: Seconds() for name in sides})
     for _ in range(turns):
         for name, side in sides.items():
+            begin(name)
             yield from _take(side, lead_in)
             synchronize()
             wall, cpu = time.perf_counter(), time.process_time()
@@ -96,19 +99,13 @@ def conditions() -> str:
     """One line on when and on what this was measured, and how busy that was."""
     import torch
 
+    from distcls.cluster.cpu import cpu_name
+
     load = ", ".join(f"{number:.1f}" for number in os.getloadavg())
     return (
-        f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores {_cpu_name()}, "
+        f"{time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} cores {cpu_name()}, "
         f"python {platform.python_version()}, torch {torch.__version__}, load {load}"
     )
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def cifar_folder(given: Path | None) -> Path:

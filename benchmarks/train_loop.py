@@ -295,22 +295,27 @@ def accelerate_loop(recipe: Recipe, model: nn.Module, in_memory: bool) -> Iterat
             yield
 
 
+def loop_config(model_name: str, folder: Path, options: argparse.Namespace) -> Config:
+    """The config of a run that trains until it is stopped, without an evaluation or a checkpoint."""
+    return load_config(
+        ROOT / "configs" / "cifar10_cnn.yaml",
+        [
+            f"data.root={options.data}", f"model.name={model_name}", "model.args={}",
+            f"train.global_batch_size={options.batch}", "train.num_epochs=null",
+            f"train.num_steps={TOTAL_STEPS}", f"train.eval_every={TOTAL_STEPS}",
+            f"train.checkpoint_every={TOTAL_STEPS}", f"run.dir={folder}/run", f"run.device={options.device}",
+            f"train.num_threads={options.threads}", f"train.precision={options.precision}",
+        ],
+    )  # fmt: skip
+
+
 def compare(model_name: str, options: argparse.Namespace) -> None:
     """Time all sides on one model, and print a row for each."""
     slow = model_name == "resnet9" and options.device == "cpu"
     device = torch.device(options.device)
     timings: Timings = {}
-    with tempfile.TemporaryDirectory() as folder:
-        config = load_config(
-            ROOT / "configs" / "cifar10_cnn.yaml",
-            [
-                f"data.root={options.data}", f"model.name={model_name}", "model.args={}",
-                f"train.global_batch_size={options.batch}", "train.num_epochs=null",
-                f"train.num_steps={TOTAL_STEPS}", f"train.eval_every={TOTAL_STEPS}",
-                f"train.checkpoint_every={TOTAL_STEPS}", f"run.dir={folder}/run", f"run.device={options.device}",
-                f"train.num_threads={options.threads}", f"train.precision={options.precision}",
-            ],
-        )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as closing:
+        config = loop_config(model_name, Path(folder), options)
         data = build_data(config.data, OneProcess())
         recipe = _recipe(config, data, options, device)
         models = [MODELS[model_name](10, data.image_size) for _ in range(3)]
@@ -326,7 +331,6 @@ def compare(model_name: str, options: argparse.Namespace) -> None:
         if not options.only_bare:
             sides["accelerate, images in memory"] = accelerate_loop(recipe, models[1], in_memory=True)
             sides["accelerate, JPEG files"] = accelerate_loop(recipe, models[2], in_memory=False)
-        closing = contextlib.ExitStack()
         for side in sides.values():
             if side is not None:  # also after an error: a process that still waits would be waited for
                 closing.callback(side.close)  # type: ignore[attr-defined]
@@ -338,8 +342,7 @@ def compare(model_name: str, options: argparse.Namespace) -> None:
             lead_in=2 if slow else 8,
             synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
         )
-        with closing:
-            run_in_turns(config, turns)
+        run_in_turns(config, turns)
     _print_rows(model_name, timings, options)
 
 

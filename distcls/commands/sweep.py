@@ -23,7 +23,7 @@ from distcls.errors import MissingInputError, UsageError
 from distcls.runs.resuming import default_name, lock_folder
 from distcls.sweeps.search.checking import check_values
 from distcls.sweeps.search.plan import COSTS, Limits, Plan, Read, settle
-from distcls.sweeps.search.space import Space, read_space
+from distcls.sweeps.search.space import VARIANT, Space, read_space
 
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -131,10 +131,11 @@ def _show(plan: Plan, study: Any, reporter: Any) -> None:
 
 def _threads(plan: Plan, read: Read, parallel: int) -> int | None:
     """Return the CPU threads for each of several trials at once; None to leave it to the trials."""
-    files = {plan.config_file, *(variant.config for variant in plan.space.variants.values() if variant.config)}
-    shared = [[*(["-c", str(file)] if file else []), *plan.options] for file in files]
-    is_given = any(read(words).train.num_threads is not None for words in shared)
-    return max((os.cpu_count() or 1) // parallel, 1) if parallel > 1 and not is_given else None
+    if parallel == 1:
+        return None
+    points = [{VARIANT: name} for name in plan.space.variants] or [{}]
+    is_given = any(read(plan.words(point)).train.num_threads is not None for point in points)
+    return None if is_given else max((os.cpu_count() or 1) // parallel, 1)
 
 
 def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read: Read) -> Plan:

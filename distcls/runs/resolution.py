@@ -124,10 +124,10 @@ def describe_precision(config: Config, device: torch.device) -> str:
     }
     if not is_given:
         no_faster = "this CPU has bf16 in hardware, but a step of this network is no faster in it"
-        on_any_cpu = "deterministic mode uses it on every CPU; train.precision=bf16 would use this one's bf16 hardware"
+        not_asked = "train.precision=bf16 would use this CPU's bf16 hardware"
         reasons |= {
             ("cpu", "bf16", True): "this CPU has it in hardware, and a step of this network is faster in it",
-            ("cpu", "float32", True): on_any_cpu if config.train.deterministic else no_faster,
+            ("cpu", "float32", True): not_asked if config.train.deterministic else no_faster,
         }
     reason = reasons.get((device.type, precision, computes_bf16(device)))
     return precision if reason is None else f"{precision} ({reason})"

@@ -82,11 +82,12 @@ class Batcher:
         self._num_decoding = 0
         self._lock = threading.Lock()
         """Of _num_decoding."""
-        self._decoders = [threading.Thread(target=self._decode_all, args=(self._encoded,)) for _ in range(decoders)]
-        self._decoders.append(threading.Thread(target=self._decode_all, args=(self._large,)))
-        self._decoders.append(threading.Thread(target=self._decode_all_tiny))
-        self._computer = threading.Thread(target=self._compute_all)
-        for thread in (*self._decoders, self._computer):
+        queues = [self._encoded] * decoders + [self._large]
+        self._threads = [threading.Thread(target=self._decode_all, args=(queue,)) for queue in queues]
+        self._threads += [threading.Thread(target=work) for work in (self._decode_all_tiny, self._compute_all)]
+        self._queues = (*queues, self._tiny, self._ready)
+        """Of each thread, to end it."""
+        for thread in self._threads:
             thread.start()
 
     async def classify(self, contents: Sequence[bytes]) -> list[np.ndarray | Problem]:
@@ -114,12 +115,9 @@ class Batcher:
 
     def close(self) -> None:
         """End the threads, once nobody waits for an answer."""
-        for _ in self._decoders[2:]:
-            self._encoded.put(None)
-        self._large.put(None)
-        self._tiny.put(None)
-        self._ready.put(None)
-        for thread in (*self._decoders, self._computer):
+        for queue in self._queues:
+            queue.put(None)
+        for thread in self._threads:
             thread.join()
 
     def _admit(self, jobs: Sequence[Job]) -> None:
@@ -210,7 +208,7 @@ class Batcher:
             self._deliver(jobs, answers)
 
     def _next_batch(self) -> list[Job] | None:
-        """Return what is ready, up to max_batch; wait for more only while some are being decoded. None: the end."""
+        """Return what is ready, up to max_batch; wait for more only while larger files are decoded. None: the end."""
         ready = self._left or self._ready.get()
         batch: list[Job] = []
         latest = time.perf_counter() + self.max_wait

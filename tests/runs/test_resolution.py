@@ -124,9 +124,7 @@ def test_a_cpu_computes_in_bf16_only_if_a_step_was_timed(monkeypatch, has_bf16):
 def test_in_deterministic_mode_the_reason_is_not_speed(monkeypatch):
     monkeypatch.setattr(resolution, "has_bf16", lambda: True)
     told = describe_precision(variant(train__precision="float32", train__deterministic=True), torch.device("cpu"))
-    assert told == (
-        "float32 (deterministic mode uses it on every CPU; train.precision=bf16 would use this one's bf16 hardware)"
-    )
+    assert told == "float32 (train.precision=bf16 would use this CPU's bf16 hardware)"
 
 
 def test_sync_batchnorm_of_cpu_processes_is_refused_before_the_first_step():

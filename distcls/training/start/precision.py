@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import math
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -51,21 +52,19 @@ def faster_precision(config: Config, train: ImageSet) -> str:
     assert image_size is not None
     wanted = config.train.micro_batch_size or config.train.global_batch_size
     num_images = min(wanted, max(PIXELS // image_size**2, FEWEST))
-    shape = (num_images, 3, image_size, image_size)
     num_classes = len(train.class_names)
-    described = (config.model, shape, num_classes, torch.__version__, cpu_name(), sorted(cpu_flags()), max_isa())
-    kept = cache_folder(config.data) / "precision" / hashlib.sha256(repr(described).encode()).hexdigest()
+    kept = _kept(config, num_images, image_size, num_classes)
     is_ours = ":" not in config.model.name  # people's own networks change
     with contextlib.suppress(OSError, ValueError):
         if is_ours and (choice := kept.read_text()) in ("bf16", "float32"):
             return choice
+    layout = torch.channels_last if config.model.channels_last else torch.contiguous_format
     choice = "float32"
     # Whatever is wrong with the network is reported where it is built for training.
     with contextlib.suppress(Exception), global_state_kept():
-        if (
-            _gain_of_bf16(build_model(config.model, num_classes, image_size).train(), _images(config, shape))
-            > LEAST_GAIN
-        ):
+        network = build_model(config.model, num_classes, image_size).train()
+        images = torch.randn(num_images, 3, image_size, image_size).contiguous(memory_format=layout)
+        if _gain_of_bf16(network, images) > LEAST_GAIN:
             choice = "bf16"
         if is_ours:
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -73,9 +72,11 @@ def faster_precision(config: Config, train: ImageSet) -> str:
     return choice
 
 
-def _images(config: Config, shape: tuple[int, ...]) -> torch.Tensor:
-    layout = torch.channels_last if config.model.channels_last else torch.contiguous_format
-    return torch.randn(shape).contiguous(memory_format=layout)
+def _kept(config: Config, num_images: int, image_size: int, num_classes: int) -> Path:
+    """Return the file for the choice: its name changes with everything that the choice depends on."""
+    machine = (cpu_name(), sorted(cpu_flags()), max_isa(), torch.__version__)
+    described = repr((config.model, num_images, image_size, num_classes, machine))
+    return cache_folder(config.data) / "precision" / hashlib.sha256(described.encode()).hexdigest()
 
 
 def _gain_of_bf16(network: nn.Module, images: torch.Tensor) -> float:
