@@ -1,7 +1,7 @@
 """How long `distcls check` takes for 60,000 JPEGs (target: < 25 s on two cores), beside a bare full decode.
 
 The peer is the shortest script that finds broken files: a pool of as many processes as there are CPUs, in which
-Pillow opens and loads each file. It says nothing of classes, copies, sizes or colours. Both take turns.
+Pillow opens and loads each file. It says nothing of classes, copies, sizes or colors. Both take turns.
 
     python benchmarks/check.py
     python benchmarks/check.py --quick      # the 10,000 test images, one turn

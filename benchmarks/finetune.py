@@ -2,7 +2,8 @@
 
 All sides start from the same file of weights (tf_efficientnet_lite0, ImageNet) and see the same images, DIR/train/CLASS
 and DIR/val/CLASS; the weights after the last step are measured on val. Sides take turns, one seed after the other, and
-each runs in a process of its own: seconds are of the whole command, imports included.
+each runs in a process of its own: seconds are of the whole command, imports included; those per epoch are its seconds
+divided by its epochs.
 
     python benchmarks/finetune.py --data hymenoptera --seeds 0 1 2
     python benchmarks/finetune.py --data hymenoptera --seeds 0 1 2 --fastai ENV/bin/python --timm pytorch-image-models
@@ -25,9 +26,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from side_by_side import conditions
 
 MODEL = "tf_efficientnet_lite0"
+
+FASTAI_EPOCHS = 6
+"""fine_tune(5): one for the head, five for all."""
 
 REGRESSION = """
 import sys, numpy as np, timm, torch
@@ -121,6 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     data, folder = options.data.resolve(), Path(tempfile.mkdtemp(prefix="finetune-"))
     weights = options.weights.resolve() if options.weights else bundled_as_safetensors(folder)
+    epochs_of: dict[str, float] = {}
     sides: dict[str, Callable[[int], float]] = {
         "logistic regression": lambda seed: accuracy_of(
             [sys.executable, "-c", REGRESSION, str(data), str(weights), str(seed)], folder
@@ -130,9 +136,11 @@ def main() -> None:
         sides[preset] = lambda seed, preset=preset: distcls(preset, data, weights, seed, folder)
     if options.fastai is not None:
         peer = [str(options.fastai.absolute()), "-c", FASTAI, str(data), str(weights)]
+        epochs_of["fastai fine_tune(5)"] = FASTAI_EPOCHS
         sides["fastai fine_tune(5)"] = lambda seed: accuracy_of([*peer, str(seed)], folder)
     if options.timm is not None:
         epochs = options.timm_epochs
+        epochs_of[f"timm train.py, {epochs} epochs"] = epochs
         sides[f"timm train.py, {epochs} epochs"] = lambda seed: timm_train(
             options.timm.resolve(), data, weights, seed, folder, epochs
         )
@@ -146,11 +154,16 @@ def main() -> None:
                 f"seed {seed}  {name:28} {found[name]['accuracy'][-1]:.2%}  {found[name]['seconds'][-1]:.0f} s",
                 flush=True,
             )
+    if "balanced" in options.presets:  # `fast` computes features once, so its epochs are no passes over the images
+        config = yaml.safe_load((folder / f"balanced-{options.seeds[0]}" / "config.yaml").read_text())
+        epochs_of["balanced"] = config["train"]["num_epochs"]
     print(f"\n{conditions()}\n{data.name}, seeds {options.seeds}\n")
     for name, values in found.items():
         accuracy, seconds = values["accuracy"], values["seconds"]
         spread = f" ± {100 * statistics.stdev(accuracy):.1f}" if len(accuracy) > 1 else ""
-        print(f"{name:28} {100 * statistics.fmean(accuracy):.1f}{spread} %   {statistics.fmean(seconds):.0f} s")
+        mean = statistics.fmean(seconds)
+        each = f"   {mean / epochs_of[name]:.1f} s an epoch" if name in epochs_of else ""
+        print(f"{name:28} {100 * statistics.fmean(accuracy):.1f}{spread} %   {mean:.0f} s{each}")
     if options.json is not None:
         options.json.write_text(json.dumps({"conditions": conditions(), "sides": found}, indent=2))
 

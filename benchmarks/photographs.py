@@ -1,4 +1,4 @@
-"""Images per second from full-size photographs to normalised 224-pixel crops, against torchvision's usual pipeline.
+"""Images per second from full-size photographs to normalized 224-pixel crops, against torchvision's usual pipeline.
 
 torchvision: ImageFolder, RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize, DataLoader. distcls: the same
 crops and flips of the same files, and of a cache that was decoded once to --decode-size. Each side has the same

@@ -1,4 +1,4 @@
-"""Images per second of the in-memory pipeline alone: gather, pad and crop, flip, normalise; no model.
+"""Images per second of the in-memory pipeline alone: gather, pad and crop, flip, normalize; no model.
 
 The sides, in turns: distcls; torchvision's transforms for single images in a DataLoader with two workers, as its
 references have it; and, where a copy of it is given, the whole-batch loader of KellerJordan/cifar10-airbench on the

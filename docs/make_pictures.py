@@ -50,7 +50,7 @@ _CONTROL = re.compile(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)")
 
 @dataclass
 class Line:
-    """One state of one line of the terminal: its text, with colour codes, and when it was shown, in seconds."""
+    """One state of one line of the terminal: its text, with color codes, and when it was shown, in seconds."""
 
     row: int
     text: str
@@ -218,7 +218,7 @@ def _hex(color: Color) -> str:
 
 
 def join_plots(folder: Path) -> Image.Image:
-    """Return one picture of a run's curves, confusion matrix and worst mistakes, in few colours."""
+    """Return one picture of a run's curves, confusion matrix and worst mistakes, in few colors."""
     curves = Image.open(folder / "curves.png").convert("RGB")
     below = [Image.open(folder / name).convert("RGB") for name in ("confusion_matrix.png", "worst_mistakes.png")]
     height, gap = max(image.height for image in below), 24
@@ -234,7 +234,7 @@ def join_plots(folder: Path) -> Image.Image:
 
 
 def photograph(page: Path) -> Image.Image:
-    """Return the top of a web page as chromium shows it, in few colours."""
+    """Return the top of a web page as chromium shows it, in few colors."""
     with tempfile.TemporaryDirectory() as folder:
         picture, window = Path(folder) / "page.png", f"--window-size={PAGE[0]},{PAGE[1]}"
         options = ["--headless", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", window]

@@ -76,7 +76,7 @@ EXTRAS = [
     "test_api.py::test_runs_in_one_process_*",
     "test_readme.py::test_the_commands_work*docs/*",
 ]
-"""Tests that are slow and seldom break, or whose neighbours cover most of the same: make test-extras runs them.
+"""Tests that are slow and seldom break, or whose neighbors cover most of the same: make test-extras runs them.
 
 Patterns of a test's name under tests/."""
 

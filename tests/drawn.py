@@ -21,6 +21,6 @@ def read(path: Path) -> np.ndarray:
 
 
 def count_color(pixels: np.ndarray, color: str | tuple[int, ...]) -> int:
-    """How many pixels have a colour, "#rrggbb" or three numbers."""
+    """How many pixels have a color, "#rrggbb" or three numbers."""
     wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)] if isinstance(color, str) else color
     return int((np.abs(pixels.astype(int) - wanted).max(axis=2) <= 3).sum())

@@ -1,4 +1,4 @@
-"""Two objectives of somebody's own, for tests: two views with a momentum teacher, and images that weigh."""
+"""Objectives of somebody's own, for tests: two views with a momentum teacher, and images that weigh; and a proxy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Features(nn.Module):
         return self.both(images)[1]
 
 
-class Centre(nn.Module):
+class Center(nn.Module):
     """The running mean of what the teacher says."""
 
     def __init__(self) -> None:
@@ -49,9 +49,9 @@ class TwoViews(Objective):
         self.momentum = momentum
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:
-        self.network, self.teacher, self.centre = network, copy.deepcopy(network).requires_grad_(False), Centre()
+        self.network, self.teacher, self.center = network, copy.deepcopy(network).requires_grad_(False), Center()
         self.projector = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16))
-        return {"teacher": self.teacher, "projector": self.projector, "centre": self.centre}
+        return {"teacher": self.teacher, "projector": self.projector, "center": self.center}
 
     def __call__(self, network: Network, micro_batch: MicroBatch, step: int) -> Terms:
         first, _ = self.task.view(micro_batch, step)
@@ -59,15 +59,15 @@ class TwoViews(Objective):
         features, logits = network(torch.cat([first, second]), method="both")
         with torch.no_grad(), network.as_evaluated(self.teacher):
             targets = self.teacher.both(torch.cat([second, first]))[0].to(logits.dtype)
-        apart = (self.projector(features) - (targets - self.centre.value)).square().mean(1)
+        apart = (self.projector(features) - (targets - self.center.value)).square().mean(1)
         one, other = apart.chunk(2)
         labels = micro_batch.labels
         losses = F.cross_entropy(logits[: len(labels)], labels, reduction="none") + one + other
         correct = logits[: len(labels)].argmax(1) == labels
-        return Terms(losses, {"accuracy": correct.sum(), "centre": targets.sum(0) / 2, "apart": (one + other).sum()})
+        return Terms(losses, {"accuracy": correct.sum(), "center": targets.sum(0) / 2, "apart": (one + other).sum()})
 
     def update(self, means: dict[str, torch.Tensor], step: int) -> None:
-        self.centre.value.lerp_(means["centre"], 0.1)
+        self.center.value.lerp_(means["center"], 0.1)
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.network.parameters()), 1 - self.momentum)
         for mine, theirs in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
             mine.copy_(theirs)
@@ -89,3 +89,20 @@ class Weighed(Objective):
 def not_an_objective(task: Task) -> int:
     """A mistake that somebody could make."""
     return 0
+
+
+class Counting(nn.Module):
+    """A classifier that counts its passes in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        self.register_buffer("passes", torch.zeros(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return self.head(images.mean((2, 3)))
+
+
+def counting(num_classes: int) -> nn.Module:
+    return Counting()

@@ -30,7 +30,7 @@ AUGMENT = {
     "crop and flip": {"pad_crop": 2, "flip": True},
     "flip alone": {"flip": "alternating"},
     "random part": {"random_resized_crop": RandomResizedCropConfig(), "flip": True},
-    "colours": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
+    "colors": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
     "boxes": {"cutout": 0.25, "erase": 0.5},
     "mixup": {"mixup": 0.4},
     "CutMix": {"mixup": 0.4, "cutmix": 1.0},

@@ -62,7 +62,7 @@ DEFERRED = {
     "wandb": "optional, and imported only by the process that sends rows to it",
     "mlflow": "optional, and imported only by the process that sends rows to it",
     "trackio": "optional, and imported only by the process that sends rows to it",
-    "PIL": "only colours that are not white need it, in a config that has to be checked at once",
+    "PIL": "only colors that are not white need it, in a config that has to be checked at once",
 }
 """What the engine imports inside functions, and why."""
 

@@ -46,6 +46,8 @@ def small(name: str, photographs: Path) -> list[str]:
     arguments += ["train.micro_batch_size=4", "data.val_fraction=0.2"]
     if config.data.name == "folder":
         arguments += ["--data", str(photographs), f"data.image_size={64 if config.model.pretrained else 32}"]
+    if config.optim.lookahead is not None:
+        arguments += ["optim.lookahead.every=1"]
     if config.model.pretrained:
         arguments += ["model.pretrained=false", "model.freeze_statistics=false"]
     return arguments

@@ -45,7 +45,7 @@ def test_the_pace_is_the_same_however_long_the_demo_took(pictures):
     assert [line.start for line in states[1:]] == pytest.approx([line.end for line in states[:-1]])
 
 
-def test_the_image_is_valid_and_keeps_colours_and_columns(pictures):
+def test_the_image_is_valid_and_keeps_colors_and_columns(pictures):
     lines = [pictures.Line(0, "\x1b[36mdata\x1b[0m     <a & b>", 0.0), pictures.Line(1, "later", 2.0)]
     image = pictures.draw(lines)
     xml.dom.minidom.parseString(image)

@@ -16,7 +16,7 @@ from distcls.benchmark.timing import WHOLE_STEPS, Limits, run_measured, with_giv
 from distcls.config.settings import Config
 from distcls.errors import DivergedError, UsageError
 from distcls.optim.schedules import lr_at
-from distcls.report.figure import BLUE, GREY, ORANGE, figure_file
+from distcls.report.figure import BLUE, GRAY, ORANGE, figure_file
 
 SMALLEST, LARGEST = 1e-7, 10.0
 SMOOTHING = 0.9
@@ -91,4 +91,4 @@ def plot_range(found: LrRange, path: Path) -> None:
         axes.set_xlabel("learning rate")
         axes.set_ylabel("training loss, smoothed")
         axes.set_title("learning-rate range test")
-        axes.grid(color=GREY, alpha=0.2)
+        axes.grid(color=GRAY, alpha=0.2)

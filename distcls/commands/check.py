@@ -75,7 +75,7 @@ def _parser() -> Parser:
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
     parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg, as for distcls train")
     parser.add_argument("--json", metavar="FILE", help="also write all findings as JSON; - prints only them, to stdout")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="also plot samples, classes, sizes and colours there")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="also plot samples, classes, sizes and colors there")
     parser.add_argument("--strict", action="store_true", help="exit with 65 for warnings and for any bad file, too")
     return parser
 

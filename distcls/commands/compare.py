@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     for file in (options.csv, options.html):
         check_can_write(file)
     if options.runs == RUNS and not RUNS[0].exists():
-        raise MissingInputError("there is no folder runs here: distcls compare DIR names a folder of runs.")
+        raise MissingInputError("there is no folder named runs here: give a folder of runs, distcls compare DIR.")
     from distcls.report.comparison.table import MOST_TESTED, build_table
     from distcls.report.comparison.terminal import print_table
 

@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="distcls export",
         description="Write a run's classifier as one file for other programs: uint8 images in, probabilities out, "
-        "normalisation inside. The file is compared with PyTorch on the run's own images before it gets its name.",
+        "normalization inside. The file is compared with PyTorch on the run's own images before it gets its name.",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
     formats = "; ".join(f"{name}: {kind.title}" for name, kind in FORMATS.items())
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--with-resize",
         action="store_true",
-        help="take one image of any size and resize it inside; prints how far that is from distcls's own resizing",
+        help="take one image of any size and resize it inside; prints how much it differs from distcls's own resizing",
     )
     parser.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators")
     parser.add_argument(
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         type=float,
         default=TOLERANCE,
         metavar="T",
-        help=f"how far a probability may be from PyTorch's (default: {TOLERANCE}); above, nothing is written",
+        help=f"how far a probability may be from PyTorch's (default: {TOLERANCE}); above this, no file is written",
     )
     parser.add_argument("--data", metavar="DIR", help="where the run's images are now")
     parser.add_argument("--trust", action="store_true", help=TRUST)

@@ -20,7 +20,11 @@ def add_job_options(parser: Any, required: bool) -> None:
     parser.add_argument("--cpus-per-task", type=whole_number, metavar="N", help="default: one, plus data.workers")
     parser.add_argument("--partition", metavar="P", help="partition to queue in (default: the cluster's)")
     parser.add_argument(
-        "--time", type=_minutes, required=required, metavar="T", help="until the job is requeued: minutes, 8h, 1-12:00"
+        "--time",
+        type=_minutes,
+        required=required,
+        metavar="T",
+        help="how long the job runs before it is requeued: minutes, 8h, 1-12:00",
     )
     parser.add_argument(
         "--job-dir", required=required, metavar="/DIR", help="folder for scripts and output, visible to all nodes"
@@ -63,7 +67,9 @@ def _minutes(text: str) -> int:
 def check_job_options(options: argparse.Namespace) -> None:
     """Check what argparse cannot, and fill in defaults that depend on other options. Raises UsageError."""
     if None in (options.time, options.job_dir):
-        raise UsageError("a job of Slurm needs --time T, until it is requeued, and --job-dir /DIR, for its output")
+        raise UsageError(
+            "a job of Slurm needs --time T, how long it runs before it is requeued, and --job-dir /DIR, for its output"
+        )
     if options.tasks_per_node and not options.cpu:
         raise UsageError("--tasks-per-node needs --cpu: with --gpus-per-node there is one process per GPU.")
     options.tasks_per_node = options.gpus_per_node or options.tasks_per_node or 1

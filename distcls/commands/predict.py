@@ -68,7 +68,7 @@ def _parser() -> Parser:
         metavar="SRC",
         nargs="+",
         help="image files, folders, patterns such as 'photos/**/*.jpg', CSV files with a column named path; "
-        "- reads a list of files from stdin, one a line",
+        "- reads a list of files from stdin, one per line",
     )
     parser.add_argument(
         "--topk",
@@ -89,7 +89,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
     parser.add_argument(
-        "--gradcam", type=Path, metavar="DIR", help="also draw there where in each image the model saw the class"
+        "--gradcam",
+        type=Path,
+        metavar="DIR",
+        help="also draw where the model saw the class in each image, and save the pictures in DIR",
     )
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help="cpu, cuda or mps; default: the GPU if there is one"

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         "--space", action="store_true", help="also make a Gradio Space, RUN/hub/space, where people can try the model"
     )
     parser.add_argument("--private", action="store_true", help="if the repository is new, show it to nobody else")
-    parser.add_argument("--license", metavar="ID", help="the model's licence, as the Hub names it, such as apache-2.0")
+    parser.add_argument("--license", metavar="ID", help="the model's license, as the Hub names it, such as apache-2.0")
     parser.add_argument("--dry-run", action="store_true", help="only write the folders: needs no network and no token")
     parser.add_argument("--data", metavar="DIR", help="where the run's images are now: --space is proven on them")
     parser.add_argument("--trust", action="store_true", help=TRUST)

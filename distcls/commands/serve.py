@@ -67,16 +67,18 @@ def _parser() -> Parser:
     parser = Parser(
         prog="distcls serve",
         description="Answer requests over HTTP with a run's model: POST /predict, and the Open Inference Protocol "
-        "under /v2. SIGTERM or Ctrl-C stops it, after it has answered what it has accepted.",
+        "under /v2. SIGTERM or Ctrl-C stops it once it has answered every request it accepted.",
     )
     parser.add_argument("run", metavar="RUN", help="a run folder, such as runs/digits")
-    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only; 0.0.0.0: anybody")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only; 0.0.0.0: any machine"
+    )
     parser.add_argument(
         "--port",
         type=int,
         default=os.environ.get("AIP_HTTP_PORT", "8000"),
         metavar="N",
-        help="default: $AIP_HTTP_PORT or 8000; 0: any that is free",
+        help="default: $AIP_HTTP_PORT or 8000; 0: any free port",
     )
     parser.add_argument("--name", help="the model's name under /v2 (default: the folder's)")
     parser.add_argument(
@@ -166,8 +168,8 @@ def _options(words: argparse.Namespace) -> ServeOptions:
     has_demo = words.demo or words.demo_only
     if has_demo and words.workers > 1:
         raise UsageError(
-            f"--demo --workers {words.workers}: the page keeps its visitors in one process. Start a service of its own "
-            "for it, with --demo-only and another --port."
+            f"--demo --workers {words.workers}: the page needs all its visitors in one process. Start a separate "
+            "service for it, with --demo-only and another --port."
         )
     return ServeOptions(
         name=words.name or Path(words.run).resolve().name,

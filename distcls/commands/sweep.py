@@ -122,7 +122,7 @@ def _show(plan: Plan, study: Any, reporter: Any) -> None:
     folder = shlex.quote(str(plan.folder))
     commands = [(f"distcls compare {folder}", "shows the runs side by side")]
     if config is not None:
-        commands.insert(0, (f"distcls train -c {shlex.quote(str(config))}", "trains the best again"))
+        commands.insert(0, (f"distcls train -c {shlex.quote(str(config))}", "trains the best trial again"))
     page = write_sweep_page(study, plan, commands)
     reporter.say(f"\npage    {page}")
     for title, (command, _) in zip(("next", ""), commands, strict=False):
@@ -205,13 +205,17 @@ def _parser() -> Parser:
         "--trials", type=whole_number, metavar="N", help=f"how many (default: all of a grid, else {DEFAULT_TRIALS})"
     )
     parser.add_argument(
-        "--seeds", type=whole_number, default=1, metavar="N", help="train each trial with N seeds, and take means"
+        "--seeds",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="train each trial with N seeds, and average the results",
     )
     parser.add_argument(
         "--search-seed", type=int, default=0, metavar="N", help="seed of the search itself (default: 0)"
     )
     parser.add_argument(
-        "--metric", choices=BEST_METRICS, metavar="NAME", help="metric on val that is best (default: train.best_metric)"
+        "--metric", choices=BEST_METRICS, metavar="NAME", help="val metric to optimize (default: train.best_metric)"
     )
     parser.add_argument(
         "--also", action="append", default=[], choices=list(COSTS), help="a cost to keep low as well; may be repeated"

@@ -35,7 +35,8 @@ def _main(argv: Sequence[str]) -> int:
                 config = settled(config)
             except MissingInputError as missing:
                 print(
-                    f"distcls: warning: {missing}\nWhat a run would choose by its images is not shown.", file=sys.stderr
+                    f"distcls: warning: {missing}\nSettings that a run would choose from its images are not shown.",
+                    file=sys.stderr,
                 )
         print(to_yaml(config), end="")
     elif options.dry_run:

@@ -64,6 +64,9 @@ BELONGS = (
 
 DEFAULTS = Config()
 
+TAKE_ARGS = ("proxy_selection",)
+"""Built-in objectives that have arguments."""
+
 
 def contradictions(config: Config, world_size: int, unsure: Collection[str] = ()) -> Iterator[Problem]:
     """Yield the problems of a config on this many processes.
@@ -90,7 +93,7 @@ def _ignored(config: Config, rule: Belongs) -> Iterator[Problem]:
     own = ", or do it in your own code" if ":" in str(now) else ""
     yield (
         rule.setting,
-        f"{rule.setting}={shown(as_plain(value))} has no effect: it is for {rule.place()}, but {rule.to} is "
+        f"{rule.setting}={shown(as_plain(value))} has no effect: it applies only to {rule.place()}, but {rule.to} is "
         f"{shown(as_plain(now))}. Change one of them, or leave {rule.setting} at {shown(as_plain(default))}{own}",
     )
 
@@ -139,8 +142,8 @@ def _wrong_length(train: TrainConfig) -> Iterator[Problem]:
     if train.num_steps is not None and train.num_epochs is not None:
         yield (
             "train.num_steps",
-            f"train.num_steps={train.num_steps} and train.num_epochs={train.num_epochs:g} are two lengths for one run: "
-            "give one of them",
+            f"train.num_steps={train.num_steps} and train.num_epochs={train.num_epochs:g} both set the length of the "
+            "run: give only one of them",
         )
     if train.num_steps is None and train.num_epochs is None:
         yield "train.num_epochs", NO_LENGTH
@@ -180,6 +183,12 @@ def _wrong_freezing(model: ModelConfig) -> Iterator[Problem]:
 def _wrong_with_head_only(config: Config) -> Iterator[Problem]:
     if not config.model.head_only:
         return
+    if config.objective.name == "proxy_selection":
+        yield (
+            "objective.name",
+            "objective.name=proxy_selection has no use with model.head_only=true, which trains on features and not on "
+            "images: leave out one of them",
+        )
     for setting in ("model.freeze_until", "optim.layer_decay", "train.checkpoint_activations"):
         value = config.at(setting)
         if value != DEFAULTS.at(setting):
@@ -211,7 +220,25 @@ def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
     if optim.nesterov and optim.name in ("sgd", "muon") and optim.momentum == 0:
         yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
-        yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, but {optim.betas} was given"
+        yield "optim.betas", f"optim.betas must be two numbers, at least 0 and below 1, but {optim.betas} was given"
+
+
+def _wrong_lookahead(optim: OptimConfig) -> Iterator[Problem]:
+    if optim.lookahead is not None and optim.lookahead.decay == 1 and optim.lookahead.power == 0:
+        yield (
+            "optim.lookahead",
+            "optim.lookahead with decay=1 and power=0 would never move the slow weights, so nothing would be learned: "
+            "give a smaller decay, such as optim.lookahead.decay=0.5",
+        )
+
+
+def _wrong_compilation(train: TrainConfig) -> Iterator[Problem]:
+    if train.deterministic and train.compile == "max-autotune":
+        yield (
+            "train.compile",
+            "train.compile=max-autotune times kernels and takes the fastest, so two starts may round differently, "
+            "which train.deterministic=true rules out: use train.compile=true, or leave out one of them",
+        )
 
 
 def _wrong_groups(optim: OptimConfig) -> Iterator[Problem]:
@@ -237,7 +264,7 @@ def _wrong_groups(optim: OptimConfig) -> Iterator[Problem]:
 def _wrong_args(config: Config) -> Iterator[Problem]:
     for section, kind in (("objective", "an objective"), ("loss", "a loss"), ("optim", "an optimizer")):
         name, args = getattr(config, section).name, getattr(config, section).args
-        if args and ":" not in name:
+        if args and ":" not in name and name not in TAKE_ARGS:
             yield (
                 f"{section}.args",
                 f"{section}.args is for {kind} of your own, but {section}.name is {name}: remove {section}.args, or "
@@ -249,8 +276,8 @@ def _wrong_colors(data: DataConfig) -> Iterator[Problem]:
     if not _is_color(data.background):
         yield (
             "data.background",
-            f"data.background={data.background} is not a colour: "
-            'give a CSS colour name, such as black, or "#rrggbb" in quotes',
+            f"data.background={data.background} is not a color: "
+            'give a CSS color name, such as black, or "#rrggbb" in quotes',
         )
     if data.float_range is not None and (len(data.float_range) != 2 or data.float_range[0] == data.float_range[1]):
         yield (
@@ -312,8 +339,9 @@ def _wrong_crop(config: Config) -> Iterator[Problem]:
         if data.decode_size is not None:
             yield (
                 "data.decode_size",
-                f"data.decode_size={data.decode_size} has no effect: it is for augment.random_resized_crop, which is "
-                "off. Add augment.random_resized_crop={}, or leave out data.decode_size",
+                f"data.decode_size={data.decode_size} has no effect: it applies only to "
+                "augment.random_resized_crop, which is off. Add augment.random_resized_crop={}, or leave out "
+                "data.decode_size",
             )
         return
     for name, numbers in (("scale", crop.scale), ("ratio", crop.ratio)):
@@ -357,10 +385,12 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_freezing(config.model), "model.freeze_until"),
     (
         lambda config, _: _wrong_with_head_only(config),
-        "model.head_only model.freeze_until optim.layer_decay train.checkpoint_activations",
+        "model.head_only model.freeze_until optim.layer_decay train.checkpoint_activations objective.name",
     ),
     (lambda config, _: _wrong_schedule(config.optim), "optim.schedule optim.milestones optim.min_lr optim.lr"),
     (lambda config, _: _wrong_optimizer(config.optim), "optim.name optim.momentum optim.nesterov optim.betas"),
+    (lambda config, _: _wrong_lookahead(config.optim), "optim.lookahead"),
+    (lambda config, _: _wrong_compilation(config.train), "train.compile train.deterministic"),
     (lambda config, _: _wrong_groups(config.optim), "optim"),
     (lambda config, _: _wrong_args(config), "objective.name objective.args loss.name loss.args optim.name optim.args"),
     (lambda config, _: _wrong_colors(config.data), "data.background data.float_range"),

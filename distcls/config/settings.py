@@ -89,7 +89,7 @@ class DataConfig:
         maximum=1,
     )
     background: str = setting(
-        "white", 'Colour behind transparent pixels and around padded images: a CSS colour name or "#rrggbb".'
+        "white", 'Color behind transparent pixels and around padded images: a CSS color name or "#rrggbb".'
     )
     float_range: list[float] | None = setting(
         None, "Pixel values of black and white, such as [0, 1], for images with float or 32-bit pixels."
@@ -204,15 +204,15 @@ class AugmentConfig:
         "Mirror a random half of the images left to right; alternating mirrors the other half every second epoch.",
     )
     brightness: float = setting(
-        0.0, "Colour jitter: change brightness at random by up to this share; 0 is off.", minimum=0
+        0.0, "Color jitter: change brightness at random by up to this share; 0 is off.", minimum=0
     )
-    contrast: float = setting(0.0, "Colour jitter: change contrast at random by up to this share; 0 is off.", minimum=0)
+    contrast: float = setting(0.0, "Color jitter: change contrast at random by up to this share; 0 is off.", minimum=0)
     saturation: float = setting(
-        0.0, "Colour jitter: change saturation at random by up to this share; 0 is off.", minimum=0
+        0.0, "Color jitter: change saturation at random by up to this share; 0 is off.", minimum=0
     )
     hue: float = setting(
         0.0,
-        "Colour jitter: shift hue at random by up to this share of the colour wheel; 0 is off.",
+        "Color jitter: shift hue at random by up to this share of the color wheel; 0 is off.",
         minimum=0,
         maximum=0.5,
     )
@@ -237,7 +237,7 @@ class AugmentConfig:
     )
     normalize: NormalizeConfig = setting(
         NormalizeConfig(),
-        "Channel means and standard deviations that images are normalised with, in evaluation too; pretrained weights "
+        "Channel means and standard deviations that images are normalized with, in evaluation too; pretrained weights "
         "set their own.",
     )
 
@@ -326,10 +326,13 @@ class ObjectiveConfig:
 
     name: str = setting(
         "supervised",
-        "What to train for: supervised, the loss between logits and labels, or my_pkg.module:make, called as "
-        "make(task, **args).",
+        "What to train for: supervised, the loss between logits and labels; proxy_selection, the same for the images "
+        "that a small network finds hardest; or my_pkg.module:make, called as make(task, **args).",
     )
-    args: dict[str, Any] = setting({}, "Arguments for your own objective.")
+    args: dict[str, Any] = setting(
+        {},
+        "Arguments for proxy_selection, such as {model: cnn2, share: 0.5, train_every: 4}, or for your own objective.",
+    )
 
 
 @dataclass(frozen=True)
@@ -363,6 +366,19 @@ class ParamGroupConfig:
 
 
 @dataclass(frozen=True)
+class LookaheadConfig:
+    """Slow weights that follow the trained ones and are put in their place again and again (arXiv 1907.08610)."""
+
+    every: int = setting(5, "Steps between two moves of the slow weights.", minimum=1)
+    decay: float = setting(
+        0.5, "Share of the slow weights that a move leaves, at the end of the run.", minimum=0, maximum=1
+    )
+    power: float = setting(
+        0.0, "The decay is multiplied by (share of the run done)^power, so with 0 it is constant.", minimum=0
+    )
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """How gradients update the weights. Choose the learning rate for train.global_batch_size."""
 
@@ -380,9 +396,9 @@ class OptimConfig:
     betas: list[float] = setting([0.9, 0.999], "Decay rates of the running averages in adam and adamw.")
     eps: float = setting(1e-8, "Small number added to the denominator in adam and adamw.", above=0)
     weight_decay: float = setting(
-        0.01, "Weight decay, except for normalisation layers and biases; 0 is off.", minimum=0
+        0.01, "Weight decay, except for normalization layers and biases; 0 is off.", minimum=0
     )
-    decay_norms_and_biases: bool = setting(False, "Apply weight decay to normalisation layers and biases too.")
+    decay_norms_and_biases: bool = setting(False, "Apply weight decay to normalization layers and biases too.")
     layer_decay: float = setting(
         1.0,
         "Ratio of each layer's learning rate to that of the layer above it, such as 0.75; the head has the full rate.",
@@ -406,6 +422,10 @@ class OptimConfig:
         [], "When schedule=step multiplies the learning rate by gamma, such as ['50%', '75%'].", duration=True
     )
     gamma: float = setting(0.1, "Factor for schedule=step.", above=0)
+    lookahead: LookaheadConfig | None = setting(
+        None,
+        "Average the weights with a slow-moving copy of them every few steps, such as {every: 5}; null is off.",
+    )
     fused: bool = setting(True, "Use the optimizer's fused kernel if the device has one.")
     args: dict[str, Any] = setting({}, "Arguments for your own optimizer.")
     groups: list[ParamGroupConfig] = setting(
@@ -475,10 +495,11 @@ class TrainConfig:
         minimum=1,
         maximum=1024,
     )
-    compile: bool = setting(
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = setting(
         False,
-        "Compile the model with torch.compile. Compiled code may round differently; the run can still be resumed with "
-        "or without it.",
+        "Compile the model with torch.compile; reduce-overhead also records its kernels as CUDA graphs, which helps "
+        "small models, and max-autotune times kernels first, too. Compiled code may round differently; the run can "
+        "still be resumed with or without it.",
         changes_run=False,
     )
     checkpoint_activations: bool = setting(
@@ -591,7 +612,7 @@ class Config:
     def noting(self, given: Collection[str]) -> Config:
         """Return a copy that says that these settings were given."""
         config = dataclasses.replace(self)
-        object.__setattr__(config, "given", frozenset(given))  # the usual way to initialise a frozen dataclass
+        object.__setattr__(config, "given", frozenset(given))  # the usual way to initialize a frozen dataclass
         return config
 
 

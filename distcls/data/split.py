@@ -1,4 +1,4 @@
-"""The data as training, evaluation and analysis see it: splits of labelled uint8 images."""
+"""The data as training, evaluation and analysis see it: splits of labeled uint8 images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantises an ONNX file: its convolutions and matrix products compute with 8-bit integers."""
+"""Quantizes an ONNX file: its convolutions and matrix products compute with 8-bit integers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distcls.export.portable import quietly
 BATCH_SIZE = 8
 
 OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool"]
-"""What is quantised. Softmax, normalisation of layers and the like lose much and gain little."""
+"""What is quantized. Softmax, normalization of layers and the like lose much and gain little."""
 
 WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 
@@ -59,7 +59,7 @@ def quantize(source: Path, target: Path, images: np.ndarray) -> None:
 
 
 def _before_the_network(graph: Any) -> list[str]:
-    """Return the names of the operators that normalise pixels: all that come before the first with weights."""
+    """Return the names of the operators that normalize pixels: all that come before the first with weights."""
     names = []
     for node in graph.node:
         if node.op_type in WITH_WEIGHTS:

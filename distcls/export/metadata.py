@@ -22,7 +22,7 @@ def describe(portable: Portable, config: Config) -> dict[str, str]:
         "class_names": json.dumps(classifier.class_names),
         "num_classes": str(len(classifier.class_names)),
         "image_size": str(size),
-        "input": f"uint8 (batch, {size}, {size}, 3), from 0 to 255; normalisation is inside",
+        "input": f"uint8 (batch, {size}, {size}, 3), from 0 to 255; normalization is inside",
         "color_order": "RGB",
         "output": f"{portable.output_name}, float32 (batch, {len(classifier.class_names)})",
         "temperature": repr(temperature),
@@ -34,10 +34,10 @@ def describe(portable: Portable, config: Config) -> dict[str, str]:
 
 
 def describe_int8(calibrated_with: str) -> dict[str, str]:
-    """Return what is added for a quantised file. calibrated_with: such as "200 val images"."""
+    """Return what is added for a quantized file. calibrated_with: such as "200 val images"."""
     return {"quantization": f"int8, calibrated with {calibrated_with}"}
 
 
 def describe_resizing() -> dict[str, str]:
     """Return what is different for a file that resizes its image itself."""
-    return {"input": "uint8 (height, width, 3), one upright image of any size; resizing and normalisation are inside"}
+    return {"input": "uint8 (height, width, 3), one upright image of any size; resizing and normalization are inside"}

@@ -113,5 +113,5 @@ def _listed(run_dir: Path, split: str) -> set[Any] | None:
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """Return up to `most` of the rows, evenly spread: neighbours are often of one class."""
+    """Return up to `most` of the rows, evenly spread: neighbors are often of one class."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))] if len(rows) else rows

@@ -69,7 +69,7 @@ class Resizing(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weight of each pixel of a row or column in each output pixel, (S, num_pixels).
 
-        side: num_pixels. length: how much of it the model sees, centred. count: how many output pixels that becomes.
+        side: num_pixels. length: how much of it the model sees, centered. count: how many output pixels that becomes.
         Also returns which output pixels these are, bool (S,): the others are background.
         """
         size = self.decoding.shape[0]

@@ -203,7 +203,7 @@ def _chosen(facts: RunFacts, config: Config) -> str:
     else:
         lines.append("There was no test split.")
     if facts.temperature != 1:
-        lines.append("Loss, calibration error and Brier score are those before the temperature was fitted.")
+        lines.append("Loss, calibration error and Brier score were measured before the temperature was fitted.")
     if config.train.tta != "none":
         lines.append(
             f"They were measured with test-time augmentation (`{config.train.tta}`); a single view of each image, as "
@@ -236,7 +236,7 @@ def _notes(facts: RunFacts, config: Config, written: Written) -> Iterator[str]:
     if written.separate_temperature != 1:
         yield (
             f"\nProbabilities are calibrated only if you divide the logits by {written.separate_temperature!r} before "
-            "the softmax, as distcls does: the temperature could not be put into the weights. transformers' pipeline "
+            "the softmax, as distcls does: the temperature could not be built into the weights. transformers' pipeline "
             "leaves it out; the order of the classes is the same."
         )
     if written.loads_with != "timm":
@@ -247,12 +247,12 @@ def _notes(facts: RunFacts, config: Config, written: Written) -> Iterator[str]:
         "pixels. Resizing differs a little: timm rounds to whole pixels twice, distcls once."
     )
     if config.data.resize == "pad":
-        yield f"\ntimm pads with the mean colour, and distcls did with {config.data.background} when it trained."
+        yield f"\ntimm pads with the mean color; distcls padded with {config.data.background} in training."
     if config.data.resize == "crop" and config.data.crop_fraction < 1:
         yield "\ntimm also crops images that already have the final size; distcls takes those whole."
     yield (
-        f"\nTransparent images: distcls puts {config.data.background} behind them; elsewhere, what is behind them is "
-        "up to you."
+        f"\nTransparent images: distcls draws them on {config.data.background}; in other programs, you choose the "
+        "background."
     )
 
 
@@ -269,8 +269,8 @@ def _data(facts: RunFacts, config: Config) -> str:
 
 def _limits(facts: RunFacts, config: Config) -> Iterator[str]:
     yield (
-        f"It always answers with one of its {count(len(facts.class_names), 'class')}, however little an image shows "
-        "any of them."
+        f"It always answers with one of its {count(len(facts.class_names), 'class')}, even if an image shows none "
+        "of them."
     )
     evaluated = facts.measured.get("count")
     if evaluated is None:
@@ -278,13 +278,14 @@ def _limits(facts: RunFacts, config: Config) -> Iterator[str]:
     else:
         yield (
             f"It was evaluated on {count(int(evaluated), f'{facts.split} image')} from the same source as its training "
-            "images, and on no other: expect less elsewhere. Groups of people, places or devices were not compared."
+            "images, and on no others: expect lower accuracy elsewhere. Results were not compared across groups of "
+            "people, places or devices."
         )
     if facts.confusion is not None:
         worst = worst_confusions(facts.confusion, [_cell(name) for name in facts.class_names], MOST_CONFUSIONS)
         if worst:
             pairs = [f"{true} for {predicted} ({number:,})" for true, predicted, number in worst]
-            yield f"Most frequent mistakes on the {facts.split} split: it takes {', '.join(pairs)}."
+            yield f"Most frequent mistakes on the {facts.split} split: it mistakes {', '.join(pairs)}."
     per_class = facts.data.get("splits", {}).get("train", {}).get("per_class", {})
     few = [(number, _cell(name)) for name, number in per_class.items() if number < FEW_IMAGES]
     if few:
@@ -297,7 +298,7 @@ def _limits(facts: RunFacts, config: Config) -> Iterator[str]:
             "average (expected calibration error)."
         )
     if config.model.starts_trained:
-        yield "It started from trained weights, whose licence and biases it inherits; see Training."
+        yield "It started from trained weights, whose license and biases it inherits; see Training."
 
 
 def _training(facts: RunFacts, config: Config) -> str:

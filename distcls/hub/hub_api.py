@@ -68,7 +68,7 @@ class Hub:
             if code in (403, 404) and repo is not None:
                 raise MissingInputError(
                     f"{where} does not let this token write to {repo} ({reason}). Give a repository of "
-                    f"{self.user} or of an organisation that you may write to, --repo OWNER/NAME, and a token with "
+                    f"{self.user} or of an organization that you may write to, --repo OWNER/NAME, and a token with "
                     "the permission to write: https://huggingface.co/settings/tokens"
                 ) from error
             raise MissingInputError(f"{where} refused: {reason}. Try again later; {ONLY_WRITE}.") from error

@@ -124,7 +124,7 @@ def _without_folders(value: Any) -> Any:
 def _fold_temperature(classifier: Classifier, images: np.ndarray, expected: np.ndarray) -> None:
     """Divide the last layer by the temperature, which is 1 from then on.
 
-    Where that does not give the same answers (a head that normalises its weights, say), undo it.
+    Where that does not give the same answers (a head that normalizes its weights, say), undo it.
     """
     network, temperature = classifier.network, classifier.temperature.clone()
     head = {name: network.get_parameter(name) for name in head_parameters(network, len(classifier.class_names))}
@@ -169,7 +169,7 @@ def _described_for_timm(folder: Path, classifier: Classifier, config: Config, na
 
 
 def _timm_predicts(folder: Path, images: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the probabilities of the folder's model as timm loads and normalises it."""
+    """Return the probabilities of the folder's model as timm loads and normalizes it."""
     import timm
     from timm.data import resolve_model_data_config
 

@@ -34,7 +34,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Classifier(nn.Module):
-    """Turns uint8 images (n, S, S, 3) into probabilities (n, C): normalisation, network and temperature.
+    """Turns uint8 images (n, S, S, 3) into probabilities (n, C): normalization, network and temperature.
 
     Float images from 0 to 255 work too, and let gradients through. Apart from rounding, results do not depend on the
     batch size: in float32, probabilities agree to 1e-6.
@@ -51,7 +51,7 @@ class Classifier(nn.Module):
         temperature: float = 1.0,
         tta: str = "none",
     ) -> None:
-        """config: the run's, for normalisation, memory format and precision. network: already on its device.
+        """config: the run's, for normalization, memory format and precision. network: already on its device.
 
         tta: the level of test-time augmentation (tta.py).
         """

@@ -61,7 +61,7 @@ def gradcam_layer(classifier: Classifier, images: torch.Tensor | np.ndarray | No
     """Return the last layer before pooling whose output is a grid that matters for the logits.
 
     In a ViT that classifies by its class token, the last block's patches no longer matter, but what its attention gets
-    does. images: uint8 (n, S, S, 3), of which the first is tried; without any, a grey one. Raises UsageError if there
+    does. images: uint8 (n, S, S, 3), of which the first is tried; without any, a gray one. Raises UsageError if there
     is no such layer.
     """
     if images is None:
@@ -83,7 +83,7 @@ def gradcam_layer(classifier: Classifier, images: torch.Tensor | np.ndarray | No
 
 
 def _mixed(values: torch.Tensor) -> torch.Tensor:
-    """Return a sum with different weights, so that normalisation does not cancel it."""
+    """Return a sum with different weights, so that normalization does not cancel it."""
     return (values.flatten(1).float() * torch.linspace(1, 2, values[0].numel(), device=values.device)).sum()
 
 

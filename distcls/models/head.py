@@ -65,7 +65,7 @@ def train_head_only(model: nn.Module, num_classes: int) -> None:
 
 
 def features_of(model: nn.Module, images: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Return what the head gets for normalised images (n, 3, H, W): features (n, F)."""
+    """Return what the head gets for normalized images (n, 3, H, W): features (n, F)."""
     seen: list[torch.Tensor] = []
     head = model.get_submodule(head_name(model, num_classes) or "")
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

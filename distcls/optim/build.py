@@ -112,7 +112,7 @@ def start_momenta(optimizer: torch.optim.Optimizer) -> None:
     """Start SGD's momenta at zero, as its first step assumes.
 
     Fused SGD creates them in its first step, for all parameters at once: those of parameters that are still frozen then
-    would be missing later. And if fp16 overflows in that step, it leaves them uninitialised and continues from whatever
+    would be missing later. And if fp16 overflows in that step, it leaves them uninitialized and continues from whatever
     was in that memory.
     """
     for part in optimizer.parts if isinstance(optimizer, JointOptimizer) else [optimizer]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from distcls.report.figure import BLUE, GREY, ORANGE, figure_file
+from distcls.report.figure import BLUE, GRAY, ORANGE, figure_file
 
 
 def plot_calibration(
@@ -33,13 +33,13 @@ def _draw_reliability(axes: Axes, confidence_sum: np.ndarray, correct: np.ndarra
     axes.bar(left, accuracy, width, align="edge", color=BLUE, edgecolor="white", label="share correct")
     gap = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 0.8}
     axes.bar(left, confidence - accuracy, width, accuracy, align="edge", label="gap to the confidence", **gap)
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    axes.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1, label="perfectly calibrated")
     axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")
 
 
 def _draw_confidences(axes: Axes, count: np.ndarray) -> None:
     edges = np.linspace(0, 1, len(count) + 1)
-    axes.bar(edges[:-1], count / max(count.sum(), 1), 1 / len(count), align="edge", color=GREY, edgecolor="white")
+    axes.bar(edges[:-1], count / max(count.sum(), 1), 1 / len(count), align="edge", color=GRAY, edgecolor="white")
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.set(xlabel="confidence", ylabel="images")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from distcls.config.metrics import METRICS, Metric
 from distcls.report.curve_points import is_steep, points, train_means
-from distcls.report.figure import BLUE, GREY, ORANGE, figure_file
+from distcls.report.figure import BLUE, GRAY, ORANGE, figure_file
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, kept_step: int | None = None) -> None:
@@ -78,7 +78,7 @@ def _finish_curve(axes: Axes, metric: Metric) -> None:
 def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     epochs, values = points(rows, "train", "lr")
     if len(values):
-        axes.plot(epochs, values, color=GREY, **_marker(len(values)))
+        axes.plot(epochs, values, color=GRAY, **_marker(len(values)))
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
     else:
@@ -89,7 +89,7 @@ def _draw_lr(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _say_that_empty(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "nothing logged yet", ha="center", transform=axes.transAxes, color=GREY)
+    axes.text(0.5, 0.5, "nothing logged yet", ha="center", transform=axes.transAxes, color=GRAY)
 
 
 def _marker(num_points: int) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def _train_command(check: DataCheck, config_path: Path | None) -> str:
 
 
 def draw(check: DataCheck, folder: Path) -> None:
-    """Draw samples of each class, class counts, sizes and colours, as PNG files."""
+    """Draw samples of each class, class counts, sizes and colors, as PNG files."""
     counts = {name: of_split for name, of_split in check.per_class.items() if name != "unreadable"}
     plot_class_counts(counts, check.class_names, folder / "classes.png")
     assert check.decoding.image_size is not None

@@ -1,4 +1,4 @@
-"""Draws a data set before it is trained on: samples of each class, class counts, sizes and colours."""
+"""Draws a data set before it is trained on: samples of each class, class counts, sizes and colors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import MaxNLocator
 
 from distcls.config.wording import count
-from distcls.report.figure import BLUE, GREEN, GREY, INK, ORANGE, RED, figure_file, shorten
+from distcls.report.figure import BLUE, GRAY, GREEN, INK, ORANGE, RED, figure_file, shorten
 from distcls.report.pictures import Page
 
 SPLIT_COLORS = {"train": BLUE, "val": ORANGE, "test": GREEN}
@@ -49,7 +49,7 @@ def plot_class_counts(counts: Mapping[str, np.ndarray], class_names: list[str], 
         axes = figure.subplots()
         places, left = np.arange(len(order)), np.zeros(len(order))
         for split, of_split in counts.items():
-            color = SPLIT_COLORS.get(split, GREY)
+            color = SPLIT_COLORS.get(split, GRAY)
             axes.barh(places, of_split[order], left=left, color=color, label=split, edgecolor="white", linewidth=0.5)
             left += of_split[order]
         axes.set_yticks(places, [shorten(class_names[c], 30) for c in order], fontsize=8)
@@ -67,7 +67,7 @@ def _plot_sorted_counts(
         axes = figure.subplots()
         below = np.zeros(len(order))
         for split, of_split in counts.items():
-            color = SPLIT_COLORS.get(split, GREY)
+            color = SPLIT_COLORS.get(split, GRAY)
             axes.bar(np.arange(len(order)), of_split[order], 1.0, below, color=color, label=split)
             below += of_split[order]
         most, least = (f"{shorten(class_names[order[i]], 24)} ({below[i]:,.0f})" for i in (0, -1))
@@ -109,7 +109,7 @@ def _draw_shapes(axes: Axes, width: np.ndarray, height: np.ndarray, number: np.n
     area = 12 + 500 * number / max(number.sum(), 1)
     axes.scatter(width, height, area, color=BLUE, alpha=0.35, linewidth=0)
     top = 1.08 * max(width.max(initial=1), height.max(initial=1), image_size)
-    axes.plot([0, top], [0, top], color=GREY, linestyle="--", linewidth=0.8)
+    axes.plot([0, top], [0, top], color=GRAY, linestyle="--", linewidth=0.8)
     axes.plot([0, image_size, image_size], [image_size, image_size, 0], color=ORANGE, linewidth=1)
     axes.set(xlim=(0, top), ylim=(0, top), xlabel="width in pixels", ylabel="height in pixels", aspect="equal")
     axes.set_title(count(len(number), "shape"))

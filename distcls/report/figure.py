@@ -21,12 +21,12 @@ from matplotlib.font_manager import FontProperties, findfont, get_font_names
 from distcls.errors import DiskError
 from distcls.files.atomic import printable, replacing
 
-INK, GREY, BLUE, ORANGE, GREEN, RED = "#24292f", "#8c959f", "#0969da", "#d4661b", "#1a7f37", "#cf222e"
+INK, GRAY, BLUE, ORANGE, GREEN, RED = "#24292f", "#8c959f", "#0969da", "#d4661b", "#1a7f37", "#cf222e"
 
 DPI = 120
 
 STYLE: dict[Any, Any] = {
-    "axes.edgecolor": GREY,
+    "axes.edgecolor": GRAY,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.labelcolor": INK,
@@ -46,9 +46,9 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "text.color": INK,
     "text.parse_math": False,  # a class may be called "$5 or $10"
-    "xtick.color": GREY,
+    "xtick.color": GRAY,
     "xtick.labelcolor": INK,
-    "ytick.color": GREY,
+    "ytick.color": GRAY,
     "ytick.labelcolor": INK,
 }
 

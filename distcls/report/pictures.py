@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.font_manager import get_font
 from PIL import Image, ImageDraw, ImageFont
 
-from distcls.report.figure import DPI, GREEN, GREY, INK, RED, font_files, png_file, shorten
+from distcls.report.figure import DPI, GRAY, GREEN, INK, RED, font_files, png_file, shorten
 
 MAX_IMAGES = 64
 
@@ -32,7 +32,7 @@ def plot_images(
 ) -> None:
     """Draw a grid of the first 64 images, uint8 (n, H, W, 3), each below its title.
 
-    colors: the colour of each image's title and frame, such as "green" or "red".
+    colors: the color of each image's title and frame, such as "green" or "red".
     """
     shown = min(len(images), MAX_IMAGES)
     grid = _grid(shown, max((title.count("\n") + 1 for title in titles[:shown]), default=0))
@@ -46,7 +46,7 @@ def plot_images(
         for above, line in enumerate(reversed(lines)):
             page.write(line, left + grid.cell / 2, upper - 0.06 - LINE * above, color, anchor="ms")
     if not shown:
-        page.write("nothing to show", grid.width / 2, 0.7 * grid.height, GREY, anchor="ms")
+        page.write("nothing to show", grid.width / 2, 0.7 * grid.height, GRAY, anchor="ms")
     page.save(path)
 
 
@@ -78,7 +78,7 @@ class Page:
             self.image.save(file, "png")
 
     def draw_image(self, image: np.ndarray, left: float, top: float, side: float, frame: str | None = None) -> float:
-        """Draw uint8 (H, W, 3) inside a square, with a frame of this colour; return its upper edge."""
+        """Draw uint8 (H, W, 3) inside a square, with a frame of this color; return its upper edge."""
         most = max(image.shape[:2])
         height, width = (max(round(side * DPI * length / most), 1) for length in image.shape[:2])
         x, y = round(left * DPI + (side * DPI - width) / 2), round(top * DPI + (side * DPI - height) / 2)

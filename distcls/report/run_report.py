@@ -20,7 +20,7 @@ HEADINGS = {
     "predictions": "Predictions on the {split} split",
     "worst_mistakes": "The most confident mistakes on the {split} split",
     "gradcam": "Where the model saw the class that it predicted (Grad-CAM)",
-    "filters": "Filters of the first layer: grey is 0, brighter is positive",
+    "filters": "Filters of the first layer: gray is 0, brighter is positive",
     "feature_maps": "Feature maps of one image, from the first layers to the last",
 }
 """The headings of the pages of images, by the name under which a run stores them."""
@@ -69,7 +69,7 @@ def _draw_predictions(facts: RunFacts, folder: Path) -> list[str]:
 
 
 def _captions(pictures: Pictures, found: Predictions, class_names: list[str]) -> tuple[list[str], list[str]]:
-    """Return each image's title (see prediction_title) and its colour: green if the prediction is right, else red."""
+    """Return each image's title (see prediction_title) and its color: green if the prediction is right, else red."""
     captions, colors = [], []
     for place in pictures.places:
         pred, label = class_names[found.preds[place]], class_names[found.labels[place]]

@@ -156,6 +156,11 @@ def choices_kept(path: Path, config: Config, device_type: str) -> dict[str, Any]
     return {path: filled.at(path) for path in chosen if path not in of_processes}
 
 
+def _gives(config: Config, path: str) -> bool:
+    """True if the user gave this setting, its section, or a setting inside it: `optim.lookahead.every` of a section."""
+    return config.is_given(path) or any(one.startswith(f"{path}.") for one in config.given)
+
+
 def fill_from(config: Config, stored: Config) -> Config:
     """Return the config, with the choices that were made at the first start filled in.
 
@@ -164,7 +169,7 @@ def fill_from(config: Config, stored: Config) -> Config:
     if config.preset == "auto" and stored.preset in PRESETS and not stored.is_given("preset"):
         config = with_preset(config, stored.preset)
     changed = [one.path for one in differences(stored, config)]
-    open_ones = [path for path in changed if not (config.is_given(path) or stored.is_given(path))]
+    open_ones = [path for path in changed if not (_gives(config, path) or _gives(stored, path))]
     if config.preset != "auto":  # a config file without a preset means none
         open_ones = [path for path in open_ones if path != "preset"]
     train = config.train

@@ -39,7 +39,7 @@ class ServeOptions:
     """The model's name in the routes under /v2."""
     host: str = "127.0.0.1"
     port: int = 8000
-    """0: any that is free."""
+    """0: any free port."""
     backend: str = "torch"
     device: str = "auto"
     workers: int = 1

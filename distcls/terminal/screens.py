@@ -208,5 +208,5 @@ def _wrap(text: str, width: int, label_width: int) -> str:
 
 
 def without_codes(text: str) -> str:
-    """Return text without the escape codes that move a terminal's cursor or change its colour."""
+    """Return text without the escape codes that move a terminal's cursor or change its color."""
     return _ESCAPE_CODE.sub("", text)

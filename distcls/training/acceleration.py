@@ -36,6 +36,8 @@ class Acceleration:
         self.device = device
         self.dtype = weights_dtype(config.precision)
         self.compile = config.compile
+        self.gradients_are_reused = config.compile not in (False, True)
+        """True if a pass may write its gradients to where the one before left its own, as CUDA graphs do."""
         self.ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         self.accelerator = Accelerator(
             mixed_precision=AUTOCAST[config.precision],
@@ -62,7 +64,9 @@ class Acceleration:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
             model = self.accelerator.prepare_model(AnyMethod(module), evaluation_mode=not distributed)
-        return torch.compile(model) if self.compile else model  # type: ignore[return-value]
+        if not self.compile:
+            return model
+        return torch.compile(model, mode=None if self.compile is True else self.compile)  # type: ignore[return-value]
 
     def prepare_for_evaluation(self, module: nn.Module) -> nn.Module:
         """Return the module itself, on its device, with its forward under autocast. It is never compiled."""

@@ -1,7 +1,8 @@
 """Writes checkpoints while training continues, so that a kill at any moment leaves a complete one behind.
 
 run_dir/checkpoints/
-    step-00001200/  model.safetensors ema.safetensors optimizer.pt state.json length.json manifest.json
+    step-00001200/  model.safetensors ema.safetensors slow.safetensors optimizer.pt state.json length.json
+                    manifest.json, and NAME.safetensors for each of the objective's modules
     best-00000900/  model.safetensors manifest.json     the best weights so far, as they are evaluated
 
 The loop only waits for a copy of the state in memory; a thread writes it (files/verified.py), then prunes older ones.
@@ -135,8 +136,8 @@ class Checkpoints:
         if not self.run.processes.is_main:
             return
         weights = sum(t.nbytes for t in state.module.state_dict().values())
-        trained = sum(p.nbytes for p in state.module.parameters() if p.requires_grad)
-        one = weights * (2 if state.ema is not None else 1) + trained * momenta
+        trained = sum(p.nbytes for group in state.groups for _, p in group.named)
+        one = sum(t.nbytes for tensors in state.tensors().values() for t in tensors.values()) + trained * momenta
         self.folder.mkdir(parents=True, exist_ok=True)
         # Old ones are deleted only when a new one is complete; the best are twice in checkpoints/, and in model/.
         needed = one * (self.config.keep_checkpoints + 1) + weights * 3

@@ -33,7 +33,8 @@ class OverlappedSum:
     undoes. Each parameter without a gradient gets zeros, so that how a batch was split cannot decide whether weight
     decay and momentum move it. DDP wraps only `module`: gradients of `further` modules, which are small (a projector),
     are summed with the numbers after the backward pass. So are all gradients without DDP, which was built for
-    parameters some of which are frozen now.
+    parameters some of which are frozen now. `with_reused`: a pass may overwrite the gradients of the one before, as
+    CUDA graphs do, so those of each parameter are copied before others are added to them.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class OverlappedSum:
         world_size: int,
         further: Sequence[nn.Module] = (),
         with_ddp: bool = True,
+        with_reused: bool = False,
     ) -> None:
+        self.with_reused = with_reused
         self.parameters = [p for m in (module, *further) for p in m.parameters() if p.requires_grad]
         self.with_ddp = with_ddp
         self.beside_ddp = (
@@ -61,7 +64,10 @@ class OverlappedSum:
         for parameter in self.parameters:
             parameter.grad = None
         total = self._run(forward, micro_batches[0], last=len(micro_batches) == 1)
+        own: set[nn.Parameter] = set()
         for micro_batch in micro_batches[1:]:
+            if self.with_reused:
+                self._keep_gradients(own)
             total += self._run(forward, micro_batch, last=micro_batch is micro_batches[-1])
         for parameter in self.parameters:
             if parameter.grad is None:
@@ -70,6 +76,13 @@ class OverlappedSum:
             return total
         with part("exchange"):
             return self._reduce(total)
+
+    def _keep_gradients(self, own: set[nn.Parameter]) -> None:
+        """Copy the gradients that lie where the next pass may write; `own`: parameters whose gradients do not."""
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter not in own:
+                parameter.grad = parameter.grad.clone()
+                own.add(parameter)
 
     def _reduce(self, total: torch.Tensor) -> torch.Tensor:
         """Return the numbers summed over all processes; also sum the gradients that DDP does not handle."""

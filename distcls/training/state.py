@@ -20,8 +20,8 @@ from distcls.models.freezing import frozen_until
 from distcls.models.recomputation import recompute_activations
 from distcls.models.trial import try_model
 from distcls.models.weights import load_weights
+from distcls.optim.averages import build_copy, copy_buffers
 from distcls.optim.build import build_optimizer, start_momenta
-from distcls.optim.ema import build_ema, copy_buffers
 from distcls.optim.groups import Group, group_parameters
 from distcls.plan.randomness import seed_torch
 from distcls.runs.folder import RunFolder
@@ -30,7 +30,7 @@ from distcls.training.objectives.objective import Objective
 from distcls.training.start.first_weights import load_first_weights
 from distcls.training.statistics import BatchNormStatistics
 
-RESERVED = ("model", "ema", "optimizer", "state", "length", "manifest")
+RESERVED = ("model", "ema", "slow", "optimizer", "state", "length", "manifest")
 """Names of the other files in a checkpoint."""
 
 
@@ -84,6 +84,8 @@ class TrainState:
     statistics: BatchNormStatistics
     scaler: Any = None
     ema: nn.Module | None = None
+    slow: nn.Module | None = None
+    """The slow weights of optim.lookahead."""
     groups: list[Group] = field(default_factory=list)
     """The optimizer's parameter groups, with the learning rate of each."""
     further: dict[str, nn.Module] = field(default_factory=dict)
@@ -147,7 +149,8 @@ class TrainState:
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return weights and buffers, by the checkpoint's files."""
-        modules = {"model": self.module} | ({"ema": self.eval_module} if self.ema is not None else {}) | self.further
+        copies = {"ema": None if self.ema is None else self.eval_module, "slow": self.slow}
+        modules = {"model": self.module, **{k: v for k, v in copies.items() if v is not None}, **self.further}
         return {name: dict(module.state_dict()) for name, module in modules.items()}
 
     def refuse_drift(self, processes: Processes) -> None:
@@ -177,8 +180,9 @@ class TrainState:
     ) -> None:
         """Load a saved state. Raises ValueError if the optimizer's state has another memory layout."""
         load_weights(self.module, tensors["model"])
-        if self.ema is not None:
-            load_weights(self.ema, tensors["ema"])
+        for name, copied in (("ema", self.ema), ("slow", self.slow)):
+            if copied is not None:
+                load_weights(copied, tensors[name])
         for name, module in self.further.items():
             load_weights(module, tensors[name])
         self.statistics.adopt()
@@ -210,11 +214,11 @@ def build_state(
     if with_init_from:
         load_first_weights(module, config, data, run)
     module.to(acceleration.device, acceleration.dtype)
-    is_supervised = config.objective.name == "supervised"
-    tried = try_model(module, config.model.name, len(data.class_names), data.image_size, as_classifier=is_supervised)
+    tried = try_model(module, config.model.name, len(data.class_names), data.image_size, objective.classifies)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    ema = build_ema(module) if config.train.ema_decay is not None else None
+    ema = build_copy(module) if config.train.ema_decay is not None else None
+    slow = build_copy(module) if config.optim.lookahead is not None else None
     further = _build_further(config, objective, module, acceleration)
     groups = group_parameters(config.optim, module, further)
     optimizer = build_optimizer(groups)
@@ -230,7 +234,7 @@ def build_state(
             module,
             distributed=not config.train.deterministic,
             # A user's code may leave out a part of the model in some passes only.
-            all_used=is_supervised and ":" not in config.model.name and not tried.unused,
+            all_used=objective.classifies and ":" not in config.model.name and not tried.unused,
         ),
         optimizer=optimizer,
         statistics=BatchNormStatistics(
@@ -241,6 +245,7 @@ def build_state(
         ),
         scaler=acceleration.scaler,
         ema=acceleration.prepare_for_evaluation(ema) if ema is not None else None,
+        slow=slow,
         groups=groups,
         further=further,
         frozen_until=until,

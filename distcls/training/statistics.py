@@ -23,7 +23,7 @@ class BatchNormStatistics:
 
     `moving` are other floating-point and integer buffers that a forward pass changes (models/trial.py finds them):
     each changes by its mean change over all micro-batches, which for a running mean is the same rule.
-    `keep_all` leaves every BatchNorm in evaluation mode.
+    `keep_all` leaves every BatchNorm of the first module in evaluation mode.
     """
 
     def __init__(self, *modules: nn.Module, moving: Sequence[torch.Tensor] = (), keep_all: bool = False) -> None:
@@ -64,8 +64,11 @@ class BatchNormStatistics:
 
     def _layers(self) -> list[tuple[_BatchNorm, bool]]:
         """Return the layers with running statistics, and whether each is frozen."""
-        found = [layer for module in self.modules for layer in _tracking_layers(module)]
-        return [(layer, is_frozen or self.keep_all) for layer, is_frozen in found]
+        return [
+            (layer, is_frozen or (self.keep_all and place == 0))
+            for place, module in enumerate(self.modules)
+            for layer, is_frozen in _tracking_layers(module)
+        ]
 
     def read(self) -> list[torch.Tensor]:
         """Return the statistics of the last micro-batch, for the caller to sum: nothing, or one flat vector.

@@ -11,7 +11,7 @@ from distcls.config.settings import Config
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.errors import UsageError
 from distcls.models.freezing import frozen_at, thaw_steps
-from distcls.optim.ema import update_ema
+from distcls.optim.averages import look_ahead, update_ema
 from distcls.optim.groups import lrs_at
 from distcls.plan.batches import BatchPlan
 from distcls.plan.randomness import seed_everything
@@ -58,6 +58,7 @@ class TrainStep:
         """
         state, train = self.state, self.config.train
         if state.step in train.skip_steps:
+            self._look_ahead()
             state.position.step += 1
             return None
         frozen = frozen_at(state.step, self.thawed) if state.step < self.all_thawed else frozenset[str]()
@@ -71,11 +72,22 @@ class TrainStep:
         means, statistics = self._split(sums)
         moved = of_fp16.get("moved")
         state.statistics.update(statistics, self.plan.num_micro_batches, moved)
+        self._look_ahead()
         if state.ema is not None and train.ema_decay is not None:
             update_ema(state.ema, state.module, train.ema_decay, state.step, moved)
         self._update_objective(means, moved)
         state.position.step += 1
         return self._reported({**means, **of_fp16, "grad_norm": norm})
+
+    def _look_ahead(self) -> None:
+        if self.state.slow is not None and self.config.optim.lookahead is not None:
+            look_ahead(
+                self.state.slow,
+                self.state.module,
+                self.config.optim.lookahead,
+                self.state.step + 1,
+                self.plan.total_steps,
+            )
 
     def _freeze(self, frozen: frozenset[str]) -> None:
         """Train all of the network but these parameters from now on.
@@ -104,6 +116,7 @@ class TrainStep:
             self.plan.world_size,
             further,
             with_ddp=not self.frozen,
+            with_reused=acceleration.gradients_are_reused,
         )
 
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,7 +51,7 @@ def test_a_good_folder_has_nothing_to_complain_of(folder: Path, capsys: pytest.C
     assert "train 40, val 40, test 40 images" in told and "all 8 × 8" in told and "warning" not in told
 
 
-def test_the_next_command_normalises_with_the_statistics_of_the_training_images(
+def test_the_next_command_normalizes_with_the_statistics_of_the_training_images(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in folder.glob("test/*/*.png"):  # which do not count
@@ -99,14 +99,14 @@ def test_empty_files_are_no_copies_of_each_other(folder: Path) -> None:
 
 def test_copies_across_splits_and_classes_are_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(folder / "train" / "cat" / "00.png", folder / "test" / "cat" / "leaked.png")
-    shutil.copy(folder / "train" / "cat" / "01.png", folder / "train" / "dog" / "relabelled.png")
+    shutil.copy(folder / "train" / "cat" / "01.png", folder / "train" / "dog" / "relabeled.png")
     shutil.copy(folder / "train" / "cat" / "02.png", folder / "train" / "cat" / "twice.png")
     code, found = check(folder)
     assert code == 0
     groups = {group["images"][1]: (group["is_leak"], group["is_conflict"]) for group in found["duplicates"]}
     assert groups == {
         "test/cat/leaked.png": (True, False),
-        "train/dog/relabelled.png": (False, True),
+        "train/dog/relabeled.png": (False, True),
         "train/cat/twice.png": (False, False),
     }
     assert ["more than one split" in line or "more than one class" in line for line in found["warnings"]] == [True] * 2

@@ -128,7 +128,7 @@ def test_mistakes_are_answered_before_anything_is_read(capsys, runs) -> None:
     ):
         assert message in shown(capsys, *words, expect=code)
     os.chdir("/")
-    assert "there is no folder runs here" in shown(capsys, expect=66)
+    assert "there is no folder named runs here" in shown(capsys, expect=66)
 
 
 def test_fifty_runs_take_a_moment_and_no_torch(runs) -> None:

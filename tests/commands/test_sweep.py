@@ -47,7 +47,10 @@ def planned(monkeypatch) -> list[Plan]:
         (["optim.lr=0.1,0.2", "--nodes", "2"], "--nodes is for jobs of Slurm"),
         (["optim.lr=0.1,0.2", "--cpus-per-task", "2"], "--cpus-per-task is for jobs of Slurm"),
         (["optim.lr=0.1,0.2", "--signal-delay", "60"], "--signal-delay is for jobs of Slurm"),
-        (["optim.lr=0.1,0.2", "--cpu", "--time", "1h"], "needs --time T, until it is requeued, and --job-dir /DIR"),
+        (
+            ["optim.lr=0.1,0.2", "--cpu", "--time", "1h"],
+            "needs --time T, how long it runs before it is requeued, and --job-dir /DIR",
+        ),
         (["optim.lr=-1..0.2"], "optim.lr must be a number above 0"),
         (["optim.lr=0.1,0.2", "--sek=3"], "unknown option --sek=3"),
         (["optim.lr=0.1,0.2", "--space", "x.yaml"], "x.yaml: cannot read the config"),

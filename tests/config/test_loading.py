@@ -77,7 +77,7 @@ def test_configs_share_no_lists() -> None:
     assert second == Config(preset="auto")
 
 
-def test_augment_none_turns_off_everything_but_normalisation(write_config) -> None:
+def test_augment_none_turns_off_everything_but_normalization(write_config) -> None:
     off = {name: value for name, value in vars(AugmentConfig()).items() if name != "normalize"}
     assert not any(off.values()), "the defaults of AugmentConfig are what `augment: none` means"
     normalize = NormalizeConfig([0.5] * 3, [0.25] * 3)
@@ -149,7 +149,7 @@ def test_an_override_replaces_the_other_length_of_the_file(write_config) -> None
 
 
 def test_both_lengths_at_once_are_an_error(write_config) -> None:
-    both = "train.num_steps=100 and train.num_epochs=5 are two lengths for one run: give one of them"
+    both = "train.num_steps=100 and train.num_epochs=5 both set the length of the run: give only one of them"
     assert message("train.num_epochs=5", "train.num_steps=100") == f"train.num_steps=100: {both}"
     assert message(path=write_config("train:\n  num_epochs: 5\n  num_steps: 100\n")) == f"x.yaml:3: {both}"
     assert "neither train.num_epochs nor train.num_steps is set" in message("train.num_epochs=null")
@@ -157,7 +157,9 @@ def test_both_lengths_at_once_are_an_error(write_config) -> None:
 
 def test_contradictions_name_the_line_of_the_file(write_config) -> None:
     path = write_config("optim:\n  lr: 1\n  nesterov: true\n")
-    assert message(path=path).startswith("x.yaml:3: optim.nesterov=true has no effect: it is for optim.name=sgd")
+    assert message(path=path).startswith(
+        "x.yaml:3: optim.nesterov=true has no effect: it applies only to optim.name=sgd"
+    )
 
 
 @pytest.mark.parametrize("text", ["four", "0", "-1"])

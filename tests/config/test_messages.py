@@ -66,8 +66,14 @@ def test_settings_like_finds_settings_without_their_section() -> None:
         ("train.seed=1.5e0", "train.seed must be a whole number at least 0"),
         ("train.seed=true", "train.seed must be a whole number at least 0"),
         ("train.micro_batch_size=0", "must be a whole number at least 1 and at most 1,000,000,000 or null, but 0"),
-        ("train.compile=1", "train.compile must be true or false, but 1 was given"),
-        ("train.compile=yes", "train.compile must be true or false, but 'yes' was given"),
+        (
+            "train.compile=1",
+            "must be true or false or one of reduce-overhead, max-autotune, but 1 was given",
+        ),
+        (
+            "train.compile=yes",
+            "must be true or false or one of reduce-overhead, max-autotune, but 'yes' was given",
+        ),
         ("data.name=true", "data.name must be text, but true was given"),
         ("data.name=null", "data.name must be text, but null was given"),
         (

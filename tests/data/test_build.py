@@ -223,7 +223,7 @@ def test_all_processes_meet_at_the_same_barriers(tmp_path: Path, two_classes: Pa
     assert fingerprints[0] == fingerprints[1] and main.num_barriers == other.num_barriers > 0
 
 
-class Neighbour:
+class Neighbor:
     """One of the processes of a machine, each played by a thread."""
 
     def __init__(self, rank: int, barrier: threading.Barrier, values: dict[int, Any]) -> None:
@@ -245,7 +245,7 @@ def on_a_machine(count: int, config: DataConfig) -> list[Data]:
     """The data that each of these processes gets."""
     barrier, values = threading.Barrier(count), {}
     with ThreadPoolExecutor(count) as pool:
-        processes = [Neighbour(rank, barrier, values) for rank in range(count)]
+        processes = [Neighbor(rank, barrier, values) for rank in range(count)]
         return list(pool.map(lambda process: build_data(config, process), processes))
 
 

@@ -1,8 +1,10 @@
-"""cifar10-airbench's recipe keeps the promises: its first layer comes from the images, and two optimizers move it."""
+"""cifar10-airbench's recipes keep the promises: the first layer comes from the images, two optimizers move the network
+of one, and in the other a proxy chooses the images and slow weights follow."""
 
 from __future__ import annotations
 
 import ledger
+import pytest
 import torch
 from ranks import await_step, read_json
 
@@ -14,7 +16,6 @@ from distcls.training.start.first_weights import some_images
 
 SETTINGS = [
     "model.name=airbench",
-    "model.args={widths: [8, 16, 16]}",
     "data.image_size=16",
     "train.num_steps=12",
     "train.global_batch_size=64",
@@ -25,20 +26,35 @@ SETTINGS = [
     "optim.lr=2",
     "optim.momentum=0.85",
     "optim.schedule=linear",
-    "optim.groups=[{match: 'groups.*[04].weight', name: muon, lr: 0.1, momentum: 0.6, normalize_weights: true}]",
     "run.trackers=[]",
 ]
+RECIPES = {
+    "airbench94": [
+        "model.args={widths: [8, 16, 16]}",
+        "optim.groups=[{match: 'groups.*[04].weight', name: muon, lr: 0.1, momentum: 0.6, normalize_weights: true}]",
+    ],
+    "airbench96": [
+        "model.args={widths: [8, 16, 16], depth: 3}",
+        "objective.name=proxy_selection",
+        "objective.args={model: airbench, args: {widths: [8, 8, 8]}, share: 0.5, train_every: 4}",
+        "optim.lookahead={every: 5, decay: 0.774, power: 3}",
+        "optim.groups=[{match: 'proxy.groups.*bias', lr: 5}, {match: 'proxy.whiten.bias', lr_scale: 0}]",
+    ],
+}
 
 
-def test_the_same_bits_on_1_2_and_4_processes_and_after_a_kill(ranks):
-    runs = ranks.folder / "runs"
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_bits_on_1_2_and_4_processes_and_after_a_kill(ranks, recipe):
+    runs, settings = ranks.folder / "runs", [*SETTINGS, *RECIPES[recipe]]
     for world_size in (1, 2, 4):
-        ranks.run("train", "--name", f"on{world_size}", *SETTINGS, world_size=world_size)
-    killed = ranks.start("train", "--name", "killed", *SETTINGS, world_size=2)
+        ranks.run("train", "--name", f"on{world_size}", *settings, world_size=world_size)
+    killed = ranks.start("train", "--name", "killed", *settings, world_size=2)
     await_step(runs / "killed", 4)
     killed.kill()
-    ranks.run("train", "--name", "killed", *SETTINGS, world_size=4)
+    ranks.run("train", "--name", "killed", *settings, world_size=4)
     one = ledger.digest(runs / "on1", 12)
+    files = {name.split(".")[0] for name in one}
+    assert files == {"model", "optimizer"} | ({"proxy", "slow"} if recipe == "airbench96" else set())
     assert all(ledger.digest(runs / name, 12) == one for name in ("on2", "on4", "killed"))
     assert read_json(runs / "on4" / "env.json")["world_size"] == 4
     trained = read_tensors(runs / "on1" / "model" / "model.safetensors")

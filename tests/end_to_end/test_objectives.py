@@ -45,7 +45,7 @@ def test_the_same_bits_on_1_2_and_4_processes(ranks, name, precision):
     assert digests[1] == digests[2] == digests[4]
     files = {tensor.split(".")[0] for tensor in digests[1]}
     assert files == {"model", "ema", "optimizer"} | (
-        {"teacher", "projector", "centre"} if name == "TwoViews" else set()
+        {"teacher", "projector", "center"} if name == "TwoViews" else set()
     )
 
 

@@ -18,7 +18,7 @@ SMALL = ["data.image_size=32", "run.trackers=[]", "train.num_threads=1"]
 
 @pytest.fixture
 def photographs(ranks):
-    """Three classes of 80 × 64 pixels that differ in colour."""
+    """Three classes of 80 × 64 pixels that differ in color."""
     draw = np.random.default_rng(0)
     for shade, name in enumerate(("ant", "bee", "cat")):
         (ranks.folder / "photos" / name).mkdir(parents=True)

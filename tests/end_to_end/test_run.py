@@ -280,7 +280,7 @@ def test_a_run_without_a_name_is_called_after_its_data_and_an_unfinished_one_is_
     words = ["--data", "photos", "data.test_fraction=0", *FAST]
     planned = ranks.run("train", *words, "--dry-run")
     assert "folder      runs/photos\n" in planned and not (ranks.folder / "runs").exists()
-    assert "a batch of 64 exceeds the 36 training images: each step sees all of them, 1.78 times" in planned
+    assert "a batch of 64 exceeds the 36 training images: each step uses every image 1.78 times" in planned
     output = ranks.run("train", *words)
     assert "distcls eval runs/photos --split val\n" in output and "classes  2: cat, dog" in output
     assert "warning" not in ranks.run("eval", "runs/photos", "--split", "val")

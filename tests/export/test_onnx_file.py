@@ -59,7 +59,7 @@ def photograph(height: int, width: int) -> Image.Image:
 
 @pytest.fixture
 def photographs(tmp_path) -> list[Path]:
-    """Small and large ones, upright and turned, gray and in colour."""
+    """Small and large ones, upright and turned, gray and in color."""
     turned = Image.Exif()
     turned[0x0112] = 6
     photograph(24, 31).save(tmp_path / "small.jpg")

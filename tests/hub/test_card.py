@@ -102,13 +102,13 @@ def test_of_a_path_only_its_name_is_shown(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "written", "says"),
     [
-        (["data.resize=pad"], PROVEN, "timm pads with the mean colour, and distcls did with white"),
+        (["data.resize=pad"], PROVEN, "timm pads with the mean color; distcls padded with white"),
         (["data.crop_fraction=0.9"], PROVEN, "timm also crops images that already have the final size"),
         (["train.tta=flip"], PROVEN, "measured with test-time augmentation (`flip`)"),
         ([], Written("timm", 1.0, 2.5, 20, 0.0), "(model(transform(image)[None]) / 2.5).softmax(1)"),
         (["model.name=my_models:make"], Written("code", 1.0, 1.0, 20, 0.0), "distcls predict a photo.jpg --trust"),
         (["model.name=cnn2"], Written("distcls", 1.0, 1.0, 20, 0.0), "timm and transformers cannot build it"),
-        (["model.name=timm/resnet18", "model.pretrained=true"], PROVEN, "whose licence and biases it inherits"),
+        (["model.name=timm/resnet18", "model.pretrained=true"], PROVEN, "whose license and biases it inherits"),
     ],
 )
 def test_what_is_special_about_a_run_is_said(tmp_path, settings, written, says):

@@ -61,7 +61,7 @@ def make_run(folder: Path, config: Config, decoding: Decoding, temperature: floa
 
 
 def test_timm_computes_the_runs_logits(timm_run, pushed):
-    """With the temperature inside, from the folder alone, on pixels that timm itself normalises."""
+    """With the temperature inside, from the folder alone, on pixels that timm itself normalizes."""
     model = timm.create_model(f"local-dir:{pushed}", pretrained=True).eval()
     seen = resolve_model_data_config(model)
     assert seen["input_size"][1:] == (SIZE, SIZE) and seen["interpolation"] == "bicubic"
@@ -198,7 +198,7 @@ def test_timms_crop_is_whole_pixels():
 
 
 class Cosine(torch.nn.Linear):
-    """A head that normalises its weights: dividing them changes nothing."""
+    """A head that normalizes its weights: dividing them changes nothing."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         weight = torch.nn.functional.normalize(self.weight)

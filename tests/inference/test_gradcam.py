@@ -65,7 +65,7 @@ def noise(number: int, size: int) -> torch.Tensor:
 
 
 def colored() -> np.ndarray:
-    """Two images of grey: one with red on its left and green at the bottom right, one with blue at the top."""
+    """Two images of gray: one with red on its left and green at the bottom right, one with blue at the top."""
     images = np.full((2, 16, 16, 3), 90, np.uint8)
     images[0, :, :4, 0] = 255
     images[0, 12:, 12:, 1] = 255

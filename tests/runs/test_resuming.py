@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from variants import variant
 
+from distcls.config.differences import differences
+from distcls.config.loading import load_config
 from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.errors import DiskError, UsageError
@@ -224,6 +226,14 @@ def test_what_the_first_start_settled_stands():
     assert open_choices.train.micro_batch_size is None
     with pytest.raises(UsageError, match=r"train\.micro_batch_size: 16 -> 8"):
         choose_folder(variant(run__name="a", train__micro_batch_size=8), "digits")
+
+
+@pytest.mark.parametrize("setting", ["optim.lookahead={every: 3}", "augment.random_resized_crop={scale: [0.5, 1]}"])
+def test_a_section_that_is_off_by_default_cannot_be_added_or_left_out_on_resume(setting):
+    plain, changed = load_config(None, ["run.name=a"]), load_config(None, ["run.name=a", setting])
+    for stored, config in ((plain, changed), (changed, plain)):
+        assert differences(stored, fill_from(config, stored)), f"{setting}: the stored value would win silently"
+    assert not differences(changed, fill_from(changed, changed))
 
 
 def test_checkpoints_without_their_config_are_not_resumed_with_another_one():

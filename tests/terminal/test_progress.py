@@ -39,7 +39,7 @@ def update(progress: Progress, step: int) -> None:
 
 def tell_everything(progress: Progress) -> None:
     progress.header([("data", "digits, 1437 images"), ("batch", "128 = 4 processes × 16 images × 2 accumulation")])
-    progress.note("a note with [brackets] and \x1b[31mcolour\x1b[0m")
+    progress.note("a note with [brackets] and \x1b[31mcolor\x1b[0m")
     progress.warning("something is odd")
     progress.start(40, 0)
     update(progress, 1)
@@ -69,7 +69,7 @@ def terminal_of_width(monkeypatch):
 def test_off_a_terminal_there_are_no_escape_codes():
     output = plain_output()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", output)
-    assert "a note with [brackets] and colour\n" in output
+    assert "a note with [brackets] and color\n" in output
 
 
 def test_off_a_terminal_one_plain_line_every_interval():

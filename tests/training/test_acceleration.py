@@ -48,6 +48,19 @@ def test_every_method_computes_in_the_precision_of_the_run(precision, dtype):
         assert module.computed_in(images) == dtype
 
 
+@pytest.mark.parametrize(
+    ("given", "mode", "reused"), [(True, None, False), ("reduce-overhead", "reduce-overhead", True)]
+)
+def test_a_mode_of_compilation_reaches_torch(given, mode, reused, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda model, mode: modes.append(mode) or model)
+    acceleration = Acceleration(
+        dataclasses.replace(TrainConfig(), precision="float32", compile=given), torch.device("cpu")
+    )
+    acceleration.prepare(TwoMethods(), distributed=False)
+    assert modes == [mode] and acceleration.gradients_are_reused is reused
+
+
 def test_names_of_weights_stay_those_of_the_plain_module():
     module = TwoMethods()
     accelerate("bf16").prepare(module, distributed=False)

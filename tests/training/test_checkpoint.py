@@ -21,7 +21,7 @@ from torch import nn
 from distcls.config.settings import TrainConfig
 from distcls.errors import DiskError
 from distcls.files.verified import CorruptError, SummedFile, read_tensors, tensor_writer, verify_folder, write_folder
-from distcls.optim.ema import build_ema
+from distcls.optim.averages import build_copy
 from distcls.training.checkpoint import Checkpoints
 from distcls.training.state import TrainState
 from distcls.training.statistics import BatchNormStatistics
@@ -51,7 +51,7 @@ def make_state(seed: int = 0) -> TrainState:
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     module = module.to(memory_format=torch.channels_last)
-    ema = build_ema(module)
+    ema = build_copy(module)
     state = TrainState(
         module=module,
         model=module,

@@ -70,6 +70,7 @@ def start(config: Config) -> tuple[TrainState, TrainStep]:
         prepare=lambda module, **_: module,
         prepare_for_evaluation=lambda module: module,
         autocast=contextlib.nullcontext,
+        gradients_are_reused=False,
     )
     return make_step(config, acceleration)
 

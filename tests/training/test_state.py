@@ -57,6 +57,7 @@ def fake_acceleration(scaler=None):
         prepare=lambda module, **_: module,
         prepare_for_evaluation=lambda module: module,
         autocast=contextlib.nullcontext,
+        gradients_are_reused=False,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from distcls.optim.ema import build_ema, copy_buffers
+from distcls.optim.averages import build_copy, copy_buffers
 from distcls.training.statistics import BatchNormStatistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,7 +98,7 @@ def test_a_frozen_batchnorm_stays_as_it_is():
 
 
 def test_a_frozen_batchnorm_without_weights_stays_as_it_is():
-    """Inside a frozen part of the model, such as a normalisation of the input."""
+    """Inside a frozen part of the model, such as a normalization of the input."""
     module = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, affine=False)), nn.Conv2d(3, 2, 1))
     module[0].requires_grad_(False)
     statistics = BatchNormStatistics(module)
@@ -223,7 +223,7 @@ def test_evaluations_between_steps_and_micro_batches_change_nothing():
             train_norm(norm, [images, images + 1], statistics)
             if looking:
                 norm.eval()(images)
-                build_ema(norm)
+                build_copy(norm)
         results.append(statistics.running)
     assert torch.equal(results[0], results[1])
 

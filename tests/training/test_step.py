@@ -41,6 +41,7 @@ def start(make: Any, *settings: str) -> tuple[TrainState, TrainStep]:
         backward=torch.Tensor.backward,
         no_sync=lambda _: contextlib.nullcontext(),
         autocast=contextlib.nullcontext,
+        gradients_are_reused=False,
         prepare=lambda module, **_: AnyMethod(module),
         prepare_for_evaluation=lambda module: module,
     )
@@ -229,7 +230,7 @@ def test_modules_of_an_objective_are_trained_follow_and_are_restored():
     for number in range(2):
         step(batch_of(number))
     moved = weights(whole)
-    for name in ("projector.0.weight", "projector.1.running_mean", "teacher.head.weight", "centre.value"):
+    for name in ("projector.0.weight", "projector.1.running_mean", "teacher.head.weight", "center.value"):
         assert not torch.equal(moved[name], fresh[name]), name
     saved = copy.deepcopy((whole.tensors(), whole.optimizer_state(), whole.position_dict()))
     resumed, resumed_step = start(own_objectives.TwoViews)

@@ -34,7 +34,7 @@ def draw_crops(plan: BatchPlan, step: int, view: int = 0) -> np.ndarray:
 def draw_numbers(config: AugmentConfig, plan: BatchPlan, step: int, view: int = 0) -> Numbers:
     """Draw the random numbers of one step, with a row for each of the B images in the global batch.
 
-    "shift": (B, 2) pixels down and right. "mirrored": (B,) bool. "cutout" and "erased": (B, 4) boxes. For colours
+    "shift": (B, 2) pixels down and right. "mirrored": (B,) bool. "cutout" and "erased": (B, 4) boxes. For colors
     and mixing, see color_jitter.py and mixing.py. view: objectives may need several views of the same images.
     """
     generator = functools.partial(_generator, plan, step, view)
@@ -73,7 +73,7 @@ def _mirrored_first(seed: int, num_images: int) -> np.ndarray:
 
 
 class Augmentation:
-    """Applies a step's random numbers to a micro-batch and normalises it. image_size: side to resize "box" crops to."""
+    """Applies a step's random numbers to a micro-batch and normalizes it. image_size: side to resize "box" crops to."""
 
     def __init__(self, normalize: Normalize, num_classes: int, image_size: int = 0) -> None:
         self.normalize = normalize
@@ -95,7 +95,7 @@ class Augmentation:
             pixels = jitter(pixels, numbers["color"], numbers["gray"], self.normalize.scale.dtype)
         images = self.normalize(pixels)
         for boxes in (numbers[name] for name in ("cutout", "erased") if name in numbers):
-            images.masked_fill_(inside(boxes, *images.shape[2:])[:, None], 0)  # 0 is the mean colour
+            images.masked_fill_(inside(boxes, *images.shape[2:])[:, None], 0)  # 0 is the mean color
         if "partner" in numbers:
             return mix(images, labels, numbers["partner"], numbers["share"], numbers.get("pasted"), self.num_classes)
         return images, labels

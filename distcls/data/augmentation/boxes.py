@@ -1,7 +1,7 @@
 """Rectangles that random erasing and cutout blank out, and that CutMix fills from another image.
 
 A box is (top, left, bottom, right) in shares of the image's sides, so drawing one needs no image size. It may reach
-beyond the edges, and is empty if bottom <= top. A pixel is inside if its centre is.
+beyond the edges, and is empty if bottom <= top. A pixel is inside if its center is.
 """
 
 from __future__ import annotations

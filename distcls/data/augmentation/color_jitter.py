@@ -1,8 +1,8 @@
 """Random brightness, contrast, saturation and hue for a whole batch: one 3 × 3 matrix per image.
 
-Brightness, contrast and saturation work as in torchvision. Hue rotates colours around the gray axis (in YIQ), which
+Brightness, contrast and saturation work as in torchvision. Hue rotates colors around the gray axis (in YIQ), which
 preserves their brightness, where torchvision converts to HSV and back. All four are linear, so they become a single
-multiplication, and colours are clipped only once, at the end.
+multiplication, and colors are clipped only once, at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distcls.config.settings import AugmentConfig
 
 LUMA = np.array([0.299, 0.587, 0.114])
 YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-"""RGB to brightness and two colour coordinates (NTSC's). Both are 0 for gray, so rows 2 and 3 sum to 0."""
+"""RGB to brightness and two color coordinates (NTSC's). Both are 0 for gray, so rows 2 and 3 sum to 0."""
 
 
 def draw_colors(config: AugmentConfig, generator: np.random.Generator, size: int) -> dict[str, np.ndarray]:
@@ -40,7 +40,7 @@ def draw_colors(config: AugmentConfig, generator: np.random.Generator, size: int
 
 
 def jitter(pixels: torch.Tensor, color: torch.Tensor, gray: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Recolour uint8 images (m, H, W, 3); the result is of `dtype`, from 0 to 255, not rounded.
+    """Recolor uint8 images (m, H, W, 3); the result is of `dtype`, from 0 to 255, not rounded.
 
     The mean brightness of an image is a sum of whole numbers, so the order of additions does not matter.
     """

@@ -29,10 +29,10 @@ def described_decoding(description: Mapping[str, Any]) -> Decoding:
 
 
 class Normalize(nn.Module):
-    """Turns uint8 images (n, H, W, 3) into normalised images (n, 3, H, W) by one multiplication and addition.
+    """Turns uint8 images (n, H, W, 3) into normalized images (n, 3, H, W) by one multiplication and addition.
 
     HWC pixels are already channels_last, so nothing is copied but for the conversion itself. Float images from 0 to
-    255 are normalised too, with gradients, for those who ask how much each pixel matters.
+    255 are normalized too, with gradients, for those who ask how much each pixel matters.
     """
 
     scale: torch.Tensor
@@ -65,6 +65,6 @@ class Normalize(nn.Module):
         return images if self.channels_last else images.contiguous()
 
     def undo(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn normalised images (n, 3, H, W) back into uint8 (n, H, W, 3), to look at."""
+        """Turn normalized images (n, 3, H, W) back into uint8 (n, H, W, 3), to look at."""
         pixels = ((images - self.shift) / self.scale).round().clamp(0, 255)
         return pixels.permute(0, 2, 3, 1).to(torch.uint8)

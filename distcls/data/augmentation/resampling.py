@@ -42,15 +42,15 @@ def _resample(pixels: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Ten
 
 
 def _weights(starts: torch.Tensor, lengths: torch.Tensor, size_in: int, size_out: int) -> torch.Tensor:
-    """Return the weight of each input pixel in each output pixel, (n, size_out, size_in): a triangle around its centre.
+    """Return the weight of each input pixel in each output pixel, (n, size_out, size_in): a triangle around its center.
 
     The triangle is two pixels wide, input or output pixels, whichever are larger: this antialiases, as in Pillow.
     """
     places = torch.arange(size_in, device=starts.device, dtype=torch.float32)
     starts, lengths = starts[:, None, None].float(), lengths[:, None, None].float()
     scale = lengths / size_out
-    centres = starts + (torch.arange(size_out, device=starts.device)[:, None] + 0.5) * scale - 0.5
-    triangle = (1 - (places - centres).abs() / scale.clamp(min=1)).clamp(min=0)
+    centers = starts + (torch.arange(size_out, device=starts.device)[:, None] + 0.5) * scale - 0.5
+    triangle = (1 - (places - centers).abs() / scale.clamp(min=1)).clamp(min=0)
     inside = (places >= starts) & (places < starts + lengths)
     weights = triangle * inside
     return weights / weights.sum(2, keepdim=True)

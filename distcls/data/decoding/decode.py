@@ -91,9 +91,9 @@ class Decoding:
     """Side of the square in pixels; None keeps each image's own size."""
     resize: str = "crop"
     """crop: scale the short side to image_size and cut the long side at both ends. pad: scale the long side to
-    image_size and add borders in the background colour. squish: scale both sides to image_size, whatever the shape."""
+    image_size and add borders in the background color. squish: scale both sides to image_size, whatever the shape."""
     background: str = "white"
-    """Colour behind transparent pixels and around padded images: a CSS colour name or #rrggbb."""
+    """Color behind transparent pixels and around padded images: a CSS color name or #rrggbb."""
     float_range: tuple[float, float] | None = None
     """Pixel values of black and white for float or 32-bit images, whose files do not say."""
     interpolation: str = "bilinear"

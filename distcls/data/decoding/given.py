@@ -124,7 +124,7 @@ def _to_uint8(array: np.ndarray, decoding: Decoding, accepted: str) -> np.ndarra
     low, high = float(array.min()), float(array.max())
     if not (black - slack <= low and high <= white + slack):  # NaN is in no range
         raise BadImageError(
-            f"floats from {low:.4g} to {high:.4g}: give {accepted}. Do not normalise them: the model does that itself"
+            f"floats from {low:.4g} to {high:.4g}: give {accepted}. Do not normalize them: the model does that itself"
         )
     shares = (array.astype(np.float64) - black) / (white - black)
     return np.rint(255 * shares.clip(0, 1)).astype(np.uint8)

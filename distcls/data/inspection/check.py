@@ -52,7 +52,7 @@ class Copies:
 
     @property
     def is_conflict(self) -> bool:
-        """True if copies are labelled as different classes."""
+        """True if copies are labeled as different classes."""
         return len(set(self.classes)) > 1
 
 

@@ -1,1 +1,1 @@
-"""The sources of labelled images: folders, CSV files, arrays and well-known data sets."""
+"""The sources of labeled images: folders, CSV files, arrays and well-known data sets."""

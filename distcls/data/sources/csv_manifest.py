@@ -75,7 +75,7 @@ class Table:
 
 @dataclass
 class Manifest(Table):
-    """A CSV file of labelled images; the numbers are positions of columns."""
+    """A CSV file of labeled images; the numbers are positions of columns."""
 
     path: int
     label: int

@@ -1,4 +1,4 @@
-"""Turns `data.name` into labelled images, from the data sets that distcls knows or from your own."""
+"""Turns `data.name` into labeled images, from the data sets that distcls knows or from your own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads labelled images from a folder with one subfolder per class."""
+"""Reads labeled images from a folder with one subfolder per class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of all sources of labelled images, and the source for images in an array."""
+"""The interface of all sources of labeled images, and the source for images in an array."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distcls.errors import BadDataError
 
 
 class ImageSet(Protocol):
-    """Labelled images of one split. Image sets are sent to other processes, so their pickles should be small."""
+    """Labeled images of one split. Image sets are sent to other processes, so their pickles should be small."""
 
     class_names: list[str]
     labels: np.ndarray

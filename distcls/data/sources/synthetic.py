@@ -20,7 +20,7 @@ PATTERN_SIZE = 4
 
 @dataclass
 class SyntheticSet:
-    """Images that are half their class's pattern of 4x4 coloured squares and half noise: easy to learn."""
+    """Images that are half their class's pattern of 4x4 colored squares and half noise: easy to learn."""
 
     num_images: int = 10_000
     num_classes: int = 10

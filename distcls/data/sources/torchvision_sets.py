@@ -49,7 +49,7 @@ def open_fashion_mnist(config: DataConfig) -> dict[str, ImageSet]:
 
 
 def open_stl10(config: DataConfig) -> dict[str, ImageSet]:
-    """Return the 13,000 labelled images of 96x96 pixels: train and test."""
+    """Return the 13,000 labeled images of 96x96 pixels: train and test."""
     return _open(_Source("stl10", "STL10", "stl10_binary", _read_stl10), config)
 
 

@@ -27,7 +27,7 @@ class _Logged:
 
 
 def overlaid_curves(rows: Sequence[Row]) -> list[Markup]:
-    """Return a chart for each metric and split, of the first rows with curves: as many as there are colours.
+    """Return a chart for each metric and split, of the first rows with curves: as many as there are colors.
 
     A group of runs is a line for their mean, over faint ones for each of them.
     """

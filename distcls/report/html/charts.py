@@ -20,7 +20,7 @@ MOST_POINTS = 300
 """Points of one line. More would make the file large, and no screen could show them."""
 
 NUM_COLORS = 8
-"""Colours in parts/page.css, from s0 to s7."""
+"""Colors in parts/page.css, from s0 to s7."""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _network(facts: RunFacts) -> Section | None:
         shown = [Figure([one], []) for one in thumbnails("filters", filters, FILTER_SIDE)]
         parts += [
             sheet_style("filters", filters),
-            Markup("<h3>Filters of the first layer</h3><p class=note>Grey is 0, brighter is positive.</p>"),
+            Markup("<h3>Filters of the first layer</h3><p class=note>Gray is 0, brighter is positive.</p>"),
             gallery(shown),
         ]
     if maps is not None:

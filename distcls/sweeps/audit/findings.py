@@ -116,7 +116,7 @@ class Findings:
 
     def _duplicate(self, image: int, other: int, pair: Pair) -> Finding:
         conflict = self.is_conflict(pair)
-        what = f"labelled {self.label_of(other)}" if conflict else f"in {self.gallery.places[other]}"
+        what = f"labeled {self.label_of(other)}" if conflict else f"in {self.gallery.places[other]}"
         reason = f"near-duplicate of {self.gallery.names[other]}, {what}"
         suggested = self.label_of(other) if conflict else ""
         return Finding(self.gallery.names[image], self.label_of(image), suggested, round(pair.similarity, 4), reason)

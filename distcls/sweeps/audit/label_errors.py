@@ -8,7 +8,7 @@ many images to list. Two things differ, because networks that are right four tim
 - An image counts as confident if it is among the most confident fifth of its predicted class. The paper's threshold,
   the mean probability of a class over its own images, lets many of the model's mistakes count as wrong labels.
 - Images are ranked by the probability of a wrong label given both the prediction and those rates, instead of by the
-  prediction alone. So a cat labelled as a dog ranks higher if many cats in this data set are.
+  prediction alone. So a cat labeled as a dog ranks higher if many cats in this data set are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LabelErrors:
     """An estimate of which of n labels of C classes are wrong."""
 
     rates: np.ndarray
-    """float64 (C, C), the share of images of each true class (row) that are labelled as each class (column)."""
+    """float64 (C, C), the share of images of each true class (row) that are labeled as each class (column)."""
     scores: np.ndarray
     """float64 (n,), from 0 to 1: the higher, the more probable it is that a label is wrong."""
     suggested: np.ndarray

@@ -1,4 +1,4 @@
-"""Finds pairs of images that show nearly the same picture: resized, compressed again, recoloured, mirrored, retouched.
+"""Finds pairs of images that show nearly the same picture: resized, compressed again, recolored, mirrored, retouched.
 
 Each image becomes a signature: the low frequencies of its gray values, by a discrete cosine transform, as in perceptual
 hashes (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"). Instead of one bit, each
@@ -92,7 +92,7 @@ def _least_similarity(even: np.ndarray, odd: np.ndarray) -> float:
 def _signatures(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the parts of all signatures with even and with odd horizontal frequencies, float32 (N, …) each.
 
-    Images of one colour have a signature of zeros, which is similar to nothing: they show nothing to compare.
+    Images of one color have a signature of zeros, which is similar to nothing: they show nothing to compare.
     """
     evens, odds = [], []
     for start in range(0, len(squares), BLOCK):
@@ -100,7 +100,7 @@ def _signatures(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         spectrum: np.ndarray = np.asarray(dctn(gray, axes=(1, 2), norm="ortho"))
         amplitudes = spectrum[:, :FREQUENCIES, :FREQUENCIES]
         amplitudes[:, 0, 0] = 0  # brightness
-        amplitudes[np.abs(amplitudes) < 1] = 0  # rounding, in images of one colour
+        amplitudes[np.abs(amplitudes) < 1] = 0  # rounding, in images of one color
         signature = np.sign(amplitudes) * np.sqrt(np.abs(amplitudes))
         signature /= np.maximum(np.linalg.norm(signature, axis=(1, 2), keepdims=True), 1e-9)
         evens.append(signature[:, :, ::2].reshape(len(gray), -1))

@@ -86,7 +86,7 @@ def _error_section(findings: Findings, shown: tuple[Markup, list[Thumbnail]]) ->
     for row, image, thumb in zip(listed, findings.listed(), thumbs, strict=False):
         label, suggested = findings.label_of(image), names[findings.errors.suggested[row]]
         score = f"score {findings.errors.scores[row]:.2f}"
-        lines = [(f"{suggested}?", ""), (f"labelled {label}", "dim"), (score, "dim")]
+        lines = [(f"{suggested}?", ""), (f"labeled {label}", "dim"), (score, "dim")]
         figures.append(Figure([thumb], [*lines, (findings.gallery.names[image], "dim name")]))
     more = f" The first {len(thumbs)} are shown; audit.csv lists all." if len(listed) > len(thumbs) else ""
     note = (
@@ -97,7 +97,7 @@ def _error_section(findings: Findings, shown: tuple[Markup, list[Thumbnail]]) ->
 
 
 def _confusions(findings: Findings) -> Markup:
-    """Return a table of what is labelled as what."""
+    """Return a table of what is labeled as what."""
     names, errors = findings.gallery.class_names, findings.errors
     pairs = Counter(
         (findings.label_of(image), names[errors.suggested[row]])

@@ -131,9 +131,8 @@ def settle(plan: Plan, read: Read, num_threads: int | None) -> Plan:
     if changed:
         lines = "\n  ".join(changed)
         raise UsageError(
-            f"{plan.folder} holds a sweep that was asked for something else:\n  {lines}\nA sweep can only be resumed "
-            "as it was; only --trials and --parallel may change. Undo the change, or start another sweep with --name "
-            "NAME."
+            f"{plan.folder} holds a sweep with different settings:\n  {lines}\nWhen a sweep is resumed, "
+            "only --trials and --parallel may change. Undo the change, or start another sweep with --name NAME."
         )
     return _with_threads(settled, stored.get("num_threads"))
 

@@ -20,9 +20,9 @@ LARGEST = 64
 
 
 def first_filters(network: nn.Module) -> list[np.ndarray]:
-    """Return the first convolution's filters as pictures, uint8 (h, w, 3); none without one that sees colours.
+    """Return the first convolution's filters as pictures, uint8 (h, w, 3); none without one that sees colors.
 
-    Grey is 0; brighter colours are positive weights. All filters share one scale.
+    Gray is 0; brighter colors are positive weights. All filters share one scale.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3 and min(module.kernel_size) > 1:
@@ -61,9 +61,9 @@ def _stages(outputs: Sequence[Output]) -> list[Output]:
 
 
 def _picture(values: torch.Tensor) -> np.ndarray:
-    """Return one map, (s, s), as grey pixels (s, s, 3)."""
+    """Return one map, (s, s), as gray pixels (s, s, 3)."""
     if len(values) > LARGEST:
         values = nn.functional.adaptive_avg_pool2d(values[None], LARGEST)[0]
     low, high = values.min(), values.max()
-    grey = (values - low) / (high - low).clamp(min=1e-12) * 255
-    return grey.round().to(torch.uint8).cpu().numpy()[..., None].repeat(3, -1)
+    gray = (values - low) / (high - low).clamp(min=1e-12) * 255
+    return gray.round().to(torch.uint8).cpu().numpy()[..., None].repeat(3, -1)

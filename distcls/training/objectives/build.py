@@ -9,10 +9,12 @@ from distcls.config.settings import ObjectiveConfig
 from distcls.config.wording import nearest
 from distcls.errors import UsageError
 from distcls.training.objectives.objective import Objective, Task
+from distcls.training.objectives.proxy_selection import ProxySelection
 from distcls.training.objectives.supervised import Supervised
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "supervised": Supervised,
+    "proxy_selection": ProxySelection,
 }
 
 

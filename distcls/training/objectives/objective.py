@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -135,6 +135,9 @@ class Objective:
     micro-batch. Anything it must remember from step to step belongs in one of its `modules`.
     """
 
+    classifies: ClassVar[bool] = False
+    """True if it calls the network once per micro-batch, for logits (m, C): the network is checked for that first."""
+
     def __init__(self, task: Task) -> None:
         self.task = task
 
@@ -151,7 +154,7 @@ class Objective:
         raise NotImplementedError
 
     def update(self, means: dict[str, torch.Tensor], step: int) -> None:
-        """Update the objective's modules, once a step after the weights have moved: a teacher follows, a centre moves.
+        """Update the objective's modules, once a step after the weights have moved: a teacher follows, a center moves.
 
         means: the sums of `Terms` over the global batch, divided by its number of images.
         """

@@ -10,6 +10,8 @@ from distcls.training.objectives.objective import Network, Objective, Task, Term
 class Supervised(Objective):
     """Computes `loss.name` of logits and targets, and counts correct predictions."""
 
+    classifies = True
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self.loss = build_loss(task.config.loss, task.class_weights)

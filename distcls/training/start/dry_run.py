@@ -62,14 +62,13 @@ def dry_run(config: Config, name: str) -> None:
         if source is not None:
             found = init_from(module, source, config.model, data.class_names, data.image_size)
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
-        is_supervised = config.objective.name == "supervised"
-        names = data.class_names
-        tried = try_model(module, config.model.name, len(names), data.image_size, as_classifier=is_supervised)
-        frozen_until(config.model, module, len(data.class_names))
         normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
         augment = Augmentation(normalize, len(data.class_names), data.image_size)
         task = describe_task(config, data, plan, augment, CPU, torch.float32)
-        further = named_modules(config.objective, build_objective(config.objective, task), module)
+        objective = build_objective(config.objective, task)
+        tried = try_model(module, config.model.name, len(data.class_names), data.image_size, objective.classifies)
+        frozen_until(config.model, module, len(data.class_names))
+        further = named_modules(config.objective, objective, module)
         build_optimizer(group_parameters(config.optim, module, further))
         if config.train.checkpoint_activations:
             recompute_activations(module, config.model.name, data.image_size, tried.moving)

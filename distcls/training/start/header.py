@@ -41,6 +41,13 @@ def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
             f"optim.warmup={config.optim.warmup} is {warmup:,} steps, but the run has only {plan.total_steps:,}: its "
             "learning rate would never reach optim.lr. Use a shorter warmup, such as optim.warmup=5%"
         )
+    lookahead = config.optim.lookahead
+    if lookahead is not None and lookahead.every > plan.total_steps:
+        raise UsageError(
+            f"optim.lookahead.every={lookahead.every:,} is more than the {plan.total_steps:,} steps of the run, so the "
+            "slow weights would never move, and the run would end with the initial ones. Use fewer, such as "
+            "optim.lookahead.every=5"
+        )
     for part, (duration, steps) in _frozen_parts(config.model, plan).items():
         if steps >= plan.total_steps:
             raise UsageError(
@@ -182,7 +189,7 @@ def _warn_of_batch(plan: BatchPlan) -> list[tuple[str, str]]:
         return []
     text = f"a batch of {plan.global_batch_size:,} exceeds the {plan.num_images:,} training images: "
     advice = "a smaller train.global_batch_size gives more steps"
-    return [("warning", f"{text}each step sees all of them, {plan.epoch(1):.3g} times; {advice}")]
+    return [("warning", f"{text}each step uses every image {plan.epoch(1):.3g} times; {advice}")]
 
 
 def _warn_of_model(config: Config, data: Data, trained: int) -> list[tuple[str, str]]:
@@ -246,8 +253,8 @@ def _describe_evaluation(train: TrainConfig, data: Data) -> str:
 def _describe_memory(memory: Memory, plan: BatchPlan) -> str:
     size = memory.of_step(plan.micro_batch_size) / 2**20
     return (
-        f"about {size:,.0f} MiB per process for weights, optimizer and activations, plus what libraries and their "
-        "buffers take"
+        f"about {size:,.0f} MiB per process for weights, optimizer and activations, plus memory for libraries and "
+        "their buffers"
     )
 
 

@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
 
 def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memory | None:
-    """Return the memory for weights, gradients, optimizer and average, and for the activations of an image.
+    """Return the memory for weights, gradients, optimizer and averages, and for the activations of an image.
 
     Activations are counted by passing one image through a copy of the model and adding up its layers' outputs, which
     is about what the backward pass keeps; with train.checkpoint_activations, it keeps those inside one block at a time.
@@ -39,7 +39,12 @@ def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memor
     """
     itemsize = weights_dtype(config.train.precision).itemsize
     activation_itemsize = 2 if config.train.precision in ("bf16", "fp16") else itemsize
-    copies = 2 + momenta_per_weight(config.optim) + (config.train.ema_decay is not None)
+    copies = (
+        2
+        + momenta_per_weight(config.optim)
+        + (config.train.ema_decay is not None)
+        + (config.optim.lookahead is not None)
+    )
     blocks = blocks_of(module) if config.train.checkpoint_activations else {}
     outputs = _count_outputs(module, image_size, blocks)
     if outputs is None:

@@ -138,8 +138,8 @@ def test_jitter_is_that_of_torchvision(setting):
         )  # torchvision rounds gray and result down
 
 
-def test_hue_turns_colours_and_keeps_gray_and_brightness():
-    pixels = (80 + make_pixels() // 4).clone()  # far from the ends of the range, where colours are cut off
+def test_hue_turns_colors_and_keeps_gray_and_brightness():
+    pixels = (80 + make_pixels() // 4).clone()  # far from the ends of the range, where colors are cut off
     pixels[:, 0] = pixels[:, 0, :, :1]
     images, _ = augmented(AugmentConfig(hue=0.5), pixels)
     assert np.array_equal(images[:, 0], pixels[:, 0])
@@ -149,7 +149,7 @@ def test_hue_turns_colours_and_keeps_gray_and_brightness():
     assert changes.max() > 20 and changes.min() < 10
 
 
-def test_every_micro_batch_gets_the_colours_it_would_get_in_any_other():
+def test_every_micro_batch_gets_the_colors_it_would_get_in_any_other():
     pixels, numbers = make_pixels(height=8, width=8), draw_numbers(ALL, PLAN, 0)
     color, gray = numbers["color"], numbers["gray"]
     for dtype in (torch.float32, torch.float64):
@@ -159,7 +159,7 @@ def test_every_micro_batch_gets_the_colours_it_would_get_in_any_other():
 
 
 @pytest.mark.parametrize(("setting", "table"), [("cutout", "cutout"), ("erase", "erased")])
-def test_boxes_are_blanked_out_in_the_mean_colour(setting, table):
+def test_boxes_are_blanked_out_in_the_mean_color(setting, table):
     pixels = make_pixels()
     found, numbers = augmented(AugmentConfig(**{setting: 0.5}), pixels)
     mean = np.round(255 * np.array(NormalizeConfig().mean)).astype(np.uint8)

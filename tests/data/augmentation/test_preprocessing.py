@@ -23,7 +23,7 @@ def make_pixels(n=3, height=5, width=4) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
-def test_pixels_are_scaled_to_1_and_normalised_by_channel(channels_last, dtype, tolerance):
+def test_pixels_are_scaled_to_1_and_normalized_by_channel(channels_last, dtype, tolerance):
     config, pixels = NormalizeConfig(), make_pixels()
     images = Normalize.build(config, CPU, dtype, channels_last)(pixels)
     assert images.dtype == dtype and images.shape == (3, 3, 5, 4)

@@ -24,7 +24,7 @@ def test_image_size_none_gives_the_pixels_as_they_are(gradient: Image.Image) -> 
     assert np.array_equal(decode(saved(gradient), Decoding(None)), np.asarray(gradient))
 
 
-def test_crop_keeps_the_centre(gradient: Image.Image) -> None:
+def test_crop_keeps_the_center(gradient: Image.Image) -> None:
     assert np.array_equal(decode(saved(gradient), Decoding(20)), np.asarray(gradient)[:, 10:30])
 
 
@@ -34,7 +34,7 @@ def test_crop_is_resize_of_the_short_side_and_then_a_cut(gradient: Image.Image) 
 
 
 @pytest.mark.parametrize(("background", "color"), [("white", (255, 255, 255)), ("#102030", (16, 32, 48))])
-def test_pad_centres_on_the_background(gradient: Image.Image, background: str, color: tuple[int, int, int]) -> None:
+def test_pad_centers_on_the_background(gradient: Image.Image, background: str, color: tuple[int, int, int]) -> None:
     pixels = decode(saved(gradient), Decoding(40, "pad", background))
     assert np.array_equal(pixels[10:30], np.asarray(gradient))
     assert (pixels[:10] == color).all() and (pixels[30:] == color).all()

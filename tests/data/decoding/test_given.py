@@ -88,7 +88,7 @@ def test_a_range_of_the_run_holds_for_arrays_too() -> None:
         (np.zeros(30, np.uint8), r"an image of shape \(30,\)"),
         (np.zeros((20, 30), np.int64), "an image of int64: give uint8, or floats from 0 to 1"),
         (torch.zeros(3, 20, 30, dtype=torch.int32), "an image of int32"),
-        (np.full((20, 30), 255.0), "floats from 255 to 255.*Do not normalise"),
+        (np.full((20, 30), 255.0), "floats from 255 to 255.*Do not normalize"),
         (np.full((20, 30), -0.5), "floats from -0.5 to -0.5"),
         (np.full((20, 30), np.nan), "floats from nan to nan"),
     ],

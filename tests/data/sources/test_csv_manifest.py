@@ -93,10 +93,10 @@ def test_a_long_file_is_read_in_parts(write: Callable[[str], Path], monkeypatch:
 
 def test_the_fingerprint_sees_labels_and_files(write: Callable[[str], Path], two_classes: Path) -> None:
     before = opened(write(LINES))["train"].fingerprint()
-    relabelled = opened(write(LINES.replace("001.png,cat", "001.png,dog").replace("002.png,dog", "002.png,cat")))
+    relabeled = opened(write(LINES.replace("001.png,cat", "001.png,dog").replace("002.png,dog", "002.png,cat")))
     (two_classes / "cat" / "001.png").write_bytes(b"shorter")
     changed = opened(write(LINES))["train"].fingerprint()
-    assert len({before, relabelled["train"].fingerprint(), changed}) == 3
+    assert len({before, relabeled["train"].fingerprint(), changed}) == 3
 
 
 @pytest.mark.parametrize(

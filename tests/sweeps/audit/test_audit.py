@@ -47,7 +47,7 @@ def test_the_folds_of_a_crossval_judge_all_images(
     }
     assert all(0 < float(row["score"]) <= 1 for row in found)
     page = Path("runs/made-audit/audit.html").read_text()
-    assert ">dog?</span>" in page and ">labelled cat</span>" in page and "2 labels of 60 are probably wrong" in page
+    assert ">dog?</span>" in page and ">labeled cat</span>" in page and "2 labels of 60 are probably wrong" in page
     assert re.findall(r"https?://(?!www\.w3\.org)\S+", page) == [] and len(page) < 5_000_000
     command = next(line for line in told.splitlines() if "data.exclude=" in line).split()
     assert main([*command[1:], "--print-config"]) == 0

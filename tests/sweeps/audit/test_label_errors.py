@@ -67,7 +67,7 @@ def test_the_rates_of_errors_are_estimated() -> None:
 
 
 def test_a_likely_confusion_ranks_above_an_unlikely_one() -> None:
-    """Two images get the same prediction; only one is labelled as this data set often mislabels its class."""
+    """Two images get the same prediction; only one is labeled as this data set often mislabels its class."""
     _, given, probs = made_up(2.4, one_way(0.1))
     probs[:2] = 0
     probs[:2, [0, 1, 5]] = 0.9, 0.05, 0.05

@@ -48,7 +48,7 @@ def test_a_changed_copy_is_found(change: Callable[[Image.Image], Image.Image], i
     assert 0.7 < pairs[0].similarity <= 1.00001
 
 
-def test_images_of_one_colour_are_like_nothing() -> None:
+def test_images_of_one_color_are_like_nothing() -> None:
     squares = np.full((5, 32, 32, 3), 200, np.uint8)
     squares[1] = 90
     assert find_near_duplicates(squares) == []

@@ -52,7 +52,7 @@ def point_at(tab: Any, line: Any) -> None:
     tab.mouse.move(*place)
 
 
-COMMANDS = [("distcls train -c sweeps/s/best.yaml", "trains the best again")]
+COMMANDS = [("distcls train -c sweeps/s/best.yaml", "trains the best trial again")]
 
 
 @pytest.fixture

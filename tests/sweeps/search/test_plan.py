@@ -43,7 +43,7 @@ def test_only_its_size_may_change(make_plan) -> None:
     assert again.options[-1] == "train.num_threads=1", "a number of threads can change results: it stays"
     with pytest.raises(UsageError) as raised:
         settle(replace(plan, search_seed=1, metric="loss"), read, None)
-    assert "sweeps/s holds a sweep that was asked for something else:\n  search_seed: 0 -> 1\n" in str(raised.value)
+    assert "sweeps/s holds a sweep with different settings:\n  search_seed: 0 -> 1\n" in str(raised.value)
     assert "metric: accuracy -> loss" in str(raised.value) and "--name NAME" in str(raised.value)
     with pytest.raises(UsageError, match=r"space: .*0.1..0.2.* -> .*0.1..0.3"):
         settle(make_plan("optim.lr=0.1..0.3"), read, None)

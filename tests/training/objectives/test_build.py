@@ -25,7 +25,7 @@ def test_your_own_objective_gets_its_arguments():
     [
         (ObjectiveConfig(name="supervized"), "no such objective. Did you mean 'supervised'.*my_pkg.module:make"),
         (ObjectiveConfig(args={"x": 1}), "objective.args={'x': 1} do not fit"),
-        (ObjectiveConfig(name="own_objectives:Centre"), "cannot be called with"),
+        (ObjectiveConfig(name="own_objectives:Center"), "cannot be called with"),
         (
             ObjectiveConfig(name="own_objectives:not_an_objective"),
             "returned a int, expected an Objective: derive it from",

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
-from typing import Any
 
 import torch
+from small_tasks import PLAN, make_task
 
-from distcls.config.loading import load_config
-from distcls.data.augmentation.batchwise import Augmentation, draw_numbers
-from distcls.data.augmentation.preprocessing import Normalize
+from distcls.data.augmentation.batchwise import draw_numbers
 from distcls.data.loading.micro_batch import MicroBatch
-from distcls.plan.batches import BatchPlan
 from distcls.training.objectives.objective import Task
-
-PLAN = BatchPlan(num_images=64, global_batch_size=8, micro_batch_size=4, total_steps=20, seed=0)
-
-
-def make_task(plan: BatchPlan) -> Task:
-    config = load_config(None, ["augment.pad_crop=2", "augment.brightness=0.5", "augment.flip=true"])
-    cpu = torch.device("cpu")
-    normalize = Normalize.build(config.augment.normalize, cpu, torch.float32, True)
-    images: Any = SimpleNamespace(random_crop=None)
-    return Task(config, plan, images, 3, Augmentation(normalize, 3), cpu)
 
 
 def micro_batch(task: Task, index: int, step: int = 3) -> MicroBatch:

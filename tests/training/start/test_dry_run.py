@@ -20,6 +20,7 @@ from PIL import Image
         ("model.freeze=[block]", "no parameter name begins with 'block'", 2),
         ("model.freeze_until={block: 1 epoch}", "no parameter name begins with 'block'", 2),
         ("model.freeze_until=30 epochs", "steps, but the run has only 607", 2),
+        ("optim.lookahead={every: 999}", "the slow weights would never move", 2),
         ("optim.warmup=99 epochs", "its learning rate would never reach optim.lr", 2),
     ],
 )
@@ -61,7 +62,7 @@ def test_the_printed_config_is_the_one_that_a_run_would_use(ranks) -> None:
     assert config["model"]["name"] == "timm/tf_efficientnet_lite0.in1k" and config["data"]["image_size"] == 224
     assert config["train"]["num_epochs"] == 10 and config["train"]["global_batch_size"] == 16
     missing = ranks.run("train", "--data", "nowhere", "--print-config")
-    assert "does not exist" in missing and "What a run would choose by its images is not shown." in missing
+    assert "does not exist" in missing and "Settings that a run would choose from its images are not shown." in missing
     assert "preset: auto" in missing, "launchers ask for a setting where the images are not"
     (ranks.folder / "mine.yaml").write_text(printed)
     assert ranks.run("train", "-c", "mine.yaml", "--print-config").endswith(printed)

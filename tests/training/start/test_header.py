@@ -58,7 +58,7 @@ def test_too_little_data_is_told():
     assert described(make_config(global_batch_size=50), val=12)["warning"] == "val has 12 images"
     assert "warning" not in described(make_config(global_batch_size=50))
     told = described(make_config(global_batch_size=100))["warning"]
-    assert told == "a batch of 100 exceeds the 50 training images: each step sees all of them, 2 times; " + (
+    assert told == "a batch of 100 exceeds the 50 training images: each step uses every image 2 times; " + (
         "a smaller train.global_batch_size gives more steps"
     )
 

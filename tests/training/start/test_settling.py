@@ -82,7 +82,7 @@ def test_what_is_given_is_kept(photographs):
     assert {path: config.at(path) for path in given} == given
     assert config.train.num_epochs is None
     assert not config.augment.flip and config.augment.random_resized_crop is None
-    assert config.augment.normalize.mean == [0.5, 0.5, 0.5], "augment=none leaves normalisation to the weights"
+    assert config.augment.normalize.mean == [0.5, 0.5, 0.5], "augment=none leaves normalization to the weights"
 
 
 def test_a_named_network_without_weights_is_trained_from_scratch(photographs):

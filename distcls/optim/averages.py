@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, evaluated and kept in place of the weights."""
+"""Averages of the weights: the exponential one, which is evaluated and kept in their place, and that of lookahead."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import copy
 import torch
 from torch import nn
 
+from distcls.config.settings import LookaheadConfig
 
-def build_ema(module: nn.Module) -> nn.Module:
-    """Return a copy of the model that holds the average and is never trained."""
+
+def build_copy(module: nn.Module) -> nn.Module:
+    """Return a copy of the model that holds an average and is never trained."""
     return copy.deepcopy(module).requires_grad_(False).eval()
 
 
@@ -27,6 +29,21 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int, moved
         torch._foreach_lerp_(averages, weights, 1 - decay)
     else:
         torch._foreach_lerp_(averages, weights, [moved * (1 - decay)] * len(weights))
+
+
+@torch.no_grad()
+def look_ahead(slow: nn.Module, module: nn.Module, config: LookaheadConfig, step: int, total_steps: int) -> None:
+    """Every few steps, move the slow weights towards the weights and set these to them; also set them at the end.
+
+    After Zhang et al. (arXiv 1907.08610). A decay that grows during the run is cifar10-airbench's. step: steps done.
+    """
+    is_due = step % config.every == 0
+    kept: list[torch.Tensor] = list(slow.parameters())
+    weights: list[torch.Tensor] = list(module.parameters())
+    if is_due:
+        torch._foreach_lerp_(kept, weights, 1 - config.decay * (step / total_steps) ** config.power)
+    if is_due or step == total_steps:
+        torch._foreach_copy_(weights, kept)
 
 
 @torch.no_grad()
