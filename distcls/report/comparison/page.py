@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import urllib.parse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +16,7 @@ from distcls.report.comparison.rows import Row
 from distcls.report.comparison.table import MOST_TESTED, Table
 from distcls.report.html.charts import NUM_COLORS
 from distcls.report.html.page import Section, grid, joined, write_page
-from distcls.report.html.tables import ABSENT, Cell, number, table
+from distcls.report.html.tables import ABSENT, Cell, leading_to, number, table
 
 MOST_NAMED = 3
 """Rows that are named in the title."""
@@ -68,11 +66,9 @@ def _rows(runs: Table, folder: Path, with_settings: bool) -> Markup:
 
 
 def _name(row: Row, folder: Path) -> Cell:
-    report = row.runs[0].dir / "report.html"
-    if row.is_group or not os.path.isfile(report):
+    if row.is_group:
         return Cell(row.name, style="short")
-    address = urllib.parse.quote(os.fsencode(os.path.relpath(report, folder)))
-    return Cell(Markup('<a href="{}">{}</a>').format(address, row.name), row.name, style="short")
+    return leading_to(row.name, row.runs[0].dir / "report.html", folder)
 
 
 def _cells(column: Column) -> Iterator[tuple[str, list[Cell]]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -41,6 +44,14 @@ class Cell:
 def number(value: float | None, text: str) -> Cell:
     """Return a cell with a number and its text; a dash for None."""
     return Cell("–", ABSENT, style="dim") if value is None else Cell(text, value)
+
+
+def leading_to(name: str, file: Path, page_folder: Path) -> Cell:
+    """Return a cell with a name that leads to a file, if that is there, from a page in this folder."""
+    if not os.path.isfile(file):
+        return Cell(name, style="short")
+    address = urllib.parse.quote(os.fsencode(os.path.relpath(file, page_folder)))
+    return Cell(Markup('<a href="{}">{}</a>').format(address, name), name, style="short")
 
 
 def table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import urllib.parse
 import warnings
 from collections.abc import Sequence
 from itertools import accumulate
@@ -19,7 +18,7 @@ from distcls.config.wording import count
 from distcls.report.html.charts import Line, line_chart
 from distcls.report.html.page import Section, grid, joined, render, write_page
 from distcls.report.html.parallel import Axis, parallel_coordinates
-from distcls.report.html.tables import Cell, number, table
+from distcls.report.html.tables import Cell, leading_to, number, table
 from distcls.sweeps.search.plan import Plan
 from distcls.sweeps.search.results import Row, dimension_titles, rows_of, value_titles
 from distcls.sweeps.search.space import text_of
@@ -179,11 +178,7 @@ def _trials(plan: Plan, rows: Sequence[Row]) -> Markup:
 
 def _link(plan: Plan, row: Row) -> Cell:
     """Return the trial's name, which leads to the report of its first run."""
-    folder = plan.run_dirs(row.trial.number, row.trial.params)[0]
-    if not (folder / "report.html").is_file():
-        return Cell(row.name, style="short")
-    address = urllib.parse.quote(f"{folder.name}/report.html")
-    return Cell(Markup('<a href="{}">{}</a>').format(address, row.name), row.name, style="short")
+    return leading_to(row.name, plan.run_dirs(row.trial.number, row.trial.params)[0] / "report.html", plan.folder)
 
 
 def _numbers(rows: Sequence[Row], place: int) -> list[float]:
