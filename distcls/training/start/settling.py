@@ -63,7 +63,8 @@ class Scale(NamedTuple):
     """Settings for data sets from a certain size on.
 
     Few images move the lower layers and the statistics in directions of their own, and lose what ImageNet taught: so
-    the head learns fast and long by itself, and then little more than the last block follows.
+    the head learns fast and long by itself, and then little more than the last block follows. Many images are seen only
+    a few times: so all layers learn at the full rate, almost from the start, and crops are mild.
     """
 
     least_images: int
@@ -75,12 +76,14 @@ class Scale(NamedTuple):
     layer_decay: float
     freeze_until: str
     freeze_statistics: bool
+    smallest_crop: float | None
+    """The smallest share of an image that a random crop shows; None: that of the preset."""
 
 
 SCALES = (
-    Scale(20_000, 8, 1, 0.9, "25%", False),
-    Scale(2_000, 4, 1, 0.75, "25%", False),
-    Scale(0, 1, 6, 0.1, "40%", True),
+    Scale(20_000, 8, 1, 1.0, "10%", False, 0.7),
+    Scale(2_000, 4, 1, 0.75, "25%", False, None),
+    Scale(0, 1, 6, 0.1, "40%", True, None),
 )
 
 EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 10, 3_000), "best": (6, 20, 6_000), "scratch": (30, 200, 60_000)}
@@ -206,6 +209,8 @@ def _with_scale(config: Config, image_sets: ImageSets) -> Config:
         }
         if not config.is_given("model.freeze"):  # which leaves the preset's freeze_until out
             chosen["model.freeze_until"] = scale.freeze_until
+        if scale.smallest_crop is not None and config.augment.random_resized_crop is not None:
+            chosen["augment.random_resized_crop.scale"] = [scale.smallest_crop, 1.0]
         values |= {path: value for path, value in chosen.items() if not config.is_given(path)}
     return config.replaced(values)
 
