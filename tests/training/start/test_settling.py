@@ -99,7 +99,7 @@ def test_a_named_network_under_a_preset_starts_from_its_own_weights(photographs)
         settled(photographs, "preset=balanced", "model.name=timm/test_vit")
 
 
-@pytest.mark.parametrize(("count", "epochs"), [(20, 10), (300, 7), (3000, 3), (20_000, 3)])
+@pytest.mark.parametrize(("count", "epochs"), [(20, 10), (300, 10), (1200, 7), (3000, 3), (20_000, 3)])
 def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, count, epochs):
     class Listed:
         labels = np.arange(2 * count) % 2
@@ -113,7 +113,7 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     monkeypatch.setattr(settling, "open_image_sets", lambda config: {"train": Listed()})
     config = settled(photographs)
     assert config.train.num_epochs == epochs
-    scale = {3000: (64, 1e-3, 0.75, "25%", 0.35), 20_000: (128, 5e-4 * 8**0.5, 1, "10%", 0.7)}
+    scale = {3000: (64, 1e-3, 1, "10%", 0.7), 20_000: (128, 5e-4 * 8**0.5, 1, "10%", 0.7)}
     batch, lr, decay, frozen, crop = scale.get(count, (16, 3e-3, 0.1, "40%", 0.35))
     assert config.train.global_batch_size == batch and config.optim.lr == pytest.approx(lr)
     assert (config.optim.layer_decay, config.model.freeze_until) == (decay, frozen)
@@ -123,6 +123,8 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     own_crop = settled(photographs, "augment.random_resized_crop.scale=[0.5, 1]").augment.random_resized_crop
     assert own_crop.scale == [0.5, 1.0]
     assert settled(photographs, "augment.random_resized_crop=null").augment.random_resized_crop is None
+    other = settled(photographs, "preset=balanced", "model.name=timm/resnet18", "model.pretrained=false")
+    assert other.augment.random_resized_crop.scale == [0.35, 1.0] and other.optim.layer_decay < 1, "unmeasured"
     assert settled(photographs, "train.global_batch_size=4").optim.lr == pytest.approx((3e-3 if few else 5e-4) / 2)
 
 
