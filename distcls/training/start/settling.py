@@ -89,8 +89,8 @@ BUNDLED_WITH_MANY_IMAGES = {
     "model.freeze_until": "10%",
     "augment.random_resized_crop.scale": [0.7, 1.0],
 }
-"""What `balanced` sets for the bundled network and many images, each of which it sees only a few times: all layers learn
-at the full rate, almost from the start, and crops are mild. Measured with 4,500 and 45,000 images
+"""What `balanced` sets for the bundled network and many images, each of which it sees only a few times: all layers
+learn at the full rate, almost from the start, and crops are mild. Measured with 4,500 and 45,000 images
 (benchmarks/RESULTS.md). Not for other networks: those with LayerNorm would forget what they know at such rates."""
 
 EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 10, 12_000), "best": (6, 20, 6_000), "scratch": (30, 200, 60_000)}
