@@ -55,6 +55,7 @@ def distcls(cache: str, data: Path, size: int, epochs: int, folder: Path) -> flo
     words = ["-m", "distcls", "train", "--data", str(data), "--preset", "none", f"model.name=torchvision/{MODEL}"]
     settings = {
         "data.image_size": size,
+        "data.test_fraction": 0,  # train on all images, as the others do
         "data.workers": 2,
         "data.cache": cache,
         "augment.random_resized_crop": "{}",
