@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import torch
-from side_by_side import cifar_folder, conditions, ratio
+from side_by_side import cifar_folder, conditions, output_of, ratio
 
 from distcls.config.settings import DataConfig
 from distcls.data.build import OneProcess, build_data
@@ -86,11 +86,8 @@ def write_arrays(data: Path, folder: Path) -> None:
 
 def original(script: Path, seeds: list[int]) -> list[tuple[float, float]]:
     """Return the accuracies with test-time augmentation and the seconds that the original prints."""
-    words = [sys.executable, script, *map(str, seeds)]
-    done = subprocess.run(words, cwd=script.parent, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    rows = [[cell.strip() for cell in row.split("|")] for row in re.findall(r"^\|.*eval.*$", done.stdout, re.MULTILINE)]
+    printed = output_of([sys.executable, str(script), *map(str, seeds)], script.parent)
+    rows = [[cell.strip() for cell in row.split("|")] for row in re.findall(r"^\|.*eval.*$", printed, re.MULTILINE)]
     return [(float(row[5]), float(row[6])) for row in rows if row[2] == "eval"][-len(seeds) :]
 
 

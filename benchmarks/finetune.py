@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from side_by_side import conditions
+from side_by_side import conditions, output_of
 
 MODEL = "tf_efficientnet_lite0"
 
@@ -75,14 +75,6 @@ with learn.no_bar(), learn.no_logging():
     learn.fine_tune(5)
 print("accuracy", float(learn.validate()[1]))
 """
-
-
-def output_of(words: list[str], cwd: Path) -> str:
-    """What a peer prints. Ends the benchmark where it fails."""
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{words[:2]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
-    return done.stdout
 
 
 def accuracy_of(words: list[str], cwd: Path) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,6 +85,14 @@ def _take(side: Iterator[None] | None, steps: int) -> Iterator[None]:
             yield
         else:
             next(side)
+
+
+def output_of(words: list[str], cwd: Path) -> str:
+    """What a command prints. Ends the benchmark if it fails."""
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{words[:2]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:

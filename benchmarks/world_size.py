@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from side_by_side import conditions, ratio
+from side_by_side import conditions, output_of, ratio
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SIDES = {
     1: ["-m", "distcls"],
@@ -27,7 +28,7 @@ SIDES = {
 
 
 def images_per_second(world_size: int, model: str, options: argparse.Namespace) -> float:
-    """Run `distcls benchmark` on this many processes, which share two threads. Ends the benchmark if it fails."""
+    """Run `distcls benchmark` on this many processes, which share two threads."""
     settings = {
         "model.name": model,
         "data.name": "synthetic",
@@ -42,13 +43,7 @@ def images_per_second(world_size: int, model: str, options: argparse.Namespace) 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "speed.json"
         words = [*SIDES[world_size], "benchmark", "--steps", str(options.steps), "--seconds", "60", "--json", str(file)]
-        done = subprocess.run(
-            [sys.executable, *words, *(f"{name}={value}" for name, value in settings.items())],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise SystemExit(f"{world_size} processes failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+        output_of([sys.executable, *words, *(f"{name}={value}" for name, value in settings.items())], ROOT)
         found = json.loads(file.read_text())
     assert found["world_size"] == world_size
     return found["images_per_second"]

@@ -367,11 +367,11 @@ class ParamGroupConfig:
 
 @dataclass(frozen=True)
 class LookaheadConfig:
-    """Slow weights that follow the trained ones and are put in their place again and again (arXiv 1907.08610)."""
+    """Slow weights, which follow the trained ones and replace them every few steps (arXiv 1907.08610)."""
 
     every: int = setting(5, "Steps between two moves of the slow weights.", minimum=1)
     decay: float = setting(
-        0.5, "Share of the slow weights that a move leaves, at the end of the run.", minimum=0, maximum=1
+        0.5, "Share of the slow weights that each move keeps, at the end of the run.", minimum=0, maximum=1
     )
     power: float = setting(
         0.0, "The decay is multiplied by (share of the run done)^power, so with 0 it is constant.", minimum=0
@@ -498,7 +498,7 @@ class TrainConfig:
     compile: bool | Literal["reduce-overhead", "max-autotune"] = setting(
         False,
         "Compile the model with torch.compile; reduce-overhead also records its kernels as CUDA graphs, which helps "
-        "small models, and max-autotune times kernels first, too. Compiled code may round differently; the run can "
+        "small models, and max-autotune also times kernels first. Compiled code may round differently; the run can "
         "still be resumed with or without it.",
         changes_run=False,
     )

@@ -33,17 +33,18 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float, step: int, moved
 
 @torch.no_grad()
 def look_ahead(slow: nn.Module, module: nn.Module, config: LookaheadConfig, step: int, total_steps: int) -> None:
-    """Every few steps, move the slow weights towards the weights and set these to them; also set them at the end.
+    """Every few steps, move the slow weights toward the weights and copy them back; after the last step, only copy.
 
-    After Zhang et al. (arXiv 1907.08610). A decay that grows during the run is cifar10-airbench's. step: steps done.
+    After Zhang et al. (arXiv 1907.08610); the decay that grows during the run is cifar10-airbench's. step: steps done.
     """
     is_due = step % config.every == 0
+    if not is_due and step < total_steps:
+        return
     kept: list[torch.Tensor] = list(slow.parameters())
     weights: list[torch.Tensor] = list(module.parameters())
     if is_due:
         torch._foreach_lerp_(kept, weights, 1 - config.decay * (step / total_steps) ** config.power)
-    if is_due or step == total_steps:
-        torch._foreach_copy_(weights, kept)
+    torch._foreach_copy_(weights, kept)
 
 
 @torch.no_grad()

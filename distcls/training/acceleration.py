@@ -36,7 +36,7 @@ class Acceleration:
         self.device = device
         self.dtype = weights_dtype(config.precision)
         self.compile = config.compile
-        self.gradients_are_reused = config.compile not in (False, True)
+        self.gradients_are_reused = isinstance(config.compile, str)
         """True if a pass may write its gradients to where the one before left its own, as CUDA graphs do."""
         self.ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         self.accelerator = Accelerator(

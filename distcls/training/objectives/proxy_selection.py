@@ -1,4 +1,4 @@
-"""Trains the network on the images that a small one finds hardest, so that each step costs a part of its batch.
+"""Trains the network on the images that a small one finds hardest, so that a step costs less than its whole batch.
 
 After cifar10-airbench's airbench96_faster.py (Keller Jordan); the idea of choosing images by a smaller network is that
 of Coleman et al., "Selection via Proxy" (arXiv 1906.11829).
@@ -20,6 +20,7 @@ from distcls.models.build import build_model
 from distcls.models.trial import try_model
 from distcls.optim.losses import build_loss
 from distcls.training.objectives.objective import Network, Objective, Task, Terms
+from distcls.training.start.first_weights import START
 
 
 class ProxySelection(Objective):
@@ -67,10 +68,10 @@ class ProxySelection(Objective):
                 continue
             if name in frozen and frozen[name].shape == parameter.shape:
                 parameter.data.copy_(frozen[name])
-            elif hasattr(self.proxy, "start_from_images") and not hasattr(network, "start_from_images"):
+            elif hasattr(self.proxy, START) and not hasattr(network, START):
                 raise UsageError(
-                    f"objective.args.model={self.model.name} has a first layer that is computed from the images, as "
-                    "part of a network that has one too: choose another network as the proxy."
+                    f"objective.args.model={self.model.name} has a first layer that is computed from the images, "
+                    "which works only if model.name has one too: choose another network as the proxy."
                 )
         return {"proxy": self.proxy}
 
