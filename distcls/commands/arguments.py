@@ -125,17 +125,23 @@ def override(key: str, text: str) -> str:
     return f"{key}={json.dumps(text, ensure_ascii=False)}"
 
 
-def settings_of_moved(images: str | None, run_dir: Path) -> list[str]:
+def settings_of_moved(images: str | None, run_dir: Path, are_others: bool = False) -> list[str]:
     """Return the settings that say where a run's images are now, or other ones: their place and how they are stored.
 
-    Raises MissingInputError if this is not a run folder.
+    are_others: these are not the run's, so they are no data set such as cifar10, even if the run's are. Raises
+    MissingInputError if this is not a run folder.
     """
     if images is None:
         return []
     check_run_folder(run_dir)
     kind = kind_of_data(images)
-    is_kind = read_config(run_dir / "config.yaml").data.name in KINDS_OF_PATHS
-    return [override("data.root", images), *([f"data.name={kind}"] if is_kind and kind is not None else [])]
+    before = read_config(run_dir / "config.yaml").data
+    settings = [override("data.root", images)]
+    if kind is not None and before.name in KINDS_OF_PATHS:
+        settings.append(f"data.name={kind}")
+    elif kind is not None and are_others and ":" not in before.name:  # a class of the user's own may read any folder
+        settings += [f"data.name={kind}", "data.args={}", "data.download=false"]
+    return settings
 
 
 def check_can_write(file: Path | None) -> None:

@@ -20,7 +20,9 @@ MAY_DIFFER = ("data.", "train.eval_batch_size", "train.tta", "train.precision", 
 """Prefixes of the settings that `distcls eval` accepts: the others change nothing, or change the network."""
 
 
-PIXELS = ("data.image_size", "data.resize", "data.background", "data.float_range")
+PIXELS = tuple(
+    f"data.{name}" for name in ("image_size", "resize", "interpolation", "crop_fraction", "background", "float_range")
+)
 """… except these: a model must see images as it did in training."""
 
 SPLITS = ("train", "val", "test", "all")
@@ -159,8 +161,9 @@ def _refuse_other_model(overrides: Sequence[str], options: argparse.Namespace) -
 
 
 def settings_of_images(run_dir: Path, data: str | None, split: str, overrides: Sequence[str] = ()) -> list[str]:
-    """Return the settings of an evaluation: where the images are, those that the user typed, and how to cut the images.
+    """Return the settings of an evaluation: where the images are, how to cut them, and those that the user typed.
 
     Raises MissingInputError if this is not a run folder.
     """
-    return [*settings_of_moved(data, run_dir), *overrides, *(UNCUT if split == "all" else [])]
+    are_others = split == "all"
+    return [*settings_of_moved(data, run_dir, are_others), *(UNCUT if are_others else []), *overrides]

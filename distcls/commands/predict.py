@@ -143,7 +143,7 @@ def _predict(classifier: Any, files: Any, answers: Answers, options: argparse.Na
             answers.add(found)
             if heat_maps is not None:
                 with naming_disk_errors(heat_maps.folder):
-                    heat_maps.write(batch)
+                    heat_maps.write(batch, found)
             for place, reason in batch.bad.items():
                 answers.add_bad(batch.images[place], reason)
                 counter.warning(f"{batch.images[place]}: {reason}")

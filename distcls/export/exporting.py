@@ -28,6 +28,7 @@ from distcls.export.proof import (
 from distcls.export.resizing import Resizing
 from distcls.files.atomic import folder_beside, naming_disk_errors, put_file_in_place
 from distcls.inference.classifier import load_classifier
+from distcls.models.init_from import find_weights
 from distcls.runs.status import warn_if_unfinished
 
 NUM_PROVEN = 100
@@ -61,7 +62,7 @@ def write_exported(run_dir: Path, config: Config, options: ExportOptions, output
     images = _find_images(run_dir, config, options, portable)
     proven_on = images.spread(NUM_PROVEN)
     _say_precision(run_dir, config, portable, proven_on)
-    metadata = describe(portable, in_float32)
+    metadata = describe(portable, in_float32, find_weights(run_dir))
     with naming_disk_errors(output):
         output.parent.mkdir(parents=options.output is None, exist_ok=True)
         with folder_beside(output) as folder:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from distcls import __version__
 from distcls.config.settings import Config
 from distcls.data.augmentation.preprocessing import describe_preprocessing
 from distcls.export.portable import Portable
+from distcls.files.verified import sha256_of
+
+DECIDING = ("class_names", "temperature", "test_time_augmentation", "weights_sha256")
+"""What decides on a file's answers, and may change in a run."""
 
 
-def describe(portable: Portable, config: Config) -> dict[str, str]:
+def describe(portable: Portable, config: Config, weights: Path) -> dict[str, str]:
     """Return the metadata of a file: text by name, for every format alike; lists and objects are JSON.
 
-    config: the run's. JSON is ASCII, because class names may be any bytes and ONNX takes only UTF-8.
+    config: the run's. weights: the file that the portable's weights come from. JSON is
+    ASCII, because class names may be any bytes and ONNX takes only UTF-8.
     """
     classifier, size = portable.classifier, portable.image_size
     temperature = float(classifier.temperature)
@@ -29,6 +35,7 @@ def describe(portable: Portable, config: Config) -> dict[str, str]:
         "test_time_augmentation": classifier.tta,
         "preprocessing": json.dumps({**preprocessing, "temperature": temperature}),
         "model": config.model.name,
+        "weights_sha256": sha256_of(weights),
         "distcls_version": __version__,
     }
 

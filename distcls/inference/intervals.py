@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from distcls.config.metrics import BEST_METRICS
-from distcls.inference.metrics import NUM_BINS, SplitMetrics, bin_of, measure
+from distcls.inference.metrics import NUM_BINS, ClassCounts, SplitMetrics, bin_of, measure
 
 LEVEL = 0.95
 MOST, LEAST = 1000, 100
-"""How often images are drawn: less often if there are many images or classes, whose intervals are narrow."""
+"""How often images are drawn: less often if there are many, whose intervals are narrow."""
 
 WORK = 2e7
 """Images drawn in all. It keeps the time to a second or so."""
@@ -30,17 +30,16 @@ def summarize(metrics: SplitMetrics, class_names: Sequence[str]) -> dict[str, An
 def bootstrap_intervals(metrics: SplitMetrics) -> dict[str, list[float]]:
     """Return [low, high] of each metric. The same metrics always give the same intervals."""
     count, num_classes = len(metrics.labels), len(metrics.confusion)
-    repeats = int(np.clip(WORK / max(count, num_classes**2), LEAST, MOST))
-    cells = metrics.labels * num_classes + metrics.preds
+    repeats = int(np.clip(WORK / max(count, num_classes), LEAST, MOST))
     bins = bin_of(metrics.confidence)
     draw = np.random.default_rng(0)
     found = np.empty((repeats, len(BEST_METRICS)))
     for values in found:
         rows = draw.integers(0, count, count)
-        confusion = np.bincount(cells[rows], minlength=num_classes**2).reshape(num_classes, num_classes)
-        right = metrics.labels[rows] == metrics.preds[rows]
+        labels, preds = metrics.labels[rows], metrics.preds[rows]
+        right = labels == preds
         drawn = measure(
-            confusion,
+            ClassCounts.of_images(labels, preds, num_classes),
             metrics.image_means[rows].sum(0),
             int(metrics.in_top5[rows].sum()),
             np.bincount(bins[rows], metrics.confidence[rows], minlength=NUM_BINS),

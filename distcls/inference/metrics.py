@@ -46,27 +46,53 @@ class SplitMetrics:
         return {**self.values, "by_class": dict(zip(class_names, self.by_class, strict=True))}
 
 
+@dataclass
+class ClassCounts:
+    """What of a confusion matrix counts in the metrics, each int64 (C,)."""
+
+    hits: np.ndarray  # images of a class that are predicted as it
+    actual: np.ndarray  # images of a class
+    predicted: np.ndarray  # images that are predicted as a class
+
+    @classmethod
+    def of_confusion(cls, confusion: np.ndarray) -> ClassCounts:
+        return cls(np.diag(confusion), confusion.sum(1), confusion.sum(0))
+
+    @classmethod
+    def of_images(cls, labels: np.ndarray, preds: np.ndarray, num_classes: int) -> ClassCounts:
+        """labels, preds: int64 (n,). Needs no matrix, which is large if there are many classes."""
+        counts = (np.bincount(ids, minlength=num_classes) for ids in (labels[labels == preds], labels, preds))
+        return cls(*counts)
+
+    def scores(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return precision, recall and F1, each float64 (C,). 0/0 counts as 0."""
+        return (
+            _ratio(self.hits, self.predicted),
+            _ratio(self.hits, self.actual),
+            _ratio(2 * self.hits, self.actual + self.predicted),
+        )
+
+
 def measure(
-    confusion: np.ndarray, sums: np.ndarray, top5_correct: int, bin_confidence: np.ndarray, bin_correct: np.ndarray
+    counts: ClassCounts, sums: np.ndarray, top5_correct: int, bin_confidence: np.ndarray, bin_correct: np.ndarray
 ) -> dict[str, Any]:
     """Return the metrics of a split, as `SplitMetrics.values`. sums: of MEANS.
 
     Means over classes leave out a class that neither occurs nor is predicted, as scikit-learn does. The weighted mean
     of the recalls is the accuracy.
     """
-    count = int(confusion.sum())
-    actual, predicted = confusion.sum(1), confusion.sum(0)
-    precision, recall, f1 = _by_class(confusion)
-    present = (actual + predicted) > 0
+    count = int(counts.actual.sum())
+    precision, recall, f1 = counts.scores()
+    present = (counts.actual + counts.predicted) > 0
     return {
         **dict(zip(MEANS, (sums / count).tolist(), strict=True)),
-        "accuracy": int(confusion.trace()) / count,
+        "accuracy": int(counts.hits.sum()) / count,
         "top5": top5_correct / count,
         "macro_precision": float(precision[present].mean()),
         "macro_recall": float(recall[present].mean()),
         "macro_f1": float(f1[present].mean()),
-        "weighted_precision": float(precision @ actual / count),
-        "weighted_f1": float(f1 @ actual / count),
+        "weighted_precision": float(precision @ counts.actual / count),
+        "weighted_f1": float(f1 @ counts.actual / count),
         "ece": calibration_error(bin_confidence, bin_correct, count),
         "count": count,
     }
@@ -84,16 +110,10 @@ def calibration_error(bin_confidence: np.ndarray, bin_correct: np.ndarray, count
 
 def measure_classes(confusion: np.ndarray) -> list[dict[str, Any]]:
     """Return the precision, recall, F1 and number of images of each class, as `SplitMetrics.by_class`."""
-    columns = (*_by_class(confusion), confusion.sum(1))
+    counts = ClassCounts.of_confusion(confusion)
+    columns = (*counts.scores(), counts.actual)
     names = ("precision", "recall", "f1", "count")
     return [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
-
-
-def _by_class(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return precision, recall and F1, each (C,). 0/0 counts as 0."""
-    hits = np.diag(confusion).astype(float)
-    actual, predicted = confusion.sum(1), confusion.sum(0)
-    return _ratio(hits, predicted), _ratio(hits, actual), _ratio(2 * hits, actual + predicted)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

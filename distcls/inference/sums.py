@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torchmetrics import Metric
 
-from distcls.inference.metrics import MEANS, NUM_BINS, SplitMetrics, measure, measure_classes
+from distcls.inference.metrics import MEANS, NUM_BINS, ClassCounts, SplitMetrics, measure, measure_classes
 
 PIECE = 2**22
 """How many numbers are summed over processes at a time: this keeps the libraries' buffers small."""
@@ -92,7 +92,9 @@ class SplitSums(Metric):
         means, bin_confidence = sums[: len(MEANS)], sums[len(MEANS) :]
         bin_correct, bin_count = self.bin_correct.cpu().numpy(), self.bin_count.cpu().numpy()
         return SplitMetrics(
-            values=measure(confusion, means, int(self.in_top5.sum()), bin_confidence, bin_correct),
+            values=measure(
+                ClassCounts.of_confusion(confusion), means, int(self.in_top5.sum()), bin_confidence, bin_correct
+            ),
             by_class=measure_classes(confusion),
             confusion=confusion,
             bin_confidence=bin_confidence,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ from distcls.config.settings import Config
 from distcls.data.decoding.decode import Decoding
 from distcls.errors import MissingInputError, UsageError
 from distcls.export.formats import ExportOptions, output_file
+from distcls.export.metadata import DECIDING, describe
 from distcls.export.onnx_file import open_file, read_metadata
 from distcls.export.portable import Portable
 from distcls.inference.classifier import Classifier, load_classifier
 from distcls.inference.prediction import choose_device
+from distcls.models.init_from import find_weights
 from distcls.serving.fusing import fused
 
 
@@ -43,23 +44,24 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
     """
     classifier = load_classifier(run_dir, config).to(choose_device("cpu" if name == "onnx" else device))
     if name == "onnx":
-        file = _exported_file(run_dir, classifier)
+        file = _exported_file(run_dir, config, classifier)
         compute, platform = open_file(file, num_threads=threads), "onnxruntime_onnx"
     else:
         compute, platform = Portable(fused(classifier)).predict, "pytorch"
     return Backend(classifier.class_names, classifier.decoding, compute, platform, str(classifier.device), classifier)
 
 
-def _exported_file(run_dir: Path, classifier: Classifier) -> Path:
-    """Return the run's ONNX file, if it has the classes and the temperature that the run has now."""
+def _exported_file(run_dir: Path, config: Config, classifier: Classifier) -> Path:
+    """Return the run's ONNX file, if it answers as the run does now."""
     file = output_file(run_dir, ExportOptions("onnx"))
     if not file.exists():
         raise MissingInputError(f"--backend onnx: there is no {file}. Write it first: distcls export {run_dir}")
     about = read_metadata(file)
-    expected = (classifier.class_names, float(classifier.temperature))
-    if (json.loads(about.get("class_names", "null")), float(about.get("temperature", "nan"))) != expected:
+    expected = describe(Portable(classifier), config, find_weights(run_dir))
+    differing = [name for name in DECIDING if about.get(name) != expected[name]]
+    if differing:
         raise UsageError(
-            f"--backend onnx: {file} has other classes or another temperature than the run has now. Write it again: "
+            f"--backend onnx: the run has changed since {file} was written ({', '.join(differing)}). Write it again: "
             f"distcls export {run_dir}"
         )
     return file

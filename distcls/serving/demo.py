@@ -75,10 +75,11 @@ class HeatMaker:
         self.layer = gradcam_layer(self.classifier)
         self._lock = threading.Lock()
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Return images, uint8 (n, S, S, 3), with the heat of their predicted class over them."""
+    def __call__(self, pixels: np.ndarray, name: str) -> np.ndarray:
+        """Return an image, uint8 (S, S, 3), with the heat of a class over it."""
+        classes = np.array([self.classifier.class_names.index(name)])
         with self._lock:
-            return overlay(pixels, grad_cam(self.classifier, pixels, layer=self.layer))
+            return overlay(pixels, grad_cam(self.classifier, pixels[None], classes, self.layer)[0])
 
 
 def mount_demo(app: FastAPI, service: Service, pictures: DemoPictures) -> FastAPI:
@@ -203,7 +204,7 @@ def _answer_cards(
         bars = [ROW.format(one["class"], 100 * one["probability"], one["probability"]) for one in row["topk"]]
         shown = [_picture(pixels, "what the model sees")]
         if heat_maker is not None:
-            shown.append(_picture(heat_maker(pixels[None])[0], "where the model looked"))
+            shown.append(_picture(heat_maker(pixels, row["topk"][0]["class"]), "where the model looked"))
         cards.append(CARD.format(Markup("").join(shown), Markup("").join(bars), upload.name))
     return cards
 

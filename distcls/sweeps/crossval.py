@@ -33,15 +33,18 @@ def fold_folders(stem: Path, folds: int) -> list[Path]:
 
 
 def runs_of(path: Path) -> list[Path]:
-    """Return a run folder as it is, or the folders of all folds if this is the name of a cross-validation.
+    """Return the folders of all folds if this is the name of a cross-validation, else a run's own folder.
 
-    Raises MissingInputError if a fold has not been run.
+    If there are both, the folds are meant once all of them have begun. Raises MissingInputError if there are only some
+    of the folds.
     """
     first = fold_folders(path, 1)[0] / "config.yaml"
-    if (path / "config.yaml").exists() or not first.exists():
+    if not first.exists():
         return [path]
     folders = fold_folders(path, read_config(first).data.folds or 1)
     missing = [folder.name for folder in folders if not (folder / "config.yaml").exists()]
+    if missing and (path / "config.yaml").exists():
+        return [path]
     if missing:
         raise MissingInputError(
             f"{path} has no {', '.join(missing)} yet: run the same distcls crossval command again to resume it"

@@ -21,8 +21,9 @@ CLASSES = ["cat", "dog", "emu"]
 def test_timm_and_distcls_load_the_file(tmp_path):
     config = Config(model=ModelConfig("timm/mobilenetv3_small_050"), train=TrainConfig(precision="float32"))
     portable = Portable(Classifier(build_model(config.model, 3, 32), config, CLASSES, Decoding(32))).eval()
-    file = tmp_path / "x.safetensors"
-    write_file(file, portable, describe(portable, config), ExportOptions("safetensors"))
+    file, weights = tmp_path / "x.safetensors", tmp_path / "weights"
+    weights.write_bytes(b"of the run")
+    write_file(file, portable, describe(portable, config, weights), ExportOptions("safetensors"))
     network, images = portable.classifier.network, torch.rand(2, 3, 32, 32)
     of_timm = timm.create_model("mobilenetv3_small_050", num_classes=3, checkpoint_path=str(file)).eval()
     start = ModelConfig("timm/mobilenetv3_small_050", init_from=str(file))

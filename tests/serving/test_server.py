@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from served import Served, png, stopped_under_load
 
 from distcls.cli import main
@@ -144,3 +146,16 @@ def test_the_exported_file_gives_the_answers_of_pytorch(run: Path, service: Serv
             assert shares[0] == pytest.approx(shares[1], abs=1e-5)
         assert b'"platform":"onnxruntime_onnx"' in other.request("GET", "/v2/models/digits")[1]
         assert other.stop()[0] == 0
+
+
+def test_an_exported_file_of_older_weights_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (run / "export" / "digits.onnx").exists():
+        assert main(["export", str(run)]) == 0
+    longer = shutil.copytree(run, tmp_path / "digits")
+    weights = longer / "model" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
+    assert main(["serve", str(longer), "--backend", "onnx", "--port", "0"]) == 2
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "digits.onnx was written (weights_sha256). Write it again: distcls export" in told

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from distcls.data.loading.given_images import GivenImages
+from distcls.inference.answers.prediction import Prediction
 from distcls.inference.classifier import Classifier
 from distcls.inference.gradcam import grad_cam, gradcam_layer, overlay
 
@@ -24,9 +26,10 @@ class HeatMaps:
         self.classifier, self.folder = classifier, folder
         self.layer = gradcam_layer(classifier)
 
-    def write(self, batch: GivenImages) -> None:
-        """Write a picture for each good image of a batch, whose images are paths. Raises OSError."""
-        heats = grad_cam(self.classifier, batch.pixels, layer=self.layer)
+    def write(self, batch: GivenImages, found: Sequence[Prediction]) -> None:
+        """Write a picture for each good image of a batch, whose images are paths. found: of these. Raises OSError."""
+        classes = np.array([one.probs.argmax() for one in found], np.int64)
+        heats = grad_cam(self.classifier, batch.pixels, classes, self.layer)
         pixels = batch.pixels.cpu().numpy()
         for path, pair in zip(batch.good, np.concatenate([pixels, overlay(pixels, heats)], 2), strict=True):
             times = -(-SMALLEST // pair.shape[0])

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from distcls.config.loading import read_config
 from distcls.config.settings import DataConfig
 from distcls.config.wording import count
 from distcls.data.exclusion import read_names
@@ -45,7 +46,7 @@ def audit_runs(run_dirs: Sequence[Path], config: DataConfig, folder: Path, progr
     before = [Finding(name, "", "", 1.0, "excluded before") for name in already]
     exclude_file = write_findings([*exclude, *before], folder / "audit.csv")
     write_pairs(findings, folder / "duplicates.csv")
-    commands = _commands(run_dirs, gallery, exclude_file)
+    commands = _commands(run_dirs, gallery, config, exclude_file)
     write_audit_page(findings, folder, _name(run_dirs), _summary(findings, len(run_dirs)), commands)
     _print(findings, exclude, run_dirs, exclude_file, progress)
     for command in commands:
@@ -61,7 +62,7 @@ def _summary(findings: Findings, num_runs: int) -> str:
     return (
         f"{count(listed, 'label')} of {audited:,} {_is(listed)} probably wrong ({listed / max(audited, 1):.1%}); "
         f"{count(len(pairs), 'pair')} of images show nearly the same picture, {len(findings.leaks()):,} of them in "
-        f"different splits and {len(findings.conflicts()):,} with different labels. The labels of {of_all} "
+        f"different splits or folds and {len(findings.conflicts()):,} with different labels. The labels of {of_all} "
         f"{len(gallery):,} images could be judged, by {count(num_runs, 'run')} that had not been trained on them."
     )
 
@@ -85,7 +86,7 @@ def _print(
             (
                 "pairs",
                 f"{len(findings.pairs):,} near-duplicates: {len(conflicts):,} with different labels, {len(leaks):,} "
-                "more in different splits",
+                "more in different splits or folds",
             ),
             ("page", str(exclude_file.with_name("audit.html"))),
         ]
@@ -108,21 +109,26 @@ def _print(
     progress.note("next")
 
 
-def _commands(run_dirs: Sequence[Path], gallery: Gallery, exclude_file: Path) -> list[str]:
-    """Return what to type next."""
-    config = shlex.quote(str(run_dirs[0] / "config.yaml"))
-    name = _name(run_dirs)
+def _commands(run_dirs: Sequence[Path], gallery: Gallery, config: DataConfig, exclude_file: Path) -> list[str]:
+    """Return what to type next. config: where the images are."""
+    name, file = _name(run_dirs), run_dirs[0] / "config.yaml"
+    again = ["-c", str(file), "run.dir=null"]
+    if config.root is not None and config.root != read_config(file).data.root:
+        again += ["--data", config.root]
     commands = []
     if len(gallery.predicted) < len(gallery):
-        folds = shlex.quote(f"{name}-folds")
+        folds = f"{name}-folds"
         commands += [
-            f"distcls crossval -c {config} run.dir=null --name {folds} data.test_fraction=0",
-            f"distcls audit runs/{folds}",
+            ["distcls", "crossval", *again, "--name", folds, "data.test_fraction=0"],
+            ["distcls", "audit", f"runs/{folds}"],
         ]
-    again = shlex.quote(f"{name}-clean")
-    exclude = shlex.quote(str(exclude_file))
-    folds = " data.folds=null data.fold=null" if len(run_dirs) > 1 else ""
-    return [*commands, f"distcls train -c {config} run.dir=null --name {again}{folds} data.exclude={exclude}"]
+        exclude_file = Path("runs", f"{folds}-audit", exclude_file.name)  # of all images
+    if len(run_dirs) > 1:
+        again += ["data.folds=null", "data.fold=null"]
+        if not any(split.name == "test" for split in gallery.splits):
+            again.append(f"data.test_fraction={DataConfig().test_fraction:g}")
+    commands.append(["distcls", "train", *again, "--name", f"{name}-clean", f"data.exclude={exclude_file}"])
+    return [shlex.join(words) for words in commands]
 
 
 def _name(run_dirs: Sequence[Path]) -> str:

@@ -20,8 +20,8 @@ from distcls.sweeps.audit.near_duplicates import Pair
 LABEL_ERROR = "label error"
 """The reason of a finding that is no duplicate."""
 
-KEPT_FIRST = ("test", "val")
-"""Of near-duplicates in two splits, the image in the first of these is kept."""
+KEPT_FIRST = ("test", "val", "fold", "train")
+"""Of near-duplicates in two places, the image in the first of these is kept."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Findings:
         return self.gallery.predicted[self.errors.listed].tolist()
 
     def is_leak(self, pair: Pair) -> bool:
-        """True if the two images are in different splits, or in different folds."""
-        return self.gallery.places[pair.first] != self.gallery.places[pair.second]
+        """True if the two images are in different splits, or in folds, even the same one: training cuts new splits."""
+        places = {_place(self.gallery.places[image]) for image in (pair.first, pair.second)}
+        return len(places) > 1 or "fold" in places
 
     def is_conflict(self, pair: Pair) -> bool:
         """True if the two images have different labels."""
@@ -67,7 +68,7 @@ class Findings:
         return [pair for pair in self.pairs if self.is_conflict(pair)]
 
     def leaks(self) -> list[Pair]:
-        """Return the other pairs in different splits or folds."""
+        """Return the other pairs in different splits, or in folds."""
         return [pair for pair in self.pairs if self.is_leak(pair) and not self.is_conflict(pair)]
 
     def others(self) -> list[Pair]:
@@ -84,10 +85,11 @@ class Findings:
         scores = np.full(len(self.gallery), np.nan)
         scores[self.gallery.predicted] = self.errors.scores
         for pair in [*self.conflicts(), *self.leaks()]:
+            if pair.first in names or pair.second in names:
+                continue  # without it, the other one does no harm
             for image, other in self._to_leave_out(pair, scores):
-                if image not in names:
-                    names.add(image)
-                    found.append(self._duplicate(image, other, pair))
+                names.add(image)
+                found.append(self._duplicate(image, other, pair))
         return found
 
     def _label_errors(self) -> list[Finding]:
@@ -122,8 +124,13 @@ class Findings:
         return Finding(self.gallery.names[image], self.label_of(image), suggested, round(pair.similarity, 4), reason)
 
 
+def _place(place: str) -> str:
+    """Return "fold" for any fold: which one an image was in means nothing later."""
+    return place.split()[0]
+
+
 def _rank(place: str) -> int:
-    return KEPT_FIRST.index(place) if place in KEPT_FIRST else len(KEPT_FIRST)
+    return KEPT_FIRST.index(_place(place))
 
 
 def write_findings(found: Sequence[Finding], path: Path) -> Path:

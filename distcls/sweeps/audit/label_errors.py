@@ -55,7 +55,7 @@ def find_label_errors(labels: np.ndarray, probs: np.ndarray) -> LabelErrors:
         scores[chunk], suggested[chunk] = _judge(labels[chunk], probs[chunk].astype(np.float64), rates)
     rows = np.arange(len(labels))
     predicted_otherwise = probs[rows, suggested] > probs[rows, labels]
-    ranked = np.lexsort((rows, -scores))
+    ranked = np.lexsort((rows, -probs.max(1), -scores))  # stored probabilities can round to 0
     ranked = ranked[predicted_otherwise[ranked]]
     return LabelErrors(rates, scores, suggested, ranked[: _expected_number(probs, counts)])
 

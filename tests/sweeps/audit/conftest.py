@@ -42,10 +42,16 @@ def write_folds(tmp_path: Path, images: Path) -> Callable[..., list[Path]]:
     wrong: the images that the models put in another class, with that class. folds=None writes a single run.
     """
 
-    def write(wrong: dict[str, str], folds: int | None = 2, top: int | None = None) -> list[Path]:
+    def write(
+        wrong: dict[str, str],
+        folds: int | None = 2,
+        top: int | None = None,
+        test_fraction: float = Config().data.test_fraction,
+    ) -> list[Path]:
         run_dirs = []
         for fold in range(folds or 1):
             data = {"data.name": "folder", "data.root": "images", "data.cache_dir": str(tmp_path / "cache")}
+            data["data.test_fraction"] = test_fraction
             config = Config().replaced({**data, **({"data.folds": folds, "data.fold": fold} if folds else {})})
             run_dir = tmp_path / "runs" / (f"made-fold{fold}" if folds else "made")
             run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,58 @@
+"""The settings of an evaluation: where its images are, and what the user may change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distcls.cli import main
+from distcls.commands.evaluate import PARTS, settings_of_images
+from distcls.config.settings import Config, DataConfig
+from distcls.config.yaml_text import to_yaml
+from distcls.runs.opening import opened_run
+
+
+def data_of(run_dir: Path, split: str, *overrides: str) -> DataConfig:
+    with opened_run(run_dir, PARTS, settings_of_images(run_dir, "new", split, overrides), trust=False) as config:
+        return config.data
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("new").mkdir()
+    Path("run").mkdir()
+    for name in ("classes.json", "preprocessing.json"):
+        Path("run", name).write_text("{}")
+    return Path("run")
+
+
+def write_run(**data: object) -> None:
+    Path("run", "config.yaml").write_text(to_yaml(Config().replaced({f"data.{name}": data[name] for name in data})))
+
+
+def test_what_the_user_leaves_out_of_other_images_is_left_out(run_dir: Path) -> None:
+    write_run(name="folder", root="old", exclude="old.csv", val_fraction=0.2)
+    found = data_of(run_dir, "all", "data.exclude=bad.csv")
+    assert (found.root, found.exclude, found.val_fraction, found.test_fraction) == ("new", "bad.csv", 0, 0)
+    assert data_of(run_dir, "all").exclude is None and data_of(run_dir, "test").exclude == "old.csv"
+
+
+def test_other_images_are_no_data_set_even_if_the_runs_were(run_dir: Path) -> None:
+    """CIFAR-10 would be downloaded into the folder."""
+    write_run(name="cifar10", root="cifar", download=True)
+    found = data_of(run_dir, "all")
+    assert (found.name, found.root, found.download) == ("folder", "new", False)
+    assert data_of(run_dir, "test").name == "cifar10", "the data set itself has moved"
+    write_run(name="synthetic", args={"num_images": 50})
+    assert (data_of(run_dir, "all").name, data_of(run_dir, "all").args) == ("folder", {})
+
+
+@pytest.mark.parametrize("setting", ["data.interpolation=bicubic", "data.crop_fraction=0.5", "data.image_size=64"])
+def test_a_model_sees_images_as_it_did_in_training(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    write_run(name="folder", root="old")
+    assert main(["eval", "run", setting]) == 2
+    assert f"{setting}: a run is evaluated with the settings it was trained with" in capsys.readouterr().err
