@@ -213,6 +213,8 @@ def train(
                 finished = run_loop(settings, default_name(settings, config_path))
             if finished.is_main:
                 write_report(finished.dir)
+            if finished.tracker is not None:
+                finished.tracker.wait()  # a script's container ends with it
     except AlreadyFinished as already:
         return Run(already.run_dir)
     finally:

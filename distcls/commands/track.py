@@ -41,8 +41,7 @@ def main(argv: Sequence[str]) -> int:
         )
     check_trackers(names)
     if options.follow:
-        follow(run_dir, names[0], sys.stdin.buffer)
-        return 0
+        return 0 if follow(run_dir, names[0], sys.stdin.buffer) else 1
     lines, failed = send_all(run_dir, names)
     print("\n".join(lines))
     return int(failed)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from distcls.cluster import signals, slurm
 from distcls.commands.arguments import parse_train_arguments
@@ -52,8 +54,20 @@ def _main(argv: Sequence[str]) -> int:
             from distcls.terminal.progress import Progress
 
             write_report(finished.dir)
-            Progress().note(f"\nreport  {finished.dir / 'report.html'}\nplots   {finished.dir / 'plots'}")
+            progress = Progress()
+            progress.note(f"\nreport  {finished.dir / 'report.html'}\nplots   {finished.dir / 'plots'}")
+            if finished.tracker is not None:
+                _wait_for_services(finished.tracker, shlex.quote(str(finished.dir)), progress)
     return 0
+
+
+def _wait_for_services(tracker: Any, folder: str, progress: Any) -> None:
+    """Give the services of `run.trackers` a moment, because a container ends with this process."""
+    sending = tracker.sending()
+    if sending:
+        progress.note(f"sending the rest to {', '.join(sending)} (Ctrl-C leaves that to the background)")
+    for name in tracker.wait():
+        progress.warning(f"{name} does not have all of this run yet: distcls track {folder} sends the rest")
 
 
 def is_complete(config: Config) -> bool:

@@ -48,7 +48,7 @@ class SplitMetrics:
 
 @dataclass
 class ClassCounts:
-    """What of a confusion matrix counts in the metrics, each int64 (C,)."""
+    """The counts of a confusion matrix that metrics need, each int64 (C,)."""
 
     hits: np.ndarray  # images of a class that are predicted as it
     actual: np.ndarray  # images of a class

@@ -40,11 +40,12 @@ def write_report(run_dir: Path) -> list[str]:
 
 def _draw_plots(facts: RunFacts) -> list[str]:
     folder = facts.dir / "plots"
-    plot_curves(facts.rows, folder / "curves.png", facts.kept_step)
     drawn = ["curves.png", *_draw_predictions(facts, folder)]
     for name in HEADINGS:  # left from before the run was extended, when there were still mistakes
         if f"{name}.png" not in drawn:
             (folder / f"{name}.png").unlink(missing_ok=True)
+    # The last one: whoever sends a run on waits for it.
+    plot_curves(facts.rows, folder / "curves.png", facts.kept_step)
     return drawn
 
 

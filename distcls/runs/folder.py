@@ -156,7 +156,8 @@ class RunFolder:
     def _tell_end(self, departure: Departure) -> int:
         """Report why a process ends while its main thread may be anywhere; return its exit code."""
         preempted = departure.exit_code == Preempted.exit_code
-        self.write_end("preempted" if preempted else "failed", str(departure), departure.main_is_gone)
+        state = "preempted" if preempted else "failed"
+        self.write_end(state, str(departure), departure.main_is_gone, departure.exit_code)
         if self.processes.is_main or departure.main_is_gone:
             print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
         code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
@@ -164,7 +165,7 @@ class RunFolder:
         note_reason(str(departure))
         return code
 
-    def write_end(self, state: str, reason: str | None, main_is_gone: bool) -> None:
+    def write_end(self, state: str, reason: str | None, main_is_gone: bool, exit_code: int | None = None) -> None:
         """Write the end to log.txt and status.json; if the main process was killed, another one writes status.json."""
         self.progress.close()
         self.progress.last_word(f"{state} at step {self.step:,}{f': {reason}' if reason else ''}")
@@ -178,9 +179,9 @@ class RunFolder:
             status = StatusFile(self.dir)
         with contextlib.suppress(OSError):  # a full disk must not hide why the run ended
             if status is not None and not self._has_begun:
-                status.write_end_of_start(state, reason)
+                status.write_end_of_start(state, reason, exit_code)
             elif status is not None:
-                status.write(state, self.step, "end", reason)
+                status.write(state, self.step, "end", reason, exit_code)
 
     def counting(self, what: str) -> Callable[[int, int], None]:
         """Return a callback(done, total) for work that precedes training. Until it is done, a hang is an error."""

@@ -35,23 +35,25 @@ class StatusFile:
         """How long the earlier starts ran."""
         self.began = time.monotonic()
 
-    def write(self, state: str, step: int, phase: str, reason: str | None = None) -> None:
-        """Replace the file now."""
+    def write(self, state: str, step: int, phase: str, reason: str | None = None, exit_code: int | None = None) -> None:
+        """Replace the file now. exit_code: of a run that failed."""
         with self.lock:
             if not self.has_ended:
                 self.has_ended = phase == "end"
-                self._write(state, step, phase, reason)
+                self._write(state, step, phase, reason, exit_code)
 
-    def write_end_of_start(self, state: str, reason: str | None) -> None:
+    def write_end_of_start(self, state: str, reason: str | None, exit_code: int | None = None) -> None:
         """Write the end of a start that trained nothing: the run keeps its step, and stays finished if it was."""
         if state == "failed" and self.before.get("state") == "finished":
             state, reason = "finished", self.before.get("reason")
-        self.write(state, self.before.get("step", 0), "end", reason)
+        self.write(state, self.before.get("step", 0), "end", reason, exit_code)
 
-    def _write(self, state: str, step: int, phase: str, reason: str | None) -> None:
+    def _write(self, state: str, step: int, phase: str, reason: str | None, exit_code: int | None) -> None:
         start = time.monotonic()
         status = {"state": state, "step": step, "phase": phase, "reason": reason, "time": now(), "pid": os.getpid()}
         status["save_seconds"] = self.save_seconds
+        if state == "failed" and exit_code is not None:
+            status["exit_code"] = exit_code
         status["seconds"] = round(self.seconds_before + start - self.began, 3)  # of all starts together
         if phase == "start":
             status["before"] = self.before
@@ -87,13 +89,46 @@ def read_object(path: Path) -> dict[str, Any]:
 def state_of(path: Path) -> str | None:
     """Return the state of the run in a folder, for people: "killed" for one that left "running" in its status.
 
-    None if there is no run. A run that is really running holds the folder's lock.
+    None if there is no run. A run that is really running holds the folder's lock; where nobody can ask who holds it,
+    the status counts.
     """
     status = read_status(path)
     is_ours = status.get("pid") == os.getpid()  # testing would release our own lock
-    if status.get("state") == "running" and not is_ours and not _is_locked(path / LOCK):
+    if status.get("state") == "running" and not is_ours and _is_locked(path / LOCK) is False:
         return "killed"
     return status.get("state")
+
+
+def is_trained(path: Path) -> bool:
+    """True if a process is training the run in a folder.
+
+    Where nobody can ask who holds the folder's lock, it is a guess: the process that the status names is alive on this
+    machine, or the status changed not long ago.
+    """
+    if state_of(path) != "running":
+        return False
+    if _is_alive(read_status(path).get("pid")):
+        return True
+    is_locked = _is_locked(path / LOCK)
+    return _has_changed(path / "status.json") if is_locked is None else is_locked
+
+
+def _is_alive(pid: Any) -> bool:
+    """True for a process of this machine that we may signal, as we may every run that we started."""
+    if not isinstance(pid, int) or pid < 1:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _has_changed(status: Path) -> bool:
+    try:
+        return time.time() < status.stat().st_mtime + RECENT
+    except OSError:
+        return False
 
 
 def warn_if_unfinished(run_dir: Path) -> None:
@@ -106,14 +141,18 @@ def warn_if_unfinished(run_dir: Path) -> None:
 LOCK = ".lock"
 """File in the run folder on which its run holds a POSIX lock."""
 
+RECENT = 600.0
+"""A status that changed within so many seconds may be that of a process on another machine. That is long, because an
+evaluation does not change it, and because to train a run twice at once would be worse than to wait."""
+
 FLOCK = "hhqqi4x"
 """struct flock of Linux's <fcntl.h>: querying with it takes no lock, which could block a run that is starting."""
 
 
-def _is_locked(file: Path) -> bool:
-    """True if a process holds the lock, or if that is unknown."""
+def _is_locked(file: Path) -> bool | None:
+    """True if a process holds the lock; None if that is unknown."""
     if sys.platform != "linux":
-        return True
+        return None
     question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         with file.open() as opened:
@@ -121,7 +160,7 @@ def _is_locked(file: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError:  # a file system without locks
-        return True
+        return None
     return struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK
 
 

@@ -35,6 +35,7 @@ from distcls.files.verified import (
 )
 from distcls.runs.folder import RunFolder
 from distcls.runs.resuming import LENGTH, checkpoint_folder, checkpoint_steps, length_of
+from distcls.runs.status import read_object
 from distcls.training.state import TrainState
 
 T = TypeVar("T")
@@ -72,10 +73,12 @@ class Checkpoints:
     def save(self, state: TrainState, ended: bool = False) -> None:
         """Start writing the state, then prune; does nothing at step 0, or if this step has a checkpoint.
 
-        ended: True if the run has reached its full length. Raises the DiskError of an earlier write.
+        ended: True if the run has reached its full length. Its last checkpoint is written again if a signal stopped the
+        evaluation that should have preceded it: no later checkpoint covers that one. Raises the DiskError of an
+        earlier write.
         """
         step, best_step = state.step, state.position.best_step
-        if step == 0 or self.path(step).exists():
+        if step == 0 or (self.path(step).exists() and not (ended and self._precedes_evaluation(state))):
             return
 
         def write(copied: dict[str, Any]) -> None:
@@ -95,6 +98,10 @@ class Checkpoints:
         position = state.position_dict()
         length = length_of(self.config, ended)
         self._begin("step", step, lambda: {**state.tensors(), "optimizer": state.optimizer_state()}, write)
+
+    def _precedes_evaluation(self, state: TrainState) -> bool:
+        position = read_object(self.path(state.step) / "state.json")
+        return position.get("evaluated_step", state.step) < state.position.evaluated_step
 
     def save_best(self, state: TrainState) -> None:
         """Start writing the weights that were just evaluated. Raises the DiskError of an earlier write."""
@@ -201,6 +208,10 @@ class Checkpoints:
 
         Raises DiskError if none is complete and some cannot be read, for those may be undamaged.
         """
+        for replaced in self.folder.glob(f"{UNFINISHED}old-*"):
+            final = self.folder / replaced.name.removeprefix(f"{UNFINISHED}old-").rpartition("-")[0]
+            if not final.exists():  # a kill came between the two renames of put_in_place
+                replaced.rename(final)
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         torn: dict[int, CorruptError] = {}

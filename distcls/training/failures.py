@@ -51,8 +51,8 @@ def _tell(run: RunFolder, error: BaseException) -> BaseException:
     reason = str(error) if isinstance(error, DistclsError) else traceback.format_exception_only(error)[-1].strip()
     first = run.processes.why_failed(error, code, reason)
     if first is not None and not isinstance(error, DistclsError):
-        error, reason = first.as_error(), str(first)
-    run.write_end("failed", reason, main_is_gone=first is not None and first.main_is_gone)
+        error, reason, code = first.as_error(), str(first), first.exit_code
+    run.write_end("failed", reason, main_is_gone=first is not None and first.main_is_gone, exit_code=code)
     return error
 
 
@@ -62,7 +62,7 @@ def _leave_together(run: RunFolder, state: str, reason: str | None) -> None:
     try:
         run.processes.end()
     except PeerFailed as failed:
-        run.write_end("failed", str(failed), main_is_gone=not failed.on_all_ranks)
+        run.write_end("failed", str(failed), main_is_gone=not failed.on_all_ranks, exit_code=failed.exit_code)
         raise
 
 

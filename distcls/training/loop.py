@@ -28,6 +28,7 @@ from distcls.inference.identity import check_and_describe_data
 from distcls.optim.build import momenta_per_weight
 from distcls.plan.batches import plan_batches
 from distcls.runs.folder import RunFolder
+from distcls.runs.tracking.trackers import Tracker
 from distcls.runs.waiting import joined
 from distcls.training.acceleration import Acceleration
 from distcls.training.checkpoint import Checkpoints
@@ -50,6 +51,8 @@ class Finished(NamedTuple):
     dir: Path
     is_main: bool
     """True on the one process of the run that writes."""
+    tracker: Tracker | None
+    """Closed; it says when the services have all of the run. None on the other processes."""
 
 
 def train(config: Config, default_name: str) -> Finished:
@@ -124,4 +127,4 @@ def train(config: Config, default_name: str) -> Finished:
             watch.saw(train_step(micro_batches), train_step.names)
 
         finish(state, data, plan, augment, evaluate, checkpoints, run)
-    return Finished(run.dir, processes.is_main)
+    return Finished(run.dir, processes.is_main, run.tracker)

@@ -25,7 +25,8 @@ import pytest
 from ranks import Ranks, await_step, free_port, read_json
 
 from distcls.runs.tracking.metrics_file import read_metrics
-from distcls.runs.tracking.rows import numbers_of
+from distcls.runs.tracking.rows import covered_rows, numbers_of
+from distcls.runs.tracking.rows import test_row as row_of_test
 
 pytestmark = [pytest.mark.extras, pytest.mark.timeout(400)]
 
@@ -95,10 +96,14 @@ print(json.dumps(SQLiteStorage.get_logs("distcls", sys.argv[1])))
 """
 
 
-def trackio_rows(stores: Stores, name: str) -> list[tuple[int, dict[str, float]]]:
+def trackio_logs(stores: Stores, name: str) -> list[dict[str, Any]]:
     words, environment = [sys.executable, "-c", READ_TRACKIO, name], {**os.environ, **stores.environment}
     done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True, env=environment)
-    logs = [log for log in json.loads(done.stdout.splitlines()[-1]) if "training_step" in log]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def trackio_rows(stores: Stores, name: str) -> list[tuple[int, dict[str, float]]]:
+    logs = [log for log in trackio_logs(stores, name) if "training_step" in log]
     assert [log.pop("step") for log in logs] == list(range(len(logs)))
     return [(log.pop("training_step"), {k: v for k, v in log.items() if k != "timestamp"}) for log in logs]
 
@@ -149,6 +154,13 @@ def mlflow_rows(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
     return {key: sorted((m.step, m.value) for m in client.get_metric_history(run_id, key)) for key in keys}
 
 
+def results(run_dir: Path) -> tuple[int, dict[str, float]]:
+    """The row of the test split."""
+    row = row_of_test(run_dir)
+    assert row is not None
+    return row["step"], numbers_of(row)
+
+
 def by_tag(rows: list[tuple[int, dict[str, float]]]) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
     for step, numbers in rows:
@@ -170,15 +182,16 @@ def test_a_run_that_is_killed_again_and_again_is_one_run_everywhere(stores):
             for pid in senders(run_dir):
                 os.kill(pid, signal.SIGKILL)
         group.kill()
-    stores.run("train", *SETTINGS, trackers)
-    wait_for_senders(run_dir)
+    told = stores.run("train", *SETTINGS, trackers)
+    assert "sending the rest to" in told and not senders(run_dir), "it waits: in a container they would end with it"
     states = {name: read_json(run_dir / "trackers" / f"{name}.json") for name in ("wandb", "mlflow", "trackio")}
     rows = expected(run_dir)
     assert len(rows) == 60 + 12 and all(state["ended"] and state["rows"] == len(rows) for state in states.values())
     assert trackio_rows(stores, states["trackio"]["id"]) == rows
     assert wandb_rows(run_dir, states["wandb"]["id"]) == rows
     found = mlflow_rows(f"sqlite:///{stores.folder / 'runs' / 'mlflow.db'}", states["mlflow"]["id"])
-    assert found == by_tag(rows)
+    assert found == by_tag([*rows, results(run_dir)])
+    assert any(log.items() >= results(run_dir)[1].items() for log in trackio_logs(stores, states["trackio"]["id"]))
     told = stores.run("track", "runs/a")
     assert all(f"{name}: 72 rows, 0 of them new" in told for name in states)
 
@@ -200,11 +213,13 @@ def test_a_real_server_and_its_artifacts(stores):
         wait_for_senders(run_dir)
         state = read_json(run_dir / "trackers" / "mlflow.json")
         assert state["ended"], (run_dir / "trackers" / "mlflow.log").read_text()
-        assert mlflow_rows(f"http://127.0.0.1:{port}", state["id"]) == by_tag(expected(run_dir))
+        first = results(run_dir)
+        assert mlflow_rows(f"http://127.0.0.1:{port}", state["id"]) == by_tag([*expected(run_dir), first])
         longer = [word.replace("=120", "=130") for word in SETTINGS]
         stores.run("train", *longer, "run.trackers=[mlflow]", "data.workers=1")  # other settings, and more rows
         wait_for_senders(run_dir)
-        assert mlflow_rows(f"http://127.0.0.1:{port}", state["id"]) == by_tag(expected(run_dir))
+        second = results(run_dir)
+        assert mlflow_rows(f"http://127.0.0.1:{port}", state["id"]) == by_tag([*expected(run_dir), first, second])
         stored = {path.name for path in (folder / "artifacts").rglob("*") if path.is_file()}
         assert {"config.yaml", "metrics.csv", "curves.png", "model.safetensors"} <= stored
     finally:
@@ -231,7 +246,8 @@ def test_a_server_that_never_answers_costs_a_run_nothing(stores):
         stores.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
         stores.environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
         started = time.monotonic()
-        stores.run("train", *SETTINGS, "run.trackers=[mlflow]")
+        told = stores.run("train", *SETTINGS, "run.trackers=[mlflow]")
+        assert "mlflow does not have all of this run yet: distcls track runs/a sends the rest" in told
         assert time.monotonic() - started < 60
         run_dir = stores.folder / "runs" / "a"
         assert read_json(run_dir / "status.json")["state"] == "finished"
@@ -248,3 +264,20 @@ def accept_all(server: socket.socket, held: list[socket.socket]) -> None:
     with contextlib.suppress(OSError):
         while True:
             held.append(server.accept()[0])
+
+
+def test_the_last_evaluation_is_final_even_if_a_signal_stopped_it_at_first(ranks):
+    settings = [
+        *["data.name=noise_images:make_images", "model.name=slow_evaluation:make", "train.global_batch_size=30"],
+        *["train.num_threads=1", "train.eval_batch_size=60", "train.num_steps=3", "run.trackers=[]", "--name", "a"],
+    ]
+    group = ranks.start("train", *settings)
+    run_dir = ranks.folder / "runs" / "a"
+    await_step(run_dir, 3)
+    while read_json(run_dir / "status.json")["phase"] != "evaluate":
+        assert group.alive(), group.output()
+    os.kill(group.processes[0].pid, signal.SIGTERM)
+    group.finish(75)
+    assert "val" not in (run_dir / "metrics.csv").read_text()
+    ranks.run("train", *settings)
+    assert [row["step"] for row in covered_rows(run_dir) if row["split"] == "val"] == [3]

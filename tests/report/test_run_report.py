@@ -48,6 +48,8 @@ def test_a_report_needs_no_images_no_model_and_no_old_plots(ranks) -> None:
     run_dir = ranks.folder / "runs" / "r"
     before, page = read_plots(run_dir / "plots"), (run_dir / "report.html").read_text(encoding="utf-8")
     assert set(before) == PLOTS
+    newest = max((run_dir / "plots").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert newest.name == "curves.png", "the senders wait for it"
     assert all(f"<h2>{title}</h2>" in page for title in SECTIONS) and len(page) < 5e6
     (run_dir / "report.html").unlink()
     for gone in ("runs/r/plots", "images", "cache", "runs/r/model", "runs/r/checkpoints"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -422,6 +423,57 @@ def test_saving_a_step_twice_leaves_the_first(tmp_path):
     before = (checkpoints.path(5) / "manifest.json").stat().st_mtime_ns
     save(checkpoints, state)
     assert (checkpoints.path(5) / "manifest.json").stat().st_mtime_ns == before
+
+
+def saved_before_its_evaluation(folder: Path) -> tuple[Checkpoints, TrainState]:
+    """A run of which a signal stopped the last evaluation, and that was resumed and evaluated."""
+    checkpoints, state = checkpoints_of(FakeRun(folder), keep=1), at(make_state(), 5)
+    state.position.evaluated_step = 3
+    checkpoints.save(state, ended=True)
+    checkpoints.raise_errors(wait=True)
+    state.position.evaluated_step = 5
+    return checkpoints, state
+
+
+def evaluated_step(checkpoints: Checkpoints, step: int) -> int:
+    return json.loads((checkpoints.path(step) / "state.json").read_text())["evaluated_step"]
+
+
+def test_a_last_checkpoint_from_before_the_last_evaluation_is_written_again(tmp_path):
+    checkpoints, state = saved_before_its_evaluation(tmp_path)
+    save(checkpoints, state)
+    assert evaluated_step(checkpoints, 5) == 3, "a later checkpoint will cover it"
+    checkpoints.save(state, ended=True)
+    checkpoints.raise_errors(wait=True)
+    assert evaluated_step(checkpoints, 5) == 5
+    verify_folder(checkpoints.path(5))
+    restored = make_state(seed=1)
+    checkpoints.restore(checkpoints.newest(), restored)
+    assert_same_bits(state, restored)
+    before = (checkpoints.path(5) / "manifest.json").stat().st_mtime_ns
+    checkpoints.save(state, ended=True)
+    checkpoints.raise_errors(wait=True)
+    assert (checkpoints.path(5) / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["open", "write", "fsync", "rename"])
+def test_a_kill_while_the_only_checkpoint_is_replaced_loses_nothing(tmp_path, monkeypatch, kind):
+    with monkeypatch.context() as patched:
+        checkpoints, state = saved_before_its_evaluation(tmp_path / "healthy")
+        healthy = Faults(patched, kind)
+        checkpoints.save(state, ended=True)
+        checkpoints.raise_errors(wait=True)
+    for number in range(1, healthy.calls + 1):
+        checkpoints, state = saved_before_its_evaluation(tmp_path / str(number))
+        with monkeypatch.context() as patched:
+            Faults(patched, kind, Killed(), at=number)
+            with contextlib.suppress(Killed, DiskError):
+                checkpoints.save(state, ended=True)
+                checkpoints.raise_errors(wait=True)
+        again, restored = checkpoints_of(FakeRun(tmp_path / str(number)), keep=1), make_state(seed=1)
+        again.restore(again.newest(), restored)
+        assert_same_bits(state, restored)
+        assert names(again) == ["step-00000005"]
 
 
 def test_steps_are_sorted_by_number(tmp_path):

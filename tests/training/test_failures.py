@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,11 @@ import torch
 
 from distcls.config.settings import TrainConfig
 from distcls.data.loading import reading
-from distcls.training.failures import _understand
+from distcls.errors import BadDataError
+from distcls.runs.folder import RunFolder
+from distcls.runs.status import StatusFile, read_status
+from distcls.terminal.progress import Progress
+from distcls.training.failures import _understand, ending_told
 
 META = torch.device("meta")
 
@@ -33,3 +40,16 @@ def test_out_of_memory_names_what_makes_room(monkeypatch):
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x")])
 def test_a_bug_stays_what_it_is(error):
     assert _understand(error, TrainConfig(), META) is error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(BadDataError("x"), 65), (OSError(errno.ENOSPC, "full"), 74), (KeyError(), 1)]
+)
+def test_the_exit_code_is_noted_for_those_who_did_not_see_it(tmp_path, error, code):
+    run: Any = RunFolder.__new__(RunFolder)
+    run.processes = SimpleNamespace(rank=0, device=META, why_failed=lambda *_: None)
+    run.config, run.progress, run.status = SimpleNamespace(train=TrainConfig()), Progress.silent(), StatusFile(tmp_path)
+    run.step, run._has_begun = 3, True
+    with pytest.raises(type(error)), ending_told(run):
+        raise error
+    assert read_status(tmp_path)["exit_code"] == code

@@ -95,7 +95,7 @@ class MetricsFile:
         return [_parse(self._columns, cells) for cells in kept]
 
 
-def is_covered(row: Row, step: int, evaluated_step: int) -> bool:
+def is_covered(row: Row, step: float, evaluated_step: float) -> bool:
     """True if a run that resumes from the checkpoint of `step` keeps this row, and does not write it again."""
     last = {"train": step, "val": evaluated_step, "test": -1}
     return row["step"] <= last.get(row["split"], step)

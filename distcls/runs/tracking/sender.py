@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +25,8 @@ from distcls.config.loading import read_config
 from distcls.errors import DistclsError, MissingInputError
 from distcls.files.atomic import write_json
 from distcls.runs.status import is_finished, read_object
-from distcls.runs.tracking.rows import covered_rows, numbers_of, test_row
+from distcls.runs.tracking.metrics_file import Row
+from distcls.runs.tracking.rows import covered_rows, covered_steps, test_row
 from distcls.runs.tracking.services.mlflow_server import MLflow
 from distcls.runs.tracking.services.service import MODEL, About, Service
 from distcls.runs.tracking.services.trackio_store import Trackio
@@ -71,6 +74,7 @@ class Sender:
         self.state: dict[str, Any] = read_object(state_file(run_dir, name))
         self.problem: str | None = None
         self._service: Service | None = None
+        self._looked_at: tuple[float, float] | None = None
         self._next_attempt = 0.0
         self._lock: IO[str] | None = None
 
@@ -106,39 +110,64 @@ class Sender:
 
     def catch_up(self) -> int:
         """Send the rows that have become final, and return their number. A service that fails is tried again later."""
-        rows = covered_rows(self.run_dir)
-        if len(rows) <= self.rows or time.monotonic() < self._next_attempt:
+        covered = covered_steps(self.run_dir)
+        if covered == self._looked_at or time.monotonic() < self._next_attempt:
             return 0
-
-        def send(service: Service) -> int:
-            new = rows[self.rows :]
-            service.send(new, self.rows)
-            self._keep(rows=len(rows))
-            return len(new)
-
-        return self._attempt(send) or 0
+        rows = covered_rows(self.run_dir)
+        sent = self._attempt(partial(self._send, rows)) if len(rows) > self.rows else 0
+        if sent is not None:  # the file is long, and is read again only once there is more to send
+            self._looked_at = covered
+        return sent or 0
 
     def end(self) -> int:
         """Send what is left, with the results of a finished run, and wait until the library has sent or stored it.
 
-        Return the number of new rows. If the service fails, the problem is kept, and all of this is to be done again.
+        The service is asked what it has, even if it should have everything: a process that was killed may have left
+        rows in the library's queue. Return the number of new rows. If the service fails, the problem is kept, and all
+        of this is to be done again.
         """
-        self._next_attempt = 0.0
-        new = self.catch_up()
-        is_due = is_finished(self.run_dir) and not self.state.get("ended")
-        last, files = (test_row(self.run_dir), self._files()) if is_due else (None, [])
+        self._next_attempt, self._looked_at = 0.0, None
+        rows = covered_rows(self.run_dir)
+        if not rows and not is_finished(self.run_dir) and self._service is None:
+            return 0
+        new = self._attempt(partial(self._send, rows))
+        if new is None:
+            return 0
+        is_due, is_drawn = not self.is_done, True
+        tested, files = None, []
+        if is_due:
+            is_drawn = self._wait_for_plots()
+            tested, files = test_row(self.run_dir), self._files()
 
         def finish(service: Service) -> None:
             if is_due:
-                service.end(numbers_of(last) if last else {}, files)
+                service.end(tested, files)
             service.close()
 
-        if self._next_attempt == 0 and (is_due or self._service is not None):
-            self._attempt(finish)
-            self._service = None
-            if is_due and self.problem is None:
-                self._keep(ended=True)
+        self._attempt(finish)
+        self._service = None
+        if is_due and is_drawn and self.problem is None:
+            self._keep(ended=True)
         return new
+
+    @property
+    def is_done(self) -> bool:
+        """True if the service has the results of the run, or if there are none yet."""
+        return bool(self.state.get("ended")) or not is_finished(self.run_dir)
+
+    def note(self, problem: str) -> None:
+        """Keep why not everything could be sent."""
+        self.problem = problem
+        self._keep(problem=problem)
+        print(f"{self.name}: {problem}", file=sys.stderr, flush=True)
+
+    def _send(self, rows: Sequence[Row], service: Service) -> int:
+        """Send those of the rows that the service does not have, and return their number."""
+        new = rows[self.rows :]
+        if new:
+            service.send(new, self.rows)
+            self._keep(rows=len(rows), ended=False)
+        return len(new)
 
     def _attempt(self, act: Callable[[Service], Any]) -> Any:
         """Return what an act on the service returns; None, and note the problem, if it fails.
@@ -152,11 +181,9 @@ class Sender:
         except DistclsError:
             raise
         except Exception as error:  # each library raises errors of its own
-            self.problem = f"{type(error).__name__}: {error}".strip()
-            self._keep(problem=self.problem)
+            self.note(f"{type(error).__name__}: {error}".strip())
             self._next_attempt = time.monotonic() + RETRY
             self._service = None  # the next connection asks what has arrived
-            print(f"{self.name}: {self.problem}", file=sys.stderr, flush=True)
             return None
         if self.problem is not None or "problem" in self.state:
             self.problem = None
@@ -165,41 +192,56 @@ class Sender:
         return result
 
     def _connect(self) -> Service:
+        if "token" not in self.state:
+            self._keep(token=secrets.token_hex(8))
         settings = settings_by_path(read_config(self.run_dir / "config.yaml"))
-        about = About(self.run_dir, self.run_dir.resolve().name, settings, self.state)
+        about = About(self.run_dir, self.run_dir.resolve().name, settings, self.state["token"], self.state)
+        known = self.state.get("id")
         service = SERVICES[self.name](about)
         sent = service.sent()
-        self._keep(ended=False, **({} if sent is None else {"rows": sent}))
+        anew = {"rows": 0, "ended": False} if self.state["id"] != known else {}  # such as on another server
+        self._keep(**(anew | ({} if sent is None else {"rows": sent})))
         return service
 
     def _keep(self, **values: Any) -> None:
         self.state.update(values)
         write_json(state_file(self.run_dir, self.name), self.state)
 
-    def _files(self) -> list[Path]:
-        """Return what a finished run has to show, once its report is there."""
+    def _wait_for_plots(self) -> bool:
+        """Wait until a finished run has drawn its plots, the curves last; return False if it has not."""
         end = time.monotonic() + SECONDS_FOR_REPORT
-        plots = self.run_dir / "plots" / "curves.png"
-        measured = self.run_dir / "metrics.json"
-        while time.monotonic() < end and not (plots.exists() and plots.stat().st_mtime >= measured.stat().st_mtime):
+        plots, measured = self.run_dir / "plots" / "curves.png", self.run_dir / "metrics.json"
+        while not (plots.exists() and plots.stat().st_mtime >= measured.stat().st_mtime):
+            if time.monotonic() > end:
+                told = f"{self.run_dir} has no plots yet: run `distcls report {self.run_dir}`, then `distcls track`"
+                print(f"{self.name}: {told}", file=sys.stderr, flush=True)
+                return False
             time.sleep(POLL)
+        return True
+
+    def _files(self) -> list[Path]:
+        """Return what a finished run has to show."""
         names = ["config.yaml", "metrics.json", "metrics.csv", "report.html", "env.json"]
         found = [self.run_dir / name for name in names] + sorted((self.run_dir / "plots").glob("*.png"))
         return [path for path in [*found, *sorted((self.run_dir / MODEL).iterdir())] if path.is_file()]
 
 
-def follow(run_dir: Path, name: str, stdin: IO[bytes]) -> None:
-    """Send a run to a service while it trains, until stdin is closed, and then what is left."""
+def follow(run_dir: Path, name: str, stdin: IO[bytes]) -> bool:
+    """Send a run to a service while it trains, until stdin is closed, and then what is left.
+
+    Return True if the service has all of it.
+    """
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(stdin, ended), daemon=True).start()
     with Sender(run_dir, name) as sender:
         while not ended.wait(POLL):
             sender.catch_up()
-        _end_within(SECONDS_TO_END)
+        _end_within(SECONDS_TO_END, sender)
         sender.end()
         while sender.problem is not None:
             time.sleep(RETRY)
             sender.end()
+        return sender.is_done
 
 
 def send_all(run_dir: Path, names: Sequence[str]) -> tuple[list[str], bool]:
@@ -225,8 +267,13 @@ def _wait_for_end(stdin: IO[bytes], ended: threading.Event) -> None:
     ended.set()
 
 
-def _end_within(seconds: float) -> None:
-    """End this process after a time, whatever a library is waiting for."""
-    timer = threading.Timer(seconds, os._exit, (75,))
+def _end_within(seconds: float, sender: Sender) -> None:
+    """End this process after a time, whatever a library is waiting for, and keep that as the sender's problem."""
+
+    def leave() -> None:
+        sender.note(f"not everything was sent within {seconds:.0f} s after the run")
+        os._exit(75)
+
+    timer = threading.Timer(seconds, leave)
     timer.daemon = True
     timer.start()

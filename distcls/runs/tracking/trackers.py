@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distcls.cluster import signals
 from distcls.errors import UsageError
 from distcls.runs.tracking.metrics_file import MetricsFile
-from distcls.runs.tracking.sender import SERVICES, start_sender
+from distcls.runs.tracking.sender import SERVICES, problems, start_sender
 from distcls.runs.tracking.tensorboard import TensorBoard
 
 TRACKERS = {"tensorboard": TensorBoard}
 """Trackers that are files in the run folder, written while it trains: classes with TensorBoard's methods."""
+
+SECONDS_TO_WAIT = 60.0
+"""How long a finished run waits for what is left to send: the end of its container or Slurm job ends the senders."""
 
 
 class Tracker:
@@ -62,7 +67,21 @@ class Tracker:
         for sender in self._senders.values():
             assert sender.stdin is not None
             sender.stdin.close()
-        self._senders.clear()
+
+    def sending(self) -> list[str]:
+        """Return the services that are still being sent to, without those that could not be reached last time."""
+        running = [name for name, sender in self._senders.items() if sender.poll() is None]
+        return [name for name in running if not problems(self._run_dir, [name])]
+
+    def wait(self) -> list[str]:
+        """Wait for what is left to send, after `close`; return the services that do not have all of it.
+
+        This takes SECONDS_TO_WAIT at most, and a stop signal ends it.
+        """
+        end = time.monotonic() + SECONDS_TO_WAIT
+        while self.sending() and time.monotonic() < end and signals.received() is None:
+            time.sleep(0.1)
+        return [name for name, sender in self._senders.items() if sender.poll() != 0]
 
 
 def check_trackers(names: list[str]) -> None:

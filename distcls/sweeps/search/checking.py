@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
+from distcls.config.settings import KINDS_OF_PATHS, Config
 from distcls.errors import UsageError
 from distcls.sweeps.search.plan import Plan, Read
 from distcls.sweeps.search.space import VARIANT, Dimension, Point, Value
@@ -25,6 +27,49 @@ def check_values(plan: Plan, read: Read) -> None:
         raise UsageError(f"the space has {len(mistakes)} mistakes:\n  " + "\n  ".join(mistakes))
     if mistakes:
         raise UsageError(mistakes[0])
+    _check_seeds(plan, read)
+    _check_networks(plan, read)
+
+
+def _check_seeds(plan: Plan, read: Read) -> None:
+    """Raise UsageError for a variant with a seed, which --seeds would replace."""
+    for point, config in _configs(plan, read):
+        seed = config.train.seed
+        if plan.num_seeds > 1 and config.is_given("train.seed") and seed != plan.first_seed:
+            raise UsageError(
+                f"variant {point[VARIANT]} sets train.seed={seed}, and --seeds sets it too: leave one of them out"
+            )
+
+
+def _check_networks(plan: Plan, read: Read) -> None:
+    """Raise UsageError for limits on networks that a preset chooses: it depends on the machine that trains."""
+    is_searched = "model.name" in [one.name for one in plan.space.dimensions]
+    if is_searched or not plan.limits.given():
+        return
+    for point, config in _configs(plan, read):
+        has_no_preset = config.preset == "none" or (config.preset == "auto" and config.data.name not in KINDS_OF_PATHS)
+        if not has_no_preset and not config.is_given("model.name"):
+            preset = "" if config.preset == "auto" else f" {config.preset}"
+            raise UsageError(
+                f"{_of_variant(point)}a limit, such as --max-params, needs to know the network before it is trained, "
+                f"but the preset{preset} chooses one when a run starts: add model.name=NAME or --preset none"
+            )
+
+
+def _configs(plan: Plan, read: Read) -> Iterator[tuple[Point, Config]]:
+    """Yield what decides about seeds and networks, the variants and presets of a space, with their configs."""
+    some = [dimension for dimension in plan.space.dimensions if dimension.name in (VARIANT, "preset")]
+    for values in itertools.product(*[dimension.choices for dimension in some]):
+        point = dict(zip([dimension.name for dimension in some], values, strict=True))
+        try:
+            config = read(plan.words(point))
+        except UsageError:  # it may be right together with other values
+            continue
+        yield point, config
+
+
+def _of_variant(point: Point) -> str:
+    return f"variant {point[VARIANT]}: " if VARIANT in point else ""
 
 
 def _points_with(plan: Plan, dimension: Dimension, value: Value) -> Iterator[Point]:
@@ -40,6 +85,5 @@ def _refusal(plan: Plan, read: Read, point: Point) -> str | None:
     try:
         read(plan.words(point))
     except UsageError as error:
-        variant = f"variant {point[VARIANT]}: " if VARIANT in point else ""
-        return f"{variant}{error}"
+        return f"{_of_variant(point)}{error}"
     return None

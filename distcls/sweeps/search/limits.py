@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import torch
+
 from distcls.cluster.kernels import chosen_kernels
 from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
@@ -14,6 +19,10 @@ from distcls.models.layers import count_flops
 from distcls.plan.randomness import global_state_kept
 from distcls.report.model_summary import in_its_precision, task_of, without_weights
 from distcls.sweeps.search.plan import Limits
+from distcls.training.start.settling import settle
+
+OF_NETWORKS = ("model.", "data.")
+"""Settings that decide about a network, and about the images that it takes."""
 
 SECONDS = 0.3
 """How long to measure the latency of a network for."""
@@ -25,12 +34,14 @@ class Networks:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._tasks: dict[str, tuple[int, int]] = {}
+        self._chosen: dict[str, dict[str, Any]] = {}
 
     def refusal(self, config: Config) -> str | None:
         """Return why the network of a config is over a limit, such as "it has 1,234 parameters, more than 1,000"."""
         if not self.limits.given():
             return None
         try:
+            config = self._settled(config)
             num_classes, image_size = self._task_of(config)
             with global_state_kept():
                 network = build_model(without_weights(config.model), num_classes, image_size)
@@ -54,6 +65,21 @@ class Networks:
             return None
         taken = "too long" if seconds is None else f"{seconds * 1000:.2f} ms"
         return f"its network takes {taken} for an image, more than {self.limits.latency * 1000:g} ms"
+
+    def _settled(self, config: Config) -> Config:
+        """Return the config with what a run would choose for its network and images, such as their size by its weights.
+
+        The preset chooses no network here, because one is given (checking.py). It looks at the images, so it is asked
+        once for all arguments of a network.
+        """
+        network = dataclasses.replace(config.model, args={})
+        given = sorted(path for path in config.given if path.startswith(OF_NETWORKS))
+        key = repr((config.preset, network, config.data, given))
+        if key not in self._chosen:
+            # Timing steps to choose a precision would take seconds, and changes no size.
+            chosen = settle(config.replaced({"train.precision": "float32"}), torch.device("cpu"), may_download=False)
+            self._chosen[key] = {path: value for path, value in chosen.items() if path.startswith(OF_NETWORKS)}
+        return config.replaced(self._chosen[key])
 
     def _task_of(self, config: Config) -> tuple[int, int]:
         """Return the number of classes and the image size of a config's data, which is opened once."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from distcls.cluster import signals
 from distcls.errors import UsageError
 from distcls.files.atomic import naming_disk_errors
-from distcls.runs.status import read_status, state_of
+from distcls.runs.status import is_trained, read_status, state_of
 from distcls.sweeps.child_processes import end_with_parent
 from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun, code_of, last_line
 
@@ -41,6 +41,8 @@ class LocalRuns:
         self._adopted: set[str] = set()
         """Runs that another process trains, such as one that a killed sweep left and that is still saving."""
         self._given_up: set[str] = set()
+        self._ended: dict[str, int] = {}
+        """The processes of ours that have ended, by run: a status may still say that they train."""
         self._stopped_at: dict[str, float] = {}
         self._gpu_of: dict[str, str] = {}
         self._gpus = visible_gpus()
@@ -51,7 +53,7 @@ class LocalRuns:
     def start(self, runs: Sequence[TrialRun]) -> None:
         """Start these runs. One that is being trained by another process is waited for instead."""
         for run in runs:
-            if state_of(run.dir) == "running":
+            if self._is_trained(run):
                 self._adopted.add(run.name)
                 continue
             self._processes[run.name] = self._open(run)
@@ -70,20 +72,24 @@ class LocalRuns:
             if stopped is not None and time.monotonic() > stopped + SECONDS_TO_STOP:
                 process.kill()
             return None
+        self._ended[run.name] = process.pid
         del self._processes[run.name]
         self._stopped_at.pop(run.name, None)
         self._gpu_of.pop(run.name, None)
-        if code == UsageError.exit_code and state_of(run.dir) == "running":  # another process was faster
+        if code == UsageError.exit_code and self._is_trained(run):  # another process was faster
             self._adopted.add(run.name)
             return None
         return INTERRUPTED if code < 0 or code >= 128 else code
 
     def _code_of_adopted(self, run: TrialRun) -> int | None:
-        state = state_of(run.dir)
-        if state == "running":
+        if self._is_trained(run):
             return None
         self._adopted.discard(run.name)
-        return code_of(state)
+        return code_of(state_of(run.dir), read_status(run.dir))
+
+    def _is_trained(self, run: TrialRun) -> bool:
+        """True if a process trains the run that is not one of ours."""
+        return is_trained(run.dir) and read_status(run.dir).get("pid") != self._ended.get(run.name, -1)
 
     def stop(self, run: TrialRun) -> None:
         """Ask a run to save and stop; does nothing the second time. One that is not ours is no longer waited for."""

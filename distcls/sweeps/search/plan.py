@@ -63,6 +63,8 @@ class Plan:
     limits: Limits
     pruner: Literal["median", "hyperband"] | None
     search_seed: int
+    num_threads: int | None = None
+    """Of each trial, if the sweep chose them, because several are trained at once."""
 
     @property
     def better(self) -> list[Literal["higher", "lower"]]:
@@ -88,7 +90,9 @@ class Plan:
     def words(self, point: Point, seed: int | None = None, run_dir: Path | None = None) -> list[str]:
         """Return the arguments of `distcls train` for a point."""
         config = self.space.config_file(point) or self.config_file
-        words = [*(["-c", str(config)] if config else []), *self.options, *self.space.settings(point)]
+        words = [*(["-c", str(config)] if config else []), *self.options]
+        words += [] if self.num_threads is None else [f"train.num_threads={self.num_threads}"]
+        words += self.space.settings(point)
         words += [] if seed is None else [f"train.seed={seed}"]
         return words if run_dir is None else [*words, f"run.dir={json.dumps(str(run_dir), ensure_ascii=False)}"]
 
@@ -121,7 +125,7 @@ def settle(plan: Plan, read: Read, num_threads: int | None) -> Plan:
                 (plan.folder / CONFIGS).mkdir(exist_ok=True)
                 shutil.copyfile(original, plan.folder / CONFIGS / copy)
             write_json(plan.folder / FILE, {**plan.described(), "num_threads": num_threads})
-        return _with_threads(settled, num_threads)
+        return dataclasses.replace(settled, num_threads=num_threads)
     changed = [
         f"{key}: {shown(stored.get(key))} -> {shown(value)}"
         for key, value in json.loads(json.dumps(plan.described())).items()
@@ -134,13 +138,7 @@ def settle(plan: Plan, read: Read, num_threads: int | None) -> Plan:
             f"{plan.folder} holds a sweep with different settings:\n  {lines}\nWhen a sweep is resumed, "
             "only --trials and --parallel may change. Undo the change, or start another sweep with --name NAME."
         )
-    return _with_threads(settled, stored.get("num_threads"))
-
-
-def _with_threads(plan: Plan, num_threads: int | None) -> Plan:
-    if num_threads is None:
-        return plan
-    return dataclasses.replace(plan, options=(*plan.options, f"train.num_threads={num_threads}"))
+    return dataclasses.replace(settled, num_threads=stored.get("num_threads"))
 
 
 def _files(plan: Plan) -> Mapping[Path, str]:

@@ -6,6 +6,7 @@ that no other job has: a sweep that is started again finds its jobs in the queue
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 import uuid
@@ -13,9 +14,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distcls.cluster import signals
+from distcls.errors import DistclsError, UsageError
 from distcls.files.atomic import naming_disk_errors, write_json
 from distcls.runs.status import is_finished, read_object, read_status
-from distcls.sweeps.search.trial_run import TrialRun, code_of, last_line
+from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun, code_of, last_line
 
 FILE = "jobs.json"
 
@@ -24,6 +27,9 @@ LOOK = 2.0
 
 GONE = 6.0
 """A job has ended once it has been out of the queue for so many seconds: by then other machines' files are seen."""
+
+FIRST_ANSWER = 180.0
+"""How long to wait at the start until Slurm says which jobs there are: without that they would be submitted again."""
 
 SECONDS_TO_STOP = 600.0
 """How long to wait for a job that was cancelled."""
@@ -57,21 +63,28 @@ class SlurmRuns:
         self._queue: dict[str, str] = {}
         """Names of the jobs in the queue, by id."""
         self._asked_at = 0.0
+        self._has_answered = False
         self._seen_at: dict[str, float] = {}
+        self._to_stop: set[str] = set()
+        """Runs whose jobs are to be cancelled."""
         self._stopped_at: dict[str, float] = {}
+        """When Slurm agreed to cancel the job of a run."""
+        self._ended: dict[str, dict[str, Any]] = {}
+        """The last job of each run, which has ended."""
 
     def release(self, keep: Collection[str]) -> None:
         """Cancel jobs that a killed sweep left, whose trials have ended since."""
-        self._look()
+        self._look_at_first()
         for name in [name for name in self._jobs if name not in keep]:
-            job = self._job_of(name)
-            if job is not None:
-                _call("scancel", job)
-            del self._jobs[name]
+            if self._job_of(name) is None:
+                del self._jobs[name]
+            else:
+                self._stop(name)
         self._write()
 
     def start(self, runs: Sequence[TrialRun]) -> None:
-        """Submit runs, but those that are in the queue already."""
+        """Submit runs, but those that are in the queue already. Raises DistclsError if Slurm has never answered."""
+        self._look_at_first()
         self._look()
         new = [run for run in runs if self._job_of(run.name) is None]
         for run in runs:
@@ -87,28 +100,48 @@ class SlurmRuns:
         self._asked_at = 0.0
 
     def code(self, run: TrialRun) -> int | None:
-        """Return 0, 1 or INTERRUPTED for a run whose job has left the queue, or None."""
+        """Return the exit code of a run whose job has left the queue, or INTERRUPTED, or None.
+
+        A job that stays in the queue although it was cancelled is no longer waited for, but it stays noted: if the run
+        is started again, that means to wait for this job.
+        """
         if time.monotonic() > self._asked_at + LOOK:
             self._look()
         now = time.monotonic()
-        stopped = self._stopped_at.get(run.name)
-        if self._job_of(run.name) is not None:
+        stopped, is_queued = self._stopped_at.get(run.name), self._job_of(run.name) is not None
+        if is_queued:
             self._seen_at[run.name] = now
             if stopped is None or now < stopped + SECONDS_TO_STOP:
                 return None
-        if not is_finished(run.dir) and now < self._seen_at[run.name] + GONE:
+        elif not is_finished(run.dir) and now < self._seen_at[run.name] + GONE:
             return None
+        self._to_stop.discard(run.name)
         self._stopped_at.pop(run.name, None)
-        self._jobs.pop(run.name, None)
-        self._write()
-        return code_of(read_status(run.dir).get("state"))
+        if not is_queued:
+            self._ended[run.name] = self._jobs.pop(run.name, {})
+            self._write()
+        status = read_status(run.dir)
+        code = code_of(status.get("state"), status)
+        return self._code_of_job(run.name, status.get("state")) if code == INTERRUPTED and not is_queued else code
+
+    def _code_of_job(self, name: str, state: str | None) -> int:
+        """Return the exit code of a job that left no word in status.json: it had no folder, or its disk was full."""
+        job = self._ended[name].get("job")
+        shown = None if job is None else _call("scontrol", "show", "job", "-o", job)
+        match = re.search(r"JobState=FAILED.* ExitCode=(\d+):0", shown or "")
+        code = int(match[1]) if match else 0
+        is_in_use = code == UsageError.exit_code and state == "running"  # by another process
+        return code if 0 < code < 128 and not is_in_use else INTERRUPTED
 
     def stop(self, run: TrialRun) -> None:
-        """Cancel a job: it saves and does not return to the queue."""
-        job = self._job_of(run.name)
-        if job is not None and run.name not in self._stopped_at:
-            _call("scancel", job)
-        self._stopped_at.setdefault(run.name, time.monotonic())
+        """Cancel a job: it saves and does not return to the queue. If Slurm does not answer, it is asked again."""
+        self._stop(run.name)
+
+    def _stop(self, name: str) -> None:
+        self._to_stop.add(name)
+        job = self._job_of(name) or self._jobs.get(name, {}).get("job")  # the queue may be older than the job
+        if job is not None and name not in self._stopped_at and _call("scancel", job) is not None:
+            self._stopped_at[name] = time.monotonic()
 
     def kill(self, run: TrialRun) -> None:
         """Cancel a job that hangs."""
@@ -116,8 +149,9 @@ class SlurmRuns:
 
     def last_words(self, run: TrialRun) -> str:
         """Return the last line that the job printed."""
-        output = self._jobs.get(run.name, {}).get("output")
-        return last_line(Path(output)) if output else ""
+        noted = self._jobs.get(run.name) or self._ended.get(run.name, {})
+        output = noted.get("output")
+        return last_line(Path(output), besides=("srun: ", "slurmstepd: ")) if output else ""
 
     def _job_of(self, name: str) -> str | None:
         """Return the id of a run's job if that is in the queue."""
@@ -127,12 +161,29 @@ class SlurmRuns:
         ids = [job for job, title in self._queue.items() if "array" in noted and title == noted["array"]]
         return next((job for job in ids if "_" not in job or job.endswith(f"_{noted['place']}")), None)
 
+    def _look_at_first(self) -> None:
+        """Look until Slurm has answered once."""
+        end = time.monotonic() + FIRST_ANSWER
+        while not self._has_answered:
+            self._look()
+            if self._has_answered:
+                return
+            if time.monotonic() > end or signals.received() is not None:
+                raise DistclsError(
+                    "Slurm does not answer (squeue --me), so it is unknown which trials are being trained. "
+                    "Their jobs continue. Once Slurm answers, run the same command to resume."
+                )
+            time.sleep(LOOK)
+
     def _look(self) -> None:
         """Ask for the queue; what was known stays if Slurm does not answer."""
         self._asked_at = time.monotonic()
         answer = _call("squeue", "--me", "--noheader", "--array", "--format", "%i %j")
         if answer is not None:
+            self._has_answered = True
             self._queue = dict(line.strip().split(" ", 1) for line in answer.splitlines() if " " in line.strip())
+            for name in [name for name in self._to_stop if self._job_of(name) is not None]:
+                self._stop(name)  # again, if Slurm did not take it the first time
         else:
             self._seen_at = dict.fromkeys(self._seen_at, time.monotonic())
 

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ class Dimension:
         if self.step is None:
             return None
         count = int((self.high - self.low) / self.step + 1e-9) + 1
-        values = [self.low + i * self.step for i in range(count)]
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))  # as typed: 3 * 0.1 is not 0.3, and above it
+        values = [min(float(low + i * step), self.high) for i in range(count)]
         return [int(value) if self.is_whole else value for value in values]
 
     def extremes(self) -> list[Value]:

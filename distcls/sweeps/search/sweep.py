@@ -110,6 +110,8 @@ class Sweep:
         self._next_look: dict[str, float] = {}
         self._refusals: dict[str, str | None] = {}
         self._is_exhausted = False
+        self._ended_early: list[str] = []
+        """Why there are fewer trials than were asked for."""
 
     def run(self) -> None:
         """Train trials until there are enough. Raises Preempted after a stop signal, once all have saved.
@@ -124,6 +126,8 @@ class Sweep:
             self._fill()
             self.reporter.draw(self.study, len(self.started))
             if not self.active and not self.started:
+                for sentence in self._ended_early:
+                    self.reporter.say(sentence)
                 self._refuse_to_have_failed()
                 return
             time.sleep(POLL)
@@ -177,7 +181,9 @@ class Sweep:
 
     def _add_trial(self) -> bool:
         """Add the next trial to the study; return False if there is none."""
-        point = None if self._is_exhausted else next_point(self.study, self.plan, self._refusal)
+        if self._is_exhausted:
+            return False
+        point = next_point(self.study, self.plan, self._refusal, self._ended_early.append)
         if point is None:
             self._is_exhausted = True
             return False
@@ -256,6 +262,8 @@ class Sweep:
             self._fail(trial.number, f"{run.dir} has finished, but not all of {wanted} were measured")
             self._drop(trial)
             return
+        if self.plan.pruner is not None and run is trial.runs[0]:
+            self.study.report(trial.number, run.curve(self.plan.metric))  # for others to be compared with
         trial.done[run.name] = values
         if len(trial.done) == len(trial.runs):
             values_by_seed = [trial.done[one.name] for one in trial.runs]

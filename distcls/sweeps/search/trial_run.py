@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distcls.config.settings import Config
 from distcls.errors import DistclsError
@@ -18,18 +19,23 @@ INTERRUPTED = -1
 """Instead of an exit code: the run was stopped from outside, by whatever means, and can be resumed."""
 
 
-def code_of(state: str | None) -> int:
-    """Return what stands for the exit code of a run that ended in this state, where nobody saw the code."""
-    return {"finished": 0, "failed": 1}.get(state or "", INTERRUPTED)
+def code_of(state: str | None, status: Mapping[str, Any]) -> int:
+    """Return the exit code of a run that ended in this state, where nobody saw the code: what its status says of it."""
+    if state == "failed":
+        return status.get("exit_code") or 1  # earlier versions did not note it
+    return 0 if state == "finished" else INTERRUPTED
 
 
-def last_line(log: Path) -> str:
-    """Return the last line of what a process printed; nothing if there is no such file."""
+def last_line(log: Path, besides: tuple[str, ...] = ()) -> str:
+    """Return the last line of what a process printed; nothing if there is no such file.
+
+    besides: what lines begin with that are not the process's own.
+    """
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1] if lines else ""
+    return next((line for line in reversed(lines) if line and not line.startswith(besides)), "")
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,11 @@ class TrialRun:
 
 def runs_of_trial(plan: Plan, number: int, point: Point, read: Read) -> list[TrialRun]:
     """Return the runs of a trial, one for each seed. Raises UsageError if its settings contradict each other."""
+    seeds: list[int | None] = [*plan.seeds]
+    if plan.num_seeds == 1 and read(plan.words(point)).is_given("train.seed"):
+        seeds = [None]  # it may be searched, or that of a variant
     runs = []
-    for seed, run_dir in zip(plan.seeds, plan.run_dirs(number, point), strict=True):
+    for seed, run_dir in zip(seeds, plan.run_dirs(number, point), strict=True):
         words = plan.words(point, seed, run_dir)
         runs.append(TrialRun(number, run_dir, tuple(words), read(words)))
     return runs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 from sweeps_of_tests import read
 
 from distcls.sweeps.search import limits
 from distcls.sweeps.search.limits import Networks
 from distcls.sweeps.search.plan import Limits
+from distcls.training.start import settling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,3 +46,26 @@ def test_a_real_latency() -> None:
 def test_a_network_that_cannot_be_built_is_refused_and_says_why() -> None:
     reason = Networks(Limits(parameters=10**9)).refusal(read(["model.args.hiden=3"]))
     assert reason is not None and "do not fit model.name=cnn2" in reason
+
+
+def test_the_images_are_as_large_as_the_weights_want_them() -> None:
+    words = ["model.name=timm/tf_efficientnet_lite0", "model.pretrained=true"]
+    networks = Networks(Limits(flops=100_000_000))
+    assert networks.refusal(read([*words, "data.image_size=32"])) is None
+    assert "FLOPs for an image" in (networks.refusal(read(words)) or ""), "224 pixels, though digits have 8"
+
+
+def test_a_preset_is_asked_once_for_all_arguments_of_a_network(tmp_path, monkeypatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("RGB", (70, 64), (i, 0, 0)).save(tmp_path / name / f"{i}.png")
+    opened: list[object] = []
+    open_image_sets = settling.open_image_sets
+    monkeypatch.setattr(settling, "open_image_sets", lambda data: opened.append(data) or open_image_sets(data))
+    words = [f"data.root={tmp_path}", "data.name=folder", "model.name=cnn2"]
+    networks = Networks(Limits(flops=1))
+    reasons = [networks.refusal(read([*words, f"model.args.hidden={hidden}"])) for hidden in (8, 16)]
+    at_128 = networks.refusal(read([*words, "model.args.hidden=8", "data.image_size=128", "preset=none"]))
+    assert reasons[0] == at_128 != reasons[1], "as for photographs that are trained from scratch"
+    assert len(opened) == 1

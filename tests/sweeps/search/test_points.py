@@ -69,6 +69,13 @@ def test_a_grid_comes_in_order_and_ends(make_plan) -> None:
     assert found == list(plan.space.grid()) and len(found) == 6
 
 
+def test_a_grid_of_decimal_steps_is_one_that_the_study_takes(make_plan) -> None:
+    plan = make_plan(
+        "model.args.dropout=0..0.3@step=0.1", "augment.mixup=0..0.7@step=0.35", search="grid", num_trials=None
+    )
+    assert len(points_of(plan)) == 12
+
+
 def test_a_small_space_ends_and_repeats_nothing(make_plan, tmp_path) -> None:
     for search in ("random", "tpe"):
         plan = make_plan(
@@ -90,6 +97,25 @@ def test_points_that_are_refused_cost_no_trial(make_plan, tmp_path) -> None:
     with pytest.raises(UsageError, match="no trial is possible: all 16 points that were tried .* because it is wide"):
         plan = make_plan("model.args.width=4..64@step=4", folder=tmp_path / "none", search="grid")
         points_of(plan, refusal=lambda _: "it is wide")
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_a_search_that_ends_early_says_so_and_draws_others_the_next_time(make_plan, search) -> None:
+    plan = make_plan("optim.lr=0..1", search=search, num_trials=5)
+    study = Study(plan)
+    study.complete(study.add({"optim.lr": 0.5}).number, [[0.5]])
+
+    def drawn() -> list[Any]:
+        asked, told = [], []
+        assert next_point(Study(plan), plan, lambda point: asked.append(point) or "it is slow", told.append) is None
+        assert told == [
+            f"ended after 1 of 5 trials: {len(asked)} points in a row were refused, the last because it is slow\n"
+            "Run the same command to draw others."
+        ]
+        return asked
+
+    first, second = drawn(), drawn()
+    assert len(first) > 290 and sum(point in first for point in second) < 100, "there are 10,000"
 
 
 def test_tpe_weighs_costs_too(make_plan, tmp_path) -> None:

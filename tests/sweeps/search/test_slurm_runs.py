@@ -13,6 +13,7 @@ import pytest
 from made_runs import write
 
 from distcls.config.settings import Config
+from distcls.errors import DistclsError
 from distcls.sweeps.search import slurm_runs
 from distcls.sweeps.search.slurm_runs import SlurmRuns, Submitted
 from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun
@@ -27,6 +28,11 @@ class MadeSlurm:
         self.cancelled: list[str] = []
         self.dies: str | None = None
         self.answers = True
+        self.unanswered: set[str] = set()
+        """Commands that fail."""
+        self.keeps = False
+        """Whether cancelled jobs stay in the queue."""
+        self.shown: dict[str, str] = {}
 
     def submit(self, name: str, runs: Sequence[TrialRun]) -> list[Submitted]:
         if self.dies == "before":
@@ -40,11 +46,14 @@ class MadeSlurm:
         return [Submitted(job, f"{job}.out") for job in jobs]
 
     def call(self, command: str, *words: str) -> str | None:
-        if not self.answers:
+        if not self.answers or command in self.unanswered:
             return None
+        if command == "scontrol":
+            return self.shown.get(words[-1])
         if command == "scancel":
             self.cancelled.append(words[0])
-            self.queue.pop(words[0], None)
+            if not self.keeps:
+                self.queue.pop(words[0], None)
             return ""
         assert command == "squeue"
         return "".join(f"{job} {name}\n" for job, name in self.queue.items())
@@ -131,3 +140,109 @@ def test_the_last_line_of_a_job(slurm, tmp_path, monkeypatch) -> None:
     here.start([run])
     Path("100.out").write_text("one\ndistcls: error: two\n")
     assert here.last_words(run) == "distcls: error: two"
+
+
+def test_its_last_line_is_known_after_it_has_ended(slurm, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (run,) = make_runs(tmp_path, "a")
+    here = SlurmRuns(tmp_path, 1, slurm.submit)
+    here.start([run])
+    Path("100.out").write_text("distcls: error: no data\nsrun: error: node1: task 0: Exited with exit code 66\n")
+    slurm.queue.clear()
+    assert here.code(run) == INTERRUPTED and here.last_words(run) == "distcls: error: no data"
+
+
+def test_a_job_that_stays_in_the_queue_is_not_waited_for_for_ever(slurm, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(slurm_runs, "GONE", 6.0)
+    (run,) = make_runs(tmp_path, "a")
+    here = SlurmRuns(tmp_path, 1, slurm.submit)
+    here.start([run])
+    slurm.keeps = True
+    here.stop(run)
+    assert here.code(run) is None
+    monkeypatch.setattr(slurm_runs, "SECONDS_TO_STOP", 0.0)
+    assert here.code(run) == INTERRUPTED
+    here.start([run])
+    assert slurm.arrays == [["a"]], "it is there still: no second job"
+    assert here.code(run) is None
+
+
+def test_a_job_is_cancelled_again_until_slurm_takes_it(slurm, tmp_path) -> None:
+    (run,) = make_runs(tmp_path, "a")
+    here = SlurmRuns(tmp_path, 1, slurm.submit)
+    here.start([run])
+    slurm.unanswered = {"scancel"}
+    here.stop(run)
+    assert here.code(run) is None and not slurm.cancelled
+    slurm.unanswered = set()
+    here.code(run)
+    assert slurm.cancelled == ["100"] and here.code(run) == INTERRUPTED
+
+
+def test_a_job_is_cancelled_before_it_is_seen_in_the_queue(slurm, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(slurm_runs, "LOOK", 60.0)
+    (run,) = make_runs(tmp_path, "a")
+    here = SlurmRuns(tmp_path, 1, slurm.submit)
+    here.start([run])
+    here.stop(run)
+    assert slurm.cancelled == ["100"]
+
+
+def test_jobs_that_were_left_are_cancelled_again_too(slurm, tmp_path) -> None:
+    runs = make_runs(tmp_path, "a", "b")
+    SlurmRuns(tmp_path, 2, slurm.submit).start(runs)
+    again = SlurmRuns(tmp_path, 2, slurm.submit)
+    slurm.unanswered = {"scancel"}
+    again.release(["b"])
+    slurm.unanswered = set()
+    again.start(runs[1:])
+    assert slurm.cancelled == ["100_0"] and len(slurm.arrays) == 1
+
+
+def test_nothing_is_submitted_before_slurm_has_said_what_there_is(slurm, tmp_path, monkeypatch) -> None:
+    runs = make_runs(tmp_path, "a", "b")
+    SlurmRuns(tmp_path, 2, slurm.submit).start(runs)
+    noted = (tmp_path / slurm_runs.FILE).read_text()
+    monkeypatch.setattr(slurm_runs, "LOOK", 0.0)
+    monkeypatch.setattr(slurm_runs, "FIRST_ANSWER", -1.0)
+    again = SlurmRuns(tmp_path, 2, slurm.submit)
+    slurm.answers = False
+    for ask in (lambda: again.release(["a", "b"]), lambda: again.start(runs)):
+        with pytest.raises(DistclsError, match=r"Slurm does not answer .*run the same command to resume"):
+            ask()
+    assert (tmp_path / slurm_runs.FILE).read_text() == noted and len(slurm.arrays) == 1
+    monkeypatch.setattr(slurm_runs, "FIRST_ANSWER", 60.0)
+    monkeypatch.setattr(slurm_runs.time, "sleep", lambda _: setattr(slurm, "answers", True))
+    again.release(["a", "b"])
+    again.start(runs)
+    assert len(slurm.arrays) == 1, "it was asked until it answered"
+
+
+FAILED = "JobId=100 JobState={} Reason=NonZeroExitCode Restarts=0 ExitCode={} RunTime=00:00:04 DerivedExitCode=0:0\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "code"),
+    [
+        ({"state": "failed", "exit_code": 65}, "", 65),
+        ({"state": "failed"}, "", 1),
+        (None, FAILED.format("FAILED", "66:0"), 66),
+        (None, FAILED.format("FAILED", "137:0"), INTERRUPTED),
+        (None, FAILED.format("FAILED", "0:53"), INTERRUPTED),
+        (None, FAILED.format("NODE_FAIL", "1:0"), INTERRUPTED),
+        (None, FAILED.format("CANCELLED", "0:15"), INTERRUPTED),
+        (None, "", INTERRUPTED),
+        ({"state": "preempted"}, FAILED.format("FAILED", "66:0"), 66),
+        ({"state": "running"}, FAILED.format("FAILED", "74:0"), 74),  # a full disk takes no status
+        ({"state": "running"}, FAILED.format("FAILED", "2:0"), INTERRUPTED),  # another job has its folder
+    ],
+)
+def test_why_a_job_ended(slurm, tmp_path, status, shown, code) -> None:
+    (run,) = make_runs(tmp_path, "a")
+    here = SlurmRuns(tmp_path, 1, slurm.submit)
+    here.start([run])
+    if status is not None:
+        write(run.dir, "status", status)
+    slurm.shown["100"] = shown
+    slurm.queue.clear()
+    assert here.code(run) == code

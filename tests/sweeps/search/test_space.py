@@ -91,6 +91,9 @@ def test_a_grid_has_all_combinations() -> None:
     assert len(points) == 6 and points[1] == {"augment.mixup": "0", "model.args.width": 12}
     assert list(space("augment.mixup=0..1@step=0.5")[0].grid()) == [{"augment.mixup": value} for value in (0, 0.5, 1)]
 
+    decimals = space("model.args.dropout=0..0.3@step=0.1", "optim.lr=-0.3..0.3@step=0.1")[0].dimensions
+    assert [one.listed() for one in decimals] == [[0, 0.1, 0.2, 0.3], [-0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3]], "as typed"
+
 
 @pytest.mark.parametrize(
     ("words", "text", "message"),

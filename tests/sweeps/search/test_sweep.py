@@ -26,12 +26,13 @@ optuna = pytest.importorskip("optuna", reason="NO SEARCH IS TESTED: pip install 
 
 from optuna.trial import TrialState  # noqa: E402
 
+from distcls.sweeps.search import points  # noqa: E402
 from distcls.sweeps.search import sweep as sweep_module  # noqa: E402
 from distcls.sweeps.search.plan import Limits, Plan  # noqa: E402
 from distcls.sweeps.search.reporter import Reporter  # noqa: E402
 from distcls.sweeps.search.study import Study  # noqa: E402
 from distcls.sweeps.search.sweep import MOST_KILLS, Sweep, remove_pruned  # noqa: E402
-from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun  # noqa: E402
+from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun, runs_of_trial  # noqa: E402
 
 
 class Killed(BaseException):
@@ -243,6 +244,30 @@ def test_pruning_stops_a_trial_and_leaves_its_folder_until_it_is_removed(make_pl
     assert remove_pruned(plan, study) == 1
     assert not (plan.folder / "trial-0005-seed0").exists() and (plan.folder / "trial-0004-seed1").exists()
     assert results(run_sweep(plan, MadeRuns())) == results(study)
+
+
+def test_others_are_compared_with_whole_curves_even_of_runs_that_nobody_watched(make_plan) -> None:
+    plan = make_plan("optim.lr=0.1,0.2", pruner="median")
+    Study(plan).add({"optim.lr": "0.1"})
+    (run,) = runs_of_trial(plan, 0, {"optim.lr": "0.1"}, read)
+    run.dir.mkdir()
+    write_curve(run, 4)  # the sweep was killed, and the run finished
+    finish(run)
+    runs = MadeRuns()
+    study = run_sweep(plan, runs)
+    assert "trial-0000" not in runs.starts
+    assert [list(trial.intermediate_values) for trial in study.trials()] == [[1, 2, 3, 4]] * 2
+
+
+def test_a_search_that_ends_early_says_so(make_plan, monkeypatch, capsys) -> None:
+    plan = make_plan("optim.lr=0.1..0.9", limits=Limits(parameters=10))
+    sweep, study = sweep_of(plan, MadeRuns())
+    monkeypatch.setattr(sweep.networks, "refusal", lambda _: "it is large" if study.trials() else None)
+    monkeypatch.setattr(points, "ATTEMPTS", 9)
+    sweep.run()
+    assert "ended after 1 of 8 trials: 9 points in a row were refused, the last because it is large" in (
+        " ".join(capsys.readouterr().out.split())
+    )
 
 
 def test_a_run_that_hangs_is_killed_and_resumed(make_plan, monkeypatch) -> None:

@@ -25,6 +25,8 @@ class About:
     name: str
     settings: Mapping[str, Any]
     """The config, by dotted path."""
+    token: str
+    """Says which run this is, also after a kill during the first connection: what it began there can be found again."""
     state: dict[str, Any] = field(default_factory=dict)
     """What the service has to know when the run is resumed, such as its own id for it. It is kept in the run folder."""
 
@@ -44,8 +46,8 @@ class Service(Protocol):
         """Send rows of metrics.csv; the first of them is row number `first` of those that are final."""
         ...
 
-    def end(self, results: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Send the final metrics of a finished run, and files of its folder."""
+    def end(self, tested: Row | None, files: Sequence[Path]) -> None:
+        """Send the row of the test split, if there is one, and files of the folder, of a finished run."""
         ...
 
     def close(self) -> None:

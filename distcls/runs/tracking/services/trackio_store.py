@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.runs.tracking.metrics_file import Row
@@ -20,9 +19,9 @@ class Trackio:
             import trackio  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise missing("trackio", error) from error
-        about.state.setdefault("id", f"{about.name}-{secrets.token_hex(2)}")
+        about.state.setdefault("id", f"{about.name}-{about.token[:4]}")
         self._trackio, self._project = trackio, os.environ.get("TRACKIO_PROJECT", PROJECT)
-        self._name = about.state["id"]
+        self._state, self._name = about.state, about.state["id"]
         about.state["url"] = f"trackio show --project {self._project}"
         self._run = trackio.init(
             self._project,
@@ -47,12 +46,13 @@ class Trackio:
         for place, row in enumerate(rows, start=first):
             self._run.log({"training_step": row["step"], **numbers_of(row)}, step=place)
 
-    def end(self, results: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Log the plots as pictures."""
+    def end(self, tested: Row | None, files: Sequence[Path]) -> None:
+        """Log the numbers of the test split, and the plots as pictures."""
         plots = [path for path in files if path.suffix == ".png"]
-        pictures = {f"plots/{path.stem}": self._trackio.Image(str(path)) for path in plots}
-        if pictures:
-            self._run.log(pictures, step=max((self.sent() or 1) - 1, 0))  # a step of its own would count as a row
+        last = {f"plots/{path.stem}": self._trackio.Image(str(path)) for path in plots}
+        last |= numbers_of(tested) if tested else {}
+        if last:  # beside the last row, because a step of its own would count as a row
+            self._run.log(last, step=max(self._state.get("rows", 0) - 1, 0))
 
     def close(self) -> None:
         """Wait until the library has stored all of it."""

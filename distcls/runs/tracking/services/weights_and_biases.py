@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.runs.tracking.metrics_file import Row
@@ -22,7 +21,7 @@ class WeightsAndBiases:
             import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise missing("wandb", error) from error
-        about.state.setdefault("id", secrets.token_hex(4))
+        about.state.setdefault("id", about.token[:8])
         mode = os.environ.get("WANDB_MODE") or (None if wandb.api.api_key else "offline")
         self._wandb, self._dir = wandb, about.dir
         self._run = wandb.init(
@@ -49,9 +48,9 @@ class WeightsAndBiases:
         for place, row in enumerate(rows, start=first):
             self._run.log({"step": row["step"], **numbers_of(row)}, step=place, commit=True)
 
-    def end(self, results: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Put the final metrics into the summary, and upload the files: plots as pictures, the model as an artifact."""
-        self._run.summary.update(dict(results))
+    def end(self, tested: Row | None, files: Sequence[Path]) -> None:
+        """Put the numbers of the test split into the summary; upload plots as pictures, the model as an artifact."""
+        self._run.summary.update(numbers_of(tested) if tested else {})
         model = self._wandb.Artifact(f"model-{self._run.id}", type="model")
         for path in files:
             name = path.relative_to(self._dir)
