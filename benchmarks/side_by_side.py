@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 SHARED_ZIP = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg.zip"
 CACHE = Path("~/.cache/distcls/benchmarks").expanduser()
@@ -87,9 +88,9 @@ def _take(side: Iterator[None] | None, steps: int) -> Iterator[None]:
             next(side)
 
 
-def output_of(words: list[str], cwd: Path) -> str:
-    """What a command prints. Ends the benchmark if it fails."""
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
+def output_of(words: list[str], cwd: Path, environment: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What a command prints, with these environment variables added. Ends the benchmark if it fails."""
+    done = subprocess.run(words, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{words[:2]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
     return done.stdout

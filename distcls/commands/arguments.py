@@ -128,8 +128,8 @@ def override(key: str, text: str) -> str:
 def settings_of_moved(images: str | None, run_dir: Path, are_others: bool = False) -> list[str]:
     """Return the settings that say where a run's images are now, or other ones: their place and how they are stored.
 
-    are_others: these are not the run's, so they are no data set such as cifar10, even if the run's are. Raises
-    MissingInputError if this is not a run folder.
+    are_others: the images are not the run's own, so they are read as files even if the run used a data set such as
+    cifar10. Raises MissingInputError if this is not a run folder.
     """
     if images is None:
         return []

@@ -161,7 +161,7 @@ def _refuse_other_model(overrides: Sequence[str], options: argparse.Namespace) -
 
 
 def settings_of_images(run_dir: Path, data: str | None, split: str, overrides: Sequence[str] = ()) -> list[str]:
-    """Return the settings of an evaluation: where the images are, how to cut them, and those that the user typed.
+    """Return the settings of an evaluation: where the images are, how to split them, and those that the user typed.
 
     Raises MissingInputError if this is not a run folder.
     """

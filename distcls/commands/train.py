@@ -62,10 +62,12 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _wait_for_services(tracker: Any, folder: str, progress: Any) -> None:
-    """Give the services of `run.trackers` a moment, because a container ends with this process."""
+    """Wait up to a minute for the services of `run.trackers`, because a container ends with this process."""
     sending = tracker.sending()
     if sending:
-        progress.note(f"sending the rest to {', '.join(sending)} (Ctrl-C leaves that to the background)")
+        progress.note(
+            f"sending the rest to {', '.join(sending)}; Ctrl-C stops waiting, and sending continues in the background"
+        )
     for name in tracker.wait():
         progress.warning(f"{name} does not have all of this run yet: distcls track {folder} sends the rest")
 

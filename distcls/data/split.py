@@ -45,6 +45,15 @@ class Split:
             return checked_image(self.image_set, int(self.rows[i]), self.decoding)
         return np.asarray(self.pixels[self.rows[i]])
 
+    def whole_image(self, i: int, decoding: Decoding) -> np.ndarray:
+        """Return an image as an evaluation sees it, also of a split that is decoded in random parts.
+
+        decoding: that of Data. Shape and errors are those of `image`.
+        """
+        if self.pixels is None:
+            return checked_image(self.image_set, int(self.rows[i]), decoding)
+        return self.image(i)
+
     def random_part(self, i: int, draws: np.ndarray) -> np.ndarray:
         """Return random_crop's part of the file's own pixels, uint8 (h, w, 3). Raises the same errors as `image`."""
         assert self.random_crop is not None

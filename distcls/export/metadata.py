@@ -12,7 +12,7 @@ from distcls.export.portable import Portable
 from distcls.files.verified import sha256_of
 
 DECIDING = ("class_names", "temperature", "test_time_augmentation", "weights_sha256")
-"""What decides on a file's answers, and may change in a run."""
+"""The entries that determine a file's answers and can change during a run."""
 
 
 def describe(portable: Portable, config: Config, weights: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from distcls.inference.metrics import NUM_BINS, ClassCounts, SplitMetrics, bin_o
 
 LEVEL = 0.95
 MOST, LEAST = 1000, 100
-"""How often images are drawn: less often if there are many, whose intervals are narrow."""
+"""How many times the images are resampled: fewer for large splits, whose intervals are narrow."""
 
 WORK = 2e7
 """Images drawn in all. It keeps the time to a second or so."""

@@ -50,7 +50,7 @@ class SplitMetrics:
 class ClassCounts:
     """The counts of a confusion matrix that metrics need, each int64 (C,)."""
 
-    hits: np.ndarray  # images of a class that are predicted as it
+    hits: np.ndarray  # images of a class that are predicted correctly
     actual: np.ndarray  # images of a class
     predicted: np.ndarray  # images that are predicted as a class
 

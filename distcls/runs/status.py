@@ -36,7 +36,7 @@ class StatusFile:
         self.began = time.monotonic()
 
     def write(self, state: str, step: int, phase: str, reason: str | None = None, exit_code: int | None = None) -> None:
-        """Replace the file now. exit_code: of a run that failed."""
+        """Replace the file now. exit_code: recorded only if the run failed."""
         with self.lock:
             if not self.has_ended:
                 self.has_ended = phase == "end"
@@ -89,8 +89,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def state_of(path: Path) -> str | None:
     """Return the state of the run in a folder, for people: "killed" for one that left "running" in its status.
 
-    None if there is no run. A run that is really running holds the folder's lock; where nobody can ask who holds it,
-    the status counts.
+    None if there is no run. A run that is really running holds the folder's lock; if the lock cannot be
+    queried, the status counts.
     """
     status = read_status(path)
     is_ours = status.get("pid") == os.getpid()  # testing would release our own lock
@@ -99,11 +99,11 @@ def state_of(path: Path) -> str | None:
     return status.get("state")
 
 
-def is_trained(path: Path) -> bool:
+def is_training(path: Path) -> bool:
     """True if a process is training the run in a folder.
 
-    Where nobody can ask who holds the folder's lock, it is a guess: the process that the status names is alive on this
-    machine, or the status changed not long ago.
+    If the folder's lock cannot be queried, this guesses: True if the process that the status names is alive on this
+    machine, or if the status changed not long ago.
     """
     if state_of(path) != "running":
         return False
@@ -114,7 +114,7 @@ def is_trained(path: Path) -> bool:
 
 
 def _is_alive(pid: Any) -> bool:
-    """True for a process of this machine that we may signal, as we may every run that we started."""
+    """True if this machine has such a process and we may signal it, as we may any run that we started."""
     if not isinstance(pid, int) or pid < 1:
         return False
     try:
@@ -142,8 +142,8 @@ LOCK = ".lock"
 """File in the run folder on which its run holds a POSIX lock."""
 
 RECENT = 600.0
-"""A status that changed within so many seconds may be that of a process on another machine. That is long, because an
-evaluation does not change it, and because to train a run twice at once would be worse than to wait."""
+"""A status newer than this, in seconds, may belong to a process on another machine. It is long because an evaluation
+does not update the status, and training a run twice at once is worse than waiting."""
 
 FLOCK = "hhqqi4x"
 """struct flock of Linux's <fcntl.h>: querying with it takes no lock, which could block a run that is starting."""

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from distcls.cluster import signals
+from distcls.cluster.child_processes import end_with_parent
 from distcls.config.loading import read_config
 from distcls.errors import DiskError, MissingInputError, Preempted
 from distcls.files.atomic import read_json, write_json
-from distcls.sweeps.child_processes import end_with_parent
 from distcls.terminal.tables import summary_table
 
 Metrics = Mapping[str, Mapping[str, Any]]
@@ -35,8 +35,8 @@ def fold_folders(stem: Path, folds: int) -> list[Path]:
 def runs_of(path: Path) -> list[Path]:
     """Return the folders of all folds if this is the name of a cross-validation, else a run's own folder.
 
-    If there are both, the folds are meant once all of them have begun. Raises MissingInputError if there are only some
-    of the folds.
+    If both exist, return the folds once all have begun, else the run. Raises MissingInputError if folds are missing and
+    there is no such run.
     """
     first = fold_folders(path, 1)[0] / "config.yaml"
     if not first.exists():

@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DynamoBackend, GradientAccumulationPlugin, TorchDynamoPlugin
 from torch import nn
 
 from distcls.config.settings import TrainConfig
+from distcls.errors import UsageError
 from distcls.runs.resolution import weights_dtype
 
 AUTOCAST = {"float32": "no", "float64": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -39,11 +41,20 @@ class Acceleration:
         self.gradients_are_reused = isinstance(config.compile, str)
         """True if a pass may write its gradients to where the one before left its own, as CUDA graphs do."""
         self.ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        # Without these plugins, Accelerate would take both from the environment, which the config says nothing about.
         self.accelerator = Accelerator(
             mixed_precision=AUTOCAST[config.precision],
             cpu=device.type == "cpu",
+            dynamo_plugin=TorchDynamoPlugin(DynamoBackend.NO),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[self.ddp],
         )
+        kind = self.accelerator.distributed_type
+        if kind != DistributedType.NO and not kind.startswith("MULTI_"):
+            raise UsageError(
+                f"Accelerate is set up for {kind.value}, but distcls trains with DDP: choose multi-GPU or no "
+                "distributed training in `accelerate config`, or start with accelerate launch --multi_gpu"
+            )
 
     @property
     def scaler(self) -> Any:

@@ -74,8 +74,8 @@ class Checkpoints:
         """Start writing the state, then prune; does nothing at step 0, or if this step has a checkpoint.
 
         ended: True if the run has reached its full length. Its last checkpoint is written again if a signal stopped the
-        evaluation that should have preceded it: no later checkpoint covers that one. Raises the DiskError of an
-        earlier write.
+        evaluation that should have preceded it: no later checkpoint would cover that evaluation. Raises the DiskError
+        of an earlier write.
         """
         step, best_step = state.step, state.position.best_step
         if step == 0 or (self.path(step).exists() and not (ended and self._precedes_evaluation(state))):
@@ -178,8 +178,7 @@ class Checkpoints:
     def restore(self, step: int | None, state: TrainState) -> None:
         """Restore the checkpoint of a step; None starts from scratch. All processes call it."""
         if step is not None:
-            device = next(state.module.parameters()).device if self.run.is_shared else torch.device("cpu")
-            state.restore(*self._read(lambda: self._parts(self.path(step), list(state.tensors()), device)))
+            state.restore(*self._read(lambda: self._parts(self.path(step), list(state.tensors()))))
             self.run.progress.note(f"resuming from step {step:,}")
             best_step = state.position.best_step
             if best_step is not None and not self.run.processes.from_main(lambda: self._is_best_whole(best_step)):
@@ -195,12 +194,12 @@ class Checkpoints:
         """Return what each process reads, or, if only the main process sees the folder, what it reads for all."""
         return function() if self.run.is_shared else self.run.processes.from_main(function)
 
-    def _parts(
-        self, path: Path, names: list[str], device: torch.device
-    ) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
-        """Return what TrainState.restore takes: weights on the CPU, the optimizer's state on the device."""
+    def _parts(self, path: Path, names: list[str]) -> tuple[dict[str, Tensors], dict[str, Any], dict[str, Any]]:
+        """Return what TrainState.restore takes, on the CPU: an optimizer moves its momenta to the device, but not its
+        count of steps, for which it would wait in every step.
+        """
         tensors = {name: read_tensors(path / f"{name}.safetensors") for name in names}
-        optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+        optimizer = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
         return tensors, optimizer, read_json(path / "state.json")
 
     def _newest(self) -> int | None:

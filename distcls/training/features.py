@@ -106,7 +106,15 @@ def _key(data: Data, classifier: Classifier, config: Config) -> str:
         if name not in head:
             weights.update(name.encode())
             weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    described = (config.augment.normalize, config.train.precision, config.train.eval_batch_size, data.decoding, DECODER)
+    computed = (classifier.device.type, torch.get_num_threads(), torch.__version__)
+    described = (
+        computed,
+        config.augment.normalize,
+        config.train.precision,
+        config.train.eval_batch_size,
+        data.decoding,
+        DECODER,
+    )
     first = next(eval_batches(data.train, config.train.eval_batch_size, classifier.device, workers=0))
     return digest(
         [],

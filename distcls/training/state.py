@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ from distcls.runs.folder import RunFolder
 from distcls.training.acceleration import Acceleration
 from distcls.training.objectives.objective import Objective
 from distcls.training.start.first_weights import load_first_weights
-from distcls.training.statistics import BatchNormStatistics
+from distcls.training.statistics import BatchNormStatistics, with_sync_batchnorm
 
 RESERVED = ("model", "ema", "slow", "optimizer", "state", "length", "manifest")
 """Names of the other files in a checkpoint."""
@@ -216,7 +217,7 @@ def build_state(
     module.to(acceleration.device, acceleration.dtype)
     tried = try_model(module, config.model.name, len(data.class_names), data.image_size, objective.classifies)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        module = with_sync_batchnorm(module)
     ema = build_copy(module) if config.train.ema_decay is not None else None
     slow = build_copy(module) if config.optim.lookahead is not None else None
     further = _build_further(config, objective, module, acceleration)
@@ -288,11 +289,16 @@ def _checksum(tensor: torch.Tensor) -> torch.Tensor:
     return flat.view(sizes.get(flat.element_size(), torch.uint8)).sum(dtype=torch.int64)
 
 
+def _of_longer(tensor: torch.Tensor, strides: Sequence[int]) -> list[int]:
+    """Return the strides of dimensions longer than 1: the others mean nothing, and autograd leaves them as they are."""
+    return [stride for stride, size in zip(strides, tensor.shape, strict=True) if size > 1]
+
+
 def _check_strides(optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError if a momentum's strides differ from its weight's: fused optimizers would silently go wrong."""
     for parameter, state in optimizer.state.items():
         expected = torch.empty_like(parameter, device="meta").stride()
         for name, value in state.items():
             is_like_parameter = isinstance(value, torch.Tensor) and value.ndim and value.shape == parameter.shape
-            if is_like_parameter and value.stride() != expected:
+            if is_like_parameter and _of_longer(value, value.stride()) != _of_longer(value, expected):
                 raise ValueError(f"the optimizer's {name} has strides {value.stride()}, its parameter {expected}")

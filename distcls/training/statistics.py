@@ -12,6 +12,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distcls.errors import UsageError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 class BatchNormStatistics:
     """Running statistics that change once a step, by the mean over the micro-batches that computed them.
@@ -146,3 +150,20 @@ def _is_frozen(module: nn.Module, name: str) -> bool:
     if not parameters and name:
         return _is_frozen(module, name.rpartition(".")[0])
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def with_sync_batchnorm(module: nn.Module) -> nn.Module:
+    """Return the module with its BatchNorm layers replaced by those whose statistics cover all processes.
+
+    timm's layers contain an activation, which torch's own conversion would leave out. Raises UsageError for other
+    layers that do more than BatchNorm.
+    """
+    from timm.layers import BatchNormAct2d, convert_sync_batchnorm  # takes a second
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, BatchNormAct2d) and type(layer) not in BATCH_NORMS:
+            raise UsageError(
+                f"train.sync_batchnorm=true cannot replace {name}, a {type(layer).__name__}: it may do more than "
+                "BatchNorm. Leave the setting out; BatchNorm then uses the micro-batches of each process."
+            )
+    return convert_sync_batchnorm(module)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from ranks import await_step, read_json
 
-from distcls.config.settings import Config
+from distcls.config.settings import Config, RandomResizedCropConfig
 from distcls.data.build import OneProcess, build_data
 from distcls.files.verified import read_tensors
 from distcls.models.networks.airbench import airbench
+from distcls.training.start import first_weights
 from distcls.training.start.first_weights import some_images
 
 SETTINGS = [
@@ -65,17 +66,26 @@ def expected_filters() -> torch.Tensor:
     config = Config().replaced({"data.image_size": 16})
     data = build_data(config.data, OneProcess())
     network = airbench(10, 16, widths=[8, 16, 16])
-    network.start_from_images(some_images(data.train, 16, config))
+    network.start_from_images(some_images(data, config))
     return network.whiten.weight.detach()
 
 
-def test_images_to_start_from_come_from_all_over_the_split():
+def test_images_to_start_from_come_from_all_over_the_split(monkeypatch):
     config = Config()
-    train = build_data(config.data, OneProcess()).train
-    images = some_images(train, 8, config)
-    assert images.shape == (len(train), 3, 8, 8) and len(train) < 5000
-    few = some_images(train, 2**11, config)
+    data = build_data(config.data, OneProcess())
+    images = some_images(data, config)
+    assert images.shape == (len(data.train), 3, 8, 8) and len(data.train) < 5000
+    monkeypatch.setattr(first_weights, "NUM_PIXELS", 2 * 8 * 8)
+    few = some_images(data, config)
     assert len(few) == 2 and torch.equal(few[0], images[0]) and torch.equal(few[1], images[-1])
+
+
+def test_images_to_start_from_are_whole_where_training_takes_random_parts():
+    config = Config().replaced({"data.name": "synthetic", "data.args": {"num_images": 50, "size": 12}})
+    whole = build_data(config.data, OneProcess())
+    parts = build_data(config.data, OneProcess(), crop=RandomResizedCropConfig())
+    assert parts.train.decoding.keeps_pixels
+    assert torch.equal(some_images(parts, config), some_images(whole, config))
 
 
 def test_a_group_that_cannot_be_moved_as_a_matrix_is_refused(ranks):

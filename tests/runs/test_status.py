@@ -10,7 +10,7 @@ import time
 import pytest
 
 from distcls.runs import status as status_module
-from distcls.runs.status import StatusFile, is_trained, read_status, state_of
+from distcls.runs.status import StatusFile, is_training, read_status, state_of
 
 
 def test_the_time_of_all_starts_is_added_up(tmp_path, monkeypatch) -> None:
@@ -49,18 +49,18 @@ def test_a_run_that_failed_notes_its_exit_code(tmp_path) -> None:
 
 
 def test_where_locks_cannot_be_asked_process_and_time_tell_whether_a_run_is_trained(tmp_path, monkeypatch) -> None:
-    assert not is_trained(tmp_path)
+    assert not is_training(tmp_path)
     monkeypatch.setattr(status_module, "_is_locked", lambda _: None)
     with subprocess.Popen(["sleep", "60"]) as process:
         (tmp_path / "status.json").write_text(json.dumps({"state": "running", "pid": process.pid}))
         os.utime(tmp_path / "status.json", (0, 0))
-        assert is_trained(tmp_path)
+        assert is_training(tmp_path)
         process.kill()
-    assert not is_trained(tmp_path) and state_of(tmp_path) == "running"
+    assert not is_training(tmp_path) and state_of(tmp_path) == "running"
     os.utime(tmp_path / "status.json")
-    assert is_trained(tmp_path), "by a process of another machine"
+    assert is_training(tmp_path), "by a process of another machine"
     monkeypatch.setattr(status_module, "_is_locked", lambda _: False)
-    assert not is_trained(tmp_path)
+    assert not is_training(tmp_path)
 
 
 @pytest.mark.parametrize("pid", [None, 0, -1, "1", 10**30])
@@ -68,4 +68,4 @@ def test_a_status_without_a_process_is_of_none(tmp_path, monkeypatch, pid) -> No
     monkeypatch.setattr(status_module, "_is_locked", lambda _: None)
     (tmp_path / "status.json").write_text(json.dumps({"state": "running", "pid": pid}))
     os.utime(tmp_path / "status.json", (0, 0))
-    assert not is_trained(tmp_path)
+    assert not is_training(tmp_path)

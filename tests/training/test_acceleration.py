@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from distcls.config.settings import TrainConfig
+from distcls.errors import UsageError
 from distcls.training.acceleration import Acceleration
 
 
@@ -59,6 +61,23 @@ def test_a_mode_of_compilation_reaches_torch(given, mode, reused, monkeypatch):
     )
     acceleration.prepare(TwoMethods(), distributed=False)
     assert modes == [mode] and acceleration.gradients_are_reused is reused
+
+
+def test_what_accelerate_reads_from_the_environment_changes_nothing(monkeypatch):
+    """`accelerate launch` sets it from the user's defaults, which a run's config says nothing about."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    acceleration, module = accelerate("float32"), TwoMethods()
+    assert acceleration.prepare_for_evaluation(module) is module
+    loss = torch.tensor(1.0, requires_grad=True)
+    acceleration.backward(1 * loss)
+    assert loss.grad == 1
+
+
+def test_other_ways_to_distribute_are_refused(monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(UsageError, match="Accelerate is set up for FSDP, but distcls trains with DDP"):
+        accelerate("float32")
 
 
 def test_names_of_weights_stay_those_of_the_plain_module():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
+from distcls.errors import UsageError
 from distcls.optim.averages import build_copy, copy_buffers
-from distcls.training.statistics import BatchNormStatistics
+from distcls.training.statistics import BatchNormStatistics, with_sync_batchnorm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -271,3 +273,22 @@ def test_all_statistics_can_be_kept_while_the_weights_are_trained():
     assert statistics.read() == []
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert model[1].weight.grad is not None
+
+
+def test_sync_batchnorm_keeps_the_activations_of_timms_layers():
+    images = torch.randn(2, 3, 32, 32)
+    network = timm.create_model("efficientnet_lite0", num_classes=3).eval()
+    with torch.no_grad():
+        expected = network(images)
+        converted = with_sync_batchnorm(network)
+        assert torch.equal(converted(images), expected)
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in converted.modules())
+
+
+def test_a_layer_that_does_more_than_batchnorm_is_not_replaced():
+    class Scaled(nn.BatchNorm2d):
+        def forward(self, images):
+            return 2 * super().forward(images)
+
+    with pytest.raises(UsageError, match="train.sync_batchnorm=true cannot replace 1, a Scaled: it may do more"):
+        with_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 1), Scaled(4)))

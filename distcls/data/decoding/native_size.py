@@ -17,8 +17,14 @@ ATTEMPTS = 5  # images to try in a class before skipping it: its first ones may 
 
 def choose_decoding(config: DataConfig, train: ImageSet) -> Decoding:
     """Return how all images of a run are decoded."""
+    decoding = decoding_of(config)
+    return decoding if config.image_size else dataclasses.replace(decoding, image_size=_native_size(train, decoding))
+
+
+def decoding_of(config: DataConfig) -> Decoding:
+    """Return how a config says that images are decoded: at their own size if it gives none."""
     black_and_white = None if config.float_range is None else (config.float_range[0], config.float_range[1])
-    decoding = Decoding(
+    return Decoding(
         config.image_size,
         config.resize,
         config.background,
@@ -26,7 +32,6 @@ def choose_decoding(config: DataConfig, train: ImageSet) -> Decoding:
         config.interpolation,
         config.crop_fraction if config.resize == "crop" else 1.0,
     )
-    return decoding if config.image_size else dataclasses.replace(decoding, image_size=_native_size(train, decoding))
 
 
 def _native_size(image_set: ImageSet, decoding: Decoding) -> int:

@@ -27,7 +27,8 @@ class HeatMaps:
         self.layer = gradcam_layer(classifier)
 
     def write(self, batch: GivenImages, found: Sequence[Prediction]) -> None:
-        """Write a picture for each good image of a batch, whose images are paths. found: of these. Raises OSError."""
+        """Write a picture for each good image of a batch, whose images are paths. found: their
+        predictions, in the same order. Raises OSError."""
         classes = np.array([one.probs.argmax() for one in found], np.int64)
         heats = grad_cam(self.classifier, batch.pixels, classes, self.layer)
         pixels = batch.pixels.cpu().numpy()

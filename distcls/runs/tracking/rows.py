@@ -33,7 +33,7 @@ def covered_steps(run_dir: Path) -> tuple[float, float]:
     This reads no rows, so it is a quick way to learn whether `covered_rows` has more of them.
     """
     newest = newest_step(run_dir)
-    if newest == 0 and is_finished(run_dir):  # somebody made room
+    if newest == 0 and is_finished(run_dir):  # the checkpoints were deleted to free space
         return math.inf, math.inf
     return newest, read_object(checkpoint_folder(run_dir, newest) / "state.json").get("evaluated_step", 0)
 

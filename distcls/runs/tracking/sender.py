@@ -123,8 +123,8 @@ class Sender:
         """Send what is left, with the results of a finished run, and wait until the library has sent or stored it.
 
         The service is asked what it has, even if it should have everything: a process that was killed may have left
-        rows in the library's queue. Return the number of new rows. If the service fails, the problem is kept, and all
-        of this is to be done again.
+        rows in the library's queue. Return the number of new rows. If the service fails, the problem is kept, call this
+        again.
         """
         self._next_attempt, self._looked_at = 0.0, None
         rows = covered_rows(self.run_dir)
@@ -156,7 +156,7 @@ class Sender:
         return bool(self.state.get("ended")) or not is_finished(self.run_dir)
 
     def note(self, problem: str) -> None:
-        """Keep why not everything could be sent."""
+        """Record why something could not be sent."""
         self.problem = problem
         self._keep(problem=problem)
         print(f"{self.name}: {problem}", file=sys.stderr, flush=True)
@@ -213,14 +213,14 @@ class Sender:
         plots, measured = self.run_dir / "plots" / "curves.png", self.run_dir / "metrics.json"
         while not (plots.exists() and plots.stat().st_mtime >= measured.stat().st_mtime):
             if time.monotonic() > end:
-                told = f"{self.run_dir} has no plots yet: run `distcls report {self.run_dir}`, then `distcls track`"
+                told = f"no plots yet: run distcls report {self.run_dir}, then distcls track {self.run_dir}"
                 print(f"{self.name}: {told}", file=sys.stderr, flush=True)
                 return False
             time.sleep(POLL)
         return True
 
     def _files(self) -> list[Path]:
-        """Return what a finished run has to show."""
+        """Return the files of a finished run that are sent."""
         names = ["config.yaml", "metrics.json", "metrics.csv", "report.html", "env.json"]
         found = [self.run_dir / name for name in names] + sorted((self.run_dir / "plots").glob("*.png"))
         return [path for path in [*found, *sorted((self.run_dir / MODEL).iterdir())] if path.is_file()]
@@ -257,9 +257,9 @@ def send_all(run_dir: Path, names: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def problems(run_dir: Path, names: Sequence[str]) -> list[str]:
-    """Return a line about each service that could not be reached last time."""
+    """Return a line about each service whose last attempt failed."""
     found = {name: read_object(state_file(run_dir, name)).get("problem") for name in names}
-    return [f"{name} could not be reached ({problem})" for name, problem in found.items() if problem]
+    return [f"{name} does not have all of this run ({problem})" for name, problem in found.items() if problem]
 
 
 def _wait_for_end(stdin: IO[bytes], ended: threading.Event) -> None:
@@ -268,10 +268,10 @@ def _wait_for_end(stdin: IO[bytes], ended: threading.Event) -> None:
 
 
 def _end_within(seconds: float, sender: Sender) -> None:
-    """End this process after a time, whatever a library is waiting for, and keep that as the sender's problem."""
+    """Exit after this many seconds, even if a library hangs, and record it as the sender's problem."""
 
     def leave() -> None:
-        sender.note(f"not everything was sent within {seconds:.0f} s after the run")
+        sender.note(f"not everything was sent within {seconds:.0f} s of the end of the run")
         os._exit(75)
 
     timer = threading.Timer(seconds, leave)

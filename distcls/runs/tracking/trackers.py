@@ -69,7 +69,7 @@ class Tracker:
             sender.stdin.close()
 
     def sending(self) -> list[str]:
-        """Return the services that are still being sent to, without those that could not be reached last time."""
+        """Return the services that a sender is still working on, except those whose last attempt failed."""
         running = [name for name, sender in self._senders.items() if sender.poll() is None]
         return [name for name in running if not problems(self._run_dir, [name])]
 

@@ -61,8 +61,8 @@ def _summary(findings: Findings, num_runs: int) -> str:
     of_all = "all" if audited == len(gallery) else f"{audited:,} of"
     return (
         f"{count(listed, 'label')} of {audited:,} {_is(listed)} probably wrong ({listed / max(audited, 1):.1%}); "
-        f"{count(len(pairs), 'pair')} of images show nearly the same picture, {len(findings.leaks()):,} of them in "
-        f"different splits or folds and {len(findings.conflicts()):,} with different labels. The labels of {of_all} "
+        f"{count(len(pairs), 'pair')} of images show nearly the same picture, {len(findings.conflicts()):,} of them "
+        f"with different labels and {len(findings.leaks()):,} more across splits or in folds. The labels of {of_all} "
         f"{len(gallery):,} images could be judged, by {count(num_runs, 'run')} that had not been trained on them."
     )
 
@@ -86,7 +86,7 @@ def _print(
             (
                 "pairs",
                 f"{len(findings.pairs):,} near-duplicates: {len(conflicts):,} with different labels, {len(leaks):,} "
-                "more in different splits or folds",
+                "more across splits or in folds",
             ),
             ("page", str(exclude_file.with_name("audit.html"))),
         ]

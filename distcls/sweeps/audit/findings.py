@@ -55,7 +55,7 @@ class Findings:
         return self.gallery.predicted[self.errors.listed].tolist()
 
     def is_leak(self, pair: Pair) -> bool:
-        """True if the two images are in different splits, or in folds, even the same one: training cuts new splits."""
+        """True if they are in different splits, or both in folds, even the same fold: the next run cuts new splits."""
         places = {_place(self.gallery.places[image]) for image in (pair.first, pair.second)}
         return len(places) > 1 or "fold" in places
 
@@ -68,7 +68,7 @@ class Findings:
         return [pair for pair in self.pairs if self.is_conflict(pair)]
 
     def leaks(self) -> list[Pair]:
-        """Return the other pairs in different splits, or in folds."""
+        """Return the leaking pairs with the same label."""
         return [pair for pair in self.pairs if self.is_leak(pair) and not self.is_conflict(pair)]
 
     def others(self) -> list[Pair]:

@@ -28,9 +28,9 @@ MOST_CONFUSIONS = 15
 PAIRS = {
     "conflicts": ("Near-duplicates with different labels", "At least one label of each pair is wrong."),
     "leaks": (
-        "Near-duplicates in different splits or folds",
-        "A model that was trained on one of them is not tested by the other. In two folds, they make the result of the "
-        "cross-validation a little too good; in one, the splits of the next run may separate them.",
+        "Near-duplicates across splits or in folds",
+        "The second image does not really test a model that was trained on the first. In different folds, such pairs "
+        "make the cross-validation look a little too good; in the same fold, the next run's splits may separate them.",
     ),
     "others": (
         "Other near-duplicates",

@@ -37,7 +37,7 @@ def write_best(plan: Plan, trial: FrozenTrial) -> Path | None:
 
 
 def _of_the_sweep(plan: Plan) -> list[str]:
-    """Return the settings that make room for other trials: alone, a run would be slower with them."""
+    """Return the settings that the sweep added so that trials share the machine; they would slow down a lone run."""
     is_searched = "train.num_threads" in [one.name for one in plan.space.dimensions]
     return [] if plan.num_threads is None or is_searched else ["train.num_threads"]
 

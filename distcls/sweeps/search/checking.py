@@ -42,7 +42,7 @@ def _check_seeds(plan: Plan, read: Read) -> None:
 
 
 def _check_networks(plan: Plan, read: Read) -> None:
-    """Raise UsageError for limits on networks that a preset chooses: it depends on the machine that trains."""
+    """Raise UsageError for limits on networks that a preset chooses: the choice depends on the machine that trains."""
     is_searched = "model.name" in [one.name for one in plan.space.dimensions]
     if is_searched or not plan.limits.given():
         return
@@ -51,13 +51,13 @@ def _check_networks(plan: Plan, read: Read) -> None:
         if not has_no_preset and not config.is_given("model.name"):
             preset = "" if config.preset == "auto" else f" {config.preset}"
             raise UsageError(
-                f"{_of_variant(point)}a limit, such as --max-params, needs to know the network before it is trained, "
+                f"{_of_variant(point)}--max-params and the other limits need a network that is known before training, "
                 f"but the preset{preset} chooses one when a run starts: add model.name=NAME or --preset none"
             )
 
 
 def _configs(plan: Plan, read: Read) -> Iterator[tuple[Point, Config]]:
-    """Yield what decides about seeds and networks, the variants and presets of a space, with their configs."""
+    """Yield each combination of variant and preset with its config: these can set the seed and the network."""
     some = [dimension for dimension in plan.space.dimensions if dimension.name in (VARIANT, "preset")]
     for values in itertools.product(*[dimension.choices for dimension in some]):
         point = dict(zip([dimension.name for dimension in some], values, strict=True))

@@ -22,7 +22,7 @@ from distcls.sweeps.search.plan import Limits
 from distcls.training.start.settling import settle
 
 OF_NETWORKS = ("model.", "data.")
-"""Settings that decide about a network, and about the images that it takes."""
+"""Prefixes of the settings that determine a network and its images."""
 
 SECONDS = 0.3
 """How long to measure the latency of a network for."""
@@ -67,16 +67,16 @@ class Networks:
         return f"its network takes {taken} for an image, more than {self.limits.latency * 1000:g} ms"
 
     def _settled(self, config: Config) -> Config:
-        """Return the config with what a run would choose for its network and images, such as their size by its weights.
+        """Return the config with what a run would choose for it, such as the image size that its weights expect.
 
-        The preset chooses no network here, because one is given (checking.py). It looks at the images, so it is asked
-        once for all arguments of a network.
+        The preset chooses no network here, because one is given (checking.py). It looks at the images, so it runs once
+        per network, whatever the arguments.
         """
         network = dataclasses.replace(config.model, args={})
         given = sorted(path for path in config.given if path.startswith(OF_NETWORKS))
         key = repr((config.preset, network, config.data, given))
         if key not in self._chosen:
-            # Timing steps to choose a precision would take seconds, and changes no size.
+            # Timing steps to choose a precision would take seconds and change no size.
             chosen = settle(config.replaced({"train.precision": "float32"}), torch.device("cpu"), may_download=False)
             self._chosen[key] = {path: value for path, value in chosen.items() if path.startswith(OF_NETWORKS)}
         return config.replaced(self._chosen[key])

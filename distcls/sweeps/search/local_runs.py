@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from distcls.cluster import signals
+from distcls.cluster.child_processes import end_with_parent
 from distcls.errors import UsageError
 from distcls.files.atomic import naming_disk_errors
-from distcls.runs.status import is_trained, read_status, state_of
-from distcls.sweeps.child_processes import end_with_parent
+from distcls.runs.status import is_training, read_status, state_of
 from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun, code_of, last_line
 
 OUTPUT = "output"
@@ -53,7 +53,7 @@ class LocalRuns:
     def start(self, runs: Sequence[TrialRun]) -> None:
         """Start these runs. One that is being trained by another process is waited for instead."""
         for run in runs:
-            if self._is_trained(run):
+            if self._is_training(run):
                 self._adopted.add(run.name)
                 continue
             self._processes[run.name] = self._open(run)
@@ -76,20 +76,20 @@ class LocalRuns:
         del self._processes[run.name]
         self._stopped_at.pop(run.name, None)
         self._gpu_of.pop(run.name, None)
-        if code == UsageError.exit_code and self._is_trained(run):  # another process was faster
+        if code == UsageError.exit_code and self._is_training(run):  # another process was faster
             self._adopted.add(run.name)
             return None
         return INTERRUPTED if code < 0 or code >= 128 else code
 
     def _code_of_adopted(self, run: TrialRun) -> int | None:
-        if self._is_trained(run):
+        if self._is_training(run):
             return None
         self._adopted.discard(run.name)
         return code_of(state_of(run.dir), read_status(run.dir))
 
-    def _is_trained(self, run: TrialRun) -> bool:
-        """True if a process trains the run that is not one of ours."""
-        return is_trained(run.dir) and read_status(run.dir).get("pid") != self._ended.get(run.name, -1)
+    def _is_training(self, run: TrialRun) -> bool:
+        """True if a process other than ours is training the run."""
+        return is_training(run.dir) and read_status(run.dir).get("pid") != self._ended.get(run.name, -1)
 
     def stop(self, run: TrialRun) -> None:
         """Ask a run to save and stop; does nothing the second time. One that is not ours is no longer waited for."""

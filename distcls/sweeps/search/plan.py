@@ -64,7 +64,7 @@ class Plan:
     pruner: Literal["median", "hyperband"] | None
     search_seed: int
     num_threads: int | None = None
-    """Of each trial, if the sweep chose them, because several are trained at once."""
+    """Threads per trial, if the sweep sets them because it trains several at once."""
 
     @property
     def better(self) -> list[Literal["higher", "lower"]]:

@@ -37,9 +37,9 @@ def next_point(
 ) -> dict[str, Value] | None:
     """Return the next point, or None if all are tried or there are enough trials.
 
-    refusal: returns why there is to be no trial with a point, such as a network that is too large. tell: called with a
-    sentence if only such points were drawn before there are enough trials. Raises UsageError if there is no trial at
-    all.
+    refusal: returns why there is to be no trial with a point, such as a network that is too large. tell: called with
+    the reason if the search ends early because only refused points were drawn. Raises UsageError if there is no trial
+    at all.
     """
     tried = [trial.params for trial in study.trials()]
     if plan.num_trials is not None and len(tried) >= plan.num_trials:
@@ -56,13 +56,13 @@ def next_point(
     if not refused:
         return None
     if plan.search != "grid":
-        study.note_drawn_in_vain(len(tried), ATTEMPTS)
+        study.note_refused_draws(len(tried), ATTEMPTS)
     if not tried:
         points = "the only point" if refused == 1 else f"all {count(refused, 'point')}"
-        raise UsageError(f"no trial is possible: {points} that were tried are refused, the last because {reason}")
+        raise UsageError(f"no trial is possible: {points} drawn were refused, the last because {reason}")
     if plan.search != "grid":
         tell(
-            f"ended after {len(tried)} of {plan.num_trials} trials: {count(refused, 'point')} in a row were refused, "
+            f"ended after {len(tried)} of {plan.num_trials} trials: {count(refused, 'point')} were refused, "
             f"the last because {reason}\nRun the same command to draw others."
         )
     return None
@@ -73,7 +73,7 @@ def _drawn(study: Study, plan: Plan, number: int) -> Iterator[dict[str, Value]]:
     known = optuna.create_study(directions=study.optuna.directions)  # a kill while drawing leaves nothing in the real
     if plan.search == "tpe":
         known.add_trials(study.trials())
-    drawn = study.drawn_in_vain(number)
+    drawn = study.refused_draws(number)
     for attempt in range(ATTEMPTS):
         seed = _seed(plan.search_seed, number, drawn + attempt)
         known.sampler = _tpe(seed) if plan.search == "tpe" and attempt < TPE_ATTEMPTS else RandomSampler(seed)

@@ -29,7 +29,7 @@ GONE = 6.0
 """A job has ended once it has been out of the queue for so many seconds: by then other machines' files are seen."""
 
 FIRST_ANSWER = 180.0
-"""How long to wait at the start until Slurm says which jobs there are: without that they would be submitted again."""
+"""How long to wait at the start for Slurm's list of jobs: without it, queued jobs would be submitted again."""
 
 SECONDS_TO_STOP = 600.0
 """How long to wait for a job that was cancelled."""
@@ -70,7 +70,7 @@ class SlurmRuns:
         self._stopped_at: dict[str, float] = {}
         """When Slurm agreed to cancel the job of a run."""
         self._ended: dict[str, dict[str, Any]] = {}
-        """The last job of each run, which has ended."""
+        """The last job of each run whose job has ended."""
 
     def release(self, keep: Collection[str]) -> None:
         """Cancel jobs that a killed sweep left, whose trials have ended since."""
@@ -83,7 +83,7 @@ class SlurmRuns:
         self._write()
 
     def start(self, runs: Sequence[TrialRun]) -> None:
-        """Submit runs, but those that are in the queue already. Raises DistclsError if Slurm has never answered."""
+        """Submit the runs that are not in the queue yet. Raises DistclsError if Slurm has never answered."""
         self._look_at_first()
         self._look()
         new = [run for run in runs if self._job_of(run.name) is None]
@@ -102,8 +102,8 @@ class SlurmRuns:
     def code(self, run: TrialRun) -> int | None:
         """Return the exit code of a run whose job has left the queue, or INTERRUPTED, or None.
 
-        A job that stays in the queue although it was cancelled is no longer waited for, but it stays noted: if the run
-        is started again, that means to wait for this job.
+        After SECONDS_TO_STOP, a cancelled job that is still queued no longer delays the sweep, but it stays in
+        jobs.json: starting the run again waits for it.
         """
         if time.monotonic() > self._asked_at + LOOK:
             self._look()
@@ -125,7 +125,7 @@ class SlurmRuns:
         return self._code_of_job(run.name, status.get("state")) if code == INTERRUPTED and not is_queued else code
 
     def _code_of_job(self, name: str, state: str | None) -> int:
-        """Return the exit code of a job that left no word in status.json: it had no folder, or its disk was full."""
+        """Return the exit code of a job that wrote no end to status.json: it had no folder, or its disk was full."""
         job = self._ended[name].get("job")
         shown = None if job is None else _call("scontrol", "show", "job", "-o", job)
         match = re.search(r"JobState=FAILED.* ExitCode=(\d+):0", shown or "")
@@ -151,7 +151,7 @@ class SlurmRuns:
         """Return the last line that the job printed."""
         noted = self._jobs.get(run.name) or self._ended.get(run.name, {})
         output = noted.get("output")
-        return last_line(Path(output), besides=("srun: ", "slurmstepd: ")) if output else ""
+        return last_line(Path(output), skipping=("srun: ", "slurmstepd: ")) if output else ""
 
     def _job_of(self, name: str) -> str | None:
         """Return the id of a run's job if that is in the queue."""
@@ -170,7 +170,7 @@ class SlurmRuns:
                 return
             if time.monotonic() > end or signals.received() is not None:
                 raise DistclsError(
-                    "Slurm does not answer (squeue --me), so it is unknown which trials are being trained. "
+                    "Slurm does not answer (squeue --me), so distcls cannot tell which trials are running. "
                     "Their jobs continue. Once Slurm answers, run the same command to resume."
                 )
             time.sleep(LOOK)

@@ -63,7 +63,7 @@ class Dimension:
         if self.step is None:
             return None
         count = int((self.high - self.low) / self.step + 1e-9) + 1
-        low, step = Decimal(str(self.low)), Decimal(str(self.step))  # as typed: 3 * 0.1 is not 0.3, and above it
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))  # as typed: in floats, 3 * 0.1 exceeds 0.3
         values = [min(float(low + i * step), self.high) for i in range(count)]
         return [int(value) if self.is_whole else value for value in values]
 

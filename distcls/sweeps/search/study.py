@@ -61,13 +61,13 @@ class Study:
         """Return the trials in these states, or all of them, in their order."""
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
-    def drawn_in_vain(self, number: int) -> int:
+    def refused_draws(self, number: int) -> int:
         """Return how many points earlier starts of the sweep drew for the trial with this number, all refused."""
-        return self.optuna.user_attrs.get(f"drawn in vain for {number}", 0)
+        return self.optuna.user_attrs.get(f"refused draws for {number}", 0)
 
-    def note_drawn_in_vain(self, number: int, more: int) -> None:
-        """Note that so many more were, so that the next start draws others."""
-        self.optuna.set_user_attr(f"drawn in vain for {number}", self.drawn_in_vain(number) + more)
+    def note_refused_draws(self, number: int, more: int) -> None:
+        """Record that so many more were, so that the next start draws others."""
+        self.optuna.set_user_attr(f"refused draws for {number}", self.refused_draws(number) + more)
 
     def add(self, point: Point) -> FrozenTrial:
         """Add a trial that is to be trained, and return it."""

@@ -263,7 +263,7 @@ class Sweep:
             self._drop(trial)
             return
         if self.plan.pruner is not None and run is trial.runs[0]:
-            self.study.report(trial.number, run.curve(self.plan.metric))  # for others to be compared with
+            self.study.report(trial.number, run.curve(self.plan.metric))  # other trials are compared with it
         trial.done[run.name] = values
         if len(trial.done) == len(trial.runs):
             values_by_seed = [trial.done[one.name] for one in trial.runs]

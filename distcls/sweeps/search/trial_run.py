@@ -20,22 +20,22 @@ INTERRUPTED = -1
 
 
 def code_of(state: str | None, status: Mapping[str, Any]) -> int:
-    """Return the exit code of a run that ended in this state, where nobody saw the code: what its status says of it."""
+    """Return the exit code of a run from its state and status, for when its process was not ours to wait for."""
     if state == "failed":
-        return status.get("exit_code") or 1  # earlier versions did not note it
+        return status.get("exit_code") or 1  # earlier versions did not record it
     return 0 if state == "finished" else INTERRUPTED
 
 
-def last_line(log: Path, besides: tuple[str, ...] = ()) -> str:
+def last_line(log: Path, skipping: tuple[str, ...] = ()) -> str:
     """Return the last line of what a process printed; nothing if there is no such file.
 
-    besides: what lines begin with that are not the process's own.
+    skipping: prefixes of lines to skip, which other programs print.
     """
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return next((line for line in reversed(lines) if line and not line.startswith(besides)), "")
+    return next((line for line in reversed(lines) if line and not line.startswith(skipping)), "")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def runs_of_trial(plan: Plan, number: int, point: Point, read: Read) -> list[Tri
     """Return the runs of a trial, one for each seed. Raises UsageError if its settings contradict each other."""
     seeds: list[int | None] = [*plan.seeds]
     if plan.num_seeds == 1 and read(plan.words(point)).is_given("train.seed"):
-        seeds = [None]  # it may be searched, or that of a variant
+        seeds = [None]  # the space or a variant may set the seed
     runs = []
     for seed, run_dir in zip(seeds, plan.run_dirs(number, point), strict=True):
         words = plan.words(point, seed, run_dir)

@@ -39,7 +39,7 @@ def explain(
     if split is not None:
         preds = measured[split.name].preds
         explained = attempt("gradcam", lambda: explain_pictures(classifier, split, preds, pictures))
-    layers = attempt("layers", lambda: picture_layers(classifier, (split or data.train).image(0)))
+    layers = attempt("layers", lambda: picture_layers(classifier, (split or data.train).whole_image(0, data.decoding)))
     save_pictures(run.dir, {**pictures, **explained, **layers})
     model = attempt("model", lambda: describe_model(classifier, run.config.model.name))
     run.write_json(EXPLAINED, {"model": model, "left_out": left_out})

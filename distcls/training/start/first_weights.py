@@ -10,7 +10,7 @@ from torch import nn
 
 from distcls.config.settings import Config
 from distcls.data.augmentation.preprocessing import Normalize
-from distcls.data.split import Data, Split
+from distcls.data.split import Data
 from distcls.models.init_from import InitFrom, find_source, init_from
 from distcls.models.weights import load_weights
 from distcls.runs.folder import RunFolder
@@ -35,7 +35,7 @@ def load_first_weights(module: nn.Module, config: Config, data: Data, run: RunFo
 
     def load() -> tuple[InitFrom | None, dict[str, torch.Tensor]]:
         if starts_from_images:
-            getattr(module, START)(some_images(data.train, data.image_size, config))
+            getattr(module, START)(some_images(data, config))
         return _load(module, config, data, run) if starts_trained else None, module.state_dict()
 
     done, tensors = run.processes.from_main(load)
@@ -48,11 +48,11 @@ def load_first_weights(module: nn.Module, config: Config, data: Data, run: RunFo
         run.progress.warning(line)
 
 
-def some_images(train: Split, image_size: int, config: Config) -> torch.Tensor:
+def some_images(data: Data, config: Config) -> torch.Tensor:
     """Return images from all over the training split, as the network sees them in an evaluation: (n, 3, S, S)."""
-    count = min(len(train), NUM_IMAGES, math.ceil(NUM_PIXELS / image_size**2))
-    places = np.linspace(0, len(train) - 1, count).astype(int)
-    pixels = torch.from_numpy(np.stack([train.image(int(i)) for i in places]))
+    count = min(len(data.train), NUM_IMAGES, math.ceil(NUM_PIXELS / data.image_size**2))
+    places = np.linspace(0, len(data.train) - 1, count).astype(int)
+    pixels = torch.from_numpy(np.stack([data.train.whole_image(int(i), data.decoding) for i in places]))
     cpu, dtype = torch.device("cpu"), weights_dtype(config.train.precision)
     return Normalize.build(config.augment.normalize, cpu, dtype, config.model.channels_last)(pixels)
 

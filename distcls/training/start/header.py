@@ -52,8 +52,8 @@ def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
         if steps >= plan.total_steps:
             raise UsageError(
                 f"model.freeze_until{part and '.' + part}={duration} is {steps:,} steps, but the run has only "
-                f"{plan.total_steps:,}. Use a shorter time, such as 20%, or freeze parts for the whole run: "
-                "model.freeze=[NAME]"
+                f"{plan.total_steps:,}. Use a shorter time, such as model.freeze_until='0 steps', or freeze parts for "
+                "the whole run: model.freeze=[NAME]"
             )
 
 

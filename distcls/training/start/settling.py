@@ -6,6 +6,7 @@ The result is stored in config.yaml with the settings that the user gave, so a r
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import threading
@@ -18,8 +19,9 @@ import torch
 
 from distcls.config.differences import differences
 from distcls.config.loading import LENGTHS, read_config, with_preset
-from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config, ModelConfig
-from distcls.data.decoding.decode import BadImageError, Decoding
+from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config, DataConfig, ModelConfig
+from distcls.data.decoding.decode import BadImageError
+from distcls.data.decoding.native_size import decoding_of
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.stratify import cut_splits
@@ -129,7 +131,7 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
 
 
 def _with_automatic_preset(config: Config, opened: Callable[[], ImageSets]) -> Config:
-    if config.data.name not in KINDS_OF_PATHS or not are_photographs(opened()["train"]):
+    if config.data.name not in KINDS_OF_PATHS or not are_photographs(opened()["train"], config.data):
         return config.replaced({"preset": "none"})
     is_from_scratch = not config.model.starts_trained and (
         config.is_given("model.name") or config.is_given("model.pretrained")
@@ -137,12 +139,12 @@ def _with_automatic_preset(config: Config, opened: Callable[[], ImageSets]) -> C
     return with_preset(config, "scratch" if is_from_scratch else "balanced")
 
 
-def are_photographs(image_set: ImageSet) -> bool:
+def are_photographs(image_set: ImageSet, config: DataConfig) -> bool:
     """True if most of a few images, taken from the whole set, have at least 64 pixels on their shorter side."""
-    sides = []
+    sides, at_own_size = [], dataclasses.replace(decoding_of(config), image_size=None)
     for i in np.linspace(0, len(image_set) - 1, min(NUM_LOOKED_AT, len(image_set))).astype(int):
         try:
-            sides.append(min(image_set.image(int(i), Decoding(None)).shape[:2]))
+            sides.append(min(image_set.image(int(i), at_own_size).shape[:2]))
         except (BadImageError, OSError):
             continue
     return bool(sides) and float(np.median(sides)) >= SMALLEST_PHOTOGRAPH
@@ -209,7 +211,7 @@ def _with_scale(config: Config, image_sets: ImageSets) -> Config:
     if not any(map(config.is_given, LENGTHS)):
         fewest, most, images = EPOCHS[config.preset]
         values["train.num_epochs"] = float(min(max(math.ceil(images / num_images), fewest), most))
-    if is_fine_tuned:
+    if is_fine_tuned and not config.model.head_only:
         chosen = {
             "optim.layer_decay": scale.layer_decay,
             "model.freeze_statistics": scale.freeze_statistics and config.model.starts_trained,

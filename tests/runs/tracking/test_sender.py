@@ -105,7 +105,7 @@ def test_a_service_that_cannot_be_reached_gets_all_of_it_later(run_dir):
     Stub.fails = "connect"
     (line,), failed = send_all(run_dir, ["wandb"])
     assert failed and line == "wandb: ConnectionError: no route to host"
-    assert problems(run_dir, ["wandb"]) == ["wandb could not be reached (ConnectionError: no route to host)"]
+    assert problems(run_dir, ["wandb"]) == ["wandb does not have all of this run (ConnectionError: no route to host)"]
     Stub.fails = None
     (line,), failed = send_all(run_dir, ["wandb"])
     assert not failed and line.startswith("wandb: 5 rows, 5 of them new")
@@ -156,7 +156,7 @@ def test_what_could_not_be_sent_in_time_is_told(run_dir, monkeypatch):
         follow(run_dir, "wandb", io.BytesIO())
     assert codes == [75]
     (told,) = problems(run_dir, ["wandb"])
-    assert told == "wandb could not be reached (not everything was sent within 0 s after the run)"
+    assert told == "wandb does not have all of this run (not everything was sent within 0 s of the end of the run)"
 
 
 def test_a_run_whose_plots_are_not_there_is_sent_again_with_them(run_dir, capsys):

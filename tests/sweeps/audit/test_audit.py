@@ -126,12 +126,12 @@ def test_near_duplicates_are_listed_by_the_harm_that_they_do(
     assert titles == [
         "Probable label errors",
         "Near-duplicates with different labels",
-        "Near-duplicates in different splits or folds",
+        "Near-duplicates across splits or in folds",
         *(["Other near-duplicates"] if len(leaks) < len(bees) else []),
         "Next",
     ]
     told = capsys.readouterr().out
-    assert f"21 near-duplicates: 1 with different labels, {len(leaks)} more in different splits or folds" in told
+    assert f"21 near-duplicates: 1 with different labels, {len(leaks)} more across splits or in folds" in told
 
 
 def test_of_two_labels_that_nobody_can_judge_both_are_left_out(write_folds: Callable[..., list[Path]]) -> None:

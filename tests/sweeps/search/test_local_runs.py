@@ -83,7 +83,7 @@ def test_which_gpus_there_are(tmp_path, monkeypatch, given, expected) -> None:
 
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path, monkeypatch) -> None:
     answers = iter([True, True, True, False])
-    monkeypatch.setattr(local_runs, "is_trained", lambda _: next(answers))
+    monkeypatch.setattr(local_runs, "is_training", lambda _: next(answers))
     monkeypatch.setattr(local_runs, "state_of", lambda _: "preempted")
     runs, run = LocalRuns(tmp_path, 1), make_run(tmp_path, "a", "exit 1")
     runs.start([run])
@@ -93,7 +93,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, monkeypatch) 
 
 def test_a_process_that_finds_the_folder_locked_is_no_failure(tmp_path, monkeypatch) -> None:
     answers = iter([False, True, True, False])
-    monkeypatch.setattr(local_runs, "is_trained", lambda _: next(answers))
+    monkeypatch.setattr(local_runs, "is_training", lambda _: next(answers))
     monkeypatch.setattr(local_runs, "state_of", lambda _: "finished")
     runs, run = LocalRuns(tmp_path, 1), make_run(tmp_path, "a", "exit 2")
     runs.start([run])
@@ -113,7 +113,7 @@ def test_where_locks_cannot_be_asked_a_killed_run_is_started_again(tmp_path, mon
 
 def test_a_run_that_failed_elsewhere_has_the_exit_code_that_it_noted(tmp_path, monkeypatch) -> None:
     answers = iter([True, False])
-    monkeypatch.setattr(local_runs, "is_trained", lambda _: next(answers))
+    monkeypatch.setattr(local_runs, "is_training", lambda _: next(answers))
     runs, run = LocalRuns(tmp_path, 1), make_run(tmp_path, "a", "exit 1")
     runs.start([run])
     write(run.dir, "status", {"state": "failed", "exit_code": 65})
@@ -135,7 +135,7 @@ def test_a_run_is_asked_to_stop_once_and_killed_if_it_does_not(tmp_path, monkeyp
 
 
 def test_what_is_not_ours_is_no_longer_waited_for(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(local_runs, "is_trained", lambda _: True)
+    monkeypatch.setattr(local_runs, "is_training", lambda _: True)
     runs, run = LocalRuns(tmp_path, 1), make_run(tmp_path, "a", "exit 1")
     for give_up in (runs.stop, runs.kill):
         runs.start([run])

@@ -109,7 +109,7 @@ def test_a_search_that_ends_early_says_so_and_draws_others_the_next_time(make_pl
         asked, told = [], []
         assert next_point(Study(plan), plan, lambda point: asked.append(point) or "it is slow", told.append) is None
         assert told == [
-            f"ended after 1 of 5 trials: {len(asked)} points in a row were refused, the last because it is slow\n"
+            f"ended after 1 of 5 trials: {len(asked)} points were refused, the last because it is slow\n"
             "Run the same command to draw others."
         ]
         return asked

@@ -265,7 +265,7 @@ def test_a_search_that_ends_early_says_so(make_plan, monkeypatch, capsys) -> Non
     monkeypatch.setattr(sweep.networks, "refusal", lambda _: "it is large" if study.trials() else None)
     monkeypatch.setattr(points, "ATTEMPTS", 9)
     sweep.run()
-    assert "ended after 1 of 8 trials: 9 points in a row were refused, the last because it is large" in (
+    assert "ended after 1 of 8 trials: 9 points were refused, the last because it is large" in (
         " ".join(capsys.readouterr().out.split())
     )
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from distcls.config.contradictions import contradictions
 from distcls.config.loading import load_config, read_config, with_preset
 from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
@@ -241,7 +242,9 @@ def test_the_network_of_another_run_is_taken_over_unless_it_is_code(photographs,
 
 def test_settings_of_a_preset_give_way_to_what_makes_them_useless(photographs):
     config = settled(photographs, "model.head_only=true")
-    assert config.preset == "balanced" and not config.augment.flip and config.model.freeze_until != "25%"
+    assert config.preset == "balanced" and not config.augment.flip
+    assert config.model.freeze_until == Config().model.freeze_until and config.optim.layer_decay == 1
+    assert list(contradictions(config, 1)) == []
     assert settled(photographs, "loss.name=own_models:loss").loss.label_smoothing == 0
 
 

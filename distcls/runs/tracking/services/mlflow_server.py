@@ -70,7 +70,7 @@ class MLflow:
 
     def send(self, rows: Sequence[Row], first: int) -> None:
         """Store each number with the step and the time of its row."""
-        if not self._is_running:  # it had ended, and was made longer
+        if not self._is_running:  # it had ended and was extended
             self._client.update_run(self._id, status="RUNNING")
             self._is_running = True
         metrics = [

@@ -26,7 +26,7 @@ class About:
     settings: Mapping[str, Any]
     """The config, by dotted path."""
     token: str
-    """Says which run this is, also after a kill during the first connection: what it began there can be found again."""
+    """Identifies the run, so that what it created there is found again even if a kill came before its id was saved."""
     state: dict[str, Any] = field(default_factory=dict)
     """What the service has to know when the run is resumed, such as its own id for it. It is kept in the run folder."""
 
@@ -47,7 +47,7 @@ class Service(Protocol):
         ...
 
     def end(self, tested: Row | None, files: Sequence[Path]) -> None:
-        """Send the row of the test split, if there is one, and files of the folder, of a finished run."""
+        """Send a finished run's test row, if it has one, and its files."""
         ...
 
     def close(self) -> None:
