@@ -189,7 +189,8 @@ def train(
 
     config: a YAML file; without one, the defaults. overrides: settings that replace those of the file, as a dict
     such as {"optim.lr": 3e-4, "train.num_epochs": 10}, or as a list of "key=value". data and name: like --data and
-    --name of `distcls train`. A run that has already finished is returned as it is.
+    --name of `distcls train`. With a name (or run.dir), a run that has already finished is returned as it is; without
+    one, the same call trains another, in runs/photos-2.
 
     Raises the errors of distcls.errors: UsageError for a mistake in the settings, BadDataError, OutOfMemoryError …;
     and Preempted if SIGINT (Ctrl-C), SIGTERM, SIGUSR1 or SIGUSR2 stopped the run: everything is saved, and the same

@@ -319,6 +319,8 @@ def test_what_is_wrong_with_an_image_is_an_error_that_names_it(run: distcls.Run,
             call([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.int64)])
         with pytest.raises(MissingInputError, match="nothing.png: no such image"):
             call([images[0], "nothing.png"])
+        with pytest.raises(BadDataError, match="photos"):  # a folder must be alone
+            call([images[0], images[0].parent])
         with pytest.raises(UsageError, match="int is not an image: give a path"):
             call(3)
     with pytest.raises(UsageError, match="topk=0"):

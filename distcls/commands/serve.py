@@ -51,8 +51,7 @@ def _serve(run_dir: Path, options: ServeOptions, trust: bool) -> int:
         from distcls.serving.server import serve
 
         torch.set_num_threads(1)  # workers are forked, and threads do not survive that
-        threads = options.threads if options.workers == 1 else 1
-        backend = open_backend(run_dir, config, options.backend, options.device, threads)
+        backend = open_backend(run_dir, config, options.backend, options.device, options.threads)
         if options.workers > 1 and backend.device != "cpu":
             raise UsageError(
                 f"--workers {options.workers}: processes share weights on a CPU, and this runs on {backend.device}. "

@@ -11,6 +11,7 @@ import torch
 from PIL import ImageColor
 from torch import nn
 
+from distcls.data.augmentation.resampling import KERNELS
 from distcls.data.decoding.decode import OVERSAMPLING, Decoding
 
 DIVISORS = (2, 4, 8)
@@ -78,22 +79,10 @@ class Resizing(nn.Module):
         center = (side - length) / 2 + (place + 0.5) * scale
         position = (torch.floor(torch.arange(num_pixels) / divisor) + 0.5) * divisor
         distance = (position[None, :] - center[:, None]).abs() / scale.clamp(min=1)
-        weights = _triangle(distance) if self.decoding.interpolation == "bilinear" else _cubic(distance)
+        weights = KERNELS[self.decoding.interpolation](distance)
         return weights / weights.sum(1, keepdim=True).clamp(min=1e-6), (place >= 0) & (place < count)
 
 
 def _levels(values: torch.Tensor) -> torch.Tensor:
     """Round to levels from 0 to 255."""
     return torch.floor(values + 0.5).clamp(0, 255)
-
-
-def _triangle(distance: torch.Tensor) -> torch.Tensor:
-    """Return Pillow's weights for bilinear interpolation."""
-    return (1 - distance).clamp(min=0)
-
-
-def _cubic(distance: torch.Tensor) -> torch.Tensor:
-    """Return Pillow's weights for bicubic interpolation."""
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    away = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return torch.where(distance < 1, near, torch.where(distance < 2, away, 0.0))

@@ -15,6 +15,8 @@ from huggingface_hub.utils import disable_progress_bars, get_session, set_client
 from distcls import __version__
 from distcls.errors import MissingInputError, UsageError
 
+Kind = Literal["model", "space"]
+
 SECONDS_WITHOUT_DATA = 60
 """How long the server may say nothing. It may take its time for a commit."""
 
@@ -41,18 +43,21 @@ class Hub:
         with self._explaining(None):
             self.user: str = self.api.whoami()["name"]
 
-    def upload(self, folder: Path, repo: str, kind: Literal["model", "space"], private: bool) -> str:
-        """Make the repository if it is new, and put the folder's files in it, in one commit. Return its address.
+    def make(self, repo: str, kind: Kind, private: bool) -> str:
+        """Make the repository if it is new, and return its address. Raises MissingInputError."""
+        sdk: dict[str, Any] = {"space_sdk": "gradio"} if kind == "space" else {}
+        with self._explaining(repo):
+            return str(self.api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True, **sdk))
+
+    def upload(self, folder: Path, repo: str, kind: Kind) -> None:
+        """Put the folder's files in the repository, in one commit.
 
         Files of these names are replaced (the older ones stay in its history), others kept. Raises MissingInputError.
         """
-        sdk: dict[str, Any] = {"space_sdk": "gradio"} if kind == "space" else {}
         with self._explaining(repo):
-            url = self.api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True, **sdk)
             self.api.upload_folder(
                 folder_path=folder, repo_id=repo, repo_type=kind, commit_message=f"distcls push ({__version__})"
             )
-        return str(url)
 
     @contextlib.contextmanager
     def _explaining(self, repo: str | None) -> Iterator[None]:

@@ -10,10 +10,11 @@ from distcls.config.settings import Config
 from distcls.config.wording import count
 from distcls.files.atomic import folder_beside, naming_disk_errors, put_in_place
 from distcls.hub.card import write_card
-from distcls.hub.hub_api import Hub, check_repo
+from distcls.hub.hub_api import Hub, Kind, check_repo
 from distcls.hub.model_folder import write_model_folder
 from distcls.hub.options import OWNER, PushOptions, model_folder, space_folder
 from distcls.hub.space import write_space_folder
+from distcls.models.init_from import find_weights
 from distcls.report.run_page.facts import read_run
 from distcls.runs.status import warn_if_unfinished
 
@@ -29,6 +30,8 @@ LOADERS = {
 def push_run(run_dir: Path, config: Config, options: PushOptions) -> None:
     """Write RUN/hub/model and RUN/hub/space, print what is in them, and upload them unless it is a dry run.
 
+    The repositories are made first: a missing permission shows before anything slow begins.
+
     config: the run's, with where its images are now. Raises InexactExportError if a folder does not give the run's
     answers, MissingInputError if the Hub cannot be reached or refuses, UsageError for a name that it does not take.
     """
@@ -37,14 +40,19 @@ def push_run(run_dir: Path, config: Config, options: PushOptions) -> None:
     if "/" not in options.repo:
         options = dataclasses.replace(options, repo=f"{hub.user if hub else OWNER}/{options.repo}")
     warn_if_unfinished(run_dir)
+    find_weights(run_dir)  # or a run that has none would leave empty repositories
+    kinds: list[Kind] = ["model", "space"] if options.space else ["model"]
+    urls: dict[Kind, str] = {}
+    if hub is not None:
+        urls = {kind: hub.make(options.repo, kind, options.private) for kind in kinds}
     _write(model_folder(run_dir), lambda folder: _write_model(folder, run_dir, config, options))
     if options.space:
         _write(space_folder(run_dir), lambda folder: write_space_folder(folder, run_dir, config, options))
     if hub is None:
         return
-    print(hub.upload(model_folder(run_dir), options.repo, "model", options.private))
-    if options.space:
-        print(hub.upload(space_folder(run_dir), options.repo, "space", options.private))
+    for kind, url in urls.items():
+        hub.upload(model_folder(run_dir) if kind == "model" else space_folder(run_dir), options.repo, kind)
+        print(url)
 
 
 def _write_model(folder: Path, run_dir: Path, config: Config, options: PushOptions) -> None:

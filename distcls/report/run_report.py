@@ -44,7 +44,7 @@ def _draw_plots(facts: RunFacts) -> list[str]:
     for name in HEADINGS:  # left from before the run was extended, when there were still mistakes
         if f"{name}.png" not in drawn:
             (folder / f"{name}.png").unlink(missing_ok=True)
-    # The last one: whoever sends a run on waits for it.
+    # Drawn last, because the senders wait for it.
     plot_curves(facts.rows, folder / "curves.png", facts.kept_step)
     return drawn
 

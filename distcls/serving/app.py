@@ -170,7 +170,8 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
         _add_open_inference(app, service)
     _answer_errors(app)
     _describe(app, options, frozenset(health))
-    service.gate = gate = Gate(app, service.metrics, options.token, frozenset(health))
+    redirects = ["/", DEMO.rstrip("/")] if options.has_demo else []  # to the page, which asks for the token itself
+    service.gate = gate = Gate(app, service.metrics, options.token, frozenset([*health, *redirects]))
     if options.has_api:
         gate.direct = dict.fromkeys(predict_routes, _direct_predict(service))
     app.state.service = service

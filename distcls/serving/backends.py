@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,28 +41,56 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
     """Return the backend of this name. config: the run's.
 
     Raises MissingInputError if there is no exported file, and UsageError if it is not the run's, or for a device that
-    there is not.
+    there is not. The process may fork before the backend computes. threads: of an exported file.
     """
     classifier = load_classifier(run_dir, config).to(choose_device("cpu" if name == "onnx" else device))
     if name == "onnx":
         file = _exported_file(run_dir, config, classifier)
-        compute, platform = open_file(file, num_threads=threads), "onnxruntime_onnx"
+        # Threads do not survive a fork, so a session that has some is opened by the worker. Others share their weights.
+        compute = open_file(file, num_threads=1) if threads == 1 else _opened_late(file, threads)
+        platform = "onnxruntime_onnx"
     else:
         compute, platform = Portable(fused(classifier)).predict, "pytorch"
     return Backend(classifier.class_names, classifier.decoding, compute, platform, str(classifier.device), classifier)
+
+
+def _opened_late(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that opens the file on its first call."""
+    opened = functools.cache(lambda: open_file(file, num_threads=threads))
+    return lambda images: opened()(images)
 
 
 def _exported_file(run_dir: Path, config: Config, classifier: Classifier) -> Path:
     """Return the run's ONNX file, if it answers as the run does now."""
     file = output_file(run_dir, ExportOptions("onnx"))
     if not file.exists():
-        raise MissingInputError(f"--backend onnx: there is no {file}. Write it first: distcls export {run_dir}")
+        found = list(file.parent.glob("*.onnx"))
+        if len(found) != 1:
+            raise MissingInputError(f"--backend onnx: there is no {file}. Write it first: distcls export {run_dir}")
+        file = found[0]  # the folder had another name when the run was exported
     about = read_metadata(file)
     expected = describe(Portable(classifier), config, find_weights(run_dir))
     differing = [name for name in DECIDING if about.get(name) != expected[name]]
     if differing:
         raise UsageError(
-            f"--backend onnx: the run has changed since {file} was written ({', '.join(differing)}). Write it again: "
+            f"--backend onnx: {file} does not match the run (different: {', '.join(differing)}). Export it again: "
             f"distcls export {run_dir}"
         )
+    if option := _unsuitable(about):
+        raise UsageError(
+            f"--backend onnx: {file} was written with {option}, which serving does not take. Export the run without "
+            f"it: distcls export {run_dir}"
+        )
     return file
+
+
+def _unsuitable(about: Mapping[str, str]) -> str | None:
+    """Return the option of `distcls export` that keeps a file from being served; None if there is none.
+
+    about: its metadata.
+    """
+    if not about.get("output", "").startswith("probabilities"):
+        return "--logits"
+    if not about.get("input", "").startswith("uint8 (batch"):
+        return "--with-resize"
+    return "--int8" if "quantization" in about else None

@@ -147,7 +147,9 @@ class Batcher:
                 if not is_large and error.pixels is not None and error.pixels <= self.max_pixels:
                     self._large.put(job)
                     continue
-                self._deliver([job], [Problem(TOO_LARGE, str(error))])
+                # The error names the limit of this thread, which may be lower; Pillow's own limit is the same for all.
+                reason = str(error) if error.pixels is None else f"more than {self.max_pixels:,} pixels"
+                self._deliver([job], [Problem(TOO_LARGE, reason)])
             if job.pixels is not None:
                 self._ready.put([job])
             with self._lock:

@@ -149,7 +149,9 @@ def _parsed(given: str) -> tuple[str, dict[str, str]]:
     message = Message()
     message["content-type"] = given
     (kind, _), *parameters = message.get_params(failobj=[("", "")])
-    return kind.strip().lower() or given, {name.lower(): value for name, value in parameters}
+    # Encoded ones, such as boundary*=UTF-8''x, are tuples; a boundary is never encoded.
+    texts = {name.lower(): value for name, value in parameters if isinstance(value, str)}
+    return kind.strip().lower() or given, texts
 
 
 def _refuse_compressed(request: Request) -> None:

@@ -21,6 +21,8 @@ from PIL import Image
 from distcls.config.wording import count
 from distcls.data.decoding.decode import decode
 from distcls.errors import UsageError
+from distcls.files.atomic import printable
+from distcls.inference.answers.prediction import SHOWN
 from distcls.inference.classifier import Classifier
 from distcls.inference.gradcam import grad_cam, gradcam_layer, overlay
 from distcls.report.html.page import data_uri
@@ -76,7 +78,7 @@ class HeatMaker:
         self._lock = threading.Lock()
 
     def __call__(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Return an image, uint8 (S, S, 3), with the heat of a class over it."""
+        """Return an image, uint8 (S, S, 3), with the heat map of a class over it."""
         classes = np.array([self.classifier.class_names.index(name)])
         with self._lock:
             return overlay(pixels, grad_cam(self.classifier, pixels[None], classes, self.layer)[0])
@@ -119,8 +121,9 @@ def build_page(service: Service, pictures: DemoPictures) -> gr.Blocks:
     def show_mistakes(number: float, with_heat: bool) -> str:
         return _mistake_cards(pictures.mistakes[: int(number)], with_heat)
 
-    with gr.Blocks(analytics_enabled=False, title=service.options.name) as page:
-        gr.Markdown(f"# {_plain(service.options.name)}\n{count(len(backend.class_names), 'class')}")
+    title, num_classes = printable(service.options.name), len(backend.class_names)
+    with gr.Blocks(analytics_enabled=False, title=title) as page:
+        gr.Markdown(f"# {_plain(title)}\n{count(num_classes, 'class')}")
         with gr.Tab("Classify"):
             given = gr.Gallery(
                 label=f"Up to {MOST_IMAGES} images",
@@ -133,9 +136,8 @@ def build_page(service: Service, pictures: DemoPictures) -> gr.Blocks:
                 elem_id="given",
             )
             with gr.Row():
-                topk = gr.Slider(
-                    1, min(10, len(backend.class_names)), 5, step=1, label="Classes to show", min_width=260
-                )
+                first = min(SHOWN, num_classes)  # Gradio refuses values above the maximum
+                topk = gr.Slider(1, min(10, num_classes), first, step=1, label="Classes to show", min_width=260)
                 with_heat = gr.Checkbox(
                     label="Show where the model looked (Grad-CAM)",
                     interactive=no_heat is None,
@@ -166,7 +168,10 @@ def build_page(service: Service, pictures: DemoPictures) -> gr.Blocks:
                 gr.Markdown("The mistakes that the model was surest of, on images that it was not trained on.")
                 first = min(SHOWN_FIRST, most)
                 with gr.Row():
-                    number = gr.Slider(1, most, first, step=1, label="How many", interactive=most > 1, min_width=260)
+                    if most > 1:
+                        number = gr.Slider(1, most, first, step=1, label="How many", min_width=260)
+                    else:  # a slider needs two values
+                        number = gr.State(most)
                     heat = gr.Checkbox(True, label="Show where the model looked (Grad-CAM)", min_width=260)
                 shown = gr.HTML(show_mistakes(first, True), elem_id="mistakes")
                 for control in (number, heat):
@@ -188,8 +193,7 @@ async def _classify(service: Service, heat_maker: HeatMaker | None, given: Seque
         rows = await service.predict(uploads, topk)
     except Problem as problem:
         raise gr.Error(problem.reason[:1].upper() + problem.reason[1:]) from problem
-    cards = await asyncio.to_thread(_answer_cards, service, heat_maker, uploads, rows)
-    return str(CARDS.format(Markup("").join(cards)))
+    return _html(await asyncio.to_thread(_answer_cards, service, heat_maker, uploads, rows))
 
 
 def _answer_cards(
@@ -217,7 +221,12 @@ def _mistake_cards(mistakes: Sequence[Mistake], with_heat: bool) -> str:
             shown.append(_picture(one.heat, "where the model looked"))
         lines = LINE.format(f"taken for {one.predicted}, {one.confidence:.1%}") + LINE.format(f"in truth {one.true}")
         cards.append(CARD.format(Markup("").join(shown), lines, one.name))
-    return str(CARDS.format(Markup("").join(cards)))
+    return _html(cards)
+
+
+def _html(cards: Sequence[Markup]) -> str:
+    """Return cards as HTML that Gradio can send: names of files and classes may contain bytes that are not UTF-8."""
+    return printable(CARDS.format(Markup("").join(cards)))
 
 
 def _picture(pixels: np.ndarray, alt: str) -> Markup:

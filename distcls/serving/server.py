@@ -19,6 +19,8 @@ import uvicorn
 from prometheus_client import multiprocess
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from distcls.cluster.child_processes import end_with_parent
+from distcls.cluster.signals import REPEAT
 from distcls.errors import UsageError
 from distcls.serving.app import build_app
 from distcls.serving.backends import Backend
@@ -79,10 +81,11 @@ class DrainingServer(uvicorn.Server):
         """listening: the socket; its duplicate is for the loop of events. longest: seconds that an answer may take."""
         super().__init__(config)
         self.gate, self.listening, self.longest = gate, listening, longest
+        self._stopped_at = 0.0
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on a signal, and leave with 0; uvicorn would end by the same signal. A second one leaves at once."""
+        """Stop on a signal, and leave with 0; uvicorn would end by the same signal. A later one leaves at once."""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -92,8 +95,10 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Note that a signal has come."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        if not self.should_exit:
+            self.should_exit, self._stopped_at = True, time.monotonic()
+        elif time.monotonic() - self._stopped_at > REPEAT:  # a worker gets Ctrl-C from the terminal and the supervisor
+            self.force_exit = True
 
     async def main_loop(self) -> None:
         """Wait for a signal."""
@@ -245,6 +250,7 @@ def _supervise(backend: Backend, options: ServeOptions, listening: socket.socket
 
 def _fork(backend: Backend, options: ServeOptions, listening: socket.socket) -> int:
     """Return the process id of a new worker."""
+    supervisor = os.getpid()
     worker = os.fork()
     if worker:
         return worker
@@ -252,6 +258,7 @@ def _fork(backend: Backend, options: ServeOptions, listening: socket.socket) -> 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: os._exit(0))  # until it serves, it has accepted nothing
+        end_with_parent(signal.SIGTERM, supervisor)  # nobody else would stop it, and it would hold the port
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
         code = _answer(backend, options, listening)
     finally:

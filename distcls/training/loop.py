@@ -78,7 +78,7 @@ def train(config: Config, default_name: str) -> Finished:
         plan = plan_batches(config.train, len(data.train), processes.rank, processes.world_size, data.train.labels)
         check_plan(config, data, plan)
         normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
-        augment = Augmentation(normalize, len(data.class_names), data.image_size)
+        augment = Augmentation(normalize, len(data.class_names), data.image_size, data.decoding.interpolation)
         newest = checkpoints.newest()
         objective = build_objective(config.objective, describe_task(config, data, plan, augment, device, dtype))
         state = build_state(config, data, objective, acceleration, run, with_init_from=newest is None)

@@ -81,7 +81,8 @@ def test_a_run_is_uploaded_in_one_commit(hub: HubStub, tmp_path, capsys):
 
 
 def test_a_space_is_one_of_gradio(hub: HubStub, folder):
-    assert Hub().upload(folder, "me/a", "space", private=False) == f"{hub.url}/spaces/me/a"
+    assert Hub().make("me/a", "space", private=False) == f"{hub.url}/spaces/me/a"
+    Hub().upload(folder, "me/a", "space")
     assert hub.repos["space", "me/a"]["model.safetensors"] == b"weights"
     assert (hub.made[0]["type"], hub.made[0]["sdk"]) == ("space", "gradio")
 
@@ -99,12 +100,37 @@ def test_a_token_that_is_not_accepted(hub: HubStub, monkeypatch):
         Hub()
 
 
-def test_a_repository_of_somebody_else(hub: HubStub, folder):
+def test_a_repository_of_somebody_else(hub: HubStub):
     with pytest.raises(MissingInputError, match=r"does not let this token write to you/a .*rights.*--repo OWNER/NAME"):
-        Hub().upload(folder, "you/a", "model", private=False)
+        Hub().make("you/a", "model", private=False)
     hub.may_write = False
     with pytest.raises(MissingInputError, match=r"write to me/a"):
-        Hub().upload(folder, "me/a", "model", private=False)
+        Hub().make("me/a", "model", private=False)
+
+
+@pytest.mark.parametrize("words", [[], ["--space"]])
+def test_without_a_permission_nothing_slow_begins(hub: HubStub, tmp_path, capsys, monkeypatch, words):
+    run = Path(shutil.copytree(OLD_RUN, tmp_path / "run"))
+    refused = "space" if words else "model"
+    make = Hub.make
+
+    def made(self, repo, kind, private):
+        hub.may_write = kind != refused
+        return make(self, repo, kind, private)
+
+    monkeypatch.setattr(Hub, "make", made)
+    monkeypatch.setattr("distcls.hub.options.SPACE_NEEDS", ())
+    _, err = push(capsys, run, *words, expect=66)
+    assert "does not let this token write to me/run" in err
+    assert not (run / "hub").exists() and hub.made[-1].get("type", "model") == refused
+
+
+def test_a_run_without_weights_leaves_no_empty_repository(hub: HubStub, tmp_path, capsys):
+    run = Path(shutil.copytree(OLD_RUN, tmp_path / "run"))
+    for weights in run.rglob("*.safetensors"):
+        weights.unlink()
+    _, err = push(capsys, run, expect=66)
+    assert "no weights found" in err and hub.repos == {}
 
 
 def test_without_a_network(monkeypatch, hub: HubStub):
@@ -128,7 +154,8 @@ def test_a_server_that_says_nothing_is_left(hub: HubStub, folder, monkeypatch, p
     hub.silent_on = part
     begin = time.monotonic()
     with pytest.raises(MissingInputError, match=r"cannot reach .*Timeout"):
-        Hub().upload(folder, "me/a", "model", private=False)
+        Hub().make("me/a", "model", private=False)
+        Hub().upload(folder, "me/a", "model")
     assert time.monotonic() - begin < 40
 
 

@@ -99,6 +99,12 @@ BAD: dict[str, tuple[int, str, bytes, dict[str, str]]] = {
     "no base64": (422, "image 0 is not base64", b'{"images": ["?"]}', {"content-type": "application/json"}),
     "a data URL of nothing": (422, "image 0 is empty", b'{"images": ["data:,"]}', {"content-type": "application/json"}),
     "no boundary": (400, "must name a boundary", b"--x", {"content-type": "multipart/form-data"}),
+    "an encoded boundary": (
+        400,
+        "must name a boundary",
+        PART + b"a\r\n--x--\r\n",
+        {"content-type": "multipart/form-data; boundary*=UTF-8''x"},
+    ),
     "another boundary": (400, "the form is broken", PART, {"content-type": "multipart/form-data; boundary=y"}),
     "a form that ends early": (400, "before its last boundary", PART + png(), {"content-type": FORM}),
     "an empty form": (400, "the form", b"", {"content-type": FORM}),
@@ -233,6 +239,16 @@ def test_a_token_is_needed_for_everything_but_health(serving) -> None:
         assert client.post("/predict", content=shade(0), headers={**BINARY, **right}).status_code == 200
         operation = client.get("/openapi.json", headers=right).json()["paths"]["/predict"]["post"]
         assert operation["security"] == [{"token": []}] and "401" in operation["responses"]
+
+
+def test_the_ways_to_the_demo_page_need_no_token(serving) -> None:
+    with serving(token="s3cret", has_demo=True) as client:
+        answer = client.get("/", follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (307, "/demo/")
+        assert client.get("/demo").status_code == 404  # the page is not mounted in this test
+        assert client.get("/metrics").status_code == 401
+    with serving(token="s3cret") as client:
+        assert client.get("/").status_code == client.get("/demo").status_code == 401
 
 
 def test_the_routes_that_vertex_ai_asks_for(serving) -> None:

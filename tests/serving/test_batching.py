@@ -187,6 +187,15 @@ def test_bad_images_and_large_ones_have_a_reason_each() -> None:
     assert (answers[2].status, answers[2].reason) == (413, "more than 1,000 pixels")
 
 
+def test_the_reason_names_the_limit_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "LARGE", 1000)
+
+    async def work(batcher: Batcher) -> list[Any]:
+        return await batcher.classify([png(0), png(0, 60)])
+
+    assert in_a_loop(work, Network(), max_pixels=2000)[1].reason == "more than 2,000 pixels"
+
+
 def test_whoever_gives_up_is_not_computed() -> None:
     network = Network()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import re
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import visited
 from served import Served, png
@@ -117,10 +120,50 @@ def test_the_camera_and_what_goes_wrong(run: Path, tmp_path: Path) -> None:
         assert "%" in texts[0] and "This image cannot be read: not an image, or in an unsupported format" in texts[1]
 
 
+def test_a_run_of_two_classes_with_one_mistake_and_names_of_odd_bytes(run: Path, tmp_path: Path) -> None:
+    from starlette.testclient import TestClient
+
+    from distcls.config.loading import read_config
+    from distcls.serving import demo
+    from distcls.serving.app import build_app
+    from distcls.serving.backends import open_backend
+    from distcls.serving.demo_pictures import DemoPictures, Mistake
+    from distcls.serving.options import ServeOptions
+
+    names = ["caf\udce9", "tea"]
+    backend = dataclasses.replace(
+        open_backend(run, read_config(run / "config.yaml"), "torch", "cpu", 1),
+        class_names=names,
+        compute=lambda images: np.tile(np.float32([0.75, 0.25]), (len(images), 1)),
+    )
+    mistake = Mistake(np.zeros((8, 8, 3), np.uint8), None, "x\udce9.png", names[0], names[1], 0.9)
+    app = build_app(backend, ServeOptions("r\udce9", has_demo=True))
+    service = app.state.service
+    demo.mount_demo(app, service, DemoPictures([mistake], [], ""))
+    with TestClient(service.gate) as client:
+        page = client.get("/demo/")
+        assert page.status_code == 200 and "x?.png" in page.text and "in truth tea" in page.text
+        config = client.get("/demo/config").json()
+        assert config["title"] == "r?"
+        sliders = [one["props"] for one in config["components"] if one["type"] == "slider"]
+        assert [(one["label"], one["maximum"], one["value"]) for one in sliders] == [("Classes to show", 2, 2)]
+    file = tmp_path / "y\udce9.png"
+    file.write_bytes(png())
+
+    async def classified() -> str:
+        async with service.running(app):
+            return await demo._classify(service, None, [(str(file), None)], 2)
+
+    answers = asyncio.run(classified())
+    assert "caf?" in answers and "75.0%" in answers and "y?.png" in answers
+    answers.encode()
+
+
 def test_with_a_token_the_page_asks_for_a_password(run: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with Served(run, "--demo", "--token-file", str(tmp_path / "token")) as service:
         assert service.request("GET", "/demo/config")[0] == 401
+        assert service.request("GET", "/")[0] == service.request("GET", "/demo")[0] == 307  # to the page
         assert service.request("POST", "/predict", png(), content_type="image/png")[0] == 401
         right = service.request("POST", "/predict", png(), content_type="image/png", authorization="Bearer s3cret")
         assert right[0] == 200

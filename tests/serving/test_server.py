@@ -70,6 +70,22 @@ def test_sigterm_under_load_loses_no_request_and_leaves_with_0(run: Path, words:
     assert (code, errors) == (0, "")
 
 
+class Interrupted(Served):
+    def stop(self) -> tuple[int, str]:
+        """Ctrl-C: the terminal sends it to every process."""
+        for process in [*children(self.process.pid), self.process.pid]:
+            os.kill(process, signal.SIGINT)
+        errors = self.process.communicate(timeout=60)[1]
+        return self.process.returncode, errors
+
+
+def test_ctrl_c_under_load_loses_no_request_although_workers_get_two_signals(run: Path) -> None:
+    with Interrupted(run, "--workers", "2") as service:
+        outcomes, code, errors = stopped_under_load(service, clients=16, seconds=1.5)
+    assert set(outcomes) == {"200"} and outcomes["200"] > 100
+    assert (code, errors) == (0, "")
+
+
 def test_what_is_being_computed_is_answered_and_a_second_signal_leaves_at_once(run: Path) -> None:
     with Served(run, "--timeout", "60") as service, socket.create_connection(("127.0.0.1", service.port)) as sender:
         content = png()
@@ -89,8 +105,25 @@ def test_what_is_being_computed_is_answered_and_a_second_signal_leaves_at_once(r
         time.sleep(0.3)
         for _ in range(2):
             service.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+            time.sleep(1.3)  # an earlier one would count as the same
         service.process.wait(20)
+
+
+def test_workers_end_with_a_supervisor_that_is_killed(run: Path) -> None:
+    with Served(run, "--workers", "2") as service:
+        service.process.kill()
+        latest = time.monotonic() + 30
+        while accepts(service.port):
+            assert time.monotonic() < latest
+            time.sleep(0.1)
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionError:
+        return False
+    return True
 
 
 def children(process: int) -> list[int]:
@@ -148,6 +181,22 @@ def test_the_exported_file_gives_the_answers_of_pytorch(run: Path, service: Serv
         assert other.stop()[0] == 0
 
 
+def test_each_worker_computes_an_exported_file_with_as_many_threads_as_were_asked_for(run: Path) -> None:
+    if not (run / "export" / "digits.onnx").exists():
+        assert main(["export", str(run)]) == 0
+    numbers = []
+    for threads in ("2", "4"):
+        with Served(run, "--backend", "onnx", "--workers", "2", "--threads", threads) as service:
+            assert service.request("POST", "/predict", png(), content_type="image/png")[0] == 200
+            # One worker has answered, so it has all its threads; the other may still be starting.
+            numbers.append(max(map(num_threads, children(service.process.pid))))
+    assert numbers[1] - numbers[0] == 2
+
+
+def num_threads(process: int) -> int:
+    return len(list(Path(f"/proc/{process}/task").iterdir()))
+
+
 def test_an_exported_file_of_older_weights_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,4 +207,4 @@ def test_an_exported_file_of_older_weights_is_refused(
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
     assert main(["serve", str(longer), "--backend", "onnx", "--port", "0"]) == 2
     told = capsys.readouterr().err.replace("\n", " ")
-    assert "digits.onnx was written (weights_sha256). Write it again: distcls export" in told
+    assert "digits.onnx does not match the run (different: weights_sha256). Export it again: distcls export" in told

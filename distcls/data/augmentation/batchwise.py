@@ -73,12 +73,17 @@ def _mirrored_first(seed: int, num_images: int) -> np.ndarray:
 
 
 class Augmentation:
-    """Applies a step's random numbers to a micro-batch and normalizes it. image_size: side to resize "box" crops to."""
+    """Applies a step's random numbers to a micro-batch and normalizes it.
 
-    def __init__(self, normalize: Normalize, num_classes: int, image_size: int = 0) -> None:
+    image_size, interpolation: to resize "box" crops.
+    """
+
+    def __init__(
+        self, normalize: Normalize, num_classes: int, image_size: int = 0, interpolation: str = "bilinear"
+    ) -> None:
         self.normalize = normalize
         self.num_classes = num_classes
-        self.image_size = image_size
+        self.image_size, self.interpolation = image_size, interpolation
 
     def __call__(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images (m, 3, H, W) and targets: class ids (m,), or shares (m, C) if mixed."""
@@ -86,7 +91,7 @@ class Augmentation:
         if "box" in numbers or "shift" not in numbers:
             pixels, rows = batch.own_pixels, None  # a shift gathers them itself, which saves a copy
         if "box" in numbers:
-            pixels = crop_and_resize(pixels, numbers["box"], self.image_size)
+            pixels = crop_and_resize(pixels, numbers["box"], self.image_size, self.interpolation)
         if "shift" in numbers:
             pixels = _move(pixels, rows, numbers["shift"], numbers.get("mirrored"))
         elif "mirrored" in numbers:

@@ -214,9 +214,13 @@ class _BatchReader(Dataset):
             return torch.from_numpy(split.image(index))
         draws, size = request.crops[place], split.random_crop.shape[0]
         if split.decoding.keeps_pixels:
-            return resize(torch.from_numpy(split.random_part(index, draws))[None], size)[0]
+            return resize(
+                torch.from_numpy(split.random_part(index, draws))[None], size, split.random_crop.interpolation
+            )[0]
         box = torch.from_numpy(split.random_crop.boxes(draws[None], split.decoding))
-        return crop_and_resize(torch.from_numpy(split.image(index))[None], box, size)[0]
+        return crop_and_resize(torch.from_numpy(split.image(index))[None], box, size, split.random_crop.interpolation)[
+            0
+        ]
 
 
 def _start_worker(worker: int) -> None:

@@ -80,6 +80,11 @@ def grouped_rows(runs: Sequence[Overview], names: Sequence[str]) -> list[Row]:
     return rows
 
 
+def varied(runs: Sequence[Overview]) -> list[str]:
+    """Return in what these runs repeat each other: "seed", "fold" or both."""
+    return [word for path, word in REPEATED.items() if len({run.config.at(path) for run in runs}) > 1]
+
+
 def _recipe(run: Overview) -> Hashable:
     """Return what repetitions share: settings, and images. Folds share only the images of test, and where they are."""
     is_fold = run.config.data.fold is not None
@@ -91,8 +96,11 @@ def _row(runs: Sequence[Overview], names: Sequence[str], taken: set[str]) -> Row
     """Return a row that is named after what its runs' names begin with, such as "lr1 (3 seeds)"."""
     if len(runs) == 1:
         return Row(names[0], runs)
-    varied = [word for path, word in REPEATED.items() if len({run.config.at(path) for run in runs}) > 1]
-    number = count(len(runs), varied[0] if len(varied) == 1 else "run")
-    stem = ENDING.sub("", os.path.commonprefix(names))  # noqa: RUF071 (in characters, not folders)
+    words = varied(runs)
+    number = count(len(runs), words[0] if len(words) == 1 else "run")
+    shared = os.path.commonprefix(names)  # noqa: RUF071 (in characters, not folders)
+    # A whole number, as in lr0.1 and lr0.1-b, belongs to the recipe; the 1 of x-10 and x-11 does not.
+    ends_whole = shared[-1:].isdigit() and not any(name[len(shared) :][:1].isdigit() for name in names)
+    stem = shared if ends_whole else ENDING.sub("", shared)
     candidates = [f"{name} ({number})" for name in (stem, *names) if name]
     return Row(next(name for name in candidates if name not in taken), runs)

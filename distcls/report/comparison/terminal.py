@@ -105,10 +105,13 @@ def _printed(column: Column, table: Table) -> Iterator[_Printed]:
 
 
 def _best(table: Table) -> Row | None:
-    """Return the row that the table's order puts first by a metric."""
-    by = table.sorted_by
-    is_first = by is not None and by.metric is not None and len(table.rows) > 1 and by.values[0] is not None
-    return table.rows[0] if is_first else None
+    """Return the row with the best value of the metric that rows are sorted by, even if --reverse puts it last."""
+    by = None if table.sorted_by is None else table.column(table.sorted_by.name)
+    if by is None or by.metric is None or len(table.rows) < 2:
+        return None
+    found = [(value, row) for value, row in zip(by.values, table.rows, strict=True) if value is not None]
+    choose = max if by.metric.better == "higher" else min
+    return choose(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _print_settings(screen: NoScreen, table: Table) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -121,7 +122,8 @@ def environment_section(facts: RunFacts) -> Section | None:
     found = facts.environment
     if not found:
         return None
-    command = shlex.join(map(str, found.get("command", [])))
+    command = list(map(str, found.get("command", [])))
+    shown_command = shlex.join(_typed(command) or command)
     rows: list[tuple[str, str | Markup]] = [
         ("started", str(found.get("time"))),
         ("host", str(found.get("host"))),
@@ -130,16 +132,18 @@ def environment_section(facts: RunFacts) -> Section | None:
         ("git commit", str(found.get("git_commit") or "not a git checkout")),
         *[(name, str(version)) for name, version in found.get("versions", {}).items()],
     ]
-    return Section("Environment", joined([Markup("<pre>{}</pre>").format(command), pairs(rows)]))
+    return Section("Environment", joined([Markup("<pre>{}</pre>").format(shown_command), pairs(rows)]))
 
 
 def next_section(facts: RunFacts) -> Section:
     """Return the section with the commands to continue with."""
     run = shlex.quote(str(facts.dir))
     if facts.state != "finished":
+        processes = facts.environment.get("world_size", 1)
+        resumes = "resumes the run" + (f", on one process instead of {processes}" if processes > 1 else "")
         commands = [
             (f"distcls report {run}", "makes this page again, with what there is by then"),
-            (shlex.join(map(str, facts.environment.get("command", []))), "resumes the run"),
+            (_resuming(facts), resumes),
         ]
     else:
         commands = [
@@ -151,3 +155,24 @@ def next_section(facts: RunFacts) -> Section:
         if facts.config is None or "tensorboard" in facts.config.run.trackers:
             commands.append((f"tensorboard --logdir {run}/tb", "shows the curves while a run is in progress"))
     return Section("Next", render("commands.html", commands=[pair for pair in commands if pair[0]]))
+
+
+def _resuming(facts: RunFacts) -> str:
+    """Return the command that resumes the run, wherever it was started; nothing if its config is lost."""
+    own_config = ["distcls", "train", "-c", str(facts.dir / "config.yaml"), f"run.dir={facts.dir}"]
+    words = _typed(list(map(str, facts.environment.get("command", []))))
+    return shlex.join(words or (own_config if facts.config is not None else []))
+
+
+def _typed(argv: Sequence[str]) -> list[str]:
+    """Return what to type for the sys.argv of `distcls train`, however it was launched; nothing for other programs.
+
+    torchrun and accelerate leave the path of a module there, `distcls submit` both words in one. The arguments of a
+    notebook or of your own script do not say what was trained.
+    """
+    program, *words = argv or [""]
+    ending = Path(program).parts[-2:]
+    if program == "distcls train" or ending == ("distcls", "train.py"):
+        return ["distcls", "train", *words]
+    is_distcls = ending[-1:] == ("distcls",) or ending == ("distcls", "__main__.py")
+    return ["distcls", *words] if is_distcls and words[:1] == ["train"] else []

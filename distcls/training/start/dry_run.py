@@ -63,7 +63,7 @@ def dry_run(config: Config, name: str) -> None:
             found = init_from(module, source, config.model, data.class_names, data.image_size)
             weights = [("weights", line) for line in found.notes] + [("warning", line) for line in found.warnings]
         normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
-        augment = Augmentation(normalize, len(data.class_names), data.image_size)
+        augment = Augmentation(normalize, len(data.class_names), data.image_size, data.decoding.interpolation)
         task = describe_task(config, data, plan, augment, CPU, torch.float32)
         objective = build_objective(config.objective, task)
         tried = try_model(module, config.model.name, len(data.class_names), data.image_size, objective.classifies)

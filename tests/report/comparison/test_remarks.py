@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from made_runs import make_run
+from made_runs import make_run, write
 
 from distcls.report.comparison.remarks import ABOUT_WEIGHTS, remarks
 from distcls.report.comparison.table import build_table
@@ -56,8 +56,35 @@ def test_groups_are_compared_by_their_means(tmp_path) -> None:
     first, second = remarks(build_table([tmp_path], sort="optim.lr"))
     assert first == (
         "y (3 seeds) beside x (3 seeds): the difference of the means in test accuracy, +5.00 points (95 % interval "
-        "+2.73 to +7.27), is more than the seeds explain (Welch's t-test)."
+        "+2.73 to +7.27), is more than the seeds explain (Welch's t-test: p = 0.0072 after Holm's correction for 2 "
+        "comparisons)."
     )
     assert second.startswith("z (2 seeds) beside x (3 seeds)") and "may be due to the seeds" in second
     seeds = [tmp_path / f"x-seed{seed}" for seed in range(3)]
     assert remarks(build_table(seeds)) == [], "seeds of one recipe are not compared with each other"
+
+
+def test_groups_are_adjusted_for_being_several(tmp_path) -> None:
+    """Alone, x beside base is more than the seeds explain; among three, it no longer is."""
+    means = (("base", 1, 0.9), ("x", 2, 0.93), ("y", 3, 0.905), ("z", 4, 0.895))
+    for name, lr, mean in means:
+        for seed, away in enumerate((-0.01, 0, 0.01)):
+            make_run(tmp_path / f"{name}-{seed}", f"optim.lr={lr}", f"train.seed={seed}", accuracy=mean + away)
+    baseline = [tmp_path / f"base-{seed}" for seed in range(3)]
+    (alone,) = remarks(build_table([*baseline, *(tmp_path / f"x-{seed}" for seed in range(3))]))
+    assert "is more than the seeds explain (Welch's t-test: p = 0.021)" in alone
+    first, *others = remarks(build_table([*baseline, *sorted(tmp_path.iterdir())]))
+    assert first.startswith("x (3 seeds) beside base (3 seeds)") and "(95 % interval +0.73 to +5.27)" in first
+    assert "may be due to the seeds (Welch's t-test: p = 0.064 after Holm's correction for 3 comparisons)" in first
+    assert len(others) == 2 and all("beside base" in one for one in others), "the runs named first are the baseline"
+
+
+def test_folds_are_not_called_seeds(tmp_path) -> None:
+    for name, lr, values in (("x", 1, [0.90, 0.92, 0.91]), ("y", 2, [0.95, 0.97, 0.96])):
+        for fold, value in enumerate(values):
+            settings = [f"optim.lr={lr}", "data.folds=3", f"data.fold={fold}"]
+            run_dir = make_run(tmp_path / f"{name}-fold{fold}", *settings, accuracy=value)
+            prints = {"val": f"v{fold}", "test": "t"}
+            write(run_dir, "data_report", {"fingerprint": f"f{fold}", "split_fingerprints": prints})
+    (sentence,) = remarks(build_table([tmp_path], sort="optim.lr"))
+    assert sentence.startswith("y (3 folds) beside x (3 folds)") and "is more than the folds explain" in sentence

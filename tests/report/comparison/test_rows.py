@@ -30,6 +30,13 @@ def test_runs_that_differ_in_the_seed_are_one_row(tmp_path) -> None:
     }
 
 
+def test_a_number_of_the_recipe_stays_in_the_name(tmp_path) -> None:
+    for lr, names in enumerate((("lr0.1", "lr0.1-b"), ("resnet-18a", "resnet-18b"), ("x-10", "x-11")), start=1):
+        for seed, name in enumerate(names):
+            make_run(tmp_path / name, f"train.seed={seed}", f"optim.lr={lr}")
+    assert list(rows_of(tmp_path)) == ["lr0.1 (2 seeds)", "resnet-18 (2 seeds)", "x (2 seeds)"]
+
+
 def test_what_is_no_repetition_stays_alone(tmp_path) -> None:
     for name, seed in (("a", 0), ("b", 1), ("copy", 1)):
         make_run(tmp_path / name, f"train.seed={seed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -85,6 +86,29 @@ def test_a_run_that_has_not_finished_shows_what_there_is(tmp_path: Path) -> None
     page = page_of(tmp_path / "r")
     assert titles(page)[0] == "Curves" and titles(page)[-1] == "Next" and "Confusions" not in titles(page)
     assert "this page shows only what there is so far" in page and "resumes the run" in page
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["/venv/bin/distcls", "train", "--name", "my run"], "distcls train --name 'my run'"),
+        (["/site-packages/distcls/__main__.py", "train", "--name", "a"], "distcls train --name a"),
+        (["/site-packages/distcls/train.py", "--name", "a"], "distcls train --name a"),
+        (["distcls train", "--config", "a.yaml"], "distcls train --config a.yaml"),
+        (["/site-packages/ipykernel_launcher.py", "-f", "kernel.json"], None),
+        (["mine/train.py", "--fast"], None),
+        (["-c"], None),
+        ([], None),
+    ],
+)
+def test_the_command_that_resumes_a_run_can_be_typed(tmp_path: Path, argv: list[str], expected: str | None) -> None:
+    """torchrun, Slurm and notebooks leave something else in sys.argv."""
+    run_dir = Path(shutil.copytree(OLD_RUN, tmp_path / "r"))
+    (run_dir / "env.json").write_text(json.dumps({"command": argv, "world_size": 4}))
+    page = page_of(run_dir)
+    found = re.search(r'<pre>([^<]*)</pre></dt><dd class="dim">resumes the run, on one process instead of 4<', page)
+    assert found
+    assert html.unescape(found[1]) == (expected or f"distcls train -c {run_dir}/config.yaml run.dir={run_dir}")
 
 
 def test_a_fitted_temperature_has_a_diagram_of_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Which exported files are served."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distcls.cli import main
+from distcls.config.loading import read_config
+from distcls.errors import MissingInputError, UsageError
+from distcls.export.metadata import describe_int8, describe_resizing
+
+pytestmark = pytest.mark.extras
+
+
+@pytest.fixture
+def renamed(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run with another name than its exported file has."""
+    if not (run / "export" / "digits.onnx").exists():
+        assert main(["export", str(run)]) == 0
+    return Path(shutil.copytree(run, tmp_path / "model"))
+
+
+def opened(run_dir: Path, threads: int = 1):
+    from distcls.serving.backends import open_backend
+
+    return open_backend(run_dir, read_config(run_dir / "config.yaml"), "onnx", "cpu", threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_renamed_folder_keeps_its_only_file(renamed: Path, threads: int) -> None:
+    backend = opened(renamed, threads)
+    assert backend.compute(np.zeros((3, 8, 8, 3), np.uint8)).shape == (3, 10)
+
+
+def test_of_several_files_none_is_guessed(renamed: Path) -> None:
+    shutil.copy(renamed / "export" / "digits.onnx", renamed / "export" / "other.onnx")
+    with pytest.raises(MissingInputError, match=r"there is no .*model\.onnx. Write it first: distcls export"):
+        opened(renamed)
+
+
+@pytest.mark.parametrize(
+    ("option", "changes"),
+    [
+        ("--int8", describe_int8("200 val images")),
+        ("--with-resize", describe_resizing()),
+        ("--logits", {"output": "logits, float32 (batch, 10)"}),
+    ],
+)
+def test_files_with_other_inputs_or_outputs_are_refused(renamed: Path, option: str, changes: dict[str, str]) -> None:
+    from distcls.export.onnx_file import read_metadata, save_with
+
+    file = renamed / "export" / "digits.onnx"
+    save_with(file, {**read_metadata(file), **changes})
+    with pytest.raises(UsageError, match=rf"digits\.onnx was written with {option}, which serving does not take"):
+        opened(renamed)
