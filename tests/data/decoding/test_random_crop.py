@@ -72,7 +72,7 @@ def test_crops_are_those_of_pillow_on_a_cpu_and_as_matrices(size: int, interpola
     as_on_gpu = _resample(torch.from_numpy(pixels), torch.from_numpy(boxes), size, interpolation)
     for found in (on_cpu, as_on_gpu):
         assert found.shape == (12, size, size, 3) and found.dtype == torch.uint8
-        most = 1 if found is on_cpu else 2  # Pillow computes its two roundings in integers
+        most = 1 if found is on_cpu and interpolation == "bilinear" else 2  # each rounds twice, in its own way
         assert np.abs(found.numpy().astype(int) - np.stack(expected)).max() <= most
 
 
