@@ -70,7 +70,7 @@ PHOTOS = ("data.root=photos", "data.name=folder")
         (["optim.lr=1,2", "preset=fast"], None, "the preset fast chooses one .* model.name=NAME or --preset none"),
         (["optim.lr=1,2", *PHOTOS], None, "the preset chooses one when a run starts"),
         (["preset=none,fast"], None, "the preset fast chooses one"),
-        ([], "variants: {a: {}, b: {preset: fast}}", "variant b: a limit, such as --max-params, needs"),
+        ([], "variants: {a: {}, b: {preset: fast}}", "variant b: --max-params and the other limits need"),
         (["optim.lr=1,2", "preset=fast", "model.name=torchvision/resnet18"], None, None),
         (["model.name=torchvision/resnet18,torchvision/resnet34", "preset=fast"], None, None),
         (["optim.lr=1,2", "preset=none", *PHOTOS], None, None),

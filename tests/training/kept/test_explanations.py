@@ -37,7 +37,7 @@ def explained(folder: Path, network: nn.Module) -> dict[str, Any]:
     written = SimpleNamespace(
         dir=folder, config=config, write_json=lambda name, value: (folder / name).write_text(json.dumps(value))
     )
-    data = SimpleNamespace(train=split, val=None, test=split, class_names=["a", "b"])
+    data = SimpleNamespace(train=split, val=None, test=split, class_names=["a", "b"], decoding=Decoding(8))
     measured = {"test": SimpleNamespace(preds=np.array([1, 1]))}
     shown = {"predictions": Pictures([images[1]], places=[1])}
     explain(written, Classifier(network, config, ["a", "b"], Decoding(8)), data, measured, shown)  # type: ignore[arg-type]
