@@ -63,7 +63,7 @@ def seconds_a_step(side: str, server: str, options: argparse.Namespace) -> tuple
         output_of([*words, *(f"{name}={value}" for name, value in settings.items())], Path(folder), environment)
         run = Path(folder, "runs", "tracked")
         rows = [row for row in read_metrics(run / "metrics.csv") if row["split"] == "train"]
-        end_senders(Path(folder))
+        end_senders(Path(folder), 0 if side == SILENT else SECONDS_TO_SEND)
         sent = [path.stem for path in sorted(run.glob("trackers/*.json")) if read_json(path).get("ended")]
         assert side == SILENT or sent == [name for name in sorted(SERVICES) if name in SIDES[side]], (
             f"{side}: it was sent only to {sent}"
@@ -78,11 +78,11 @@ def per_step(times: list[tuple[int, float]]) -> float:
     return (ended - began) / (last - first)
 
 
-def end_senders(folder: Path) -> None:
+def end_senders(folder: Path, seconds: float) -> None:
     """Wait until the processes that send the run in this folder have ended, and end those that take too long."""
     processes = psutil.process_iter(["cmdline", "cwd"])
     senders = [each for each in processes if each.info["cwd"] == str(folder) and "--follow" in each.info["cmdline"]]
-    for sender in psutil.wait_procs(senders, timeout=SECONDS_TO_SEND)[1]:
+    for sender in psutil.wait_procs(senders, timeout=seconds)[1]:
         sender.kill()
 
 
