@@ -58,8 +58,8 @@ def next_point(
     if plan.search != "grid":
         study.note_refused_draws(len(tried), ATTEMPTS)
     if not tried:
-        points = "the only point" if refused == 1 else f"all {count(refused, 'point')}"
-        raise UsageError(f"no trial is possible: {points} drawn were refused, the last because {reason}")
+        what = "the only point was refused" if refused == 1 else f"all {refused:,} points drawn were refused, the last"
+        raise UsageError(f"no trial is possible: {what} because {reason}")
     if plan.search != "grid":
         tell(
             f"ended after {len(tried)} of {plan.num_trials} trials: {count(refused, 'point')} were refused, "

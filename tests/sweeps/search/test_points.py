@@ -94,7 +94,9 @@ def test_points_that_are_refused_cost_no_trial(make_plan, tmp_path) -> None:
             "model.args.width=4..64@step=4", folder=tmp_path / search, search=search, num_trials=5, num_seeds=1
         )
         assert sorted(point["model.args.width"] for point in points_of(plan, refusal=refusal)) == [4, 8]
-    with pytest.raises(UsageError, match="no trial is possible: all 16 points that were tried .* because it is wide"):
+    with pytest.raises(
+        UsageError, match="no trial is possible: all 16 points drawn were refused, the last because it is wide"
+    ):
         plan = make_plan("model.args.width=4..64@step=4", folder=tmp_path / "none", search="grid")
         points_of(plan, refusal=lambda _: "it is wide")
 
