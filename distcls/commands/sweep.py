@@ -157,7 +157,7 @@ def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read:
         raise UsageError(
             f"--pruner {options.pruner}: trials can only be pruned by one number; leave out --also {also[0]}"
         )
-    if options.seeds > 1 and any(one.name == "train.seed" for one in space.dimensions):
+    if options.seeds > 1 and space.searches("train.seed"):
         raise UsageError("train.seed is searched, and --seeds sets it too: leave one of them out")
     if options.name is not None and not re.fullmatch(r"[^/\s][^/]*", options.name):
         raise UsageError(f"--name {options.name}: give a name for a folder in sweeps/, without slashes")

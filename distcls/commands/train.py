@@ -11,7 +11,7 @@ from typing import Any
 from distcls.cluster import signals, slurm
 from distcls.commands.arguments import parse_train_arguments
 from distcls.commands.exit_codes import run_command
-from distcls.config.settings import KINDS_OF_PATHS, Config
+from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
 from distcls.errors import MissingInputError
 from distcls.runs.resuming import default_name
@@ -74,5 +74,4 @@ def _wait_for_services(tracker: Any, folder: str, progress: Any) -> None:
 
 def is_complete(config: Config) -> bool:
     """True if no setting depends on the images or on initial weights, so that reading the config is enough."""
-    has_no_preset = config.preset == "none" or (config.preset == "auto" and config.data.name not in KINDS_OF_PATHS)
-    return has_no_preset and not config.model.starts_trained
+    return not config.may_have_preset and not config.model.starts_trained

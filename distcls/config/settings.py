@@ -598,6 +598,11 @@ class Config:
         """True if the user gave this setting, or the section that it is in: "augment: none" gives all of it."""
         return any(f"{path}.".startswith(f"{one}.") for one in self.given)
 
+    @property
+    def may_have_preset(self) -> bool:
+        """True if a preset applies, or may do so once it is known whether the images are photographs."""
+        return self.preset in PRESETS or (self.preset == "auto" and self.data.name in KINDS_OF_PATHS)
+
     def at(self, path: str) -> Any:
         """Return the value of a setting by its dotted path."""
         return reduce(getattr, path.split("."), self)

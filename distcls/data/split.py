@@ -41,9 +41,7 @@ class Split:
 
     def image(self, i: int) -> np.ndarray:
         """Return uint8 (image_size, image_size, 3). Raises BadImageError or OSError if the file has since gone bad."""
-        if self.pixels is None:
-            return checked_image(self.image_set, int(self.rows[i]), self.decoding)
-        return np.asarray(self.pixels[self.rows[i]])
+        return self.whole_image(i, self.decoding)
 
     def whole_image(self, i: int, decoding: Decoding) -> np.ndarray:
         """Return an image as an evaluation sees it, also of a split that is decoded in random parts.
@@ -52,7 +50,7 @@ class Split:
         """
         if self.pixels is None:
             return checked_image(self.image_set, int(self.rows[i]), decoding)
-        return self.image(i)
+        return np.asarray(self.pixels[self.rows[i]])
 
     def random_part(self, i: int, draws: np.ndarray) -> np.ndarray:
         """Return random_crop's part of the file's own pixels, uint8 (h, w, 3). Raises the same errors as `image`."""

@@ -29,12 +29,12 @@ STRONGEST = 0.75
 def grad_cam(
     classifier: Classifier,
     images: torch.Tensor | np.ndarray,
-    classes: torch.Tensor | np.ndarray | None = None,
+    classes: torch.Tensor | np.ndarray,
     layer: Layer | None = None,
 ) -> np.ndarray:
     """Return the heat of each image for a class, float32 (n, S, S) from 0 to 1; all 0 if nothing speaks for the class.
 
-    images: uint8 (n, S, S, 3), as the decoder returns them. classes: ids (n,); None: the predicted ones. layer: from
+    images: uint8 (n, S, S, 3), as the decoder returns them. classes: ids (n,). layer: from
     `gradcam_layer`, for many calls; None: find it. The classifier stays as it is. Raises UsageError for a network
     without a layer that can be used.
     """
@@ -43,9 +43,9 @@ def grad_cam(
         return np.zeros(pixels.shape[:3], np.float32)
     layer = layer or gradcam_layer(classifier, pixels)
     with plain_view(classifier) as plain:
-        wanted = None if classes is None else torch.as_tensor(classes)
+        wanted = torch.as_tensor(classes)
         chunks = [slice(start, start + CHUNK) for start in range(0, len(pixels), CHUNK)]
-        heats = [_heat(plain, pixels[chunk], None if wanted is None else wanted[chunk], layer) for chunk in chunks]
+        heats = [_heat(plain, pixels[chunk], wanted[chunk], layer) for chunk in chunks]
     return np.concatenate(heats)
 
 
@@ -96,7 +96,7 @@ def _matters(output: Output, score: torch.Tensor) -> bool:
     return gradient is not None and bool(output.layer.maps(gradient).any())
 
 
-def _heat(classifier: Classifier, pixels: torch.Tensor, classes: torch.Tensor | None, layer: Layer) -> np.ndarray:
+def _heat(classifier: Classifier, pixels: torch.Tensor, classes: torch.Tensor, layer: Layer) -> np.ndarray:
     """Return the heat of a few images, float32 (n, S, S). Gradients are recorded from the layer on only."""
     seen: list[torch.Tensor] = []
     calls = 0
@@ -114,7 +114,7 @@ def _heat(classifier: Classifier, pixels: torch.Tensor, classes: torch.Tensor | 
 
     with torch.no_grad(), hooked(classifier.network.get_submodule(layer.name), record):
         logits = classifier.logits(pixels.to(classifier.device))
-        chosen = logits.argmax(1) if classes is None else classes.to(logits.device).long()
+        chosen = classes.to(logits.device).long()
         (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen[0])
         maps, slopes = layer.maps(seen[0].detach()).float(), layer.maps(gradient).float()
         heat = (slopes.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu()

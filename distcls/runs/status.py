@@ -89,8 +89,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def state_of(path: Path) -> str | None:
     """Return the state of the run in a folder, for people: "killed" for one that left "running" in its status.
 
-    None if there is no run. A run that is really running holds the folder's lock; if the lock cannot be
-    queried, the status counts.
+    None if there is no run. A run that is really running holds the folder's lock; if the lock cannot be queried,
+    the status counts.
     """
     status = read_status(path)
     is_ours = status.get("pid") == os.getpid()  # testing would release our own lock

@@ -73,11 +73,16 @@ def colored() -> np.ndarray:
     return images
 
 
+def predicted(classifier: Classifier, images: torch.Tensor | np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        return classifier(torch.as_tensor(images)).argmax(1)
+
+
 @pytest.mark.parametrize("network", [Colors(), Mean()])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_heat_is_where_a_class_is_seen(network: nn.Module, precision: str) -> None:
     classifier = classifier_of(network, 16, precision=precision)
-    red, blue = grad_cam(classifier, colored())
+    red, blue = grad_cam(classifier, colored(), predicted(classifier, colored()))
     assert red.shape == (16, 16) and red.dtype == np.float32 and red.max() == 1 and red.min() >= 0
     assert red[:, :3].min() > 0.8 and red[:, 6:].max() < 0.5
     assert blue[:3].min() > 0.8 and blue[6:].max() < 0.5
@@ -148,7 +153,7 @@ def test_the_classifier_stays_as_it_was() -> None:
     needs = [parameter.requires_grad for parameter in classifier.parameters()]
     with torch.inference_mode():
         images = noise(3, 16)
-        grad_cam(classifier, images)
+        grad_cam(classifier, images, np.array([0, 1, 2]))
     assert all(torch.equal(before[name], tensor) for name, tensor in classifier.network.state_dict().items())
     assert [module.training for module in classifier.modules()] == modes
     assert [parameter.requires_grad for parameter in classifier.parameters()] == needs
@@ -158,15 +163,18 @@ def test_the_classifier_stays_as_it_was() -> None:
 
 def test_an_image_has_the_same_heat_in_any_batch(one_thread: None) -> None:
     classifier, images = built("cnn3", 16), noise(11, 16)
-    alone = np.concatenate([grad_cam(classifier, image[None]) for image in images])
-    assert np.abs(grad_cam(classifier, images) - alone).max() < 1e-5
+    classes = predicted(classifier, images)
+    alone = np.concatenate(
+        [grad_cam(classifier, image[None], chosen[None]) for image, chosen in zip(images, classes, strict=True)]
+    )
+    assert np.abs(grad_cam(classifier, images, classes) - alone).max() < 1e-5
 
 
 def test_deterministic_mode_is_restored() -> None:
     mode = torch.get_deterministic_debug_mode()
     try:
         torch.set_deterministic_debug_mode("error")
-        grad_cam(built("simple_cnn", 8), noise(2, 8))
+        grad_cam(built("simple_cnn", 8), noise(2, 8), np.array([0, 1]))
         assert torch.get_deterministic_debug_mode() == 2
     finally:
         torch.set_deterministic_debug_mode(mode)
@@ -175,7 +183,7 @@ def test_deterministic_mode_is_restored() -> None:
 def test_a_network_without_maps_is_refused() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3))
     with pytest.raises(UsageError, match="needs a layer whose output is laid out like the image .* \\(Sequential\\)"):
-        grad_cam(classifier_of(flat, 8), noise(2, 8))
+        grad_cam(classifier_of(flat, 8), noise(2, 8), np.array([0, 1]))
 
     class Blind(nn.Module):
         def __init__(self) -> None:
@@ -187,11 +195,11 @@ def test_a_network_without_maps_is_refused() -> None:
                 return self.head(self.conv(images).mean((2, 3)))
 
     with pytest.raises(UsageError, match="through which gradients flow"):
-        grad_cam(classifier_of(Blind(), 8), noise(2, 8))
+        grad_cam(classifier_of(Blind(), 8), noise(2, 8), np.array([0, 1]))
 
 
 def test_no_images_give_no_heat() -> None:
-    assert grad_cam(built("cnn2", 8), noise(1, 8)[:0]).shape == (0, 8, 8)
+    assert grad_cam(built("cnn2", 8), noise(1, 8)[:0], np.array([], np.int64)).shape == (0, 8, 8)
 
 
 def test_a_picture_shows_its_heat() -> None:

@@ -123,7 +123,7 @@ class Sender:
         """Send what is left, with the results of a finished run, and wait until the library has sent or stored it.
 
         The service is asked what it has, even if it should have everything: a process that was killed may have left
-        rows in the library's queue. Return the number of new rows. If the service fails, the problem is kept, call this
+        rows in the library's queue. Return the number of new rows. If the service fails, the problem is kept: call this
         again.
         """
         self._next_attempt, self._looked_at = 0.0, None

@@ -28,18 +28,14 @@ def write_best(plan: Plan, trial: FrozenTrial) -> Path | None:
         return None
     path = plan.folder / FILE
     config = config.replaced({"run.dir": None, "run.name": None})
-    kept = [one for one in config.given if not one.startswith("run.") and one not in _of_the_sweep(plan)]
+    kept = [one for one in config.given if not one.startswith("run.")]
+    if "train.num_threads" in kept and plan.num_threads is not None and not plan.space.searches("train.num_threads"):
+        kept.remove("train.num_threads")  # the sweep set it so that trials share the machine; a lone run has all of it
     if config.preset != "none":
         kept.append("preset")
     with naming_disk_errors(path):
         write_text(path, _header(plan, trial, path) + given_as_yaml(config.noting(kept)))
     return path
-
-
-def _of_the_sweep(plan: Plan) -> list[str]:
-    """Return the settings that the sweep added so that trials share the machine; they would slow down a lone run."""
-    is_searched = "train.num_threads" in [one.name for one in plan.space.dimensions]
-    return [] if plan.num_threads is None or is_searched else ["train.num_threads"]
 
 
 def _header(plan: Plan, trial: FrozenTrial, path: Path) -> str:

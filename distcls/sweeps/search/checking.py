@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from distcls.config.settings import KINDS_OF_PATHS, Config
+from distcls.config.settings import Config
 from distcls.errors import UsageError
 from distcls.sweeps.search.plan import Plan, Read
 from distcls.sweeps.search.space import VARIANT, Dimension, Point, Value
@@ -43,12 +43,10 @@ def _check_seeds(plan: Plan, read: Read) -> None:
 
 def _check_networks(plan: Plan, read: Read) -> None:
     """Raise UsageError for limits on networks that a preset chooses: the choice depends on the machine that trains."""
-    is_searched = "model.name" in [one.name for one in plan.space.dimensions]
-    if is_searched or not plan.limits.given():
+    if plan.space.searches("model.name") or not plan.limits.given():
         return
     for point, config in _configs(plan, read):
-        has_no_preset = config.preset == "none" or (config.preset == "auto" and config.data.name not in KINDS_OF_PATHS)
-        if not has_no_preset and not config.is_given("model.name"):
+        if config.may_have_preset and not config.is_given("model.name"):
             preset = "" if config.preset == "auto" else f" {config.preset}"
             raise UsageError(
                 f"{_of_variant(point)}--max-params and the other limits need a network that is known before training, "

@@ -96,6 +96,10 @@ class Space:
     dimensions: tuple[Dimension, ...]
     variants: Mapping[str, Variant]
 
+    def searches(self, name: str) -> bool:
+        """True if this setting is one of the dimensions."""
+        return any(dimension.name == name for dimension in self.dimensions)
+
     def settings(self, point: Point) -> list[str]:
         """Return a point's settings as arguments of `distcls train`; those of its variant come first."""
         variant = self.variants.get(str(point.get(VARIANT)))

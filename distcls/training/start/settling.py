@@ -19,7 +19,7 @@ import torch
 
 from distcls.config.differences import differences
 from distcls.config.loading import LENGTHS, read_config, with_preset
-from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config, DataConfig, ModelConfig
+from distcls.config.settings import PRESETS, Config, DataConfig, ModelConfig
 from distcls.data.decoding.decode import BadImageError
 from distcls.data.decoding.native_size import decoding_of
 from distcls.data.sources.datasets import open_image_sets
@@ -131,7 +131,7 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
 
 
 def _with_automatic_preset(config: Config, opened: Callable[[], ImageSets]) -> Config:
-    if config.data.name not in KINDS_OF_PATHS or not are_photographs(opened()["train"], config.data):
+    if not config.may_have_preset or not are_photographs(opened()["train"], config.data):
         return config.replaced({"preset": "none"})
     is_from_scratch = not config.model.starts_trained and (
         config.is_given("model.name") or config.is_given("model.pretrained")
