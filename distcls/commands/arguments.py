@@ -97,7 +97,7 @@ def _train_parser(command: str) -> Parser:
     parser.add_argument(
         "--preset",
         choices=("none", *PRESETS),
-        help="recipe for photographs; without this and -c, balanced for photographs and none for other images",
+        help="recipe for photographs; without this and -c, balanced for your own images from 64 pixels on, else none",
     )
     parser.add_argument("--name", help="name of the run; its folder is runs/NAME (short for run.name=NAME)")
     parser.add_argument("--dry-run", action="store_true", help="show what would happen, and stop before the first step")

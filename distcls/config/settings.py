@@ -248,7 +248,7 @@ class ModelConfig:
 
     name: str = setting(
         "cnn2",
-        "The model: cnn2, cnn3, simple_cnn, resnet9, small_resnet, tiny_resnet, searchable_cnn, timm/NAME, "
+        "The model: cnn2, cnn3, simple_cnn, resnet9, airbench, small_resnet, tiny_resnet, searchable_cnn, timm/NAME, "
         "torchvision/NAME, or my_pkg.module:make, called as make(num_classes=C, **args).",
     )
     args: dict[str, Any] = setting({}, "Arguments for the model, such as {dropout: 0.2}.")
@@ -485,8 +485,8 @@ class TrainConfig:
     )
     deterministic: bool = setting(
         False,
-        "Give bit-identical results on 1, 2, 4 or 8 processes, and every time on a GPU, where cuDNN otherwise times "
-        "its kernels and picks the fastest.",
+        "Give bit-identical results on 1, 2, 4 or 8 processes, as many as can share a batch, and every time on a GPU, "
+        "where cuDNN otherwise times its kernels and picks the fastest.",
     )
     num_threads: int | None = setting(
         None,
@@ -579,7 +579,8 @@ class Config:
     preset: Literal[("none", "auto", *PRESETS)] = setting(  # type: ignore[valid-type]
         "none",
         "Recipe whose settings apply unless they are given: fast, balanced, best, or scratch for random weights. auto, "
-        "the default without a config file, is balanced for photographs of 64 pixels and more, and none otherwise.",
+        "the default without a config file, is none for named data sets and images below 64 pixels; for others "
+        "balanced, or scratch if model.name is given without weights.",
     )
     data: DataConfig = setting(DataConfig(), "The images, how they are split, and how they reach the model.")
     augment: AugmentConfig = setting(AugmentConfig(), "Augmentation of training batches.")
