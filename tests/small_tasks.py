@@ -21,4 +21,4 @@ def make_task(plan: BatchPlan) -> Task:
     cpu = torch.device("cpu")
     normalize = Normalize.build(config.augment.normalize, cpu, torch.float32, True)
     images: Any = SimpleNamespace(random_crop=None)
-    return Task(config, plan, images, 3, Augmentation(normalize, 3), cpu)
+    return Task(config, plan, images, 3, Augmentation(normalize, 3, 4), cpu)

@@ -333,10 +333,20 @@ def _wrong_weights(config: Config) -> Iterator[Problem]:
             yield f"loss.class_weights.{name}", f"loss.class_weights.{name} must be above 0, but {weight:g} was given"
 
 
+def _wrong_source(model: ModelConfig) -> Iterator[Problem]:
+    if model.init_from is not None and model.weights is not None:
+        yield (
+            "model.init_from",
+            f"model.init_from={model.init_from} and model.weights={model.weights} both name initial weights: leave out "
+            "one of them",
+        )
+
+
 def _wrong_crop(config: Config) -> Iterator[Problem]:
     crop, data = config.augment.random_resized_crop, config.data
     if crop is None:
-        if data.decode_size is not None:
+        may_crop = config.preset == "auto" and config.may_have_preset
+        if data.decode_size is not None and not may_crop:
             yield (
                 "data.decode_size",
                 f"data.decode_size={data.decode_size} has no effect: it applies only to "
@@ -400,7 +410,8 @@ RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
         "augment.mixup augment.cutmix train.global_batch_size train.micro_batch_size train.deterministic",
     ),
     (lambda config, _: _wrong_weights(config), "loss.class_weights train.sampling"),
-    (lambda config, _: _wrong_crop(config), "augment.random_resized_crop data.decode_size data.image_size"),
+    (lambda config, _: _wrong_source(config.model), "model.init_from model.weights"),
+    (lambda config, _: _wrong_crop(config), "augment.random_resized_crop data.decode_size data.image_size preset"),
     (lambda config, _: _wrong_names(config.run), "run.name run.dir"),
     (lambda config, _: _wrong_for_features(config), "augment model.head_only model.freeze"),
 )

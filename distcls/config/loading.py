@@ -41,8 +41,9 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_s
         found = root.at(*keys)
         if found is None or found.value is None:
             _put(root, keys, given)
-    config = _build(root, _world_size(), mistakes)
-    return config.replaced({"preset": "auto"}) if path is None and not config.is_given("preset") else config
+    if path is None and root.at("preset") is None:
+        _put(root, ["preset"], Given("auto", "the defaults", "auto"))
+    return _build(root, _world_size(), mistakes)
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -59,11 +60,11 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def with_preset(config: Config, name: str) -> Config:
-    """Return the config with a preset's settings in place of those that were not given.
+    """Return the config with a preset's settings, or those of none, in place of those that were not given.
 
     Raises UsageError if what was given contradicts the preset.
     """
-    with_recipe = _on_recipe(config, name)
+    with_recipe = config.replaced({"preset": name}) if name == "none" else _on_recipe(config, name)
     mistakes = Mistakes()
     for _, problem in contradictions(with_recipe, _world_size()):
         mistakes.note(f"preset={name}: {problem}")
@@ -177,7 +178,8 @@ def _put(root: Given, keys: list[str], given: Given) -> None:
         if there is None or not isinstance(there.value, dict):
             if there is not None and not _gives_way(there, keys[:depth]):
                 return
-            mapping[key] = Given({}, given.where)
+            is_off = there is not None and keys[:depth] == ["augment"] and _is_off(there)
+            mapping[key] = Given({}, given.where, OFF if is_off else "")
         mapping = mapping[key].value
     if keys == ["augment"] and _is_off(given):
         given = Given(_only_normalize(mapping.get("augment")), given.where, OFF)

@@ -441,8 +441,13 @@ class OptimConfig:
         """
         own = {name: value for name, value in group.own().items() if value is not None}
         unused: dict[str, Any] = {"groups": []}
-        if own.get("name", self.name) != self.name:
-            unused |= {"args": {}, "nesterov": False, "normalize_weights": False}
+        name = own.get("name", self.name)
+        if name != self.name:
+            unused["args"] = {}
+        if name not in ("sgd", "muon"):
+            unused["nesterov"] = False
+        if name != "muon":
+            unused["normalize_weights"] = False
         schedule = own.get("schedule", self.schedule)
         if schedule != "step":
             unused["milestones"] = []

@@ -48,7 +48,7 @@ class Split:
 
         decoding: that of Data. Shape and errors are those of `image`.
         """
-        if self.pixels is None:
+        if self.pixels is None or self.decoding != decoding:  # training may crop from pixels of another size
             return checked_image(self.image_set, int(self.rows[i]), decoding)
         return np.asarray(self.pixels[self.rows[i]])
 

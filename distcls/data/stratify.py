@@ -63,7 +63,7 @@ def cut_splits(labels: Mapping[str, np.ndarray], config: DataConfig) -> dict[str
 
     labels holds the labels of each image set, by split name. A missing test split is cut from train first,
     then a missing val split from the rest; a share of zero images makes no split. With data.folds, val is
-    one fold of the rest. Raises UsageError if data.folds is set but the data has a val split.
+    one fold of the rest. Raises UsageError if data.folds is set but the data has a val split, or too few images.
     """
     if config.folds is not None and "val" in labels:
         raise UsageError(
@@ -76,6 +76,12 @@ def cut_splits(labels: Mapping[str, np.ndarray], config: DataConfig) -> dict[str
             continue
         rows = splits["train"][1]
         if name == "val" and config.folds is not None and config.fold is not None:
+            if config.folds > len(rows):
+                raise UsageError(
+                    f"data.folds={config.folds} is more than the {len(rows):,} images to cut them from"
+                    f"{' once the test images are held out' if 'test' in splits else ''}: some folds would be empty. "
+                    f"Use data.folds={len(rows)} or fewer"
+                )
             kept, held_out = cut_fold(labels["train"][rows], config.folds, config.fold, config.split_seed)
         else:
             kept, held_out = hold_out(labels["train"][rows], fraction, config.split_seed, name)

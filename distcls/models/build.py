@@ -47,7 +47,7 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Mo
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(model, config.freeze)
     if config.head_only:
-        train_head_only(model, num_classes)
+        train_head_only(model, num_classes, image_size)
     return model
 
 

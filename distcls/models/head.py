@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from distcls.errors import UsageError
+from distcls.plan.randomness import global_state_kept
 
 
 def head_name(model: nn.Module, num_classes: int) -> str | None:
@@ -36,18 +37,19 @@ def head_parameters(model: nn.Module, num_classes: int) -> list[str]:
     return [f"{head}.{name}" for head in heads for name, _ in model.get_submodule(head).named_parameters()]
 
 
-def train_head_only(model: nn.Module, num_classes: int) -> None:
+def train_head_only(model: nn.Module, num_classes: int, image_size: int) -> None:
     """Freeze all but the head, and let the model also take features (n, F) instead of images.
 
-    Raises UsageError if the head is not a linear layer.
+    Raises UsageError if the model does not end in a linear layer.
     """
     name = head_name(model, num_classes)
     head = None if name is None else model.get_submodule(name)
+    refusal = UsageError(
+        f"model.head_only=true needs a model that ends in one linear layer with {num_classes} outputs, one per class: "
+        "choose another model.name, or leave it out and use model.freeze"
+    )
     if not isinstance(head, nn.Linear) or not name or len(head_names(model, num_classes)) > 1:
-        raise UsageError(
-            f"model.head_only=true needs a model that ends in one linear layer with {num_classes} outputs, one per "
-            "class: choose another model.name, or leave it out and use model.freeze"
-        )
+        raise refusal
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in head.parameters():
@@ -62,6 +64,19 @@ def train_head_only(model: nn.Module, num_classes: int) -> None:
 
     OnFeatures.__name__ = kind.__name__
     model.__class__ = OnFeatures
+    if not _is_same_on_features(model, num_classes, image_size):  # something follows the head, such as a temperature
+        raise refusal
+
+
+def _is_same_on_features(model: nn.Module, num_classes: int, image_size: int) -> bool:
+    """True if two images give the same logits as their features do."""
+    images = torch.rand((2, 3, image_size, image_size), generator=torch.Generator().manual_seed(0))
+    training = model.training
+    with torch.no_grad(), global_state_kept():
+        model.eval()
+        logits = model(images), model(features_of(model, images, num_classes))
+        model.train(training)
+    return torch.allclose(*logits, rtol=1e-3, atol=1e-5)
 
 
 def features_of(model: nn.Module, images: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -111,11 +111,19 @@ def _check_may_continue(path: Path, config: Config) -> None:
             "A run can only be resumed with its own config. Undo the change, or start another run with --name NAME."
             + (" (A run can be made longer once it has finished.)" if is_longer else "")
         )
+    has_lost_patience = _has_lost_patience(path, stored.train)
     if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
-        raise AlreadyFinished(
-            f"{path} is finished. To train it longer, run the same command with a larger train.num_epochs; "
-            f"to see its results: distcls eval {path}",
-            path,
+        further = (
+            "Early stopping ended it"
+            if has_lost_patience
+            else ("To train it longer, run the same command with a larger train.num_epochs")
+        )
+        raise AlreadyFinished(f"{path} is finished. {further}; to see its results: distcls eval {path}", path)
+    if is_finished(path) and has_lost_patience:
+        raise UsageError(
+            f"{path} was ended by train.early_stopping={stored.train.early_stopping}, so it would not train longer. "
+            "Start another run with --name NAME, without early stopping or from these weights: model.init_from="
+            f"{path}"
         )
     if is_finished(path) and not newest_step(path):
         raise UsageError(
@@ -206,6 +214,12 @@ def _is_as_long(path: Path, train: TrainConfig) -> bool:
     """True if the newest checkpoint is of a run of this length: a longer run may have been killed at its start."""
     length = trained_length(path)
     return not length or (length.get("num_epochs"), length.get("num_steps")) == (train.num_epochs, train.num_steps)
+
+
+def _has_lost_patience(path: Path, train: TrainConfig) -> bool:
+    """True if early stopping ended the run at its newest checkpoint."""
+    position = read_object(checkpoint_folder(path, newest_step(path)) / "state.json")
+    return train.early_stopping is not None and position.get("evaluations_since_best", 0) >= train.early_stopping
 
 
 def _fits_what_was_trained(train: TrainConfig, path: Path, stored: TrainConfig) -> bool:

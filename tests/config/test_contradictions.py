@@ -46,6 +46,7 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         ),
         (["optim.nesterov=true", "optim.name=sgd", "optim.momentum=0"], "needs optim.momentum above 0"),
         (["optim.betas=[0.9]"], "optim.betas must be two numbers"),
+        (["model.init_from=runs/a", "model.weights=b.pth"], "both name initial weights: leave out one of them"),
         (["augment.mixup=0.2", "train.micro_batch_size=1"], "a micro-batch is one image here"),
         (["augment.cutmix=1", "train.micro_batch_size=1"], "or set augment.cutmix=0"),
         (["loss.class_weights=balanced", "loss.name=my.own:loss"], "but loss.name is my.own:loss. Change one of them"),
@@ -245,3 +246,10 @@ def test_a_group_of_another_schedule_inherits_nothing_that_it_cannot_use():
     steps = ["optim.schedule=step", "optim.milestones=['50%']"]
     load_config(None, [*steps, "optim.groups=[{match: x, schedule: cosine, min_lr: 1e-6}]"])
     load_config(None, ["optim.name=sgd", "optim.nesterov=true", "optim.groups=[{match: x, name: adamw}]"])
+
+
+def test_a_group_of_another_optimizer_inherits_what_it_can_use():
+    words = ["optim.nesterov=true", "optim.normalize_weights=true", "optim.groups=[{match: x, name: muon}]"]
+    optim = load_config(None, words).optim
+    muon = optim.for_group(optim.groups[0])
+    assert muon.nesterov and muon.normalize_weights

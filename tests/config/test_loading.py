@@ -255,6 +255,12 @@ def test_what_is_given_of_a_section_replaces_only_that_of_the_preset(given, scal
     assert crop is not None and (crop.scale, crop.ratio) == (scale, ratio)
 
 
+def test_augmentation_that_a_file_turns_off_stays_off_whatever_else_is_set(write_config):
+    path = write_config("preset: balanced\naugment: none\n")
+    augment = load_config(path, ["augment.normalize.mean=[0.5, 0.5, 0.5]"]).augment
+    assert not augment.flip and augment.random_resized_crop is None and augment.normalize.mean == [0.5] * 3
+
+
 def test_a_section_that_is_turned_off_stays_off_with_a_preset():
     assert (
         load_config(None, ["preset=balanced", "augment.random_resized_crop=null"]).augment.random_resized_crop is None

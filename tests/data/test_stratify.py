@@ -48,6 +48,14 @@ def test_a_class_without_images_is_no_trouble() -> None:
     assert len(kept) == len(held_out) == 2
 
 
+def test_more_folds_than_images_are_refused_whichever_fold_it_is() -> None:
+    labels = {"train": np.arange(20) % 2}
+    assert len(cut_splits(labels, DataConfig(folds=16, fold=15))["val"][1]) == 1
+    for fold in (0, 19):
+        with pytest.raises(UsageError, match=r"data.folds=20 is more than the 16 images .* Use data.folds=16 or fewer"):
+            cut_splits(labels, DataConfig(folds=20, fold=fold))
+
+
 def test_test_is_cut_from_all_and_val_from_the_rest() -> None:
     cuts = cut_splits({"train": np.arange(1000) % 10}, DataConfig(val_fraction=0.1, test_fraction=0.2))
     assert {name: len(rows) for name, (_, rows) in cuts.items()} == {"train": 720, "val": 80, "test": 200}

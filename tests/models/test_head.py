@@ -136,14 +136,18 @@ def test_classes_in_a_config_of_transformers_are_found(tmp_path):
 # Training the head only ----------------------------------------------------------------------------
 
 
-def test_a_frozen_network_and_its_features_give_the_same_scores():
-    model = build_model(ModelConfig(name="timm/test_vit", head_only=True, channels_last=False), 5, 160).eval()
-    images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(
+    ("name", "size", "width", "head"),
+    [("timm/test_vit", 160, 64, {"head.weight", "head.bias"}), ("airbench", 32, 256, {"head.weight"})],
+)
+def test_a_frozen_network_and_its_features_give_the_same_scores(name, size, width, head):
+    model = build_model(ModelConfig(name=name, head_only=True, channels_last=False), 5, size).eval()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = features_of(model, images, 5)
-        assert features.shape == (2, 64) and torch.allclose(model(features), model(images), atol=1e-6)
+        assert features.shape == (2, width) and torch.allclose(model(features), model(images), atol=1e-6)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained == {"head.weight", "head.bias"}
+    assert trained == head
 
 
 @pytest.mark.parametrize("name", ["torchvision/squeezenet1_1", "timm/deit_tiny_distilled_patch16_224"])
@@ -152,4 +156,14 @@ def test_a_head_that_is_not_one_linear_layer_cannot_be_trained_alone(name):
     with torch.device("meta"):
         model = LIBRARIES[library].build(short, 5, 224, {})
     with pytest.raises(UsageError, match="model.head_only=true needs a model that ends in one linear layer"):
-        train_head_only(model, 5)
+        train_head_only(model, 5, 224)
+
+
+def test_a_model_that_goes_on_after_its_last_layer_cannot_be_trained_on_features():
+    class Sharper(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) * 4
+
+    model = Sharper(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 5))
+    with pytest.raises(UsageError, match="model.head_only=true needs a model that ends in one linear layer"):
+        train_head_only(model, 5, 8)

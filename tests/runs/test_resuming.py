@@ -175,6 +175,18 @@ def test_a_longer_run_that_was_killed_as_it_began_is_not_called_finished():
     assert choose_folder(variant(run__name="a", train__num_epochs=60.0), "digits") == path
 
 
+def test_a_run_that_early_stopping_ended_is_not_made_longer():
+    stops = {"run__name": "a", "train__early_stopping": 3}
+    path = begin(Path("runs/a"), variant(**stops), "finished", step=5)
+    (path / "checkpoints/step-00000005/state.json").write_text('{"evaluations_since_best": 3}')
+    with pytest.raises(AlreadyFinished, match="Early stopping ended it"):
+        choose_folder(variant(**stops), "digits")
+    with pytest.raises(UsageError, match=r"was ended by train.early_stopping=3, .* model.init_from=runs/a"):
+        choose_folder(variant(**stops, train__num_epochs=60.0), "digits")
+    (path / "checkpoints/step-00000005/state.json").write_text('{"evaluations_since_best": 2}')
+    assert choose_folder(variant(**stops, train__num_epochs=60.0), "digits") == path
+
+
 def test_without_a_name_another_length_is_another_run():
     begin(Path("runs/digits"), variant(), step=5)
     assert choose_folder(variant(train__num_epochs=60.0), "digits") == Path("runs/digits-2")

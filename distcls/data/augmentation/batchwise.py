@@ -23,12 +23,12 @@ from distcls.plan.batches import BatchPlan
 from distcls.plan.keys import numpy_generator
 
 
-def draw_crops(plan: BatchPlan, step: int, view: int = 0) -> np.ndarray:
+def draw_crops(plan: BatchPlan, step: int) -> np.ndarray:
     """Draw the random numbers for the random resized crops of one step: (B, NUM_DRAWS) from 0 to 1.
 
     They are separate from the others because workers, which crop while they read, need them.
     """
-    return _generator(plan, step, view, "resized crop").random((plan.global_batch_size, NUM_DRAWS))
+    return _generator(plan, step, 0, "resized crop").random((plan.global_batch_size, NUM_DRAWS))
 
 
 def draw_numbers(config: AugmentConfig, plan: BatchPlan, step: int, view: int = 0) -> Numbers:

@@ -41,7 +41,7 @@ def train_batches(
     # Draw for several steps at a time: drawing step by step takes three times as long, as training cools the caches.
     blocks = (steps[i : i + STEPS_DRAWN_AHEAD] for i in range(0, len(steps), STEPS_DRAWN_AHEAD))
     drawn = (
-        numbers for block in blocks for numbers in [draw_step(split, augment, plan, i, crops_on_device) for i in block]
+        numbers for block in blocks for numbers in [_draw_step(split, augment, plan, i, crops_on_device) for i in block]
     )
     ours = (to_device({name: table[plan.rows] for name, table in numbers.items()}, device) for numbers in drawn)
     return (_with_numbers(loaded, plan, numbers) for numbers in copied_ahead(ours, dict.values, device))
@@ -62,13 +62,11 @@ def _request(plan: BatchPlan, step: int, with_crops: bool) -> Request:
     return Request(plan.global_batch(step)[plan.rows], plan.positions(step)[plan.rows], crops)
 
 
-def draw_step(
-    split: Split, augment: AugmentConfig, plan: BatchPlan, step: int, with_crops: bool, view: int = 0
-) -> Numbers:
+def _draw_step(split: Split, augment: AugmentConfig, plan: BatchPlan, step: int, with_crops: bool) -> Numbers:
     """Return the random numbers of a step for the whole global batch; with_crops: also those of random crops."""
-    numbers = draw_numbers(augment, plan, step, view)
+    numbers = draw_numbers(augment, plan, step)
     if split.random_crop is not None and with_crops:
-        numbers["box"] = torch.from_numpy(split.random_crop.boxes(draw_crops(plan, step, view), split.decoding))
+        numbers["box"] = torch.from_numpy(split.random_crop.boxes(draw_crops(plan, step), split.decoding))
     return numbers
 
 

@@ -41,8 +41,8 @@ EXPECTED = (
 def open_npz(config: DataConfig) -> dict[str, ImageSet]:
     """Return the splits in an .npz file, which is data.root. Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3).
 
-    Labels are whole numbers or strings, (N,) or (N, 1): positions in class_names if the file has it, else the
-    classes themselves. Raises MissingInputError and BadDataError.
+    Labels are whole numbers or strings, (N,) or (N, 1): positions in class_names, or names from it, if the file has
+    it, else the classes themselves. Raises MissingInputError and BadDataError.
     """
     file = Path(existing_file(config))
     stat = file.stat()
@@ -112,10 +112,12 @@ def _read_splits(file: Path, arrays: np.lib.npyio.NpzFile) -> Iterator[Arrays]:
 
 
 def _classes(file: Path, arrays: np.lib.npyio.NpzFile, train_labels: str) -> tuple[list[str], np.ndarray]:
-    """Return the names of the classes and the value of each in the labels, in ascending order."""
+    """Return the names of the classes, and the value of each in the labels."""
     if "class_names" in arrays:
-        class_names = [str(name) for name in arrays["class_names"].tolist()]
-        classes = np.arange(len(class_names))
+        names = arrays["class_names"]
+        class_names = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+        are_names = _flat(file, train_labels, arrays[train_labels]).dtype.kind == "U"
+        classes = np.array(class_names) if are_names else np.arange(len(class_names))
     else:
         classes = np.unique(_flat(file, train_labels, arrays[train_labels]))
         class_names = [str(label) for label in classes.tolist()]
@@ -138,7 +140,8 @@ def _positions(file: Path, name: str, labels: np.ndarray, classes: np.ndarray) -
             f"{file}: {name} has the class {unknown[0]}, which is not one of {', '.join(map(str, classes[:10]))}"
             f"{', …' if len(classes) > 10 else ''}"
         )
-    return np.searchsorted(classes, labels).astype(np.int64)
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, labels, sorter=order)].astype(np.int64)
 
 
 def _rgb(file: Path, name: str, images: np.ndarray) -> np.ndarray:

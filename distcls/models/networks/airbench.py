@@ -50,7 +50,7 @@ class Airbench(nn.Module):
         """Return logits (n, num_classes) of images (n, 3, H, W)."""
         features = self.groups(F.gelu(self.whiten(images)))
         pooled = F.max_pool2d(features, list(features.shape[2:])).flatten(1)
-        return self.head(pooled) * self.head_scale
+        return self.head(pooled * self.head_scale)  # before the head, which must come last (models/head.py)
 
     @torch.no_grad()
     def start_from_images(self, images: torch.Tensor) -> None:

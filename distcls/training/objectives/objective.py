@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from distcls.config.settings import Config
-from distcls.data.augmentation.batchwise import Augmentation
-from distcls.data.loading.loader import draw_step
+from distcls.data.augmentation.batchwise import Augmentation, draw_numbers
 from distcls.data.loading.micro_batch import MicroBatch, Numbers
 from distcls.data.loading.transfer import to_device
 from distcls.data.split import Data, Split
@@ -40,24 +39,26 @@ class Task:
         """Return the images (m, 3, H, W) and targets of a micro-batch, augmented by `augment.*`.
 
         View 0 is the one that every objective sees. Views 1, 2 … have their own random draws, keyed by the step and the
-        position in the global batch, so they are the same on any number of processes. What loader workers did
-        (augment.transforms, crops while reading) is the same in all views.
+        position in the global batch, so they are the same on any number of processes. The random crop and
+        augment.transforms are the same in all views, because loader workers may do them while they read an image.
         """
         if number == 0:
             with part("augment"):
                 return self.augment(micro_batch)
-        plan, numbers = self.plan, self._numbers(step, number, "box" in micro_batch.numbers)
+        plan, numbers = self.plan, self._numbers(step, number)
         rows = slice(micro_batch.index * plan.micro_batch_size, (micro_batch.index + 1) * plan.micro_batch_size)
         own = to_device({name: table[rows] for name, table in numbers.items()}, self.device)
+        if "box" in micro_batch.numbers:
+            own["box"] = micro_batch.numbers["box"]
         return self.augment(
             MicroBatch(micro_batch.index, micro_batch.pixels, micro_batch.labels, own, rows=micro_batch.rows)
         )
 
-    def _numbers(self, step: int, number: int, with_crops: bool) -> Numbers:
+    def _numbers(self, step: int, number: int) -> Numbers:
         """Return a view's random numbers for the whole global batch, drawn once for all its micro-batches."""
         if (step, number) not in self._drawn:
             self._drawn = {key: table for key, table in self._drawn.items() if key[0] == step}
-            self._drawn[step, number] = draw_step(self.images, self.config.augment, self.plan, step, with_crops, number)
+            self._drawn[step, number] = draw_numbers(self.config.augment, self.plan, step, number)
         return self._drawn[step, number]
 
 

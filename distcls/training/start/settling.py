@@ -28,7 +28,7 @@ from distcls.data.stratify import cut_splits
 from distcls.errors import UsageError
 from distcls.files.atomic import read_json
 from distcls.models import timm_library
-from distcls.models.init_from import find_source, library_weights
+from distcls.models.init_from import find_source, is_file, library_weights
 from distcls.models.libraries import library_of
 from distcls.models.library_weights import LibraryWeights, cannot_reach
 from distcls.runs.resolution import computes_bf16
@@ -82,7 +82,7 @@ class Scale(NamedTuple):
 SCALES = (
     Scale(20_000, 8, 1, 0.9, "25%", False),
     Scale(2_000, 4, 1, 0.75, "25%", False),
-    Scale(0, 1, 6, 0.1, "40%", True),
+    Scale(0, 1, 3, 0.1, "40%", True),
 )
 
 MANY_IMAGES = 2_000
@@ -132,7 +132,7 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
 
 def _with_automatic_preset(config: Config, opened: Callable[[], ImageSets]) -> Config:
     if not config.may_have_preset or not are_photographs(opened()["train"], config.data):
-        return config.replaced({"preset": "none"})
+        return with_preset(config, "none")
     is_from_scratch = not config.model.starts_trained and (
         config.is_given("model.name") or config.is_given("model.pretrained")
     )
@@ -232,17 +232,29 @@ def _with_preprocessing(config: Config) -> Config:
     """Prepare images as the initial weights expect them, as far as the config does not say how."""
     theirs = _preprocessing(config.model)
     # Not every network that a user may name takes other sizes.
-    if config.preset in IMAGE_SCALE and "data.image_size" in theirs and not config.is_given("model.name"):
+    is_own_choice = not config.is_given("model.name") and library_of(config.model.name) is not None
+    if config.preset in IMAGE_SCALE and "data.image_size" in theirs and is_own_choice:
         theirs["data.image_size"] = 32 * round(theirs["data.image_size"] * IMAGE_SCALE[config.preset] / 32)
     return config.replaced({path: value for path, value in theirs.items() if not config.is_given(path)})
 
 
+def _preprocessing_of_run(model: ModelConfig) -> Path | None:
+    """Return the description of the images that a run's weights were trained on; None if they are not a run's."""
+    given = model.init_from or (model.weights if is_file(model.weights) else None)
+    if given is None:
+        return None
+    path = Path(given).expanduser()
+    beside = (path if path.is_dir() else path.parent) / "preprocessing.json"
+    return beside if beside.exists() else None
+
+
 def _preprocessing(model: ModelConfig) -> dict[str, Any]:
     """Return the settings for preparing images as in the training of the initial weights, as far as that is known."""
-    run = Path(model.init_from or "") / "preprocessing.json"
-    if model.init_from is not None and run.exists():
-        theirs = read_json(run)
+    of_run = _preprocessing_of_run(model)
+    if of_run is not None:
+        theirs = read_json(of_run)
         return {
+            "data.image_size": theirs["image_size"],
             "augment.normalize.mean": theirs["normalize"]["mean"],
             "augment.normalize.std": theirs["normalize"]["std"],
             "data.interpolation": theirs.get("interpolation", "bilinear"),

@@ -66,6 +66,12 @@ def test_words_and_named_classes(opened: Callable[..., dict[str, ImageSet]]) -> 
     assert words.class_names == ["cat", "dog"] and words.labels.tolist() == [1, 0] * 3
     named = opened(images=GRAY, labels=LABELS % 3, class_names=["cat", "dog", "eel"])["train"]
     assert named.class_names == ["cat", "dog", "eel"] and named.labels.tolist() == [0, 1] * 3
+    both = opened(images=GRAY, labels=np.array(["dog", "cat"] * 3), class_names=np.array([b"eel", b"dog", b"cat"]))[
+        "train"
+    ]
+    assert both.class_names == ["eel", "dog", "cat"] and both.labels.tolist() == [1, 2] * 3
+    with pytest.raises(BadDataError, match="labels has the class fox, which is not one of eel, dog"):
+        opened(images=GRAY, labels=np.array(["dog", "fox"] * 3), class_names=["eel", "dog"])
 
 
 def test_a_changed_file_is_read_again(opened: Callable[..., dict[str, ImageSet]]) -> None:

@@ -29,6 +29,15 @@ def test_views_differ_and_are_functions_of_their_number_and_the_step():
     assert torch.equal(make_task(PLAN).view(batch, 3, 1)[0], views[1])
 
 
+def test_all_views_share_the_crop_that_workers_may_have_taken():
+    task = make_task(PLAN)
+    whole = dataclasses.replace(micro_batch(task, 1), numbers={"box": torch.tensor([[0, 0, 4, 4]] * 4)})
+    corner = whole.pixels.clone()
+    corner[:, 4:] = corner[:, :, 4:] = 0
+    other = dataclasses.replace(whole, pixels=corner)
+    assert torch.equal(task.view(whole, 3, 1)[0], task.view(other, 3, 1)[0])
+
+
 def test_a_micro_batch_has_the_same_views_on_any_process():
     alone = make_task(PLAN)
     shared = make_task(dataclasses.replace(PLAN, rank=1, world_size=2))

@@ -229,3 +229,12 @@ def test_freezing_to_the_end_is_refused(given, named):
     data = make_data()
     with pytest.raises(UsageError, match=named + ", but the run has only 15"):
         check_plan(variant(config, model__freeze_until=given), data, plan_batches(config.train, len(data.train)))
+
+
+def test_a_preset_may_be_tried_for_a_step_that_trains_only_the_head():
+    chosen = {"preset": "balanced", "model.freeze_until": "40%", "train.num_epochs": None, "train.num_steps": 1}
+    config = make_config().replaced(chosen)
+    data = make_data()
+    check_plan(config, data, plan_batches(config.train, len(data.train)))
+    with pytest.raises(UsageError, match="model.freeze_until=40% is 1 steps"):
+        check_plan(config.noting(["model.freeze_until"]), data, plan_batches(config.train, len(data.train)))

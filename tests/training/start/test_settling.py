@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     config = settled(photographs)
     assert config.train.num_epochs == epochs
     scale = {3000: (64, 1e-3, 1, "10%", 0.7), 20_000: (128, 5e-4 * 8**0.5, 1, "10%", 0.7)}
-    batch, lr, decay, frozen, crop = scale.get(count, (16, 3e-3, 0.1, "40%", 0.35))
+    batch, lr, decay, frozen, crop = scale.get(count, (16, 1.5e-3, 0.1, "40%", 0.35))
     assert config.train.global_batch_size == batch and config.optim.lr == pytest.approx(lr)
     assert (config.optim.layer_decay, config.model.freeze_until) == (decay, frozen)
     few = count < 2000
@@ -126,7 +127,7 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     assert settled(photographs, "augment.random_resized_crop=null").augment.random_resized_crop is None
     other = settled(photographs, "preset=balanced", "model.name=timm/resnet18", "model.pretrained=false")
     assert other.augment.random_resized_crop.scale == [0.35, 1.0] and other.optim.layer_decay < 1, "unmeasured"
-    assert settled(photographs, "train.global_batch_size=4").optim.lr == pytest.approx((3e-3 if few else 5e-4) / 2)
+    assert settled(photographs, "train.global_batch_size=4").optim.lr == pytest.approx((1.5e-3 if few else 5e-4) / 2)
 
 
 def test_what_is_given_of_the_rates_stays(photographs):
@@ -238,6 +239,23 @@ def test_the_network_of_another_run_is_taken_over_unless_it_is_code(photographs,
     (tmp_path / "config.yaml").write_text("model: {name: 'evil:make'}\n")
     with pytest.raises(UsageError, match=r"used model.name=evil:make, which is code: if you trust it"):
         settled(photographs, f"model.init_from={tmp_path}")
+
+
+@pytest.mark.parametrize("inside", [".", "model.safetensors"])
+def test_the_preprocessing_of_another_run_is_taken_over(photographs, tmp_path, inside):
+    (tmp_path / "model.safetensors").touch()
+    normalize = {"mean": [0.1] * 3, "std": [0.2] * 3}
+    described = {"normalize": normalize, "image_size": 96, "interpolation": "bicubic", "crop_fraction": 0.9}
+    (tmp_path / "preprocessing.json").write_text(json.dumps(described))
+    config = settled(photographs, "model.name=torchvision/resnet18", f"model.init_from={tmp_path / inside}")
+    assert (config.data.image_size, config.data.interpolation, config.data.crop_fraction) == (96, "bicubic", 0.9)
+    assert config.augment.normalize.mean == [0.1] * 3
+
+
+def test_crops_from_images_of_another_size_need_a_preset_that_crops(photographs, tmp_path):
+    assert settled(photographs, "data.decode_size=256").data.decode_size == 256
+    with pytest.raises(UsageError, match=r"preset=none: data.decode_size=256 has no effect"):
+        settled(write_images(tmp_path / "small", 48), "data.decode_size=256")
 
 
 def test_settings_of_a_preset_give_way_to_what_makes_them_useless(photographs):
