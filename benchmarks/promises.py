@@ -82,7 +82,7 @@ def take_the_layout(self: TrainStep, terms: Terms, _: MicroBatch) -> None:
 
 
 PARTS: list[tuple[str, Any, str, Callable[..., Any]]] = [
-    (RANDOM, loader, "draw_step", first_of(loader.draw_step)),
+    (RANDOM, loader, "_draw_step", first_of(loader._draw_step)),
     (PLAN, BatchPlan, "global_batch", cycled(BatchPlan.global_batch)),
     (SEEDS, step, "seed_everything", lambda *_: None),
     (NORM, TrainStep, "_clip", zero_norm),

@@ -109,6 +109,7 @@ def build_data(
         decoding=decoding,
         fingerprint=_fingerprint(image_sets["train"].class_names, prints, splits, found),
         listing_fingerprint=_fingerprint(image_sets["train"].class_names, prints, splits, {}),
+        set_fingerprints=tuple(_of_set(listed, found.get(name)) for name, listed in prints.items()),
         report=build_report(config, decoding, list(splits.values()), image_sets, found, excluded),
     )
     data.report["split_fingerprints"] = {

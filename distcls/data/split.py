@@ -102,6 +102,8 @@ class Data:
     """For data_report.json: counts, ignored files, and bad files with the reasons."""
     listing_fingerprint: str = ""
     """The same without file contents, as stored by runs from before files were hashed."""
+    set_fingerprints: tuple[str, ...] = ()
+    """Hex digests of the image sets, whichever image is in which split."""
 
     @property
     def image_size(self) -> int:

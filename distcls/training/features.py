@@ -1,6 +1,7 @@
 """Computes what a frozen network makes of each image, once, so that training its head takes seconds.
 
 The images are cut into evaluation batches of a fixed size, so the features are the same on any number of processes.
+Which of them are for training and which for val makes no difference, so the folds of a cross-validation share them.
 """
 
 from __future__ import annotations
@@ -37,21 +38,32 @@ def with_features(
     They are kept in the cache, so another run of the same network on the same images need not compute them.
     """
     splits = [split for split in (data.train, data.val) if split is not None]
+    pools = _pools(splits)
     folder = cache_folder(config.data)
-    key = processes.from_main(lambda: _key(data, classifier, config))
+    key = processes.from_main(lambda: _key(data, pools, classifier, config))
     features: dict[str, np.ndarray] = {}
     if not all(processes.from_all(read_entry(entry_path(folder, f"{TITLE}-{key}")) is not None)):
-        total = sum(map(len, splits))
-        for split in splits:
+        total = sum(map(len, pools))
+        for pool in pools:
             report = functools.partial(_report, progress, sum(map(len, features.values())), total)
-            features[split.name] = _compute(split, classifier, config, processes, report)
+            features[pool.name] = _compute(pool, classifier, config, processes, report)
     dtype = np.float64 if config.train.precision == "float64" else np.float32
     if processes.is_local_main:
-        _open(folder, key, splits, features, dtype)
+        _open(folder, key, pools, features, dtype)
     processes.wait_for_everyone()
-    kept = _open(folder, key, splits, features, dtype)
-    train, *val = [_feature_split(split, kept[split.name]) for split in splits]
+    kept = _open(folder, key, pools, features, dtype)
+    train, *val = [_feature_split(split, pools, kept) for split in splits]
     return dataclasses.replace(data, train=train, val=val[0] if val else None)
+
+
+def _pools(splits: list[Split]) -> list[Split]:
+    """Return a split for each image set, with the images of all these splits that come from it, in its order."""
+    pools: dict[int, Split] = {}
+    for split in splits:
+        pool = pools.setdefault(id(split.image_set), split)
+        rows = np.union1d(pool.rows, split.rows)
+        pools[id(split.image_set)] = dataclasses.replace(pool, rows=rows, labels=split.image_set.labels[rows])
+    return list(pools.values())
 
 
 def _report(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
@@ -90,11 +102,13 @@ def _open(
     return {name: of_split.images.view(dtype) for name, of_split in opened.items()}
 
 
-def _feature_split(split: Split, features: np.ndarray) -> Split:
-    return dataclasses.replace(split, rows=np.arange(len(split)), pixels=features, in_memory=True, random_crop=None)
+def _feature_split(split: Split, pools: list[Split], features: dict[str, np.ndarray]) -> Split:
+    pool = next(pool for pool in pools if pool.image_set is split.image_set)
+    rows = np.searchsorted(pool.rows, split.rows)
+    return dataclasses.replace(split, rows=rows, pixels=features[pool.name], in_memory=True, random_crop=None)
 
 
-def _key(data: Data, classifier: Classifier, config: Config) -> str:
+def _key(data: Data, pools: list[Split], classifier: Classifier, config: Config) -> str:
     """Return a digest of everything that the features depend on.
 
     The features of the first batch are part of it, because they also depend on the code of the network and on the
@@ -115,10 +129,11 @@ def _key(data: Data, classifier: Classifier, config: Config) -> str:
         data.decoding,
         DECODER,
     )
-    first = next(eval_batches(data.train, config.train.eval_batch_size, classifier.device, workers=0))
+    first = next(eval_batches(pools[0], config.train.eval_batch_size, classifier.device, workers=0))
     return digest(
         [],
-        data.fingerprint.encode(),
+        *(one.encode() for one in data.set_fingerprints),
+        *(pool.rows for pool in pools),
         weights.digest(),
         repr(described).encode(),
         _features(classifier, first[1]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,11 +44,11 @@ def test_features_take_the_place_of_pixels_and_are_computed_once(tmp_path, proce
     seen = with_features(data, classifier, config, processes, lambda *counts: reports.append(counts))
     assert seen.val is not None and data.val is not None
     assert reports[-1] == (len(data.train) + len(data.val),) * 2
-    assert seen.train.pixels is not None and seen.train.pixels.shape == (len(data.train), 6)
+    assert seen.train.pixels is not None and seen.train.pixels.shape == (len(data.train) + len(data.val), 6)
     assert np.array_equal(seen.train.labels, data.train.labels) and seen.test is data.test
 
     some = torch.from_numpy(np.stack([data.val.image(i) for i in range(20)]))
-    features = torch.from_numpy(np.asarray(seen.val.pixels[:20]))
+    features = torch.from_numpy(np.asarray(seen.val.pixels[seen.val.rows[:20]]))
     with torch.no_grad():
         torch.testing.assert_close(classifier.logits(features), classifier.logits(some))
 
@@ -55,7 +56,13 @@ def test_features_take_the_place_of_pixels_and_are_computed_once(tmp_path, proce
         network.get_submodule("head").weight.zero_()  # a trained head changes no features
     again = with_features(data, classifier, config, processes, lambda *_: pytest.fail("computed again"))
     assert np.array_equal(again.train.pixels, seen.train.pixels)
+    folds = build_data(dataclasses.replace(config.data, folds=5, fold=3), processes)
+    of_fold = with_features(folds, classifier, config, processes, lambda *_: pytest.fail("computed again"))
+    assert of_fold.val is not None and folds.val is not None
+    some = torch.from_numpy(np.stack([folds.val.image(i) for i in range(20)]))
+    features = torch.from_numpy(np.asarray(of_fold.val.pixels[of_fold.val.rows[:20]]))
     with torch.no_grad():
+        torch.testing.assert_close(classifier.logits(features), classifier.logits(some))
         network.get_submodule("hidden").weight.add_(1)
     reports.clear()
     other = with_features(data, classifier, config, processes, lambda *counts: reports.append(counts))
