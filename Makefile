@@ -32,7 +32,7 @@ test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
 test-gpu: $(VENV)/.installed-dev
-	PYTHON=$(CURDIR)/$(BIN)/python benchmarks/gpu.sh --device cpu
+	PYTHON="$(CURDIR)/$(BIN)/python" benchmarks/gpu.sh --device cpu
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

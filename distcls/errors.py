@@ -9,10 +9,13 @@ import os
 import time
 from collections.abc import Sequence
 
+EXIT_CODES, TORCHRUN_REASON = "DISTCLS_EXIT_CODES", "TORCHELASTIC_ERROR_FILE"
+"""Variables that name files in which the processes of a run say how they end."""
+
 
 def note_exit_code(code: int) -> None:
     """Append the code to the file $DISTCLS_EXIT_CODES, if set: torchrun turns every code into 1 (launch/node.sh)."""
-    notes = os.environ.get("DISTCLS_EXIT_CODES")
+    notes = os.environ.get(EXIT_CODES)
     if notes:
         with open(notes, "a") as file:
             file.write(f"{code}\n")
@@ -20,7 +23,7 @@ def note_exit_code(code: int) -> None:
 
 def note_reason(text: str) -> None:
     """Write why this process ends to torchrun's error file, so that torchrun's own report ends with that sentence."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    path = os.environ.get(TORCHRUN_REASON)
     if path:
         with contextlib.suppress(OSError), open(path, "w") as file:
             json.dump({"message": text, "timestamp": int(time.time())}, file)

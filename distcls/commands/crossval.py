@@ -62,5 +62,6 @@ def main(argv: Sequence[str]) -> int:
 def _folder_stem(config: Config, config_path: Path | None) -> Path:
     """Return the run folder that `distcls train` would choose, without the suffix of a fold."""
     if config.run.dir:
-        return Path(config.run.dir).expanduser()
+        path = Path(config.run.dir).expanduser()
+        return path if path.name else path.resolve()  # "."
     return Path("runs") / (config.run.name or default_name(config, config_path))

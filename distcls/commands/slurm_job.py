@@ -99,9 +99,10 @@ def submit(executor: _Executor, runs: list[PlannedRun], job_dir: Path) -> list[s
     """Write the configs, call sbatch, and reserve the run folders until the runs start."""
     try:
         job_dir.mkdir(parents=True, exist_ok=True)
+        for run in runs:  # before the job: a container mounts it
+            run.dir.mkdir(parents=True, exist_ok=True)
         jobs = submit_words(executor, [["--config", _write_config(run, job_dir)] for run in runs], job_dir)
         for run in runs:
-            run.dir.mkdir(parents=True, exist_ok=True)
             if not (run.dir / "config.yaml").exists():
                 write_text(run.dir / "config.yaml", to_yaml(run.config))
         return jobs

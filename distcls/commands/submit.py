@@ -64,11 +64,11 @@ def _plan_run(options: argparse.Namespace, array_setting: list[str], suffix: str
     words = [f"run.device={'cpu' if options.cpu else 'cuda'}", *options.settings, *array_setting]
     for name in ("config", "data", "name"):
         if getattr(options, name) is not None:
-            words += [f"--{name}", getattr(options, name)]
+            words.append(f"--{name}={getattr(options, name)}")
     with environment_variables(WORLD_SIZE=options.nodes * options.tasks_per_node):
         config, read = parse_train_arguments(words)
     run = config.run
-    named = {"run.dir": run.dir and run.dir + suffix, "run.name": run.name and run.name + suffix}
+    named = {"run.dir": run.dir and run.dir.rstrip("/") + suffix, "run.name": run.name and run.name + suffix}
     name = default_name(config, read.config_path) + suffix
     path = choose_folder(config.replaced(named), name).absolute()
     return PlannedRun(path, config.replaced({**named, "run.dir": str(path)}))

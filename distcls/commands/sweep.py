@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from distcls.config.settings import PRESETS, Config
 from distcls.errors import MissingInputError, UsageError
 from distcls.runs.resuming import default_name, lock_folder
 from distcls.sweeps.search.checking import check_values
-from distcls.sweeps.search.plan import COSTS, Limits, Plan, Read, settle
-from distcls.sweeps.search.space import VARIANT, Space, read_space
+from distcls.sweeps.search.plan import COSTS, Limits, Plan, Read, settle, some_config
+from distcls.sweeps.search.space import VARIANT, Point, Space, read_space
 
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -44,6 +44,11 @@ def main(argv: Sequence[str]) -> int:
         read = partial(_read_for_job, options)
         if shutil.which("sbatch") is None:
             raise MissingInputError("sbatch is not on the PATH: start the sweep on a machine with Slurm's commands")
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "distcls sweep starts its trials itself, each as one process: start it without torchrun or another "
+            "launcher, or unset WORLD_SIZE"
+        )
     plan = _plan(options, space, fixed, read)
     check_values(plan, read)
     with lock_folder(plan.folder) or nullcontext():
@@ -78,6 +83,8 @@ def _submit(options: argparse.Namespace, name: str, runs: Any) -> Any:
     from distcls.commands.slurm_job import PlannedRun, build_executor, submit_words
     from distcls.sweeps.search.slurm_runs import Submitted
 
+    for run in runs:  # a container mounts them
+        run.dir.mkdir(parents=True, exist_ok=True)
     executor = build_executor(options, [PlannedRun(run.dir.absolute(), run.config) for run in runs])
     executor.update_parameters(job_name=name)
     device = f"run.device={'cpu' if options.cpu else 'cuda'}"
@@ -133,8 +140,9 @@ def _threads(plan: Plan, read: Read, parallel: int) -> int | None:
     """Return the CPU threads for each of several trials at once; None to leave it to the trials."""
     if parallel == 1:
         return None
-    points = [{VARIANT: name} for name in plan.space.variants] or [{}]
-    is_given = any(read(plan.words(point)).train.num_threads is not None for point in points)
+    points: list[Point] = [{VARIANT: name} for name in plan.space.variants] or [{}]
+    configs = [some_config(plan, read, point) for point in points]
+    is_given = any(config is not None and config.train.num_threads is not None for config in configs)
     return None if is_given else max((os.cpu_count() or 1) // parallel, 1)
 
 
@@ -143,11 +151,11 @@ def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read:
         if word.startswith(("run.dir=", "run.name=")):
             raise UsageError(f"{word}: each trial has a folder of its own; --name NAME names the sweep")
     words = [
-        *(["--data", options.data] if options.data else []),
-        *(["--preset", options.preset] if options.preset else []),
+        *([f"--data={options.data}"] if options.data else []),
+        *([f"--preset={options.preset}"] if options.preset else []),
     ]
     words += fixed
-    config = read([*(["-c", str(options.config)] if options.config else []), *words])
+    config = _read_somehow([*(["-c", str(options.config)] if options.config else []), *words], space, read)
     search = options.search or ("grid" if space.is_listed() else "tpe")
     if search == "grid":
         next(space.grid())  # refuses ranges
@@ -177,6 +185,17 @@ def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read:
         pruner=options.pruner,
         search_seed=options.search_seed,
     )
+
+
+def _read_somehow(words: Sequence[str], space: Space, read: Read) -> Config:
+    """Return the config of what all trials share, with some values of the space if it is wrong without them."""
+    try:
+        return read(words)
+    except UsageError as alone:
+        for point in space.points_with({}):
+            with suppress(UsageError):
+                return read([*words, *space.settings(point)])
+        raise alone
 
 
 def _parser() -> Parser:

@@ -189,6 +189,9 @@ class RunFolder:
         def show(done: int, total: int) -> None:
             self.processes.expect_progress(self.config.run.hang_timeout if done < total else None)
             self.progress.working(what, done, total)
+            if self.status is not None and not self._has_begun:  # a sweep sees from it that the run does not hang
+                with contextlib.suppress(OSError):
+                    self.status.write_if_due("running", 0, "start")
 
         return show
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -120,7 +121,7 @@ def watch(cloud: str, notice_file: Path, every: float, command: Sequence[str]) -
     while process.poll() is None:
         try:
             notice = CLOUDS[cloud]()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             notice = None
             if str(error) != trouble:
                 say(f"the metadata service of {cloud} does not answer: {error}; asking again")

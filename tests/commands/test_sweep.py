@@ -80,6 +80,17 @@ def test_what_is_not_said_follows_from_the_space_and_the_config(planned) -> None
     assert ranges.seeds == [7, 8] and ranges.limits.parameters == 1_500_000
 
 
+def test_a_setting_that_all_share_may_need_a_value_that_is_searched(planned) -> None:
+    assert main(["sweep", "optim.name=sgd,muon", "optim.nesterov=true", "--data=-photos"]) == 0
+    assert planned[0].options == ("--data=-photos", "optim.nesterov=true")
+
+
+def test_it_is_not_one_of_several_processes(planned, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["sweep", "optim.lr=0.1,0.2"]) == 2
+    assert "starts its trials itself" in capsys.readouterr().err and not planned
+
+
 def test_a_second_sweep_in_the_folder_is_refused(planned, capsys) -> None:
     hold = "import sys; from pathlib import Path; from distcls.runs.resuming import lock_folder; "
     hold += "lock = lock_folder(Path('sweeps/digits')); print('held', flush=True); sys.stdin.read()"

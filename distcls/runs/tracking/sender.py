@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from distcls.config.differences import settings_by_path
 from distcls.config.loading import read_config
-from distcls.errors import DistclsError, MissingInputError
+from distcls.errors import EXIT_CODES, TORCHRUN_REASON, DistclsError, MissingInputError
 from distcls.files.atomic import write_json
 from distcls.runs.status import is_finished, read_object
 from distcls.runs.tracking.metrics_file import Row
@@ -58,7 +58,10 @@ def start_sender(run_dir: Path, name: str) -> subprocess.Popen:
     (run_dir / FOLDER).mkdir(exist_ok=True)
     with (run_dir / FOLDER / f"{name}.log").open("ab") as log:
         words = [sys.executable, "-m", "distcls", "track", str(run_dir), "--tracker", name, "--follow"]
-        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+        environment = {name: value for name, value in os.environ.items() if name not in (EXIT_CODES, TORCHRUN_REASON)}
+        return subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
 
 
 def state_file(run_dir: Path, name: str) -> Path:
@@ -211,7 +214,7 @@ class Sender:
         """Wait until a finished run has drawn its plots, the curves last; return False if it has not."""
         end = time.monotonic() + SECONDS_FOR_REPORT
         plots, measured = self.run_dir / "plots" / "curves.png", self.run_dir / "metrics.json"
-        while not (plots.exists() and plots.stat().st_mtime >= measured.stat().st_mtime):
+        while not (plots.exists() and (not measured.exists() or plots.stat().st_mtime >= measured.stat().st_mtime)):
             if time.monotonic() > end:
                 told = f"no plots yet: run distcls report {self.run_dir}, then distcls track {self.run_dir}"
                 print(f"{self.name}: {told}", file=sys.stderr, flush=True)
@@ -223,7 +226,7 @@ class Sender:
         """Return the files of a finished run that are sent."""
         names = ["config.yaml", "metrics.json", "metrics.csv", "report.html", "env.json"]
         found = [self.run_dir / name for name in names] + sorted((self.run_dir / "plots").glob("*.png"))
-        return [path for path in [*found, *sorted((self.run_dir / MODEL).iterdir())] if path.is_file()]
+        return [path for path in [*found, *sorted((self.run_dir / MODEL).glob("*"))] if path.is_file()]
 
 
 def follow(run_dir: Path, name: str, stdin: IO[bytes]) -> bool:

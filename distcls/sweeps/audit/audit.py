@@ -122,7 +122,7 @@ def _commands(run_dirs: Sequence[Path], gallery: Gallery, config: DataConfig, ex
             ["distcls", "crossval", *again, "--name", folds, "data.test_fraction=0"],
             ["distcls", "audit", f"runs/{folds}"],
         ]
-        exclude_file = Path("runs", f"{folds}-audit", exclude_file.name)  # of all images
+        exclude_file = Path("runs", f"{folds}-audit", "audit.csv")  # of all images
     if len(run_dirs) > 1:
         again += ["data.folds=null", "data.fold=null"]
         if not any(split.name == "test" for split in gallery.splits):

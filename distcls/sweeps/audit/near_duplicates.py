@@ -32,8 +32,8 @@ SAMPLE = 1000
 MOST_PAIRS = 50_000
 """More is no list for people."""
 
-BLOCK = 1024
-"""Signatures to compare at a time with all others."""
+BLOCK, COLUMNS = 1024, 16 * 1024
+"""Signatures to compare at a time, with how many others."""
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -65,13 +65,15 @@ def find_near_duplicates(
         if progress is not None:
             progress(start, len(squares))
         rows = slice(start, start + BLOCK)
-        same, turned = even[rows] @ even[start:].T, odd[rows] @ odd[start:].T
-        similarity = same + np.abs(turned)
-        first, second = np.nonzero(np.triu(similarity >= least, 1))
-        columns = (first + start, second + start, similarity[first, second], turned[first, second] < 0)
-        found = np.concatenate([found, np.stack(columns, 1)])
-        if len(found) > most:
-            found = found[np.argsort(-found[:, 2], kind="stable")[:most]]
+        for left in range(start, len(squares), COLUMNS):  # all columns at once would need 5 GB for a million images
+            columns = slice(left, left + COLUMNS)
+            turned = odd[rows] @ odd[columns].T
+            similarity = even[rows] @ even[columns].T + np.abs(turned)
+            first, second = np.nonzero(np.triu(similarity >= least, start - left + 1))
+            pairs = (first + start, second + left, similarity[first, second], turned[first, second] < 0)
+            found = np.concatenate([found, np.stack(pairs, 1)])
+            if len(found) > most:
+                found = found[np.argsort(-found[:, 2], kind="stable")[:most]]
     if progress is not None:
         progress(len(squares), len(squares))
     order = np.lexsort((found[:, 1], found[:, 0], -found[:, 2]))

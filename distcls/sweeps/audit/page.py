@@ -88,7 +88,7 @@ def _error_section(findings: Findings, shown: tuple[Markup, list[Thumbnail]]) ->
         score = f"score {findings.errors.scores[row]:.2f}"
         lines = [(f"{suggested}?", ""), (f"labeled {label}", "dim"), (score, "dim")]
         figures.append(Figure([thumb], [*lines, (findings.gallery.names[image], "dim name")]))
-    more = f" The first {len(thumbs)} are shown; audit.csv lists all." if len(listed) > len(thumbs) else ""
+    more = f" The first {len(thumbs)} are shown; the list has all." if len(listed) > len(thumbs) else ""
     note = (
         f"{count(len(listed), 'label')}, the least credible first, each with the class that a model suggests which was "
         f"not trained on the image.{more}"

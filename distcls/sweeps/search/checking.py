@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from distcls.config.settings import Config
 from distcls.errors import UsageError
 from distcls.sweeps.search.plan import Plan, Read
-from distcls.sweeps.search.space import VARIANT, Dimension, Point, Value
+from distcls.sweeps.search.space import VARIANT, Point
 
 
 def check_values(plan: Plan, read: Read) -> None:
@@ -20,8 +20,8 @@ def check_values(plan: Plan, read: Read) -> None:
     mistakes = []
     for dimension in plan.space.dimensions:
         for value in dimension.extremes():
-            errors = [error for point in _points_with(plan, dimension, value) if (error := _refusal(plan, read, point))]
-            if len(errors) == len(list(_points_with(plan, dimension, value))):
+            errors = [_refusal(plan, read, point) for point in plan.space.points_with({dimension.name: value})]
+            if errors[0] and all(errors):
                 mistakes.append(errors[0])
     if len(mistakes) > 1:
         raise UsageError(f"the space has {len(mistakes)} mistakes:\n  " + "\n  ".join(mistakes))
@@ -68,14 +68,6 @@ def _configs(plan: Plan, read: Read) -> Iterator[tuple[Point, Config]]:
 
 def _of_variant(point: Point) -> str:
     return f"variant {point[VARIANT]}: " if VARIANT in point else ""
-
-
-def _points_with(plan: Plan, dimension: Dimension, value: Value) -> Iterator[Point]:
-    others = [other for other in plan.space.dimensions if other.name != dimension.name]
-    variants = [other for other in others if other.name == VARIANT]
-    yield {**{other.name: other.extremes()[0] for other in variants}, dimension.name: value}
-    for end in (0, -1):
-        yield {**{other.name: other.extremes()[end] for other in others}, dimension.name: value}
 
 
 def _refusal(plan: Plan, read: Read, point: Point) -> str | None:

@@ -100,6 +100,10 @@ class LocalRuns:
             self._stopped_at[run.name] = time.monotonic()
             process.terminate()
 
+    def waits(self, run: TrialRun) -> bool:
+        """Return False: a process of this machine is never kept waiting."""
+        return False
+
     def kill(self, run: TrialRun) -> None:
         """End a run that hangs. One that is not ours is no longer waited for."""
         process = self._processes.get(run.name)
@@ -141,6 +145,8 @@ class LocalRuns:
 
 def _prepare(sweep: int) -> None:
     """In the new process: stop when the sweep is gone, and hear signals, which are blocked while the sweep forks."""
+    for number in signals.STOP_SIGNALS:  # the sweep's handlers would swallow one that arrives before the program starts
+        signal.signal(number, signal.SIG_DFL)
     end_with_parent(signal.SIGTERM, sweep)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP_SIGNALS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -166,6 +167,14 @@ def _changed_configs(plan: Plan, settled: Plan, read: Read) -> list[str]:
     points: list[Point] = [{VARIANT: name} for name in plan.space.variants] or [{}]
     found = []
     for point in points:
-        before, after = (read(one.words(point)) for one in (settled, plan))
-        found += [str(difference) for difference in differences(before, after)]
+        before, after = (some_config(one, read, point) for one in (settled, plan))
+        found += [str(difference) for difference in differences(before, after)] if before and after else []
     return list(dict.fromkeys(found))
+
+
+def some_config(plan: Plan, read: Read, fixed: Point) -> Config | None:
+    """Return the config of a trial with these values; None if they do not go with any that were tried."""
+    for point in plan.space.points_with(fixed):
+        with contextlib.suppress(UsageError):
+            return read(plan.words(point))
+    return None

@@ -6,6 +6,7 @@ that no other job has: a sweep that is started again finds its jobs in the queue
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -33,6 +34,9 @@ FIRST_ANSWER = 180.0
 
 SECONDS_TO_STOP = 600.0
 """How long to wait for a job that was cancelled."""
+
+FILTERS = ("SQUEUE_", "SCANCEL_")
+"""How the variables begin that give Slurm's commands options."""
 
 ANSWER = 60
 """Seconds that Slurm's commands get to answer."""
@@ -62,6 +66,8 @@ class SlurmRuns:
         """For each run its job and output; if the sweep was killed in sbatch, the array's name and the place in it."""
         self._queue: dict[str, str] = {}
         """Names of the jobs in the queue, by id."""
+        self._states: dict[str, str] = {}
+        """RUNNING, PENDING and so on, by id."""
         self._asked_at = 0.0
         self._has_answered = False
         self._seen_at: dict[str, float] = {}
@@ -143,6 +149,11 @@ class SlurmRuns:
         if job is not None and name not in self._stopped_at and _call("scancel", job) is not None:
             self._stopped_at[name] = time.monotonic()
 
+    def waits(self, run: TrialRun) -> bool:
+        """True if the job is queued again or suspended: that is no fault of its run."""
+        job = self._job_of(run.name)
+        return job is not None and self._states.get(job) != "RUNNING"
+
     def kill(self, run: TrialRun) -> None:
         """Cancel a job that hangs."""
         self.stop(run)
@@ -178,10 +189,13 @@ class SlurmRuns:
     def _look(self) -> None:
         """Ask for the queue; what was known stays if Slurm does not answer."""
         self._asked_at = time.monotonic()
-        answer = _call("squeue", "--me", "--noheader", "--array", "--format", "%i %j")
+        # --all: jobs in hidden partitions, too
+        answer = _call("squeue", "--me", "--all", "--noheader", "--array", "--format", "%i %T %j")
         if answer is not None:
             self._has_answered = True
-            self._queue = dict(line.strip().split(" ", 1) for line in answer.splitlines() if " " in line.strip())
+            jobs = [line.split(maxsplit=2) for line in answer.splitlines() if len(line.split(maxsplit=2)) == 3]
+            self._queue = {job: name.strip() for job, _, name in jobs}
+            self._states = {job: state for job, state, _ in jobs}
             for name in [name for name in self._to_stop if self._job_of(name) is not None]:
                 self._stop(name)  # again, if Slurm did not take it the first time
         else:
@@ -194,8 +208,10 @@ class SlurmRuns:
 
 def _call(*words: str) -> str | None:
     """Return what a command of Slurm prints; None if it fails."""
+    # Without the user's own filters, such as SQUEUE_STATES, which would hide jobs.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(FILTERS)}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER, check=True, env=environment)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout

@@ -111,6 +111,14 @@ class Space:
         variant = self.variants.get(str(point.get(VARIANT)))
         return variant.config if variant else None
 
+    def points_with(self, fixed: Point) -> Iterator[Point]:
+        """Yield points with these values: beside nothing else (but the first variant), and with the first and the last
+        values of the other dimensions. A value may be right only together with others."""
+        others = [dimension for dimension in self.dimensions if dimension.name not in fixed]
+        yield {**{other.name: other.extremes()[0] for other in others if other.name == VARIANT}, **fixed}
+        for end in (0, -1):
+            yield {**{other.name: other.extremes()[end] for other in others}, **fixed}
+
     def grid(self) -> Iterator[dict[str, Value]]:
         """Yield all points, the first dimension changing slowest. Raises UsageError for a range without steps."""
         listed = [(dimension, dimension.listed()) for dimension in self.dimensions]

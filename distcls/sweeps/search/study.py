@@ -49,9 +49,11 @@ class Study:
         with naming_disk_errors(path):
             drop_torn_line(path)
             no_lock: Any = _NoLock()
+            storage = JournalStorage(JournalFileBackend(str(path), no_lock))
+            names = optuna.get_all_study_names(storage)  # its own, if the folder has been renamed
             self.optuna = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(path), no_lock)),
-                study_name=plan.folder.name,
+                storage=storage,
+                study_name=names[0] if names else plan.folder.name,
                 directions=["maximize" if better == "higher" else "minimize" for better in plan.better],
                 pruner=_pruner(plan.pruner),
                 load_if_exists=True,

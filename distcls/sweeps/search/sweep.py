@@ -69,6 +69,10 @@ class Runs(Protocol):
         """Ask a run to save and stop; does nothing the second time."""
         ...
 
+    def waits(self, run: TrialRun) -> bool:
+        """True if a run that was started is kept waiting, and so does not hang."""
+        ...
+
     def kill(self, run: TrialRun) -> None:
         """End a run that hangs."""
         ...
@@ -157,6 +161,8 @@ class Sweep:
                 batch.append(run)
             elif not self._add_trial():
                 break
+        for run in batch:  # a status from before says nothing about this start
+            self._seen.pop(run.name, None)
         if batch:
             self.runs.start(batch)
 
@@ -238,7 +244,7 @@ class Sweep:
         except OSError:
             return False
         now = time.monotonic()
-        if self._seen.get(run.name, (0.0, 0.0))[0] != changed:
+        if self._seen.get(run.name, (0.0, 0.0))[0] != changed or self.runs.waits(run):
             self._seen[run.name] = changed, now
         return now > self._seen[run.name][1] + PATIENCE * run.config.run.hang_timeout and state_of(run.dir) == "running"
 

@@ -74,6 +74,7 @@ def test_the_most_similar_pairs_are_kept_if_there_are_too_many() -> None:
 
 def test_blocks_are_compared_with_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distcls.sweeps.audit.near_duplicates.BLOCK", 7)
+    monkeypatch.setattr("distcls.sweeps.audit.near_duplicates.COLUMNS", 9)
     done: list[tuple[int, int]] = []
     squares = np.stack([square(landscape(i % 20)) for i in range(40)])
     pairs = find_near_duplicates(squares, lambda *counts: done.append(counts))

@@ -37,6 +37,12 @@ def test_trials_use_copies_of_the_config_files(make_plan) -> None:
     settle(plan, read, None)
 
 
+def test_a_variant_that_is_right_only_beside_other_values_is_resumed(make_plan) -> None:
+    plan = make_plan("optim.name=adamw,sgd", space="variants: {plain: {}, nesterov: {optim.nesterov: true}}")
+    settle(plan, read, None)
+    settle(plan, read, None)
+
+
 def test_only_its_size_may_change(make_plan) -> None:
     plan = make_plan("optim.lr=0.1..0.2")
     settle(plan, read, 1)

@@ -24,6 +24,7 @@ class MadeSlurm:
 
     def __init__(self) -> None:
         self.queue: dict[str, str] = {}
+        self.states: dict[str, str] = {}
         self.arrays: list[list[str]] = []
         self.cancelled: list[str] = []
         self.dies: str | None = None
@@ -56,7 +57,7 @@ class MadeSlurm:
                 self.queue.pop(words[0], None)
             return ""
         assert command == "squeue"
-        return "".join(f"{job} {name}\n" for job, name in self.queue.items())
+        return "".join(f"{job} {self.states.get(job, 'RUNNING')} {name}\n" for job, name in self.queue.items())
 
 
 @pytest.fixture
@@ -77,6 +78,19 @@ def make_runs(folder: Path, *names: str) -> list[TrialRun]:
 
 def ended(run: TrialRun, state: str) -> None:
     write(run.dir, "status", {"state": state})
+
+
+def test_a_job_that_is_suspended_or_queued_again_waits(slurm, tmp_path) -> None:
+    runs, here = make_runs(tmp_path, "a", "b"), SlurmRuns(tmp_path, 2, slurm.submit)
+    slurm.states = {"100_1": "SUSPENDED"}
+    here.start(runs)
+    assert [here.code(run) for run in runs] == [None, None]
+    assert [here.waits(run) for run in runs] == [False, True]
+
+
+def test_filters_of_the_user_hide_no_jobs(monkeypatch) -> None:
+    monkeypatch.setenv("SQUEUE_STATES", "R")
+    assert slurm_runs._call("sh", "-c", "echo $SQUEUE_STATES") == "\n"
 
 
 def test_a_batch_is_one_array_and_ends_one_by_one(slurm, tmp_path) -> None:

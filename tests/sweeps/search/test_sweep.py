@@ -6,6 +6,7 @@ end_to_end/test_sweep.py.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -81,6 +82,9 @@ class MadeRuns:
 
     def stop(self, run: TrialRun) -> None:
         self.stopped.append(run.name)
+
+    def waits(self, run: TrialRun) -> bool:
+        return False
 
     def kill(self, run: TrialRun) -> None:
         self.hung.discard(run.name)
@@ -280,6 +284,14 @@ def test_a_run_that_hangs_is_killed_and_resumed(make_plan, monkeypatch) -> None:
     (plan.folder / "trial-0000").mkdir()
     write(plan.folder / "trial-0000", "status", {"state": "running"})
     assert [trial.state for trial in run_sweep(plan, runs).trials()] == [TrialState.COMPLETE] * 2
+
+
+def test_a_sweep_whose_folder_was_renamed_goes_on(make_plan) -> None:
+    plan = make_plan("optim.lr=0.1,0.2")
+    run_sweep(plan, MadeRuns())
+    renamed = plan.folder.rename(plan.folder.with_name("other"))
+    runs = MadeRuns()
+    assert len(run_sweep(dataclasses.replace(plan, folder=renamed), runs).trials()) == 2 and not runs.starts
 
 
 def test_costs_come_from_the_run_folder(make_plan) -> None:
