@@ -60,9 +60,13 @@ class Run:
 
         Raises MissingInputError if the run has not finished.
         """
-        if not (self.dir / "metrics.json").exists():
+        if not self._has_metrics():
             raise MissingInputError(f"{self.dir} has no final metrics: the run is {state_of(self.dir)}. See curves().")
         return read_json(self.dir / "metrics.json")
+
+    def _has_metrics(self) -> bool:
+        """True if there are metrics of the run's weights. In an unfinished run, they are of before it was extended."""
+        return state_of(self.dir) in ("finished", None) and (self.dir / "metrics.json").exists()
 
     def curves(self) -> Any:
         """Return all rows of metrics.csv: a pandas DataFrame, or if pandas is not installed a dict of lists.
@@ -87,7 +91,7 @@ class Run:
     def __repr__(self) -> str:
         state = state_of(self.dir) or "unknown"
         shown = [f"<Run {self.dir}: {state}"]
-        if (self.dir / "metrics.json").exists():
+        if self._has_metrics():
             shown += [f"{split} accuracy {found['accuracy']:.1%}" for split, found in self.metrics.items()]
         return ", ".join(shown) + ">"
 

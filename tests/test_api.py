@@ -337,7 +337,11 @@ def test_a_run_says_what_it_is_and_what_it_has(run: distcls.Run) -> None:
         _ = run.metrics
     metrics = {"val": {"accuracy": 0.9, "loss": 1}, "test": {"accuracy": 0.875, "loss": 1}}
     (run.dir / "metrics.json").write_text(json.dumps(metrics))
-    assert repr(run) == f"<Run {run.dir}: preempted, val accuracy 90.0%, test accuracy 87.5%>"
+    with pytest.raises(MissingInputError, match="has no final metrics"):  # they are of before it was made longer
+        _ = run.metrics
+    assert repr(run) == f"<Run {run.dir}: preempted>"
+    (run.dir / "status.json").write_text('{"state": "finished"}')
+    assert repr(run) == f"<Run {run.dir}: finished, val accuracy 90.0%, test accuracy 87.5%>"
     assert run.metrics == metrics
     assert run.model is run.model and run == distcls.Run(run.dir)
     shown = repr(run.model)

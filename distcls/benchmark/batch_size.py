@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ class Tried:
 def try_batch_sizes(config: Config, tell: Callable[[Tried], None]) -> list[Tried]:
     """Return what was tried: 8, 16, 32 … until one does not fit, then one between it and the last that did.
 
-    tell: called with each as soon as it is known. Sizes end at the number of training images. Raises what training
-    with the smallest raises.
+    tell: called with each as soon as it is known. Sizes end where a step of all processes would take more than all
+    training images. Raises what training with the smallest raises.
     """
     tried: list[Tried] = []
     size, speed = SMALLEST, None
@@ -53,7 +54,7 @@ def try_batch_sizes(config: Config, tell: Callable[[Tried], None]) -> list[Tried
         tried.append(found)
         tell(found)
 
-    while speed is None or size <= speed.num_images:
+    while speed is None or size * _num_processes() <= speed.num_images:
         problem = _would_not_fit(tried, size) if speed is not None and speed.device == "cpu" else ""
         if problem:
             note(Tried(size, None, None, problem))
@@ -73,13 +74,18 @@ def try_batch_sizes(config: Config, tell: Callable[[Tried], None]) -> list[Tried
 
 def _try(config: Config, size: int) -> Speed | None:
     """Return the speed with micro-batches of this size; None if they do not fit."""
-    sizes = {"train.micro_batch_size": size, "train.global_batch_size": size}
+    sizes = {"train.micro_batch_size": size, "train.global_batch_size": size * _num_processes()}
     try:
         return measure(with_given(config, sizes), LIMITS)
     except OutOfMemoryError:
         gc.collect()
         torch.cuda.empty_cache()
         return None
+
+
+def _num_processes() -> int:
+    """Return how many processes share a step: each takes one micro-batch of it."""
+    return int(os.environ.get("WORLD_SIZE") or "1")
 
 
 def _found(size: int, speed: Speed | None) -> Tried:

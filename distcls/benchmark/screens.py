@@ -13,7 +13,7 @@ from distcls.benchmark.profile import StepProfiler
 from distcls.benchmark.timing import Limits, Speed, measure
 from distcls.config.settings import Config
 from distcls.config.wording import count
-from distcls.files.atomic import write_json
+from distcls.files.atomic import naming_disk_errors, write_json
 from distcls.models.layers import CONVENTION
 from distcls.terminal.columns import three_digits
 from distcls.terminal.screens import open_screen
@@ -35,7 +35,8 @@ def show_speed(config: Config, steps: int, seconds: float, trace: Path | None, j
     if trace is not None:
         screen.say(f"{'trace':<{INDENT}}{trace}: open it at https://ui.perfetto.dev", label_width=INDENT)
     if json is not None:
-        write_json(json, speed.as_json())
+        with naming_disk_errors(json):
+            write_json(json, speed.as_json())
 
 
 def _lines(speed: Speed) -> list[tuple[str, str]]:
@@ -99,7 +100,8 @@ def find_batch(config: Config, json: Path | None) -> None:
         screen.say(f"fastest: train.micro_batch_size={fastest.size}")
         screen.say("A larger global batch usually needs a larger learning rate: try distcls benchmark --find lr.")
     if is_main and json is not None:
-        write_json(json, [dataclasses.asdict(one) for one in tried])
+        with naming_disk_errors(json):
+            write_json(json, [dataclasses.asdict(one) for one in tried])
 
 
 def _row(tried: Tried) -> str:
@@ -123,7 +125,8 @@ def find_lr_and_plot(config: Config, num_steps: int, plot: Path, json: Path | No
     screen.say(f"it diverges above {found.lrs[-1]:.1e}" if len(found.lrs) < num_steps else "it never diverged")
     screen.say(f"plot: {plot}")
     if json is not None:
-        write_json(json, dataclasses.asdict(found))
+        with naming_disk_errors(json):
+            write_json(json, dataclasses.asdict(found))
 
 
 def _is_main() -> bool:

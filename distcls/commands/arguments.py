@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from distcls.config.loading import load_config, read_config
 from distcls.config.messages import settings_like
 from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config
-from distcls.errors import MissingInputError, UsageError
+from distcls.errors import DiskError, MissingInputError, UsageError
+from distcls.files.atomic import is_device
 from distcls.runs.opening import check_run_folder
 
 SETTINGS = "key=value"
@@ -144,10 +145,24 @@ def settings_of_moved(images: str | None, run_dir: Path, are_others: bool = Fals
     return settings
 
 
-def check_can_write(file: Path | None) -> None:
-    """Raise MissingInputError, before anything slow, if a file is to be written in a folder that does not exist."""
-    if file is not None and not file.parent.is_dir():
-        raise MissingInputError(f"{file} cannot be written: there is no folder {file.parent}. Create it first.")
+def check_can_write(path: Path | None, is_folder: bool = False) -> None:
+    """Check, before anything slow, that a file or a folder can be written; None is nothing to write.
+
+    Raises MissingInputError if it would lie in a folder that does not exist, UsageError for a folder where a file is
+    meant or the other way round, and DiskError if it may not be written.
+    """
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise MissingInputError(f"{path} cannot be written: there is no folder {path.parent}. Create it first.")
+    if path.is_dir() and not is_folder:
+        raise UsageError(f"{path} cannot be written: it is a folder. Give the name of a file, such as {path}/NAME")
+    if is_folder and path.exists() and not path.is_dir():
+        raise UsageError(f"{path} cannot be written: it is a file. Give the name of a folder, new or not")
+    # A file is replaced, which changes its folder.
+    written = path if path.is_dir() or is_device(path) else path.parent
+    if not os.access(written, os.W_OK):
+        raise DiskError(f"{path} cannot be written: you may not write to {written}. Give another place.")
 
 
 def _check_setting(word: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.commands.arguments import TRUST, Parser, check_can_write, settings_of_moved
+from distcls.errors import UsageError
+from distcls.runs.listing import is_run
 from distcls.runs.opening import check_run_folder, opened_run
 from distcls.sweeps.crossval import runs_of
 from distcls.terminal.progress import Progress
@@ -37,7 +39,12 @@ def main(argv: Sequence[str]) -> int:
     for run_dir in run_dirs:
         check_run_folder(run_dir)
     output = options.output or named[0].with_name(f"{named[0].name}-audit")
-    check_can_write(output)
+    if is_run(output):
+        raise UsageError(
+            f"--output {output} is a run folder, whose pictures the audit would replace: give another folder, such as "
+            f"{output}-audit"
+        )
+    check_can_write(output, is_folder=True)
     moved = settings_of_moved(options.data, run_dirs[0])
     with opened_run(run_dirs[0], ["data"], moved, options.trust) as config:
         from distcls.sweeps.audit.audit import audit_runs

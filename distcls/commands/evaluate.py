@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from distcls.cluster import signals, slurm
 from distcls.commands.arguments import TRUST, Parser, check_can_write, override, settings_of_moved
+from distcls.config.imports import importing_only
 from distcls.config.settings import TTA_LEVELS
 from distcls.errors import UsageError
 from distcls.runs.opening import opened_run
@@ -52,14 +52,16 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("--parquet needs pyarrow: pip install 'distcls[parquet]', or write --csv FILE")
     if options.tta is not None:
         overrides.append(override("train.tta", options.tta))
-    with ExitStack() as stack:
-        runs = []
-        for run_dir in run_dirs:
-            settings = settings_of_images(run_dir, options.data, options.split, overrides)
-            config = stack.enter_context(opened_run(run_dir, PARTS, settings, options.trust))
+    runs, checked = [], set()
+    for run_dir in run_dirs:
+        settings = settings_of_images(run_dir, options.data, options.split, overrides)
+        # Left at once: what one run may not import, the next may.
+        with opened_run(run_dir, PARTS, settings, options.trust) as config:
             from distcls.inference.evaluation import open_run
 
             runs.append(open_run(run_dir, config, options.split))
+        checked.update(getattr(config, part).name for part in PARTS)
+    with importing_only(checked, "an evaluation imports the data, models and losses of its runs, and nothing else"):
         _evaluate(runs, options)
     return 0
 

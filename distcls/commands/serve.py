@@ -164,6 +164,10 @@ def _options(words: argparse.Namespace) -> ServeOptions:
         )
     if not 0 <= words.port <= 65535:
         raise UsageError(f"--port {words.port}: give a number from 0 to 65535.")
+    if words.name is not None and (words.name in ("", ".", "..") or "/" in words.name):
+        raise UsageError(
+            f"--name {words.name!r}: it is a part of addresses, so give a word without /, such as flowers."
+        )
     has_demo = words.demo or words.demo_only
     if has_demo and words.workers > 1:
         raise UsageError(

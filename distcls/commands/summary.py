@@ -10,7 +10,7 @@ from typing import Any
 from distcls.commands.arguments import SETTINGS, TRUST, Parser, check_can_write, settings_of_options
 from distcls.config.loading import load_config
 from distcls.errors import MissingInputError, UsageError
-from distcls.files.atomic import write_json
+from distcls.files.atomic import naming_disk_errors, write_json
 from distcls.runs.opening import check_run_folder, opened_run
 
 NAMING_DATA = ("data.name=", "data.root=")
@@ -27,7 +27,8 @@ def main(argv: Sequence[str]) -> int:
     check_can_write(options.json)
     run_dir = _run_among(options)
     if run_dir is not None:
-        with opened_run(run_dir, parts=["model"], trust=options.trust) as config:
+        # The model is the same on every device; the one that it was trained on may not be here.
+        with opened_run(run_dir, ["model"], ["run.device=auto"], options.trust) as config:
             from distcls.inference.classifier import read_task
             from distcls.report.model_summary import print_summary, summarize
 
@@ -42,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
         summary = summarize_new(config, options.classes, options.image_size, has_data, not options.no_latency)
     print_summary(summary, options.depth)
     if options.json is not None:
-        write_json(options.json, summary.as_json())
+        with naming_disk_errors(options.json):
+            write_json(options.json, summary.as_json())
     return 0
 
 
@@ -77,7 +79,7 @@ def _parser() -> Parser:
 
 def _run_among(options: argparse.Namespace) -> Path | None:
     """Return the run folder among the words; None if all are settings. Raises UsageError or MissingInputError."""
-    runs = [word for word in options.words if "=" not in word]
+    runs = [word for word in options.words if "=" not in word or Path(word).is_dir()]
     if not runs:
         return None
     run = runs[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from distcls.config.wording import either
 from distcls.errors import MissingInputError, UsageError
+from distcls.files.atomic import is_device
 
 TOLERANCE = 1e-4
 """How far a probability may be from PyTorch's, by default."""
@@ -90,6 +91,11 @@ def _check_output(output: Path, format: str) -> None:
     if output.is_dir():
         raise UsageError(
             f"--output {output} is a folder: give a file, such as {output / 'flowers'}{FORMATS[format].suffix}"
+        )
+    if is_device(output):
+        raise UsageError(
+            f"--output {output} is a device, and the file is read again to prove it: give a file, such as "
+            f"flowers{FORMATS[format].suffix}"
         )
     others = [name for name, kind in FORMATS.items() if name != format and kind.suffix == output.suffix]
     if others:

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ UNFINISHED = ".writing-"
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 """The errors of file systems that cannot sync a folder; they have no other way to make a name durable."""
 
+DEVICES = (Path("/dev"), Path("/dev/fd"))
+"""Folders whose links lead to what a process has open."""
+
 
 # Files ---------------------------------------------------------------------------------------------
 
@@ -30,8 +34,13 @@ NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` when the block ends; after an error, `path` is unchanged.
 
-    durable: survive power cuts too, which takes milliseconds to seconds. Raises OSError.
+    A device or a pipe, such as /dev/null, cannot be replaced: it is written to. durable: survive power cuts too, which
+    takes milliseconds to seconds. Raises OSError.
     """
+    if is_device(path):
+        with path.open("wb") as file:
+            yield file
+        return
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # `path` may already have the longest allowed name
     try:
         with temporary.open("wb") as file:
@@ -45,6 +54,16 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
         raise
     if durable:
         fsync(path.parent)
+
+
+def is_device(path: Path) -> bool:
+    """True if there is something at a path that is neither a file nor a folder, or a link such as /dev/stdout."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    is_link = path.is_symlink() and path.parent in DEVICES  # it may lead to a file, as in `… > file`
+    return is_link or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextlib.contextmanager

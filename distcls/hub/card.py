@@ -21,6 +21,7 @@ from distcls.files.atomic import printable
 from distcls.hub.model_folder import Written, public_config
 from distcls.hub.options import PushOptions
 from distcls.inference.metrics import measure_classes, worst_confusions
+from distcls.models.init_from import is_file
 from distcls.models.libraries import library_of
 from distcls.report.confusion import plot_confusion
 from distcls.report.curves import plot_curves
@@ -58,6 +59,12 @@ FEW_IMAGES = 50
 """Of a class in training: fewer are worth a warning."""
 
 MOST_CONFUSIONS = 3
+
+SIZED = "torchvision/vit_"
+"""How the names of torchvision's networks begin that are built for one image size."""
+
+UNMEASURED = {"finished": "No val or test images were set aside, so there are no metrics.", None: "There are none."}
+"""Why there are no results, by the state of the run; any other state has not finished."""
 
 
 def write_card(folder: Path, facts: RunFacts, config: Config, options: PushOptions, written: Written) -> None:
@@ -135,6 +142,8 @@ def _content(facts: RunFacts, config: Config, options: PushOptions, written: Wri
     share = config.data.crop_fraction
     normalize, found = config.augment.normalize, library_of(config.model.name)
     classes, forward = _classes(facts), "model(transform(image)[None])"
+    size = facts.data.get("image_size") or facts.model.get("image_size")
+    arguments = {**({"image_size": size} if config.model.name.startswith(SIZED) else {}), **config.model.args}
     names = [_cell(name) for name in facts.class_names]
     more = f" and {len(names) - MOST_NAMES:,} more (`classes.json`)" if len(names) > MOST_NAMES else ""
     return {
@@ -147,9 +156,9 @@ def _content(facts: RunFacts, config: Config, options: PushOptions, written: Wri
         "logits": f"({forward} / {written.separate_temperature!r})" if written.separate_temperature != 1 else forward,
         "model": config.model.name,
         "architecture": found[1] if found else "",
-        "arguments": "".join(f", {name}={value!r}" for name, value in config.model.args.items()),
+        "arguments": "".join(f", {name}={value!r}" for name, value in arguments.items()),
         "class_names": names,
-        "size": facts.data.get("image_size") or facts.model.get("image_size"),
+        "size": size,
         "resizing": RESIZINGS[config.data.resize].format(
             share="" if share == 1 else f" of {share:.4g} times the short side", background=config.data.background
         ),
@@ -158,6 +167,7 @@ def _content(facts: RunFacts, config: Config, options: PushOptions, written: Wri
         "std": [round(float(value), 6) for value in normalize.std],
         "notes": list(_notes(facts, config, written)),
         "splits": list(facts.metrics),
+        "unmeasured": UNMEASURED.get(facts.state, "The run has not finished, so there are no final metrics."),
         "metrics": list(_metrics(facts)),
         "chosen": _chosen(facts, config),
         "classes": classes[:MOST_CLASSES],
@@ -306,10 +316,18 @@ def _training(facts: RunFacts, config: Config) -> str:
     size = f" with {parameters:,} parameters" if parameters else ""
     step, seconds = facts.status.get("step"), facts.status.get("seconds")
     took = f" in {float(seconds) / 60:,.1f} minutes" if isinstance(seconds, int | float) else ""
-    start = read_object(facts.dir / "weights.json").get("weights")
-    begun = f" It started from {_cell(Path(start).name if start.startswith(('/', '~')) else start)}." if start else ""
+    start = _start(facts)
+    begun = f" It started from {_cell(start)}." if start else ""
     steps = f", {count(int(step), 'step')} of {count(config.train.global_batch_size, 'image')}{took}" if step else ""
     return f"`{config.model.name}`{size}{steps}; seed {config.train.seed}.{begun}"
+
+
+def _start(facts: RunFacts) -> str | None:
+    """Return the name of the weights that a run started from: of a file or a run, only its own, not where it is."""
+    found = read_object(facts.dir / "weights.json")
+    name, _, given = str(found.get("setting")).partition("=")
+    is_path = name == "model.init_from" or (name == "model.weights" and is_file(given))
+    return Path(given).name if is_path else found.get("weights")
 
 
 def _settings(config: Config) -> str:

@@ -32,6 +32,7 @@ from distcls.files.atomic import json_text
 from distcls.hub.timm_layout import architecture, describe_for_timm
 from distcls.inference.classifier import Classifier, load_classifier
 from distcls.models.head import head_parameters
+from distcls.models.init_from import is_file
 from distcls.models.libraries import library_of
 
 TOLERANCE = 1e-4
@@ -39,6 +40,9 @@ TOLERANCE = 1e-4
 
 ALONE = {"train.precision": "float32", "train.tta": "none"}
 """Settings for what other programs compute: one view of each image, in float32."""
+
+PATHS = {"data.root", "data.exclude", "data.cache_dir", "model.init_from", "model.weights", "run.dir"}
+"""Settings that are paths; model.weights may be a library's name for its weights instead."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,14 @@ def _write_files(folder: Path, classifier: Classifier, config: Config) -> None:
 
 
 def public_config(config: Config) -> Config:
-    """Return the config without the folders of this machine: of an absolute path, only the last name stays."""
+    """Return the config without the folders of this machine: of a path, only the last name stays.
+
+    In settings that need not be paths, only an absolute path is recognized.
+    """
     changed = {}
+    paths = PATHS if is_file(config.model.weights) else PATHS - {"model.weights"}
     for path, value in settings_by_path(config).items():
-        without = _without_folders(value)
+        without = Path(value).name or "." if path in paths and value else _without_folders(value)
         if without != value:
             changed[path] = without
     return config.replaced(changed)

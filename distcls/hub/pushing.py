@@ -57,7 +57,7 @@ def push_run(run_dir: Path, config: Config, options: PushOptions) -> None:
 
 def _write_model(folder: Path, run_dir: Path, config: Config, options: PushOptions) -> None:
     written = write_model_folder(folder, run_dir, config)
-    write_card(folder, read_run(run_dir), config, options, written)
+    write_card(folder, read_run(run_dir).of_current_weights(), config, options, written)
     print(
         f"{LOADERS[written.loads_with]}: probabilities differ by at most {written.largest_difference:.2g} "
         f"on {count(written.num_proven, 'image')}"

@@ -112,7 +112,10 @@ def choose_split(data: Data, name: str, run_dir: Path) -> Split:
     splits = {split.name: split for split in data.splits()}
     if name == "all":
         if len(splits) > 1:
-            raise UsageError(f"the images have their own splits, {', '.join(splits)}: choose one of them with --split")
+            raise UsageError(
+                f"the images have their own splits, {', '.join(splits)}: give the folder of one, such as --data "
+                f"DIR/{list(splits)[-1]} --split all, or of a CSV file the rows of one, without the column split"
+            )
         return data.train
     if name not in splits:
         raise MissingInputError(f"{run_dir} has no {name} split, only {', '.join(splits)}: choose one with --split.")

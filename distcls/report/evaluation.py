@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distcls.config.metrics import METRICS
-from distcls.files.atomic import printable, replacing, write_json
+from distcls.files.atomic import naming_disk_errors, printable, replacing, write_json
 from distcls.inference.evaluation import Calibration, Evaluation
 from distcls.inference.metrics import worst_confusions
 from distcls.runs.results import Predictions
@@ -37,7 +37,7 @@ def print_calibration(calibration: Calibration) -> None:
 
 
 def write_metrics(path: Path, evaluation: Evaluation, calibration: Calibration | None = None) -> None:
-    """Write all metrics of one split as JSON. Rows of the confusion matrix are the true classes."""
+    """Write all metrics of one split as JSON. Rows of the confusion matrix are the true classes. Raises DiskError."""
     values = {
         **evaluation.summary(),
         "class_names": evaluation.class_names,
@@ -45,15 +45,19 @@ def write_metrics(path: Path, evaluation: Evaluation, calibration: Calibration |
     }
     if calibration is not None:
         values["calibration"] = vars(calibration)
-    write_json(path, values)
+    with naming_disk_errors(path):
+        write_json(path, values)
 
 
 def write_csv(path: Path, evaluation: Evaluation) -> None:
     """Write a CSV file with a row for each image: image, label, prediction, confidence, and each class's probability.
 
-    The columns of the classes are called p_CLASS; a probability that was not kept is empty.
+    The columns of the classes are called p_CLASS; a probability that was not kept is empty. Raises DiskError.
     """
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        naming_disk_errors(path),
+        path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(_columns(evaluation.class_names))
         for row in _rows(evaluation.predictions, evaluation.class_names):
@@ -63,14 +67,17 @@ def write_csv(path: Path, evaluation: Evaluation) -> None:
 
 
 def write_parquet(path: Path, evaluation: Evaluation) -> None:
-    """Write the table of `write_csv` as Parquet, atomically. It holds UTF-8 only: other bytes of names become "?"."""
+    """Write the table of `write_csv` as Parquet, atomically. It holds UTF-8 only: other bytes of names become "?".
+
+    Raises DiskError.
+    """
     import pyarrow
     import pyarrow.parquet
 
     names = [printable(name) for name in _columns(evaluation.class_names)]
     rows = _rows(evaluation.predictions, evaluation.class_names)
     columns = zip(*([printable(x) if isinstance(x, str) else x for x in row] for row in rows), strict=True)
-    with replacing(path) as file:
+    with naming_disk_errors(path), replacing(path) as file:
         pyarrow.parquet.write_table(pyarrow.table(list(map(pyarrow.array, columns)), names=names), file)
 
 

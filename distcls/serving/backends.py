@@ -43,6 +43,8 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
     Raises MissingInputError if there is no exported file, and UsageError if it is not the run's, or for a device that
     there is not. The process may fork before the backend computes. threads: of an exported file.
     """
+    if name == "onnx":
+        config = config.replaced({"train.precision": "float32"})  # as it was exported, so that the two can be compared
     classifier = load_classifier(run_dir, config).to(choose_device("cpu" if name == "onnx" else device))
     if name == "onnx":
         file = _exported_file(run_dir, config, classifier)

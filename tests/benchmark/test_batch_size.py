@@ -12,14 +12,17 @@ from distcls.config.settings import Config
 from distcls.errors import OutOfMemoryError
 
 
-def measure_with(monkeypatch, most: int, bytes_per_image: int, memory: int, seconds: float = 0.1) -> list[int]:
+def measure_with(
+    monkeypatch, most: int, bytes_per_image: int, memory: int, seconds: float = 0.1, processes: int = 1
+) -> list[int]:
     """The sizes that are measured or refused: more than `most` images do not fit."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
     sizes = []
 
     def measure(config, limits):
         size = config.train.micro_batch_size
         sizes.append(size)
-        assert config.train.global_batch_size == size
+        assert config.train.global_batch_size == size * processes
         if size > most:
             raise OutOfMemoryError("too large")
         return SimpleNamespace(
@@ -53,6 +56,12 @@ def test_a_size_that_would_take_the_machines_memory_is_not_tried(monkeypatch):
     try_batch_sizes(Config(), told.append)
     assert sizes == [8, 16, 32, 64] and not told[-1].fits
     assert told[-1].size == 128 and told[-1].why == "would take about 12.9 of 9.3 GiB"
+
+
+def test_each_process_takes_one_micro_batch_of_a_step(monkeypatch):
+    sizes = measure_with(monkeypatch, 10**6, 1, 10**12, processes=30)
+    try_batch_sizes(Config(), lambda one: None)
+    assert sizes == [8, 16, 32, 64, 128], "256 on each process are more than 5,000 images"
 
 
 def test_slow_steps_end_the_search(monkeypatch):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from distcls.commands.arguments import TrainOptions, parse_train_arguments
-from distcls.errors import UsageError
+from distcls.commands.arguments import TrainOptions, check_can_write, parse_train_arguments
+from distcls.errors import DiskError, MissingInputError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +73,21 @@ def test_mistakes(words: list[str], expected: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_train_arguments(words)
     assert expected in str(caught.value)
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("folder").mkdir()
+    Path("file").touch()
+    for path, is_folder in (("new", False), ("file", False), ("/dev/null", False), ("new", True), ("folder", True)):
+        check_can_write(Path(path), is_folder)
+    with pytest.raises(MissingInputError, match="no/new cannot be written: there is no folder no. Create it first"):
+        check_can_write(Path("no/new"))
+    with pytest.raises(UsageError, match="folder cannot be written: it is a folder. Give the name of a file"):
+        check_can_write(Path("folder"))
+    with pytest.raises(UsageError, match="file cannot be written: it is a file. Give the name of a folder"):
+        check_can_write(Path("file"), is_folder=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "folder")  # root may write anywhere
+    check_can_write(Path("file"))
+    for path, is_folder in (("folder/new", False), ("folder/new", True), ("folder", True)):
+        with pytest.raises(DiskError, match="cannot be written: you may not write to folder. Give another place"):
+            check_can_write(Path(path), is_folder)

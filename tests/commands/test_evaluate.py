@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_runs import make_run
 
 from distcls.cli import main
+from distcls.commands import evaluate
 from distcls.commands.evaluate import PARTS, settings_of_images
+from distcls.config.imports import import_by_name
 from distcls.config.settings import Config, DataConfig
 from distcls.config.yaml_text import to_yaml
-from distcls.runs.opening import opened_run
+from distcls.errors import UsageError
+from distcls.runs.opening import opened_run, sign_config
 
 
 def data_of(run_dir: Path, split: str, *overrides: str) -> DataConfig:
@@ -56,3 +60,34 @@ def test_a_model_sees_images_as_it_did_in_training(
     write_run(name="folder", root="old")
     assert main(["eval", "run", setting]) == 2
     assert f"{setting}: a run is evaluated with the settings it was trained with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", [["plain", "mine"], ["mine", "plain"]])
+def test_each_run_is_checked_alone_and_what_passed_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str]
+) -> None:
+    """A run that names no code has no signature; it is no reason to refuse the code of one's own run beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("evaluated_code.py").write_text("def make(*args): ...\ndef read(*args): ...\ndef other(*args): ...\n")
+    make_run(Path("plain"))
+    sign_config(make_run(Path("mine"), "model.name=evaluated_code:make", "data.name=evaluated_code:read"))
+    for run_dir in ("plain", "mine"):
+        Path(run_dir, "preprocessing.json").write_text("{}")
+    imported = []
+
+    def open_run(run_dir: Path, config: Config, split: str) -> None:
+        if ":" in config.model.name:
+            imported.append(import_by_name("model.name", config.model.name).__name__)
+
+    def evaluated(*_: object) -> None:
+        imported.append(import_by_name("data.name", "evaluated_code:read").__name__)
+        with pytest.raises(UsageError, match="imports the data, models and losses of its runs, and nothing else"):
+            import_by_name("data.name", "evaluated_code:other")
+
+    monkeypatch.setattr("distcls.inference.evaluation.open_run", open_run)
+    monkeypatch.setattr(evaluate, "_evaluate", evaluated)
+    assert main(["eval", *order]) == 0 and imported == ["make", "read"]
+    Path("mine", "config.signature").unlink()
+    assert main(["eval", *order]) == 2 and imported == ["make", "read"]

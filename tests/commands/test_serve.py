@@ -38,6 +38,8 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
         (["--timeout", "nan"], "--timeout nan: give seconds, from 0.1 to 86400."),
         (["--port", "70000"], "--port 70000: give a number from 0 to 65535."),
         (["--max-queue", "8"], "--max-queue 8 is less than --max-images 64, so a full request could never be answered"),
+        (["--name", "a/b"], "--name 'a/b': it is a part of addresses, so give a word without /, such as flowers."),
+        (["--name", ""], "--name '': it is a part of addresses"),
         (["--backend", "tensorrt"], "invalid choice: 'tensorrt'"),
     ],
 )

@@ -176,6 +176,16 @@ def test_a_run_is_summarized(capsys):
     assert (lines["classes"], lines["images"]) == ("4", "8 × 8 pixels")
 
 
+def test_a_run_of_a_device_that_is_not_here_is_summarized(folder, monkeypatch):
+    """Its name looks like a setting, too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    shutil.copytree(OLD_RUN, "lr=0.1")
+    config = Path("lr=0.1/config.yaml")
+    assert "device: cpu" in config.read_text()
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda"))
+    assert summarize("lr=0.1")["parameters"] == 20_014
+
+
 def test_a_run_without_weights_is_summarized(folder):
     shutil.copytree(OLD_RUN, "run", ignore=shutil.ignore_patterns("checkpoints"))
     assert summarize("run")["parameters"] == 20_014

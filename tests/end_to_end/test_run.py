@@ -266,7 +266,8 @@ def test_an_evaluation_takes_no_images_that_may_have_been_trained_on(ranks):
     ranks.run("eval", "runs/a", "--data", "new.csv", "--split", "all", "--json", "csv.json")
     assert read_json(ranks.folder / "csv.json")["count"] == 5
     output = ranks.run("eval", "runs/a", "--data", "split", "--split", "all", expect=2)
-    assert "the images have their own splits, train, test: choose one of them with --split" in output
+    assert "the images have their own splits, train, test: give the folder of one, such as --data DIR/test" in output
+    ranks.run("eval", "runs/a", "--data", "split/test", "--split", "all")
 
 
 def test_a_run_without_a_name_is_called_after_its_data_and_an_unfinished_one_is_told(ranks):

@@ -177,6 +177,7 @@ def test_options_and_packages_are_checked_first(run, capsys, monkeypatch):
     assert "--tolerance 0" in export(capsys, run, "--tolerance", "0", expect=2)[1]
     assert "did you mean --format pt2?" in export(capsys, run, "--output", run / "x.pt2", expect=2)[1]
     assert "is a folder: give a file" in export(capsys, run, "--output", run, expect=2)[1]
+    assert "is a device" in export(capsys, run, "--output", "/dev/null", expect=2)[1]
     assert "no folder" in export(capsys, run, "--output", "/nowhere/x.onnx", expect=66)[1]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'distcls[export]'" in export(capsys, run, expect=66)[1]

@@ -68,6 +68,22 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
+def test_a_device_or_a_pipe_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_text(tmp_path / "null", "text")
+    assert (tmp_path / "null").is_char_device() and (tmp_path / "null").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    with (tmp_path / "file").open("wb") as file:
+        write_text(Path(f"/dev/fd/{file.fileno()}"), "text")
+    assert (tmp_path / "file").read_bytes() == b"text"
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path, "text")
+
+
 @pytest.mark.parametrize(("durable", "expected"), [(True, ["file", "replace", "folder"]), (False, ["replace"])])
 def test_what_is_durable_is_on_the_disk_before_and_after_it_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, expected: list[str]

@@ -119,7 +119,8 @@ def test_what_is_special_about_a_run_is_said(tmp_path, settings, written, says):
     ("setting", "weights", "base"),
     [
         ("model.pretrained=true", "timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
-        ("model.weights=FILE", "timm/mine.pth", None),
+        ("model.weights=timm/mine.pth", "mine.pth", None),
+        ("model.init_from=runs/older", "older", None),
         ("model.pretrained=true", "torchvision/resnet18 IMAGENET1K_V1", None),
     ],
 )
@@ -133,6 +134,25 @@ def test_the_weights_that_it_started_from_are_named(tmp_path, setting, weights, 
     assert f"It started from {weights.replace('_', chr(92) + '_')}." in section(card.content, "Training")
 
 
+def test_of_a_run_that_set_nothing_aside_it_says_so(tmp_path):
+    run = make_run(tmp_path / "run", "data.val_fraction=0", "data.test_fraction=0")
+    (run / "metrics.json").write_text("{}")
+    (tmp_path / "card").mkdir()
+    write_card(tmp_path / "card", read_run(run), read_config(run / "config.yaml"), PushOptions("me/a"), PROVEN)
+    card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
+    assert "No val or test images were set aside" in section(card, "Results") and "not finished" not in card
+
+
+def test_a_vision_transformer_of_torchvision_is_built_for_its_images(tmp_path):
+    run = make_run(tmp_path / "run", "model.name=torchvision/vit_b_32", "model.args={dropout: 0.1}")
+    (run / "data_report.json").write_text('{"image_size": 64}')
+    (tmp_path / "card").mkdir()
+    written = Written("torchvision", 1.0, 1.0, 20, 0.0)
+    write_card(tmp_path / "card", read_run(run), read_config(run / "config.yaml"), PushOptions("me/a"), written)
+    card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
+    assert 'get_model("vit_b_32", num_classes=3, image_size=64, dropout=0.1)' in card
+
+
 def test_many_classes_and_odd_names(tmp_path):
     run = make_run(tmp_path / "run", right=[True] * 300)
     names = ["<b>", "\udcff", "*x*", *(f"c{i}" for i in range(3, 300))]
@@ -142,6 +162,18 @@ def test_many_classes_and_odd_names(tmp_path):
     card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     assert "\\<b\\>, ?, \\*x\\*, c3" in card and "and 100 more (`classes.json`)" in card
     assert "250 more classes have a higher F1." in card
+
+
+def test_results_of_before_a_run_was_made_longer_are_not_those_of_its_weights(tmp_path):
+    run = make_run(tmp_path / "run", right=[True] * 30)
+    (run / "status.json").write_text(json.dumps({"state": "preempted", "step": 120}))
+    (tmp_path / "card").mkdir()
+    facts = read_run(run).of_current_weights()
+    write_card(tmp_path / "card", facts, read_config(run / "config.yaml"), PushOptions("me/a"), PROVEN)
+    card = ModelCard.load(tmp_path / "card" / "README.md")
+    assert card.data.eval_results is None and "no final metrics" in section(card.content, "Results")
+    assert "It has not been evaluated" in card.content and "This run was stopped at step 120" in card.content
+    assert [path.name for path in (tmp_path / "card").iterdir()] == ["README.md"]
 
 
 @pytest.mark.extras  # transformers is not among the packages that distcls needs

@@ -244,7 +244,12 @@ def test_folders_of_this_machine_are_left_out(timm_run, pushed, photographs):
         assert str(photographs.parent).encode() not in file.read_bytes(), file.name
     config = load_config(None, ["data.cache_dir=/secret/cache", "model.args={file: /secret/x}", "run.dir=runs/a"], [])
     public = public_config(config)
-    assert (public.data.cache_dir, public.model.args, public.run.dir) == ("cache", {"file": "x"}, "runs/a")
+    assert (public.data.cache_dir, public.model.args, public.run.dir) == ("cache", {"file": "x"}, "a")
+    config = load_config(None, ["data.name=folder", "data.root=../me/photos", "model.init_from=runs/b"], [])
+    public = public_config(config)
+    assert (public.data.root, public.data.cache_dir, public.model.init_from) == ("photos", None, "b")
+    for weights, shown in (("work/mine.pt", "mine.pt"), ("IMAGENET1K_V2", "IMAGENET1K_V2")):
+        assert public_config(config.replaced({"model.weights": weights})).model.weights == shown
 
 
 def test_a_mistake_is_answered_before_torch_is_imported(tmp_path):

@@ -12,6 +12,7 @@ from distcls.cli import main
 from distcls.config.loading import read_config
 from distcls.errors import MissingInputError, UsageError
 from distcls.export.metadata import describe_int8, describe_resizing
+from distcls.inference.classifier import store_temperature
 
 pytestmark = pytest.mark.extras
 
@@ -57,3 +58,16 @@ def test_files_with_other_inputs_or_outputs_are_refused(renamed: Path, option: s
     save_with(file, {**read_metadata(file), **changes})
     with pytest.raises(UsageError, match=rf"digits\.onnx was written with {option}, which serving does not take"):
         opened(renamed)
+
+
+def test_a_calibrated_run_in_float64_is_served(renamed: Path) -> None:
+    """The file was written in float32, and so was its temperature."""
+    from distcls.export.onnx_file import read_metadata, save_with
+
+    for config in (renamed / "config.yaml", renamed / "model" / "config.yaml"):
+        config.write_text(config.read_text().replace("precision: float32", "precision: float64"))
+    store_temperature(renamed, 1.1)
+    file = renamed / "export" / "digits.onnx"
+    save_with(file, {**read_metadata(file), "temperature": repr(float(np.float32(1.1)))})
+    assert read_config(renamed / "config.yaml").train.precision == "float64"
+    assert opened(renamed).classifier.precision == "float32"

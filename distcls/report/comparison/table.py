@@ -11,7 +11,7 @@ from typing import Any
 
 from distcls.config.messages import settings_like
 from distcls.config.wording import count, either, nearest
-from distcls.config.yaml_text import as_plain, shown
+from distcls.config.yaml_text import as_plain, read_override, shown
 from distcls.errors import DistclsError, MissingInputError, UsageError
 from distcls.files.atomic import printable
 from distcls.report.comparison.columns import Column, columns_of
@@ -111,16 +111,31 @@ def _matches(condition: str, name: str, run: Overview) -> bool:
     if not equals:
         raise UsageError(f"--filter {condition}: write KEY=VALUE, such as state=finished or optim.lr=0.1")
     known = {"run": name, "state": run.state}
-    if key not in known:
-        try:
-            known[key] = shown(as_plain(run.config.at(key)))
-        except AttributeError:
-            meant = settings_like(key)
-            raise UsageError(
-                f"--filter {condition}: there is no setting {key!r}. "
-                + (f"Did you mean {either(meant)}?" if meant else "Give run, state or a setting such as optim.lr.")
-            ) from None
-    return fnmatchcase(known[key], pattern)
+    if key in known:
+        return fnmatchcase(known[key], pattern)
+    value: Any = run.config
+    try:
+        for part in key.split("."):
+            if value is None:  # a section that is off in this run
+                return False
+            value = getattr(value, part)
+    except AttributeError:
+        meant = settings_like(key)
+        raise UsageError(
+            f"--filter {condition}: there is no setting {key!r}. "
+            + (f"Did you mean {either(meant)}?" if meant else "Give run, state or a setting such as optim.lr.")
+        ) from None
+    value = as_plain(value)
+    return shown(value) == pattern or fnmatchcase(shown(value), pattern) or _is_value(value, condition)
+
+
+def _is_value(value: Any, condition: str) -> bool:
+    """True if a setting has the value of a condition, read as an argument: 1e-3 is 0.001, and 20 is 20.0."""
+    try:
+        given = read_override(condition)[1].plain()
+    except UsageError:  # a pattern such as *net
+        return False
+    return given == value and isinstance(given, bool) == isinstance(value, bool)  # for Python, true is 1
 
 
 def _sorted(table: Table, sort: str | None, reverse: bool) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,12 @@ class RunFacts:
     def measured(self) -> Mapping[str, Any]:
         """Return the metrics of the split with the predictions; empty for a run that has not finished."""
         return self.metrics.get(self.split or "", {})
+
+    def of_current_weights(self) -> RunFacts:
+        """Return the facts, without results if the run has not finished: they are of before it was extended."""
+        if self.state in ("finished", None):
+            return self
+        return replace(self, metrics={}, split=None, found=None, confusion=None, temperature=1.0)
 
 
 def read_run(run_dir: Path) -> RunFacts:

@@ -75,6 +75,22 @@ def test_runs_are_filtered_by_state_name_and_setting(folder) -> None:
         assert message in str(raised.value)
 
 
+def test_a_filter_is_read_like_a_setting(tmp_path) -> None:
+    make_run(tmp_path / "a", "optim.lr=1e-3", "train.seed=1", "train.skip_steps=[1, 2]")
+    make_run(tmp_path / "b", "optim.lr=0.3", "train.seed=2", "optim.lookahead={every: 5}")
+    for condition, expected in (
+        ("optim.lr=1e-3", "a"),
+        ("train.num_epochs=10", "ab"),
+        ("train.skip_steps=[1,2]", "a"),
+        ("train.skip_steps=[1, 2]", "a"),
+        ("optim.lookahead.every=5", "b"),
+        ("optim.name=*", "ab"),
+    ):
+        assert sorted(order(build_table([tmp_path], filters=[condition]))) == list(expected), condition
+    with pytest.raises(UsageError, match="none of 2 runs matches train.seed=true"):
+        build_table([tmp_path], filters=["train.seed=true"])
+
+
 def test_what_cannot_be_read_is_named_and_skipped(folder) -> None:
     (folder / "a" / "config.yaml").write_bytes(b"\xff\xfe")
     (folder / "c" / "config.yaml").write_text("optim: {lr: [1]}\n")
