@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import threading
@@ -57,7 +58,9 @@ def start_sender(run_dir: Path, name: str) -> subprocess.Popen:
     """
     (run_dir / FOLDER).mkdir(exist_ok=True)
     with (run_dir / FOLDER / f"{name}.log").open("ab") as log:
-        words = [sys.executable, "-m", "distcls", "track", str(run_dir), "--tracker", name, "--follow"]
+        # At the lowest priority: where all CPUs are busy, training would wait for a thread that lost its CPU.
+        words = ["nice", "-n", "19"] if shutil.which("nice") else []
+        words += [sys.executable, "-m", "distcls", "track", str(run_dir), "--tracker", name, "--follow"]
         environment = {name: value for name, value in os.environ.items() if name not in (EXIT_CODES, TORCHRUN_REASON)}
         return subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
