@@ -35,7 +35,7 @@ from distcls.files.atomic import read_json
 from distcls.inference.answers.prediction import BATCH_SIZE, SHOWN, Prediction
 from distcls.runs.opening import opened_run
 from distcls.runs.resuming import AlreadyFinished, default_name
-from distcls.runs.status import state_of
+from distcls.runs.status import SETTLED, state_of
 from distcls.runs.tracking.metrics_file import read_metrics
 
 OneImage = Any
@@ -66,7 +66,7 @@ class Run:
 
     def _has_metrics(self) -> bool:
         """True if there are metrics of the run's weights. In an unfinished run, they are of before it was extended."""
-        return state_of(self.dir) in ("finished", None) and (self.dir / "metrics.json").exists()
+        return state_of(self.dir) in SETTLED and (self.dir / "metrics.json").exists()
 
     def curves(self) -> Any:
         """Return all rows of metrics.csv: a pandas DataFrame, or if pandas is not installed a dict of lists.

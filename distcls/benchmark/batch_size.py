@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 
 from distcls.benchmark.timing import Limits, Speed, measure, with_given
 from distcls.cluster.machine import memory_size
+from distcls.config.loading import world_size
 from distcls.config.settings import Config
 from distcls.errors import OutOfMemoryError
 
@@ -54,7 +54,7 @@ def try_batch_sizes(config: Config, tell: Callable[[Tried], None]) -> list[Tried
         tried.append(found)
         tell(found)
 
-    while speed is None or size * _num_processes() <= speed.num_images:
+    while speed is None or size * world_size() <= speed.num_images:
         problem = _would_not_fit(tried, size) if speed is not None and speed.device == "cpu" else ""
         if problem:
             note(Tried(size, None, None, problem))
@@ -74,18 +74,13 @@ def try_batch_sizes(config: Config, tell: Callable[[Tried], None]) -> list[Tried
 
 def _try(config: Config, size: int) -> Speed | None:
     """Return the speed with micro-batches of this size; None if they do not fit."""
-    sizes = {"train.micro_batch_size": size, "train.global_batch_size": size * _num_processes()}
+    sizes = {"train.micro_batch_size": size, "train.global_batch_size": size * world_size()}
     try:
         return measure(with_given(config, sizes), LIMITS)
     except OutOfMemoryError:
         gc.collect()
         torch.cuda.empty_cache()
         return None
-
-
-def _num_processes() -> int:
-    """Return how many processes share a step: each takes one micro-batch of it."""
-    return int(os.environ.get("WORLD_SIZE") or "1")
 
 
 def _found(size: int, speed: Speed | None) -> Tried:

@@ -26,6 +26,7 @@ from torch import nn
 from distcls.benchmark.matrix_rate import matrix_rate
 from distcls.benchmark.profile import StepProfiler
 from distcls.cluster.processes import group_closed
+from distcls.config.loading import world_size
 from distcls.config.settings import Config, ObjectiveConfig
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.errors import Preempted
@@ -264,7 +265,7 @@ def _run_folder() -> Iterator[Path]:
     """
     number = next(_numbers)
     with tempfile.TemporaryDirectory(prefix="distcls-benchmark-") as folder:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if world_size() == 1:
             yield Path(folder) / "run"
             return
         name = f"distcls-benchmark-of-{os.getppid()}-{os.environ.get('MASTER_PORT', '')}-{number}"

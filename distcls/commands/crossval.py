@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.commands.arguments import override, parse_train_arguments
+from distcls.config.loading import world_size
 from distcls.config.settings import Config
 from distcls.errors import BadDataError, UsageError
 from distcls.runs.resuming import AlreadyFinished, choose_folder, default_name
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     config, options = parse_train_arguments(argv, "crossval", DEFAULTS)
     if config.data.fold != 0:
         raise UsageError(f"{options.config_path} has data.fold={config.data.fold}, and {ALL_FOLDS}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise UsageError(
             "distcls crossval starts its runs itself, each as one process. With a launcher, start each fold yourself: "
             "torchrun … -m distcls.train … data.fold=0, then data.fold=1, and so on"

@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from typing import Any
 from distcls.cluster import signals
 from distcls.commands.arguments import SETTINGS, Parser, parse_train_arguments
 from distcls.commands.job_options import add_job_options, check_job_options, whole_number
+from distcls.config.loading import world_size
 from distcls.config.metrics import BEST_METRICS
 from distcls.config.settings import PRESETS, Config
 from distcls.errors import MissingInputError, UsageError
 from distcls.runs.resuming import default_name, lock_folder
 from distcls.sweeps.search.checking import check_values
-from distcls.sweeps.search.plan import COSTS, Limits, Plan, Read, settle, some_config
-from distcls.sweeps.search.space import VARIANT, Point, Space, read_space
+from distcls.sweeps.search.plan import COSTS, Limits, Plan, Read, configs_of_variants, first_config, settle
+from distcls.sweeps.search.space import Space, read_space
 
 SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         read = partial(_read_for_job, options)
         if shutil.which("sbatch") is None:
             raise MissingInputError("sbatch is not on the PATH: start the sweep on a machine with Slurm's commands")
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    elif world_size() > 1:
         raise UsageError(
             "distcls sweep starts its trials itself, each as one process: start it without torchrun or another "
             "launcher, or unset WORLD_SIZE"
@@ -140,8 +141,7 @@ def _threads(plan: Plan, read: Read, parallel: int) -> int | None:
     """Return the CPU threads for each of several trials at once; None to leave it to the trials."""
     if parallel == 1:
         return None
-    points: list[Point] = [{VARIANT: name} for name in plan.space.variants] or [{}]
-    configs = [some_config(plan, read, point) for point in points]
+    configs = configs_of_variants(plan, read)
     is_given = any(config is not None and config.train.num_threads is not None for config in configs)
     return None if is_given else max((os.cpu_count() or 1) // parallel, 1)
 
@@ -155,7 +155,9 @@ def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read:
         *([f"--preset={options.preset}"] if options.preset else []),
     ]
     words += fixed
-    config = _read_somehow([*(["-c", str(options.config)] if options.config else []), *words], space, read)
+    shared = [*(["-c", str(options.config)] if options.config else []), *words]
+    with_values = ([*shared, *space.settings(point)] for point in space.points_with({}))
+    config = first_config(read, [shared, *with_values]) or read(shared)  # which says what is wrong
     search = options.search or ("grid" if space.is_listed() else "tpe")
     if search == "grid":
         next(space.grid())  # refuses ranges
@@ -185,17 +187,6 @@ def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read:
         pruner=options.pruner,
         search_seed=options.search_seed,
     )
-
-
-def _read_somehow(words: Sequence[str], space: Space, read: Read) -> Config:
-    """Return the config of what all trials share, with some values of the space if it is wrong without them."""
-    try:
-        return read(words)
-    except UsageError as alone:
-        for point in space.points_with({}):
-            with suppress(UsageError):
-                return read([*words, *space.settings(point)])
-        raise alone
 
 
 def _parser() -> Parser:

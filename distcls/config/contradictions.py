@@ -13,6 +13,8 @@ from distcls.config.batch_sizes import Problem, micro_batch_size_of, wrong_batch
 from distcls.config.byte_size import parse_size
 from distcls.config.durations import parse_duration
 from distcls.config.settings import (
+    WITH_MIN_LR,
+    WITH_MOMENTUM,
     Config,
     DataConfig,
     ModelConfig,
@@ -47,14 +49,14 @@ class Belongs(NamedTuple):
 
 
 BELONGS = (
-    Belongs("optim.momentum", "optim.name", ("sgd", "muon")),
-    Belongs("optim.nesterov", "optim.name", ("sgd", "muon")),
+    Belongs("optim.momentum", "optim.name", WITH_MOMENTUM),
+    Belongs("optim.nesterov", "optim.name", WITH_MOMENTUM),
     Belongs("optim.normalize_weights", "optim.name", ("muon",)),
     Belongs("optim.betas", "optim.name", ("adam", "adamw")),
     Belongs("optim.eps", "optim.name", ("adam", "adamw")),
     Belongs("optim.gamma", "optim.schedule", ("step",)),
     Belongs("optim.milestones", "optim.schedule", ("step",)),
-    Belongs("optim.min_lr", "optim.schedule", ("cosine", "linear", "one_cycle", "range_test")),
+    Belongs("optim.min_lr", "optim.schedule", WITH_MIN_LR),
     Belongs("loss.label_smoothing", "loss.name", ("cross_entropy", "focal")),
     Belongs("loss.class_weights", "loss.name", ("cross_entropy", "focal")),
     Belongs("loss.gamma", "loss.name", ("focal",)),
@@ -217,7 +219,7 @@ def _wrong_schedule(optim: OptimConfig) -> Iterator[Problem]:
 
 
 def _wrong_optimizer(optim: OptimConfig) -> Iterator[Problem]:
-    if optim.nesterov and optim.name in ("sgd", "muon") and optim.momentum == 0:
+    if optim.nesterov and optim.name in WITH_MOMENTUM and optim.momentum == 0:
         yield "optim.nesterov", "optim.nesterov needs optim.momentum above 0, such as optim.momentum=0.9"
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield "optim.betas", f"optim.betas must be two numbers, at least 0 and below 1, but {optim.betas} was given"

@@ -43,7 +43,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = (), unless_s
             _put(root, keys, given)
     if path is None and root.at("preset") is None:
         _put(root, ["preset"], Given("auto", "the defaults", "auto"))
-    return _build(root, _world_size(), mistakes)
+    return _build(root, world_size(), mistakes)
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -66,7 +66,7 @@ def with_preset(config: Config, name: str) -> Config:
     """
     with_recipe = config.replaced({"preset": name}) if name == "none" else _on_recipe(config, name)
     mistakes = Mistakes()
-    for _, problem in contradictions(with_recipe, _world_size()):
+    for _, problem in contradictions(with_recipe, world_size()):
         mistakes.note(f"preset={name}: {problem}")
     mistakes.report()
     return with_recipe
@@ -86,7 +86,7 @@ def _on_recipe(config: Config, name: str) -> Config:
     if config.is_given("model.freeze"):
         values.pop("model.freeze_until", None)
     on_recipe = config.replaced({**values, "preset": name})
-    wrong = [path for path, _ in contradictions(on_recipe, _world_size())]
+    wrong = [path for path, _ in contradictions(on_recipe, world_size())]
     useless = [path for path in values if any(overlap(path, other) for other in wrong)]
     for path in useless:  # what was given leaves them without effect
         del values[path]
@@ -178,21 +178,25 @@ def _put(root: Given, keys: list[str], given: Given) -> None:
         if there is None or not isinstance(there.value, dict):
             if there is not None and not _gives_way(there, keys[:depth]):
                 return
-            is_off = there is not None and keys[:depth] == ["augment"] and _is_off(there)
+            is_off = there is not None and _is_no_augmentation(there, keys[:depth])
             mapping[key] = Given({}, given.where, OFF if is_off else "")
         mapping = mapping[key].value
-    if keys == ["augment"] and _is_off(given):
+    if _is_no_augmentation(given, keys):
         given = Given(_only_normalize(mapping.get("augment")), given.where, OFF)
     mapping[keys[-1]] = given
 
 
 def _gives_way(there: Given, keys: list[str]) -> bool:
     """True if a mapping may replace a value: null, "none" for augment, or anything where no section is expected."""
-    return there.value is None or (keys == ["augment"] and _is_off(there)) or not _is_section_at(keys)
+    return there.value is None or _is_no_augmentation(there, keys) or not _is_section_at(keys)
 
 
 def _is_section_at(keys: list[str]) -> bool:
     return is_section(hint_at(keys))
+
+
+def _is_no_augmentation(given: Given, keys: list[str]) -> bool:
+    return keys == ["augment"] and _is_off(given)
 
 
 def _is_off(given: Given) -> bool:
@@ -221,7 +225,8 @@ def _build(root: Given, world_size: int, mistakes: Mistakes, judged: Sequence[st
     return config
 
 
-def _world_size() -> int:
+def world_size() -> int:
+    """Return how many processes a launcher started: WORLD_SIZE, or 1. Raises UsageError if it is no such number."""
     text = os.environ.get("WORLD_SIZE") or "1"
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"the environment variable WORLD_SIZE must be a number of processes, but is {text!r}")

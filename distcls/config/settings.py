@@ -378,6 +378,13 @@ class LookaheadConfig:
     )
 
 
+WITH_MOMENTUM = ("sgd", "muon")
+"""Optimizers that take optim.momentum and optim.nesterov."""
+
+WITH_MIN_LR = ("cosine", "linear", "one_cycle", "range_test")
+"""Schedules that take optim.min_lr."""
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """How gradients update the weights. Choose the learning rate for train.global_batch_size."""
@@ -444,14 +451,14 @@ class OptimConfig:
         name = own.get("name", self.name)
         if name != self.name:
             unused["args"] = {}
-        if name not in ("sgd", "muon"):
+        if name not in WITH_MOMENTUM:
             unused["nesterov"] = False
         if name != "muon":
             unused["normalize_weights"] = False
         schedule = own.get("schedule", self.schedule)
         if schedule != "step":
             unused["milestones"] = []
-        if schedule not in ("cosine", "linear", "one_cycle", "range_test"):
+        if schedule not in WITH_MIN_LR:
             unused["min_lr"] = 0.0
         return dataclasses.replace(self, **(unused | own))
 
@@ -603,6 +610,10 @@ class Config:
     def is_given(self, path: str) -> bool:
         """True if the user gave this setting, or the section that it is in: "augment: none" gives all of it."""
         return any(f"{path}.".startswith(f"{one}.") for one in self.given)
+
+    def gives(self, path: str) -> bool:
+        """True if the user gave this setting, its section, or a setting inside it: `optim.lookahead.every` of one."""
+        return self.is_given(path) or any(one.startswith(f"{path}.") for one in self.given)
 
     @property
     def may_have_preset(self) -> bool:

@@ -111,21 +111,20 @@ def _check_may_continue(path: Path, config: Config) -> None:
             "A run can only be resumed with its own config. Undo the change, or start another run with --name NAME."
             + (" (A run can be made longer once it has finished.)" if is_longer else "")
         )
+    if not is_finished(path):
+        return
     has_lost_patience = _has_lost_patience(path, stored.train)
-    if is_finished(path) and not _differences(stored, config) and _is_as_long(path, stored.train):
-        further = (
-            "Early stopping ended it"
-            if has_lost_patience
-            else ("To train it longer, run the same command with a larger train.num_epochs")
-        )
+    if not _differences(stored, config) and _is_as_long(path, stored.train):
+        longer = "To train it longer, run the same command with a larger train.num_epochs"
+        further = "Early stopping ended it" if has_lost_patience else longer
         raise AlreadyFinished(f"{path} is finished. {further}; to see its results: distcls eval {path}", path)
-    if is_finished(path) and has_lost_patience:
+    if has_lost_patience:
         raise UsageError(
             f"{path} was ended by train.early_stopping={stored.train.early_stopping}, so it would not train longer. "
             "Start another run with --name NAME, without early stopping or from these weights: model.init_from="
             f"{path}"
         )
-    if is_finished(path) and not newest_step(path):
+    if not newest_step(path):
         raise UsageError(
             f"{path} is finished, but has no checkpoints left to resume from: restore them, or start another run with "
             "--name NAME (model.init_from lets it start from the weights of this one)."
@@ -164,11 +163,6 @@ def choices_kept(path: Path, config: Config, device_type: str) -> dict[str, Any]
     return {path: filled.at(path) for path in chosen if path not in of_processes}
 
 
-def _gives(config: Config, path: str) -> bool:
-    """True if the user gave this setting, its section, or a setting inside it: `optim.lookahead.every` of a section."""
-    return config.is_given(path) or any(one.startswith(f"{path}.") for one in config.given)
-
-
 def fill_from(config: Config, stored: Config) -> Config:
     """Return the config, with the choices that were made at the first start filled in.
 
@@ -177,7 +171,7 @@ def fill_from(config: Config, stored: Config) -> Config:
     if config.preset == "auto" and stored.preset in PRESETS and not stored.is_given("preset"):
         config = with_preset(config, stored.preset)
     changed = [one.path for one in differences(stored, config)]
-    open_ones = [path for path in changed if not (_gives(config, path) or _gives(stored, path))]
+    open_ones = [path for path in changed if not (config.gives(path) or stored.gives(path))]
     if config.preset != "auto":  # a config file without a preset means none
         open_ones = [path for path in open_ones if path != "preset"]
     train = config.train

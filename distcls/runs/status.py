@@ -134,9 +134,12 @@ def _has_changed(status: Path) -> bool:
 def warn_if_unfinished(run_dir: Path) -> None:
     """Warn that the weights of an unfinished run may still change."""
     state = state_of(run_dir)
-    if state not in ("finished", None):
+    if state not in SETTLED:
         print(f"warning: {run_dir} is {state}, not finished: these are its best weights so far", file=sys.stderr)
 
+
+SETTLED = ("finished", None)
+"""States in which the weights of a run no longer change; None: nothing says so."""
 
 LOCK = ".lock"
 """File in the run folder on which its run holds a POSIX lock."""

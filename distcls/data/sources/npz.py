@@ -113,13 +113,13 @@ def _read_splits(file: Path, arrays: np.lib.npyio.NpzFile) -> Iterator[Arrays]:
 
 def _classes(file: Path, arrays: np.lib.npyio.NpzFile, train_labels: str) -> tuple[list[str], np.ndarray]:
     """Return the names of the classes, and the value of each in the labels."""
+    labels = _flat(file, train_labels, arrays[train_labels])
     if "class_names" in arrays:
         names = arrays["class_names"]
         class_names = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
-        are_names = _flat(file, train_labels, arrays[train_labels]).dtype.kind == "U"
-        classes = np.array(class_names) if are_names else np.arange(len(class_names))
+        classes = np.array(class_names) if labels.dtype.kind == "U" else np.arange(len(class_names))
     else:
-        classes = np.unique(_flat(file, train_labels, arrays[train_labels]))
+        classes = np.unique(labels)
         class_names = [str(label) for label in classes.tolist()]
     return class_names, classes
 

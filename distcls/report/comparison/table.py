@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distcls.config.messages import settings_like
+from distcls.config.schema import hint_at
 from distcls.config.wording import count, either, nearest
 from distcls.config.yaml_text import as_plain, read_override, shown
 from distcls.errors import DistclsError, MissingInputError, UsageError
@@ -113,19 +114,16 @@ def _matches(condition: str, name: str, run: Overview) -> bool:
     known = {"run": name, "state": run.state}
     if key in known:
         return fnmatchcase(known[key], pattern)
-    value: Any = run.config
     try:
-        for part in key.split("."):
-            if value is None:  # a section that is off in this run
-                return False
-            value = getattr(value, part)
+        value = as_plain(run.config.at(key))
     except AttributeError:
+        if hint_at(key.split(".")) is not None:  # its section is off in this run
+            return False
         meant = settings_like(key)
         raise UsageError(
             f"--filter {condition}: there is no setting {key!r}. "
             + (f"Did you mean {either(meant)}?" if meant else "Give run, state or a setting such as optim.lr.")
         ) from None
-    value = as_plain(value)
     return shown(value) == pattern or fnmatchcase(shown(value), pattern) or _is_value(value, condition)
 
 

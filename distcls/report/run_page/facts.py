@@ -15,7 +15,7 @@ from distcls.errors import DiskError, UsageError
 from distcls.report.counting import confusion_matrix
 from distcls.runs.class_names import read_class_names
 from distcls.runs.results import EXPLAINED, Predictions, Sheet, load_predictions, load_sheets
-from distcls.runs.status import read_object, read_status, state_of
+from distcls.runs.status import SETTLED, read_object, read_status, state_of
 from distcls.runs.tracking.metrics_file import read_metrics
 
 
@@ -59,7 +59,7 @@ class RunFacts:
 
     def of_current_weights(self) -> RunFacts:
         """Return the facts, without results if the run has not finished: they are of before it was extended."""
-        if self.state in ("finished", None):
+        if self.state in SETTLED:
             return self
         return replace(self, metrics={}, split=None, found=None, confusion=None, temperature=1.0)
 

@@ -61,7 +61,8 @@ def start_sender(run_dir: Path, name: str) -> subprocess.Popen:
         # At the lowest priority: where all CPUs are busy, training would wait for a thread that lost its CPU.
         words = ["nice", "-n", "19"] if shutil.which("nice") else []
         words += [sys.executable, "-m", "distcls", "track", str(run_dir), "--tracker", name, "--follow"]
-        environment = {name: value for name, value in os.environ.items() if name not in (EXIT_CODES, TORCHRUN_REASON)}
+        own = (EXIT_CODES, TORCHRUN_REASON)  # of the run's processes
+        environment = {variable: value for variable, value in os.environ.items() if variable not in own}
         return subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         )

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -164,17 +164,20 @@ def _on_copies(plan: Plan) -> Plan:
 
 def _changed_configs(plan: Plan, settled: Plan, read: Read) -> list[str]:
     """Return the settings that differ between the config files and their copies."""
-    points: list[Point] = [{VARIANT: name} for name in plan.space.variants] or [{}]
-    found = []
-    for point in points:
-        before, after = (some_config(one, read, point) for one in (settled, plan))
-        found += [str(difference) for difference in differences(before, after)] if before and after else []
+    both = zip(configs_of_variants(settled, read), configs_of_variants(plan, read), strict=True)
+    found = [str(one) for before, after in both if before and after for one in differences(before, after)]
     return list(dict.fromkeys(found))
 
 
-def some_config(plan: Plan, read: Read, fixed: Point) -> Config | None:
-    """Return the config of a trial with these values; None if they do not go with any that were tried."""
-    for point in plan.space.points_with(fixed):
+def configs_of_variants(plan: Plan, read: Read) -> list[Config | None]:
+    """Return the config of a trial of each variant, or of one trial if there are none. See first_config."""
+    fixed: list[Point] = [{VARIANT: name} for name in plan.space.variants] or [{}]
+    return [first_config(read, map(plan.words, plan.space.points_with(one))) for one in fixed]
+
+
+def first_config(read: Read, all_words: Iterable[Sequence[str]]) -> Config | None:
+    """Return the config of the first of these arguments that fit together; None if none do."""
+    for words in all_words:
         with contextlib.suppress(UsageError):
-            return read(plan.words(point))
+            return read(words)
     return None

@@ -193,8 +193,9 @@ class SlurmRuns:
         answer = _call("squeue", "--me", "--all", "--noheader", "--array", "--format", "%i %T %j")
         if answer is not None:
             self._has_answered = True
-            jobs = [line.split(maxsplit=2) for line in answer.splitlines() if len(line.split(maxsplit=2)) == 3]
-            self._queue = {job: name.strip() for job, _, name in jobs}
+            lines = (line.strip().split(maxsplit=2) for line in answer.splitlines())
+            jobs = [fields for fields in lines if len(fields) == 3]
+            self._queue = {job: name for job, _, name in jobs}
             self._states = {job: state for job, state, _ in jobs}
             for name in [name for name in self._to_stop if self._job_of(name) is not None]:
                 self._stop(name)  # again, if Slurm did not take it the first time

@@ -10,7 +10,6 @@ from torch import nn
 from distcls.cluster.machine import gigabytes
 from distcls.cluster.processes import Processes
 from distcls.config.batch_sizes import divisors, fitting_world_sizes
-from distcls.config.contradictions import overlap
 from distcls.config.durations import describe_every, parse_duration, steps_at
 from distcls.config.loading import PRESET_FOLDER
 from distcls.config.settings import PRESETS, Config, ModelConfig, TrainConfig
@@ -50,7 +49,7 @@ def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
             "optim.lookahead.every=5"
         )
     # A preset's freezing does not stop anyone from trying a few steps.
-    of_preset = config.preset in PRESETS and not any(overlap("model.freeze_until", one) for one in config.given)
+    of_preset = config.preset in PRESETS and not config.gives("model.freeze_until")
     for part, (duration, steps) in _frozen_parts(config.model, plan).items():
         if steps >= plan.total_steps and not of_preset:
             raise UsageError(
