@@ -17,6 +17,7 @@ from distcls.config.settings import Config, ObjectiveConfig
 from distcls.data.split import Data
 from distcls.errors import DriftedError, UsageError
 from distcls.models.build import build_model
+from distcls.models.depthwise import speed_up_depthwise
 from distcls.models.freezing import frozen_until
 from distcls.models.recomputation import recompute_activations
 from distcls.models.trial import try_model
@@ -226,7 +227,10 @@ def build_state(
     until = frozen_until(config.model, module, len(data.class_names))
     if acceleration.scaler is not None or until:
         start_momenta(optimizer)
-    if config.train.checkpoint_activations:  # not in the copies, which are never trained
+    # Not in the copies, which are never trained.
+    if config.train.precision == "bf16" and acceleration.device.type == "cpu":
+        speed_up_depthwise(module)
+    if config.train.checkpoint_activations:
         recompute_activations(module, config.model.name, data.image_size, tried.moving)
     return TrainState(
         module=module,

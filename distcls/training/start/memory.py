@@ -34,7 +34,8 @@ def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memor
     """Return the memory for weights, gradients, optimizer and averages, and for the activations of an image.
 
     Activations are counted by passing one image through a copy of the model and adding up its layers' outputs, which
-    is about what the backward pass keeps; with train.checkpoint_activations, it keeps those inside one block at a time.
+    is about what the backward pass keeps; with train.checkpoint_activations, it keeps those inside one block at a time,
+    and with model.head_only those of the head.
     The copy has shapes but no numbers, so it costs nothing; None for a model that cannot run like that.
     """
     itemsize = weights_dtype(config.train.precision).itemsize
@@ -46,19 +47,20 @@ def estimate_memory(config: Config, module: nn.Module, image_size: int) -> Memor
         + (config.optim.lookahead is not None)
     )
     blocks = blocks_of(module) if config.train.checkpoint_activations else {}
-    outputs = _count_outputs(module, image_size, blocks)
+    outputs = _count_outputs(module, image_size, blocks, config.model.head_only)
     if outputs is None:
         return None
     return Memory(sum(p.numel() for p in module.parameters()) * itemsize * copies, outputs * activation_itemsize)
 
 
-def _count_outputs(module: nn.Module, image_size: int, blocks: Collection[str]) -> int | None:
+def _count_outputs(module: nn.Module, image_size: int, blocks: Collection[str], only_trained: bool) -> int | None:
     """Return how many numbers the layers output for one image; of those in `blocks`, one block's at a time."""
     outputs, inside = [0], {block: [0] for block in blocks}
     try:
         shapes = without_numbers(module)
         for name, layer in shapes.named_modules():
-            if not list(layer.children()) or name in inside:
+            is_trained = any(parameter.requires_grad for parameter in layer.parameters())
+            if (not list(layer.children()) or name in inside) and (is_trained or not only_trained):
                 block = next((block for block in blocks if name.startswith(f"{block}.")), None)
                 counts = outputs if block is None else inside[block]
                 layer.register_forward_hook(lambda _, __, out, counts=counts: counts.append(_numbers_in(out)))

@@ -73,3 +73,11 @@ def test_of_activations_that_are_computed_again_one_block_is_counted_at_a_time()
     assert every is not None and again is not None and every.weights == again.weights
     assert every.per_image == 4 * (192 + (10 + 10 + 192) + (20 + 20 + 192) + 4)
     assert again.per_image == 4 * (192 + 192 + 192 + 4 + (20 + 20 + 192))
+
+
+def test_a_backbone_that_is_frozen_for_good_keeps_no_activations():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 4))
+    module[0].requires_grad_(False)
+    config = variant(model__head_only=True, train__precision="float32")
+    estimate = estimate_memory(config, module, 8)
+    assert estimate is not None and estimate.per_image == 4 * 4
