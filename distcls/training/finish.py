@@ -32,6 +32,7 @@ from distcls.training.watch import WENT_BAD
 def finish(
     state: TrainState,
     data: Data,
+    seen: Data,
     plan: BatchPlan,
     augment: Augmentation,
     evaluate: Evaluator,
@@ -40,7 +41,8 @@ def finish(
 ) -> None:
     """Evaluate the best weights on val and, for the first time, on test; write the run's results.
 
-    This loads the best weights into the state. All processes evaluate; the main one writes.
+    This loads the best weights into the state. All processes evaluate; the main one writes. seen: what was trained and
+    evaluated on, the data or their features (training/features.py).
     """
     run.at(state.step, "finish")
     run.processes.wait_for_everyone()  # the best weights may still have been on their way to the disk
@@ -49,7 +51,8 @@ def finish(
         load_weights(module, checkpoints.read_best(state.position.best_step))
     classifier = Classifier(module, run.config, data.class_names, data.decoding, tta=run.config.train.tta)
     measured, kept = {}, {}
-    for split in (data.val, data.test):
+    has_views = run.config.train.tta != "none"  # of images, not of features
+    for split in (data.val if has_views else seen.val, data.test):
         if split is not None:
             probabilities = Probabilities(len(split), len(data.class_names), evaluate.batch_size, run.processes)
             metrics = evaluate(classifier, split, probabilities)

@@ -126,5 +126,5 @@ def train(config: Config, default_name: str) -> Finished:
             micro_batches = watch.wait_for(batches)
             watch.saw(train_step(micro_batches), train_step.names)
 
-        finish(state, data, plan, augment, evaluate, checkpoints, run)
+        finish(state, data, seen, plan, augment, evaluate, checkpoints, run)
     return Finished(run.dir, processes.is_main, run.tracker)

@@ -80,12 +80,17 @@ def test_only_the_head_is_trained_with_the_same_bits_on_1_2_and_4_processes(rank
         )
         digests.append(ledger.digest(ranks.folder / "runs" / name, 12))
     assert digests[0] == digests[1] == digests[2]
-    assert read_json(ranks.folder / "runs/w1/metrics.json") == read_json(ranks.folder / "runs/w4/metrics.json")
+    metrics = read_json(ranks.folder / "runs/w1/metrics.json")
+    assert metrics == read_json(ranks.folder / "runs/w4/metrics.json")
+    ranks.run("eval", "runs/w1", "--split", "val", "--json", "of_images.json")
+    of_images = read_json(ranks.folder / "of_images.json")
+    assert of_images["loss"] == pytest.approx(metrics["val"]["loss"], rel=1e-5), "metrics.json has that of features"
+    assert of_images["accuracy"] == metrics["val"]["accuracy"]
 
 
 def test_a_kill_of_a_run_on_features_costs_nothing(ranks, photographs):
     settings = [*SMALL, "train.num_steps=160", "train.checkpoint_every=5 steps", "train.eval_every=50 steps"]
-    command = ["train", "--data", "photos", "--preset", "fast", *settings]
+    command = ["train", "--data", "photos", "--preset", "fast", "train.tta=flip", *settings]
     ranks.run(*command, "--name", "whole")
     run = ranks.folder / "runs" / "killed"
     for step in (5, 40):
