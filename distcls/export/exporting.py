@@ -34,7 +34,7 @@ from distcls.runs.status import warn_if_unfinished
 NUM_PROVEN = 100
 """Images with which a file is proven."""
 NUM_SCORED, NUM_CALIBRATION = 1000, 200
-"""Images on which the accuracy of int8 is measured, and those of them with which it is calibrated."""
+"""Images for int8, and those of them with which it is calibrated; its accuracy is measured on the others."""
 NUM_RESIZED = 50
 """Files whose resizing is compared with Pillow's."""
 
@@ -127,6 +127,9 @@ def _quantized(file: Path, metadata: Mapping[str, str], portable: Portable, imag
     small = file.with_suffix(".int8.onnx")
     int8.quantize(file, small, images.spread(NUM_CALIBRATION).pixels)
     onnx_file.save_with(small, metadata)
+    others = images.without(NUM_CALIBRATION)
+    if len(others.pixels):
+        images = others
     in_float32, in_int8 = (
         in_batches(onnx_file.open_file(one), images.pixels, REFERENCE_BATCH) for one in (file, small)
     )

@@ -49,11 +49,19 @@ class OwnImages:
 
     def spread(self, most: int) -> OwnImages:
         """Return up to `most` of them, evenly spread."""
-        some = _spread(np.arange(len(self.pixels)), most)
+        return self._at(_spread(np.arange(len(self.pixels)), most))
+
+    def without(self, most: int) -> OwnImages:
+        """Return those that spread(most) leaves out."""
+        places = np.arange(len(self.pixels))
+        return self._at(np.setdiff1d(places, _spread(places, most)))
+
+    def _at(self, places: np.ndarray) -> OwnImages:
         parts = {
-            name: None if part is None else part[some] for name, part in (("labels", self.labels), ("rows", self.rows))
+            name: None if part is None else part[places]
+            for name, part in (("labels", self.labels), ("rows", self.rows))
         }
-        return dataclasses.replace(self, pixels=self.pixels[some], **parts)
+        return dataclasses.replace(self, pixels=self.pixels[places], **parts)
 
     def originals(self, decoding: Decoding) -> Iterator[np.ndarray]:
         """Yield each image at its own size, uint8 (H, W, 3). Raises BadImageError; only for images of a set."""

@@ -18,6 +18,7 @@ from distcls.cli import main
 from distcls.config.loading import read_config
 from distcls.config.settings import Config, ModelConfig, TrainConfig
 from distcls.data.decoding.decode import Decoding
+from distcls.export import exporting
 from distcls.files.verified import read_tensors
 from distcls.inference.classifier import Classifier, load_classifier, write_model
 from distcls.models.build import build_model
@@ -152,17 +153,18 @@ def test_a_run_in_bf16_says_what_float32_changes(run, capsys, tmp_path):
 # Options of ONNX -----------------------------------------------------------------------------------
 
 
-def test_int8_and_resizing_say_what_they_cost(run, capsys):
+def test_int8_and_resizing_say_what_they_cost(run, capsys, monkeypatch):
+    monkeypatch.setattr(exporting, "NUM_CALIBRATION", 100)
     out, _ = export(capsys, run, "--int8", "--with-resize")
     file = run / "export" / "digits-int8-with-resize.onnx"
-    accuracy = re.search(r"int8 +accuracy (\S+) on 144 val images, (\S+) in float32", out)
+    accuracy = re.search(r"int8 +accuracy (\S+) on 44 val images, (\S+) in float32", out)
     assert accuracy is not None and abs(float(accuracy[1]) - float(accuracy[2])) < 0.03
     assert re.search(
         r"resizing +pixels differ from Pillow's by 0 of 255, 0 in the worst image;\n.* 50 of 50 val images", out
     )
     session = session_of(file)
     about = session.get_modelmeta().custom_metadata_map
-    assert about["quantization"] == "int8, calibrated with 144 val images" and "any size" in about["input"]
+    assert about["quantization"] == "int8, calibrated with 100 val images" and "any size" in about["input"]
     images = session.get_inputs()[0]
     assert (images.name, images.type, images.shape[2]) == ("image", "tensor(uint8)", 3)
     for image in (IMAGES[0], IMAGES[0].repeat(3, 0), IMAGES[0].repeat(40, 1)):

@@ -25,6 +25,9 @@ def test_they_are_the_runs_val_images(run):
     some = found.spread(5)
     assert some.pixels.shape == (5, 8, 8, 3) and some.rows is not None
     assert [some.rows[0], some.rows[-1]] == [found.rows[0], found.rows[-1]]
+    others = found.without(5)
+    assert others.rows is not None and others.labels is not None
+    assert sorted([*some.rows, *others.rows]) == sorted(found.rows) and len(others.labels) == len(found.labels) - 5
     assert all(np.array_equal(a, b) for a, b in zip(some.originals(Decoding(8)), some.pixels, strict=True))
 
 

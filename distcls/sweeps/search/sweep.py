@@ -229,6 +229,7 @@ class Sweep:
         if now < self._next_look.get(run.name, 0.0):
             return
         self._next_look[run.name] = now + WATCH
+        self._check_val(run)
         if trial is not None and self.plan.pruner is not None and run is trial.runs[0]:
             values = run.curve(self.plan.metric)
             if self.study.report(run.number, values):
@@ -237,6 +238,16 @@ class Sweep:
                 self._drop(trial)
         if self._hangs(run):
             self.runs.kill(run)
+
+    def _check_val(self, run: TrialRun) -> None:
+        """Raise UsageError if there are no val images: then no trial will have a value."""
+        if run.lacks_val():
+            self._stop_all()
+            raise UsageError(
+                f"{run.dir} has no val images, but a sweep compares its trials by their {self.plan.metric} on val: set "
+                "data.val_fraction above 0. For variants that are trained on all images, train each of them with "
+                "distcls train, and use distcls compare"
+            )
 
     def _hangs(self, run: TrialRun) -> bool:
         try:
@@ -262,6 +273,7 @@ class Sweep:
 
     def _finished(self, trial: Active, run: TrialRun) -> None:
         """Note the values of a run; complete the trial with its last one."""
+        self._check_val(run)
         values = run.values(self.plan.metric, self.plan.also)
         if values is None:
             wanted = ", ".join([f"{self.plan.metric} on val", *self.plan.also])

@@ -62,6 +62,11 @@ class TrialRun:
             return []
         return [row[metric] for row in rows if row["split"] == "val" and row.get(metric) is not None]
 
+    def lacks_val(self) -> bool:
+        """True if the run has begun, and has no val images."""
+        splits = read_object(self.dir / "data_report.json").get("splits", {})
+        return bool(splits) and "val" not in splits
+
     def values(self, metric: str, also: Sequence[str]) -> list[float] | None:
         """Return the metric on val and the costs of a finished run; None if one of them is missing."""
         measured = read_object(self.dir / "metrics.json").get("val", {})

@@ -184,6 +184,22 @@ def test_a_trial_that_fails_is_recorded_and_the_others_are_trained(make_plan) ->
     assert study.trials()[1].user_attrs["reason"] == "trial-0001 cannot be trained"
 
 
+class WithoutVal(MadeRuns):
+    """Runs that use all images for training."""
+
+    def start(self, runs: Sequence[TrialRun]) -> None:
+        super().start(runs)
+        for run in runs:
+            write(run.dir, "data_report", {"splits": {"train": {}, "test": {}}})
+
+
+def test_runs_without_val_images_end_the_sweep_before_they_are_trained(make_plan) -> None:
+    plan, runs = make_plan("optim.lr=0.1,0.2,0.3", num_seeds=2), WithoutVal(slots=2)
+    with pytest.raises(UsageError, match="trial-0000-seed0 has no val images.*accuracy on val: set data.val_fraction"):
+        run_sweep(plan, runs)
+    assert len(runs.starts) == 2 and not runs.under_way and not list(plan.folder.glob("*/metrics.json"))
+
+
 def test_settings_that_contradict_each_other_fail_without_a_process(make_plan) -> None:
     runs = MadeRuns()
     study = run_sweep(make_plan("loss.name=cross_entropy,focal", "loss.gamma=1,3"), runs)
