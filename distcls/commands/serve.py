@@ -81,7 +81,10 @@ def _parser() -> Parser:
     )
     parser.add_argument("--name", help="the model's name under /v2 (default: the folder's)")
     parser.add_argument(
-        "--backend", choices=BACKENDS, default="torch", help="onnx: the file that distcls export has written"
+        "--backend",
+        choices=BACKENDS,
+        default="torch",
+        help="onnx: the file that distcls export has written; onnx-int8: the one of distcls export --int8",
     )
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help="cpu, cuda or mps; default: the GPU if there is one"
@@ -195,7 +198,7 @@ def _options(words: argparse.Namespace) -> ServeOptions:
 
 def _check_packages(options: ServeOptions) -> None:
     """Raise MissingInputError if a package that is needed is not installed."""
-    needed = ["serve", *(["demo"] if options.has_demo else []), *(["export"] if options.backend == "onnx" else [])]
+    needed = ["serve", *(["demo"] if options.has_demo else []), *(["export"] if options.backend != "torch" else [])]
     missing = [name for extra in needed for name in PACKAGES[extra] if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingInputError(

@@ -43,11 +43,12 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
     Raises MissingInputError if there is no exported file, and UsageError if it is not the run's, or for a device that
     there is not. The process may fork before the backend computes. threads: of an exported file.
     """
-    if name == "onnx":
+    is_file = name != "torch"
+    if is_file:
         config = config.replaced({"train.precision": "float32"})  # as it was exported, so that the two can be compared
-    classifier = load_classifier(run_dir, config).to(choose_device("cpu" if name == "onnx" else device))
-    if name == "onnx":
-        file = _exported_file(run_dir, config, classifier)
+    classifier = load_classifier(run_dir, config).to(choose_device("cpu" if is_file else device))
+    if is_file:
+        file = _exported_file(run_dir, config, classifier, is_int8=name == "onnx-int8")
         # Threads do not survive a fork, so a session that has some is opened by the worker. Others share their weights.
         compute = open_file(file, num_threads=1) if threads == 1 else _opened_late(file, threads)
         platform = "onnxruntime_onnx"
@@ -62,37 +63,38 @@ def _opened_late(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]
     return lambda images: opened()(images)
 
 
-def _exported_file(run_dir: Path, config: Config, classifier: Classifier) -> Path:
-    """Return the run's ONNX file, if it answers as the run does now."""
-    file = output_file(run_dir, ExportOptions("onnx"))
-    if not file.exists():
+def _exported_file(run_dir: Path, config: Config, classifier: Classifier, is_int8: bool) -> Path:
+    """Return the run's ONNX file, if it answers as the run does now. is_int8: the quantized one."""
+    file = output_file(run_dir, ExportOptions("onnx", int8=is_int8))
+    backend, export = (
+        ("onnx-int8", f"distcls export {run_dir} --int8") if is_int8 else ("onnx", f"distcls export {run_dir}")
+    )
+    if not file.exists():  # perhaps the folder had another name when the run was exported
         found = list(file.parent.glob("*.onnx"))
+        if len(found) > 1:
+            found = [one for one in found if _unsuitable(read_metadata(one), is_int8) is None]
         if len(found) != 1:
-            raise MissingInputError(f"--backend onnx: there is no {file}. Write it first: distcls export {run_dir}")
-        file = found[0]  # the folder had another name when the run was exported
+            raise MissingInputError(f"--backend {backend}: there is no {file}. Write it first: {export}")
+        file = found[0]
     about = read_metadata(file)
     expected = describe(Portable(classifier), config, find_weights(run_dir))
     differing = [name for name in DECIDING if about.get(name) != expected[name]]
     if differing:
         raise UsageError(
-            f"--backend onnx: {file} does not match the run (different: {', '.join(differing)}). Export it again: "
-            f"distcls export {run_dir}"
+            f"--backend {backend}: {file} does not match the run (different: {', '.join(differing)}). Export it again: "
+            f"{export}"
         )
-    if option := _unsuitable(about):
-        raise UsageError(
-            f"--backend onnx: {file} was written with {option}, which serving does not take. Export the run without "
-            f"it: distcls export {run_dir}"
-        )
+    if reason := _unsuitable(about, is_int8):
+        raise UsageError(f"--backend {backend}: {file} was written {reason}. Export the run again: {export}")
     return file
 
 
-def _unsuitable(about: Mapping[str, str]) -> str | None:
-    """Return the option of `distcls export` that keeps a file from being served; None if there is none.
-
-    about: its metadata.
-    """
+def _unsuitable(about: Mapping[str, str], is_int8: bool) -> str | None:
+    """Return how `distcls export` wrote a file that is not served; None if it is. about: its metadata."""
     if not about.get("output", "").startswith("probabilities"):
-        return "--logits"
+        return "with --logits, which serving does not take"
     if not about.get("input", "").startswith("uint8 (batch"):
-        return "--with-resize"
-    return "--int8" if "quantization" in about else None
+        return "with --with-resize, which serving does not take"
+    if is_int8 != ("quantization" in about):
+        return "without --int8" if is_int8 else "with --int8, which is --backend onnx-int8"
+    return None

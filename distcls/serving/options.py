@@ -9,7 +9,7 @@ from pathlib import Path
 from distcls.data.decoding.decode import MOST_PIXELS
 from distcls.errors import MissingInputError, UsageError
 
-BACKENDS = ("torch", "onnx")
+BACKENDS = ("torch", "onnx", "onnx-int8")
 
 MOST_BYTES = 32_000_000
 """Of a request."""

@@ -11,7 +11,7 @@ import pytest
 from distcls.cli import main
 from distcls.config.loading import read_config
 from distcls.errors import MissingInputError, UsageError
-from distcls.export.metadata import describe_int8, describe_resizing
+from distcls.export.metadata import describe_resizing
 from distcls.inference.classifier import store_temperature
 
 pytestmark = pytest.mark.extras
@@ -25,10 +25,10 @@ def renamed(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "model"))
 
 
-def opened(run_dir: Path, threads: int = 1):
+def opened(run_dir: Path, threads: int = 1, backend: str = "onnx"):
     from distcls.serving.backends import open_backend
 
-    return open_backend(run_dir, read_config(run_dir / "config.yaml"), "onnx", "cpu", threads)
+    return open_backend(run_dir, read_config(run_dir / "config.yaml"), backend, "cpu", threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -43,10 +43,22 @@ def test_of_several_files_none_is_guessed(renamed: Path) -> None:
         opened(renamed)
 
 
+def test_of_a_file_and_its_int8_version_each_backend_takes_its_own(run: Path, renamed: Path) -> None:
+    with pytest.raises(UsageError, match=r"digits\.onnx was written without --int8. Export the run again: .* --int8"):
+        opened(renamed, backend="onnx-int8")
+    assert main(["export", str(run), "--int8"]) == 0
+    shutil.move(run / "export" / "digits-int8.onnx", renamed / "export")
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+    exact, rounded = (opened(renamed, backend=name).compute(images) for name in ("onnx", "onnx-int8"))
+    assert 0 < np.abs(exact - rounded).max() < 0.2
+    (renamed / "export" / "digits.onnx").unlink()
+    with pytest.raises(UsageError, match="was written with --int8, which is --backend onnx-int8"):
+        opened(renamed)
+
+
 @pytest.mark.parametrize(
     ("option", "changes"),
     [
-        ("--int8", describe_int8("200 val images")),
         ("--with-resize", describe_resizing()),
         ("--logits", {"output": "logits, float32 (batch, 10)"}),
     ],
