@@ -55,8 +55,8 @@ def _forward(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
         images = pad_same(images, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
     dtype = torch.get_autocast_dtype("cpu")
     with torch.autocast("cpu", enabled=False):
-        outputs = Depthwise.apply(images.to(dtype), layer.weight.to(dtype), layer.stride, layer.padding)
-        return outputs if layer.bias is None else outputs + layer.bias.to(dtype)[:, None, None]  # type: ignore[operator]
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return Depthwise.apply(images.to(dtype), layer.weight.to(dtype), bias, layer.stride, layer.padding)  # type: ignore[return-value]
 
 
 class Depthwise(torch.autograd.Function):
@@ -64,24 +64,31 @@ class Depthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, images: torch.Tensor, weights: torch.Tensor, stride: tuple[int, int], padding: tuple[int, int]
+        ctx: Any,
+        images: torch.Tensor,
+        weights: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
     ) -> torch.Tensor:
         """Return the outputs (n, C, h, w)."""
         ctx.save_for_backward(images, weights)
         ctx.stride, ctx.padding = stride, padding
-        return functional.conv2d(images, weights, None, stride, padding, groups=len(weights))
+        return functional.conv2d(images, weights, bias, stride, padding, groups=len(weights))
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Return the gradients of images and weights."""
+        """Return the gradients of images, weights and bias."""
         images, weights = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_images = of_weights = None
+        of_images = of_weights = of_bias = None
         if ctx.needs_input_grad[0]:
             of_images = _gradient_of_images(gradient, images, weights, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[1]:
             of_weights = _gradient_of_weights(gradient, images, weights, ctx.stride, ctx.padding)
-        return of_images, of_weights, None, None
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_images, of_weights, of_bias, None, None
 
 
 def _gradient_of_images(

@@ -14,13 +14,17 @@ from distcls.models.depthwise import Depthwise, speed_up_depthwise
 
 
 def gradients(network: nn.Module, images: torch.Tensor, in_bf16: bool) -> dict[str, torch.Tensor]:
-    """Return the gradients of a training pass, by parameter, and that of the images."""
+    """Return the gradients of a training pass, by parameter, that of the images, and the outputs."""
     network = copy.deepcopy(network).train()
     images = images.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
         outputs = network(images)
     outputs.float().square().mean().backward()
-    return {"": images.grad, **{name: p.grad for name, p in network.named_parameters()}}
+    return {
+        "images": images.grad,
+        "outputs": outputs.detach(),
+        **{name: p.grad for name, p in network.named_parameters()},
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,10 +44,11 @@ def gradients(network: nn.Module, images: torch.Tensor, in_bf16: bool) -> dict[s
 )
 def test_gradients_are_those_of_torch(kernel, stride, padding, size):
     kernel, stride, padding = (pair if isinstance(pair, tuple) else (pair, pair) for pair in (kernel, stride, padding))
-    given = [torch.randn(2, 6, *size, dtype=torch.float64), torch.randn(6, 1, *kernel, dtype=torch.float64)]
+    shapes = (2, 6, *size), (6, 1, *kernel), (6,)
+    given = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     ours, theirs = ([tensor.clone().requires_grad_() for tensor in given] for _ in range(2))
     outputs = Depthwise.apply(*ours, stride, padding)
-    expected = functional.conv2d(*theirs, None, stride, padding, groups=6)
+    expected = functional.conv2d(*theirs, stride, padding, groups=6)
     assert torch.equal(outputs, expected)
     weights = torch.randn_like(outputs)
     (outputs * weights).sum().backward()
@@ -54,10 +59,10 @@ def test_gradients_are_those_of_torch(kernel, stride, padding, size):
 
 def test_a_part_that_needs_no_gradient_gets_none():
     images, weights = torch.randn(1, 4, 9, 9), torch.randn(4, 1, 5, 5, requires_grad=True)
-    Depthwise.apply(images, weights, (1, 1), (2, 2)).sum().backward()
+    Depthwise.apply(images, weights, None, (1, 1), (2, 2)).sum().backward()
     assert images.grad is None and weights.grad is not None
     images.requires_grad_()
-    Depthwise.apply(images, weights.detach(), (1, 1), (2, 2)).sum().backward()
+    Depthwise.apply(images, weights.detach(), None, (1, 1), (2, 2)).sum().backward()
     assert images.grad is not None
 
 
@@ -73,6 +78,7 @@ def test_a_network_learns_the_same_in_bf16_and_exactly_the_same_in_float32(name)
     exact = gradients(plain, images, in_bf16=False)
     assert all(torch.equal(g, exact[key]) for key, g in gradients(faster, images, in_bf16=False).items())
     rounded, ours = gradients(plain, images, in_bf16=True), gradients(faster, images, in_bf16=True)
+    assert torch.equal(ours["outputs"], rounded["outputs"])
     errors = [sum((found[key] - exact[key]).norm() for key in exact) for found in (rounded, ours)]
     assert 0 < errors[1] < 1.1 * errors[0]
 

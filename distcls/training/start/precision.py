@@ -31,6 +31,9 @@ from distcls.models.build import build_model
 from distcls.models.depthwise import speed_up_depthwise
 from distcls.plan.randomness import global_state_kept
 
+KERNELS = 2
+"""Raised when distcls computes in other ways, so that choices that were made before are made again."""
+
 LEAST_GAIN = 1.1
 """How many times as fast bf16 must be: a smaller gain is noise, and does not pay for its rounding."""
 
@@ -77,7 +80,7 @@ def faster_precision(config: Config, train: ImageSet) -> str:
 def _kept(config: Config, num_images: int, image_size: int, num_classes: int) -> Path:
     """Return the file for the choice: its name changes with everything that the choice depends on."""
     machine = (cpu_name(), sorted(cpu_flags()), max_isa(), torch.__version__)
-    described = repr((config.model, num_images, image_size, num_classes, machine))
+    described = repr((KERNELS, config.model, num_images, image_size, num_classes, machine))
     return cache_folder(config.data) / "precision" / hashlib.sha256(described.encode()).hexdigest()
 
 
