@@ -49,7 +49,8 @@ format: $(VENV)/.installed-dev
 pictures: $(VENV)/.installed
 	$(BIN)/python docs/make_pictures.py
 
-# Set-up runs once, and again when the dependencies change. It uses uv where that is installed, because uv is fast.
+# Set-up runs once, and again when the dependencies change. It uses uv where that is installed, because uv is fast;
+# --seed adds pip to the environment, so that `python -m pip` installs into it.
 
 $(VENV)/.installed: pyproject.toml
 	@$(call install,.)
@@ -60,7 +61,7 @@ $(VENV)/.installed-dev: pyproject.toml
 define install
 echo "Setting up $(VENV): this happens once and takes a few minutes"; \
 if command -v uv >/dev/null 2>&1; then \
-	{ [ -x $(BIN)/python ] || uv venv --quiet $(addprefix --python ,$(PYTHON)) $(VENV); } && \
+	{ [ -x $(BIN)/python ] || uv venv --quiet --seed $(addprefix --python ,$(PYTHON)) $(VENV); } && \
 	uv pip install --quiet --compile-bytecode --python $(BIN)/python -e "$(1)"; \
 else \
 	{ [ -x $(BIN)/pip ] || $(or $(PYTHON),python3) -m venv $(VENV); } && \
