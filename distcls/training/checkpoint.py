@@ -90,10 +90,7 @@ class Checkpoints:
             if self.run.tracker is not None:
                 self.run.tracker.sync()
             write_folder(self.path(step), files, self.run.processes.moved)
-            try:
-                self._prune(best_step)
-            except (OSError, ValueError) as error:  # the new one is complete, and the next prune tries again
-                self.run.progress.warning(f"could not prune old checkpoints in {self.folder}: {error}")
+            self._prune(best_step)
 
         position = state.position_dict()
         length = length_of(self.config, ended)
@@ -105,10 +102,13 @@ class Checkpoints:
 
     def save_best(self, state: TrainState) -> None:
         """Start writing the weights that were just evaluated. Raises the DiskError of an earlier write."""
-        path = self.path(state.step, "best")
+        step = state.step
 
         def write(copied: Tensors) -> None:
-            write_folder(path, {"model.safetensors": tensor_writer(copied)}, self.run.processes.moved)
+            write_folder(
+                self.path(step, "best"), {"model.safetensors": tensor_writer(copied)}, self.run.processes.moved
+            )
+            self._prune(step)
 
         self._begin("best", state.step, lambda: dict(state.eval_module.state_dict()), write)
 
@@ -160,11 +160,14 @@ class Checkpoints:
     def _prune(self, best_step: int | None) -> None:
         """Delete checkpoints beyond train.keep_checkpoints, and best weights that no kept checkpoint refers to."""
         kept, old = self.steps()[: self.config.keep_checkpoints], self.steps()[self.config.keep_checkpoints :]
-        for step in old:
-            shutil.rmtree(self.path(step))
-        needed = {best_step} | {self._best_step(step) for step in kept}
-        for step in set(self.steps("best")) - needed:
-            shutil.rmtree(self.path(step, "best"))
+        try:
+            for step in old:
+                shutil.rmtree(self.path(step))
+            needed = {best_step} | {self._best_step(step) for step in kept}
+            for step in set(self.steps("best")) - needed:
+                shutil.rmtree(self.path(step, "best"))
+        except (OSError, ValueError) as error:  # what was just written is complete, and the next prune tries again
+            self.run.progress.warning(f"could not prune old checkpoints in {self.folder}: {error}")
 
     def _best_step(self, step: int) -> int | None:
         return read_json(self.path(step) / "state.json")["best_step"]

@@ -405,6 +405,15 @@ def test_the_last_ones_are_kept_and_the_best_weights_that_they_refer_to(tmp_path
     assert names(checkpoints) == ["best-00000006", "best-00000010", "step-00000008", "step-00000010"]
 
 
+def test_best_weights_between_two_checkpoints_do_not_pile_up(tmp_path):
+    checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=2), make_state()
+    save_best(checkpoints, at(state, 2, 2))
+    save(checkpoints, state)
+    for step in (4, 6, 8):
+        save_best(checkpoints, at(state, step, step))
+    assert names(checkpoints) == ["best-00000002", "best-00000008", "step-00000002"]
+
+
 def test_new_best_weights_do_not_remove_those_of_the_last_checkpoint(tmp_path):
     """A kill between the two writes goes on from the old checkpoint, which needs its own best weights."""
     checkpoints, state = checkpoints_of(FakeRun(tmp_path), keep=1), make_state()

@@ -95,7 +95,7 @@ BUNDLED_WITH_MANY_IMAGES = {
 learn at the full rate, almost from the start, and crops are mild. Measured with 4,500 and 45,000 images
 (benchmarks/RESULTS.md). Not for other networks: those with LayerNorm would forget what they know at such rates."""
 
-EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 10, 12_000), "best": (6, 20, 6_000), "scratch": (30, 200, 60_000)}
+EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 10, 12_000), "best": (6, 20, 24_000), "scratch": (30, 200, 60_000)}
 """For each preset the fewest and most epochs, and how many images training should see if that lies between them."""
 
 

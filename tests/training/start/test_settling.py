@@ -115,6 +115,7 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     monkeypatch.setattr(settling, "open_image_sets", lambda config: {"train": Listed()})
     config = settled(photographs)
     assert config.train.num_epochs == epochs
+    assert settled(photographs, "preset=best").train.num_epochs == 2 * epochs
     scale = {3000: (64, 1e-3, 1, "10%", 0.7), 20_000: (128, 5e-4 * 8**0.5, 1, "10%", 0.7)}
     batch, lr, decay, frozen, crop = scale.get(count, (16, 1.5e-3, 0.1, "40%", 0.35))
     assert config.train.global_batch_size == batch and config.optim.lr == pytest.approx(lr)
