@@ -13,9 +13,10 @@ import torch
 
 from distcls.config.durations import Duration, is_due, parse_duration, steps_at
 from distcls.config.settings import Config
+from distcls.data.inspection.report import too_many_bad
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.data.split import Split
-from distcls.errors import DivergedError
+from distcls.errors import BadDataError, DivergedError
 from distcls.files.atomic import write_text
 from distcls.inference.metrics import SplitMetrics
 from distcls.optim.schedules import lr_at
@@ -50,10 +51,15 @@ class Watch:
         self.seconds_per_step = self.data_share = math.nan
         self.steps_timed = 0
         self.names: Sequence[str] = ()
+        self.bad_images: set[str] = set()
+        """Those that went bad since this start, with the reasons."""
         run.progress.start(plan.total_steps, state.step)
 
     def wait_for(self, batches: Iterator[list[MicroBatch]]) -> list[MicroBatch]:
-        """Return the next batch, and measure the time that training waits for it."""
+        """Return the next batch, and measure the time that training waits for it.
+
+        Raises BadDataError once too many images have become unreadable.
+        """
         self.late.ask()
         with part("data"):
             batch = next(batches)
@@ -65,6 +71,16 @@ class Watch:
 
     def _went_bad(self, image: str) -> None:
         """Warn once that a file became unreadable, on whichever process, and record it in the run folder."""
+        if image in self.bad_images:
+            return
+        self.bad_images.add(image)
+        problem = too_many_bad(self.config.data, len(self.bad_images), len(self.images))
+        if problem is not None:
+            raise BadDataError(
+                f"{problem}, although they were good when the run began. The last one is {image}. Everything up to the "
+                "last checkpoint is kept. Perhaps a disk or a network folder is gone: once the images are back, run "
+                "the same command to resume."
+            )
         self.run.dir.mkdir(parents=True, exist_ok=True)  # it may not exist on another machine
         with (self.run.dir / WENT_BAD).open("a+", encoding="utf-8", errors="surrogateescape") as file:
             file.seek(0)

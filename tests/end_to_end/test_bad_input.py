@@ -117,7 +117,17 @@ def test_a_folder_that_may_not_be_read_is_named(images: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "scandir", refuse)  # rights would not do: these tests may run as root
     assert main(["check", str(images)]) == 66
-    assert f"cannot list the folder {images}/test/dog: Permission denied" in capsys.readouterr().err
+    assert f"cannot list the folder {images}/train/dog: Permission denied" in capsys.readouterr().err
+
+
+def test_runs_in_the_folder_of_images_are_no_class(ranks):
+    for name in ("cat", "dog"):
+        write_noise(ranks.folder / name, 20)
+    for name in ("first", "second"):  # the second finds the pictures of the first
+        ranks.run("train", "--data", ".", *FAST[2:], "--name", name)
+        assert read_json(ranks.folder / "runs" / name / "classes.json") == ["cat", "dog"]
+    logs = len(list(ranks.folder.glob("*.log")))
+    assert read_json(ranks.folder / "runs" / "second" / "data_report.json")["num_ignored_files"] == logs + 1
 
 
 def test_labels_that_do_not_match_are_refused(ranks):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from ranks import Ranks, await_step, read_json
 
+from distcls.runs.resuming import newest_step
 from distcls.runs.tracking.metrics_file import read_metrics
 
 SETTINGS = [
@@ -36,7 +37,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 0)])
 def test_in_training_it_weighs_nothing_and_is_reported_once(ranks: Ranks, images: Path, world_size: int, workers: int):
     command = ["train", "--data", str(images), *SETTINGS, f"data.workers={workers}", "data.test_fraction=0"]
-    command += ["loss.name=poisoned_images:constant_loss", "train.log_every=1"]
+    command += ["loss.name=poisoned_images:constant_loss", "train.log_every=1", "data.max_bad_fraction=0.1"]
     ranks.run(*command, "train.num_steps=2", world_size=world_size)
     setup = functools.partial(failing_disk.break_files, ["train/class0/04.png", "train/class1/07.png"])
     output = ranks.run(*command, "train.num_steps=10", world_size=world_size, setup=setup)
@@ -55,6 +56,26 @@ def test_in_training_it_weighs_nothing_and_is_reported_once(ranks: Ranks, images
     losses = [row["loss"] for row in read_metrics(run_dir / "metrics.csv") if row["split"] == "train"]
     by_epoch = [sum(pair) for pair in zip(losses[::2], losses[1::2], strict=True)]
     assert by_epoch == pytest.approx([2400, 2200, 2200, 2200, 2200])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_folder_that_disappears_stops_the_run_until_it_is_back(ranks: Ranks, images: Path, world_size: int):
+    command = ["train", "--data", str(images), *SETTINGS, "data.test_fraction=0", "train.checkpoint_every=5 steps"]
+    command += ["train.num_steps=100000", "train.eval_every=100000 steps"]
+    run_dir = ranks.folder / "runs" / "r"
+    group = ranks.start(*command, world_size=world_size)
+    await_step(run_dir, 5)
+    away = images.rename(images.with_name("unplugged"))
+    assert 65 in group.wait(60), group.output()
+    told = group.output().rpartition("distcls: error: ")[2]
+    assert "1 of 24 images is unreadable, more than data.max_bad_fraction=0.01" in told and "to resume" in told
+    assert "Traceback" not in told
+    away.rename(images)
+    kept = newest_step(run_dir)
+    group = ranks.start(*command, world_size=world_size)
+    await_step(run_dir, kept + 5)
+    group.kill()
+    assert f"resuming from step {kept:,}" in group.output() and "unreadable" not in group.output()
 
 
 def test_in_an_evaluation_it_is_an_error_that_names_it(ranks: Ranks, images: Path):
