@@ -30,9 +30,9 @@ from PIL import Image
 from side_by_side import conditions, ratio
 
 from distcls.cli import main as distcls
+from distcls.cluster.cpu import available_cpus
 from distcls.config.loading import read_config
 from distcls.data.decoding.decode import Decoding, decode
-from distcls.data.decoding.parallel import available_cpus
 from distcls.data.loading.given_images import load_given
 from distcls.data.sources.named_files import files_named
 from distcls.inference.classifier import Classifier, load_classifier

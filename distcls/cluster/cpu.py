@@ -1,4 +1,4 @@
-"""Reads the CPU's name and flags from the kernel, on Linux: whether it computes in bf16, above all."""
+"""Asks the kernel, on Linux, how many CPUs this process may use, and what they can do: bf16, above all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container: the microseconds of processor time that it may take in each period, and the length of a period."""
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """The flags of CPUs with instructions for bf16: of x86 (AVX-512, AMX) and Arm."""
@@ -15,6 +17,31 @@ ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512
 """The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, which computes convolutions, from using those instructions.
 
 https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html"""
+
+
+def available_cpus(process: int = 0) -> int:
+    """Return how many CPUs a process may use: in a Slurm job or container, fewer than the machine has.
+
+    process: its id; 0 is this process.
+    """
+    try:
+        usable = len(os.sched_getaffinity(process))
+    except (AttributeError, OSError):  # on macOS, and for a process that has ended
+        usable = os.cpu_count() or 1
+    try:
+        quota, period = QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return usable
+    return min(usable, max(int(quota) // int(period), 1)) if quota.isdigit() else usable
+
+
+def share_of_cpus(num_processes: int) -> int:
+    """Return how many CPUs this process should use, if so many were started alike.
+
+    They share what the process that started them may use, but may be bound to some of it, such as to the cores near
+    their GPU.
+    """
+    return max(min(available_cpus(), available_cpus(os.getppid()) // num_processes), 1)
 
 
 def has_bf16() -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from distcls.cluster import slurm
+from distcls.cluster.cpu import share_of_cpus
 from distcls.cluster.processes import Processes
 from distcls.config.settings import TrainConfig
 from distcls.plan.randomness import global_state_kept
@@ -45,7 +46,7 @@ def choose_kernels(train: TrainConfig, processes: Processes) -> None:
     two starts may choose differently: a resumed run may then round differently from one that was never stopped.
     """
     on_cpu = processes.device.type == "cpu"
-    shared = slurm.cpus_per_rank() or max((os.cpu_count() or 1) // processes.local_world_size, 1)
+    shared = slurm.cpus_per_rank() or share_of_cpus(processes.local_world_size)
     torch.set_num_threads(train.num_threads or (1 if train.deterministic and on_cpu else shared))
     torch.backends.cudnn.benchmark = not train.deterministic
     torch.backends.cudnn.deterministic = (

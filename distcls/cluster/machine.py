@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from distcls.cluster import network
+from distcls.cluster.cpu import available_cpus
 
 SELF_TEST_SECONDS = 60
 """Time limit of the self-test's two processes; on a busy machine their imports alone take 20 s."""
@@ -92,16 +93,9 @@ def gpus() -> list[Finding]:
 
 
 def cores() -> list[Finding]:
-    """Check that this process may use all CPU cores: distcls counts those of the machine."""
-    there = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit():
-        usable = min(usable, max(int(quota) // int(period), 1))
-    if usable < there:
-        advice = f"More threads than cores slow each other down: set train.num_threads={usable} for one process."
-        return [Finding("cores", f"{usable} of the machine's {there} may be used", "warning", advice)]
-    return [Finding("cores", str(there))]
+    """Count the CPU cores that this process may use."""
+    there, usable = os.cpu_count() or 1, available_cpus()
+    return [Finding("cores", str(there) if usable == there else f"{usable} of the machine's {there} may be used")]
 
 
 def numa() -> list[Finding]:

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from distcls.cluster.cpu import available_cpus
 from distcls.commands.arguments import TRUST, Parser
 from distcls.config.byte_size import parse_size
-from distcls.data.decoding.parallel import available_cpus
 from distcls.errors import MissingInputError, UsageError
 from distcls.runs.opening import check_run_folder, opened_run
 from distcls.serving.options import BACKENDS, Limits, ServeOptions, read_token, route_of_vertex

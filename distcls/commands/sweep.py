@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import re
 import shlex
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distcls.cluster import signals
+from distcls.cluster.cpu import available_cpus
 from distcls.commands.arguments import SETTINGS, Parser, parse_train_arguments
 from distcls.commands.job_options import add_job_options, check_job_options, whole_number
 from distcls.config.loading import world_size
@@ -143,7 +143,7 @@ def _threads(plan: Plan, read: Read, parallel: int) -> int | None:
         return None
     configs = configs_of_variants(plan, read)
     is_given = any(config is not None and config.train.num_threads is not None for config in configs)
-    return None if is_given else max((os.cpu_count() or 1) // parallel, 1)
+    return None if is_given else max(available_cpus() // parallel, 1)
 
 
 def _plan(options: argparse.Namespace, space: Space, fixed: Sequence[str], read: Read) -> Plan:

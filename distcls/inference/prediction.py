@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from distcls.cluster.cpu import available_cpus
 from distcls.data.decoding.given import given_name, is_path, one_or_many
-from distcls.data.decoding.parallel import available_cpus
 from distcls.data.loading.given_images import GivenImages, load_given
 from distcls.data.sources.named_files import files_named
 from distcls.errors import BadDataError, MissingInputError, UsageError

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distcls import __version__
-from distcls.data.decoding.parallel import available_cpus
+from distcls.cluster.cpu import available_cpus
 from distcls.inference.answers.formats import as_row
 from distcls.inference.answers.prediction import SHOWN, Prediction
 from distcls.serving import open_inference

@@ -115,7 +115,7 @@ def test_a_second_sweep_in_the_folder_is_refused(planned, capsys) -> None:
     ],
 )
 def test_trials_at_once_share_the_cores(monkeypatch, tmp_path, parallel, words, file, expected) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(sweep, "available_cpus", lambda: 8)
     plan = Plan.__new__(Plan)
     object.__setattr__(plan, "options", words)
     for in_variant in (False, True):

@@ -19,11 +19,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distcls.cluster.cpu import available_cpus
 from distcls.cluster.signals import STOP_SIGNALS
 from distcls.data.cache.journal import Chunk
 from distcls.data.decoding.decode import BadImageError, Decoding, decode_and_describe
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import CONTENT_BYTES, ArraySet, ImageSet, content_digest
+from distcls.errors import OutOfMemoryError
 
 OnProgress = Callable[[int, int], None]
 """progress(images done, total images)."""
@@ -158,24 +160,31 @@ def noting_if_bad(i: int, bad: dict[int, str]) -> Iterator[None]:
         bad[i] = str(error)
 
 
-def available_cpus() -> int:
-    """Return how many CPUs this process may use: in a Slurm job or container, fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _do_here(job: Job, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, Any]]:
     for start, stop in chunks:
         yield stop - start, job.do_chunk(start, stop)
 
 
 def _do_in_parallel(job: Job, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, Any]]:
-    with _decoding_processes(min(available_cpus(), len(chunks))) as connections:
+    with _decoding_processes(min(available_cpus(), len(chunks))) as started:
         try:
-            yield from _hand_out(job, iter(chunks), connections)
+            yield from _hand_out(job, iter(chunks), [connection for connection, _ in started])
         except (EOFError, ConnectionError) as error:
-            raise RuntimeError(
-                "a decoding process died. Its reason is above, unless it was killed for using too much memory"
-            ) from error
+            if any(_was_killed(process) for _, process in started):
+                raise OutOfMemoryError(
+                    "a process that decodes images was killed. That usually happens because the machine, or the "
+                    "container, ran out of memory: give it more, or let fewer processes decode (taskset -c 0,1 distcls "
+                    "train …). What has been decoded is kept."
+                ) from error
+            raise RuntimeError("a decoding process died. Its reason is above") from error
+
+
+def _was_killed(process: subprocess.Popen[bytes]) -> bool:
+    """True if a process ended by SIGKILL. Its connection may have closed a moment before its end."""
+    try:
+        return process.wait(timeout=0.2) == -signal.SIGKILL
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _hand_out(job: Job, chunks: Iterator[tuple[int, int]], connections: list[Connection]) -> Iterator[tuple[int, Any]]:
@@ -197,15 +206,15 @@ def _hand_out(job: Job, chunks: Iterator[tuple[int, int]], connections: list[Con
 
 
 @contextlib.contextmanager
-def _decoding_processes(count: int) -> Iterator[list[Connection]]:
-    """Run `count` processes of worker.py until the block ends.
+def _decoding_processes(count: int) -> Iterator[list[tuple[Connection, subprocess.Popen[bytes]]]]:
+    """Run `count` processes of worker.py, each with a connection to it, until the block ends.
 
     They are not multiprocessing's: spawn would import the main module again, torch included, and fails in
     scripts without a main guard; fork fails with CUDA and threads.
     """
     started = [_start() for _ in range(count)]
     try:
-        yield [connection for connection, _ in started]
+        yield started
     finally:
         for connection, process in started:
             connection.close()

@@ -21,7 +21,7 @@ from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.parallel import DecodeJob, HashJob, cut_chunks, do_all
 from distcls.data.sources.folder import FolderSet, open_folder
 from distcls.data.sources.image_set import ImageSet, content_digest
-from distcls.errors import DiskError
+from distcls.errors import DiskError, OutOfMemoryError
 
 
 def opened(root: Path) -> FolderSet:
@@ -84,7 +84,7 @@ def test_a_decoding_process_that_dies_is_an_error_not_a_hang(many_images: Path, 
         for pid in child_processes() - before:
             os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(RuntimeError, match="decoding process died"):
+    with pytest.raises(OutOfMemoryError, match="a process that decodes images was killed"):
         decoded(opened(many_images), tmp_path, progress=kill_one)
     assert [path.suffix for path in (tmp_path / "decoded").iterdir()] == [".partial"]
 
@@ -99,7 +99,7 @@ def test_a_build_whose_decoding_process_died_is_resumed(
         for pid in child_processes() - before:
             os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(RuntimeError, match="decoding process died"):
+    with pytest.raises(OutOfMemoryError, match="a process that decodes images was killed"):
         decoded(image_set, tmp_path, progress=kill_all)
     resumed: list[int] = []
     result = decoded(image_set, tmp_path, progress=lambda done, total: resumed.append(done))
