@@ -24,6 +24,7 @@ from distcls.data.decoding.decode import DECODER
 from distcls.data.loading.loader import eval_batches
 from distcls.data.sources.image_set import digest
 from distcls.data.split import Data, Split
+from distcls.errors import DiskError
 from distcls.inference.classifier import Classifier
 from distcls.models.head import head_parameters
 
@@ -51,7 +52,7 @@ def with_features(
     if processes.is_local_main:
         _open(folder, key, pools, features, dtype)
     processes.wait_for_everyone()
-    kept = _open(folder, key, pools, features, dtype)
+    kept = _open(folder, key, pools, {}, dtype)
     train, *val = [_feature_split(split, pools, kept) for split in splits]
     return dataclasses.replace(data, train=train, val=val[0] if val else None)
 
@@ -92,9 +93,14 @@ def _compute(
 def _open(
     folder: Path, key: str, splits: list[Split], features: dict[str, np.ndarray], dtype: type
 ) -> dict[str, np.ndarray]:
-    """Return the features in the cache, after adding them if they are not there."""
+    """Return the features in the cache, after adding them if they are not there.
+
+    features: none where they were not computed. Raises DiskError if they are not in the cache either.
+    """
 
     def computed() -> list[Arrays]:
+        if not features:
+            raise DiskError(f"the features are gone from {folder}: something removed them. Run the same command again.")
         names = splits[0].image_set.class_names
         return [Arrays(s.name, names, s.labels, np.ascontiguousarray(features[s.name]).view(np.uint8)) for s in splits]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from distcls.config.loading import load_config
 from distcls.data.build import build_data
+from distcls.errors import DiskError
 from distcls.inference.classifier import Classifier
 from distcls.models.build import build_model
 from distcls.training.features import with_features
@@ -67,3 +69,13 @@ def test_features_take_the_place_of_pixels_and_are_computed_once(tmp_path, proce
     reports.clear()
     other = with_features(data, classifier, config, processes, lambda *counts: reports.append(counts))
     assert reports and not np.array_equal(other.train.pixels, seen.train.pixels)
+
+
+def test_features_that_something_removed_are_an_error(tmp_path, processes):
+    settings = [f"data.cache_dir={tmp_path}", "model.head_only=true", "model.args={hidden: 6}", "data.workers=0"]
+    config = load_config(None, settings)
+    data = build_data(config.data, processes)
+    classifier = Classifier(build_model(config.model, 10, data.image_size), config, data.class_names, data.decoding)
+    processes.wait_for_everyone = lambda: [shutil.rmtree(entry) for entry in list(tmp_path.rglob("*features-*"))]
+    with pytest.raises(DiskError, match="the features are gone from"):
+        with_features(data, classifier, config, processes, lambda *_: None)

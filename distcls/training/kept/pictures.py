@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from distcls.data.augmentation.batchwise import Augmentation
+from distcls.data.decoding.parallel import noting_if_bad
 from distcls.data.loading.loader import train_batches
 from distcls.data.split import Data, Split
 from distcls.inference.classifier import Classifier
@@ -58,9 +59,19 @@ def choose_pictures(
     worst = wrong[np.argsort(-metrics.confidence[wrong], kind="stable")][:NUM_MISTAKES]
     confused = examples_of_confusions(split.labels, metrics.preds, metrics.confidence, len(data.class_names))
     for name, chosen in (("predictions", some), ("worst_mistakes", worst), ("confusions", confused)):
-        if len(chosen):
-            pictures[name] = Pictures([split.image(int(i)) for i in chosen], places=chosen.tolist())
+        found = _readable(split, chosen.tolist())
+        if found.pixels:
+            pictures[name] = found
     return pictures
+
+
+def _readable(split: Split, places: list[int]) -> Pictures:
+    """Return these images of a split, but for any that have become unreadable: all results are stored already."""
+    pixels, bad = {}, {}
+    for place in places:
+        with noting_if_bad(place, bad):
+            pixels[place] = split.image(place)
+    return Pictures(list(pixels.values()), places=list(pixels))
 
 
 def examples_of_confusions(

@@ -14,14 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from distcls.config.differences import differences
 from distcls.config.loading import LENGTHS, read_config, with_preset
 from distcls.config.settings import PRESETS, Config, DataConfig, ModelConfig
 from distcls.data.decoding.decode import BadImageError
-from distcls.data.decoding.native_size import decoding_of
+from distcls.data.decoding.native_size import are_large, decoding_of, spread_over
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.stratify import cut_splits
@@ -35,12 +34,6 @@ from distcls.runs.resolution import computes_bf16
 from distcls.training.start.precision import faster_precision
 
 ImageSets = dict[str, ImageSet]
-
-SMALLEST_PHOTOGRAPH = 64
-"""Pixels of the shorter side."""
-
-NUM_LOOKED_AT = 12
-"""How many images decide whether a data set holds photographs."""
 
 SECONDS_TO_DOWNLOAD = 8
 
@@ -142,12 +135,12 @@ def _with_automatic_preset(config: Config, opened: Callable[[], ImageSets]) -> C
 def are_photographs(image_set: ImageSet, config: DataConfig) -> bool:
     """True if most of a few images, taken from the whole set, have at least 64 pixels on their shorter side."""
     sides, at_own_size = [], dataclasses.replace(decoding_of(config), image_size=None)
-    for i in np.linspace(0, len(image_set) - 1, min(NUM_LOOKED_AT, len(image_set))).astype(int):
+    for i in spread_over(len(image_set)):
         try:
             sides.append(min(image_set.image(int(i), at_own_size).shape[:2]))
         except (BadImageError, OSError):
             continue
-    return bool(sides) and float(np.median(sides)) >= SMALLEST_PHOTOGRAPH
+    return are_large(sides)
 
 
 def _with_network(config: Config, device: str, may_download: bool) -> Config:

@@ -11,12 +11,18 @@ import torch
 from distcls.config.settings import AugmentConfig, Config, NormalizeConfig
 from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.augmentation.preprocessing import Normalize
-from distcls.data.decoding.decode import Decoding
+from distcls.data.decoding.decode import BadImageError, Decoding
 from distcls.data.loading.loader import train_batches
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.split import Split
 from distcls.plan.batches import BatchPlan
-from distcls.training.kept.pictures import EXAMPLES, MOST_CONFUSED, examples_of_confusions, first_images
+from distcls.training.kept.pictures import (
+    EXAMPLES,
+    MOST_CONFUSED,
+    choose_pictures,
+    examples_of_confusions,
+    first_images,
+)
 
 CPU = torch.device("cpu")
 
@@ -77,3 +83,19 @@ def test_without_mistakes_there_are_examples_of_what_is_right() -> None:
     labels = np.arange(10) % 2
     assert examples_of_confusions(labels, labels, np.ones(10), 2).tolist() == list(range(10))
     assert len(examples_of_confusions(labels[:0], labels[:0], np.ones(0), 2)) == 0
+
+
+def test_an_image_that_cannot_be_read_any_more_is_left_out() -> None:
+    class Gone(ArraySet):
+        def image(self, i: int, decoding: Decoding) -> np.ndarray:
+            if i == 0:
+                raise BadImageError("not an image")
+            return self.images[i]
+
+    labels, images = np.arange(20) % 2, np.zeros((20, 8, 8, 3), np.uint8)
+    split = Split("test", Gone("made", ["a", "b"], labels, images), np.arange(20), labels, None, Decoding(8))
+    metrics = SimpleNamespace(preds=1 - labels, confidence=np.linspace(1, 0.5, 20))
+    data = SimpleNamespace(test=split, val=None, class_names=["a", "b"])
+    pictures = choose_pictures(data, {"test": metrics}, (images[:1], ["a"]))
+    assert pictures["worst_mistakes"].places == list(range(1, 20)) and len(pictures["worst_mistakes"].pixels) == 19
+    assert 0 not in pictures["predictions"].places + pictures["confusions"].places
