@@ -92,7 +92,7 @@ class DataConfig:
         "white", 'Color behind transparent pixels and around padded images: a CSS color name or "#rrggbb".'
     )
     float_range: list[float] | None = setting(
-        None, "Pixel values of black and white, such as [0, 1], for images with float or 32-bit pixels."
+        None, "Pixel values of black and white, such as [0, 1], for gray images with float, 16-bit or 32-bit pixels."
     )
     decode_size: int | None = setting(
         None,

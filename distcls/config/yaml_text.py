@@ -215,6 +215,15 @@ def read_override(override: str) -> tuple[list[str], Given]:
     return keys, _parse(text, override, lines=False)
 
 
+def quoted(text: str) -> str:
+    """Return a text as the value of an override: in quotes if YAML would read it as anything else."""
+    try:
+        is_plain = _parse(text, text, lines=False).value == text
+    except UsageError:
+        is_plain = False
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
+
+
 def to_yaml(config: Config) -> str:
     """Return all settings as YAML, one block per section, which `load_config` reads back unchanged."""
     sections = ({name: _blocks(section)} for name, section in _fields_of(config))

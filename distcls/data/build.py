@@ -81,7 +81,8 @@ def build_data(
     excluded = find_excluded(config, image_sets)
     decoding = choose_decoding(config, image_sets["train"])
     random_crop = crop and RandomCrop.of(decoding, crop)
-    cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
+    labels = {name: image_set.labels for name, image_set in image_sets.items()}
+    cuts = cut_splits(labels, config, image_sets["train"].class_names if least_classes > 1 else ())
     decodings = dict.fromkeys(cuts, decoding)
     if random_crop is not None:
         decodings["train"] = _decoding_to_crop_from(image_sets["train"], random_crop, decoding, config)

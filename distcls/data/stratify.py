@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from distcls.config.settings import DataConfig
-from distcls.errors import UsageError
+from distcls.errors import UsageError, some_of
+
+SHOWN_CLASSES = 5  # in an error message
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
@@ -58,12 +60,15 @@ def _held_out_counts(counts: np.ndarray, fraction: float) -> np.ndarray:
     return held_out
 
 
-def cut_splits(labels: Mapping[str, np.ndarray], config: DataConfig) -> dict[str, tuple[str, np.ndarray]]:
+def cut_splits(
+    labels: Mapping[str, np.ndarray], config: DataConfig, class_names: Sequence[str] = ()
+) -> dict[str, tuple[str, np.ndarray]]:
     """Return, for each of train, val and test, the image set it comes from and its positions in that set.
 
     labels holds the labels of each image set, by split name. A missing test split is cut from train first,
     then a missing val split from the rest; a share of zero images makes no split. With data.folds, val is
     one fold of the rest. Raises UsageError if data.folds is set but the data has a val split, or too few images.
+    class_names: if given, also if some fold, not only this one, leaves a class without training images.
     """
     if config.folds is not None and "val" in labels:
         raise UsageError(
@@ -82,9 +87,27 @@ def cut_splits(labels: Mapping[str, np.ndarray], config: DataConfig) -> dict[str
                     f"{' once the test images are held out' if 'test' in splits else ''}: some folds would be empty. "
                     f"Use data.folds={len(rows)} or fewer"
                 )
+            if class_names:
+                _refuse_single_images(labels["train"], rows, config.folds, class_names)
             kept, held_out = cut_fold(labels["train"][rows], config.folds, config.fold, config.split_seed)
         else:
             kept, held_out = hold_out(labels["train"][rows], fraction, config.split_seed, name)
         if len(held_out):
             splits["train"], splits[name] = ("train", rows[kept]), ("train", rows[held_out])
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}
+
+
+def _refuse_single_images(labels: np.ndarray, rows: np.ndarray, folds: int, class_names: Sequence[str]) -> None:
+    """Raise UsageError if a class has one image in these rows: some fold takes it. Two are never in the same fold."""
+    single = np.flatnonzero(np.bincount(labels[rows]) == 1)
+    if len(single) == 0:
+        return
+    names = some_of([class_names[i] for i in single.tolist()], SHOWN_CLASSES)
+    whose = f"the class {names} has only 1 image" if len(single) == 1 else f"the classes {names} have only 1 image each"
+    had_more = (np.bincount(labels)[single] > 1).any()
+    raise UsageError(
+        f"data.folds={folds} needs at least 2 images of each class, but {whose}"
+        f"{' once the test images are held out' if had_more else ''}: the fold with that image in val would have none "
+        "to train on. Fewer folds do not help: add images, leave the class out"
+        f"{', or set data.test_fraction=0' if had_more else ''}"
+    )

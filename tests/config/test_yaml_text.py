@@ -13,7 +13,7 @@ from mistakes import message
 
 from distcls.config.loading import load_config
 from distcls.config.settings import Config
-from distcls.config.yaml_text import given_as_yaml, to_yaml
+from distcls.config.yaml_text import given_as_yaml, quoted, read_override, to_yaml
 
 EVERYTHING = [
     "data.name=folder",
@@ -56,6 +56,16 @@ def test_malformed_overrides(override: str) -> None:
 )
 def test_overrides_that_are_not_yaml(override: str) -> None:
     assert message(override).startswith(f"{override}: ")
+
+
+@pytest.mark.parametrize("text", ["runs/a #2", "a: b", "[a", "null", "1e3", " a", "it's", '"a"', "a\nb", "", "*x"])
+def test_any_text_can_be_the_value_of_an_override(text: str) -> None:
+    assert read_override(f"run.dir={quoted(text)}")[1].value == text
+
+
+@pytest.mark.parametrize("text", ["runs/a-2/audit.csv", "two words", "été", "C:\\a"])
+def test_a_text_is_quoted_only_if_it_must_be(text: str) -> None:
+    assert quoted(text) == text and read_override(f"run.dir={text}")[1].value == text
 
 
 def test_a_name_that_is_not_utf8_is_refused_with_a_way_out() -> None:

@@ -20,7 +20,7 @@ from distcls.data.sources.datasets import DATASETS
 from distcls.data.sources.listing import list_images
 from distcls.data.sources.synthetic import SyntheticSet
 from distcls.data.split import Data
-from distcls.errors import BadDataError
+from distcls.errors import BadDataError, UsageError
 
 
 @pytest.fixture
@@ -162,6 +162,15 @@ def test_the_default_size(
     assert build(name="folder", root=str(tmp_path / "set")).image_size == expected
 
 
+def test_a_thumbnail_that_comes_first_does_not_set_the_default_size(
+    build: Callable[..., Data], tmp_path: Path, make_images: Callable[..., None]
+) -> None:
+    for name in ("cat", "dog"):
+        make_images(tmp_path / "set" / name, 20, (80, 60))
+        make_images(tmp_path / "set" / name, 1, (48, 48))
+    assert build(name="folder", root=str(tmp_path / "set")).image_size == 224
+
+
 def test_a_broken_first_image_does_not_change_the_default_size(build: Callable[..., Data], two_classes: Path) -> None:
     (two_classes / "cat" / "000.png").write_bytes(b"")
     assert build(name="folder", root=str(two_classes), max_bad_fraction=0.1).image_size == 8
@@ -178,6 +187,16 @@ def test_the_report_is_json_and_counts(build: Callable[..., Data], two_classes: 
 def test_the_fingerprint_tells_the_splits_apart(build: Callable[..., Data]) -> None:
     same, again, other = build(name="digits"), build(name="digits"), build(name="digits", split_seed=1)
     assert same.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_a_class_too_small_for_folds_is_named_before_anything_is_decoded(
+    build: Callable[..., Data], two_classes: Path, make_images: Callable[..., None]
+) -> None:
+    make_images(two_classes / "eel", 1)
+    settings = {"name": "folder", "root": str(two_classes), "folds": 5, "fold": 0}
+    for refuse in (build, lambda **settings: check_data(DataConfig(**settings))):
+        with pytest.raises(UsageError, match="the class eel has only 1 image"):
+            refuse(**settings, max_bad_fraction=0.0)
 
 
 def test_the_fingerprint_tells_the_folds_apart(build: Callable[..., Data]) -> None:

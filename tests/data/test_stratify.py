@@ -56,6 +56,24 @@ def test_more_folds_than_images_are_refused_whichever_fold_it_is() -> None:
             cut_splits(labels, DataConfig(folds=20, fold=fold))
 
 
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_class_of_one_image_is_refused_whichever_fold_it_is(fold: int) -> None:
+    labels, names = np.array([0] * 10 + [1] + [2] * 10), ["ant", "bee", "cat"]
+    config = DataConfig(folds=2, fold=fold, test_fraction=0)
+    with pytest.raises(UsageError, match="the class bee has only 1 image: .* add images, leave the class out$"):
+        cut_splits({"train": labels}, config, names)
+    assert cut_splits({"train": labels}, config)  # somebody who only counts
+    assert cut_splits({"train": np.append(labels, 1)}, config, names)
+
+
+def test_a_class_that_has_one_image_left_beside_test_is_refused() -> None:
+    labels, names = {"train": np.repeat(np.arange(3), 2)}, ["ant", "bee", "cat"]
+    message = "the classes ant, bee have only 1 image each once the test images are held out.*or set data.test_frac"
+    with pytest.raises(UsageError, match=message):
+        cut_splits(labels, DataConfig(folds=2, fold=0, test_fraction=0.4), names)
+    assert cut_splits(labels, DataConfig(folds=2, fold=0, test_fraction=0), names)
+
+
 def test_test_is_cut_from_all_and_val_from_the_rest() -> None:
     cuts = cut_splits({"train": np.arange(1000) % 10}, DataConfig(val_fraction=0.1, test_fraction=0.2))
     assert {name: len(rows) for name, (_, rows) in cuts.items()} == {"train": 720, "val": 80, "test": 200}

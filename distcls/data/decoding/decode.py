@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-DECODER_VERSION = 3
+DECODER_VERSION = 4
 DECODER = (DECODER_VERSION, PIL.__version__)
 """Part of the key of all cached images. Raise the version whenever `decode` returns different pixels."""
 
@@ -95,7 +95,8 @@ class Decoding:
     background: str = "white"
     """Color behind transparent pixels and around padded images: a CSS color name or #rrggbb."""
     float_range: tuple[float, float] | None = None
-    """Pixel values of black and white for float or 32-bit images, whose files do not say."""
+    """Pixel values of black and white for gray images with float, 16-bit or 32-bit pixels. Netpbm files with integers
+    name their own."""
     interpolation: str = "bilinear"
     """A key of INTERPOLATION; images are always antialiased when they shrink."""
     crop_fraction: float = 1.0
@@ -301,22 +302,22 @@ def _to_rgb(image: Image.Image, decoding: Decoding) -> Image.Image:
 
 
 def _black_and_white(image: Image.Image, decoding: Decoding) -> tuple[float, float]:
-    """Return the range of the image's type, not of its own pixels: brightness must mean the same in all images.
+    """Return data.float_range, or that of the image's type, not of its pixels: brightness must mean the same in all.
 
     Raises BadImageError if neither the type nor data.float_range gives a range.
     """
+    if image.format == "PPM" and image.mode == "I":  # Pillow has scaled it: the file's own numbers are gone
+        return 0, 65535
+    if decoding.float_range is not None:
+        return decoding.float_range
     if image.mode.startswith("I;16"):
         bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, 16)  # a TIFF may have 12
         return 0, 2 ** int(np.min(bits)) - 1
-    if image.format == "PPM":  # Pillow has scaled it
-        return 0, 65535
-    if decoding.float_range is None:
-        low, high = image.getextrema()
-        raise BadImageError(
-            f"its pixels are numbers from {low:.4g} to {high:.4g}: "
-            "give the values of black and white, such as data.float_range=[0, 1]"
-        )
-    return decoding.float_range
+    low, high = image.getextrema()
+    raise BadImageError(
+        f"its pixels are numbers from {low:.4g} to {high:.4g}: "
+        "give the values of black and white, such as data.float_range=[0, 1]"
+    )
 
 
 def _from_numbers(image: Image.Image, black: float, white: float) -> Image.Image:

@@ -214,7 +214,8 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
     image_sets = open_image_sets(config)
     excluded = find_excluded(config, image_sets)
     decoding = choose_decoding(config, image_sets["train"])
-    cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, config)
+    labels = {name: image_set.labels for name, image_set in image_sets.items()}
+    cuts = cut_splits(labels, config, image_sets["train"].class_names)
     found: dict[str, Inspected] = {}
     for name, image_set in image_sets.items():
         measured = np.zeros(len(image_set), bool)

@@ -12,13 +12,15 @@ import numpy as np
 from distcls.config.settings import DataConfig
 from distcls.data.decoding.decode import Decoding, decode, read_image_file
 from distcls.data.sources.image_set import ImageSet, digest
-from distcls.data.sources.listing import IMAGE_EXTENSIONS, Listing, list_images, num_files, subfolders
+from distcls.data.sources.listing import IMAGE_EXTENSIONS, Listing, holds_runs, list_images, num_files, subfolders
 from distcls.errors import BadDataError, MissingInputError, UsageError, some_of
 
 # Names of split folders, in lower case.
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 FURTHER_SPLIT_FOLDERS = {"training": "train", "dev": "val", "testing": "test"}
 """Names that count as a split only if no better one exists and they contain class folders."""
+WORDS_BESIDE_TRAIN = ("test", "val", "dev", "pred")
+"""Parts of names that, beside a folder with "train" in its name, speak of a split."""
 
 # Signs of a layout that another opener reads: a path under the root, and the data.name of that opener.
 NAMED_LAYOUTS = {
@@ -54,7 +56,8 @@ class FolderSet:
     """Digest of the times at which files were last moved or replaced. Images decoded under another stamp are only used
     if the file contents match: two files of equal size and modification time may have been swapped."""
     num_ignored: int
-    """The number of files that are not images, judging by their names, or are beside the class folders."""
+    """The number of files that are not images, judging by their names, or are beside the class folders, where a folder
+    of runs counts as one."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -157,24 +160,48 @@ def _split_folders(root: str) -> dict[str, str]:
 def _refuse_splits_as_classes(root: str, names: list[str]) -> None:
     """Raise UsageError for splits that look like classes.
 
-    From seg_train/ and seg_test/, each with the same subfolders, a model would learn which images are in test.
+    From seg_train/ and seg_test/, a model would learn which images are in test.
     """
     trains = [name for name in names if "train" in name.lower()]
-    others = [name for name in names if any(word in name.lower() for word in ("test", "val", "dev"))]
-    if len(names) > 3 or not trains or not others:
+    others = [name for name in names if any(word in name.lower() for word in WORDS_BESIDE_TRAIN)]
+    if not 1 < len(names) <= 3 or not trains or not others:
         return
     inner = [subfolders(os.path.join(root, name)) for name in names]
-    if len(inner[0]) > 1 and all(folders == inner[0] for folders in inner):
-        raise UsageError(
-            f"{root} has the folders {', '.join(names)}, each with the folders {some_of(inner[0], SHOWN_FOLDERS)}"
-            ": these look like splits, not classes. Rename them to train, val and test, or "
-            "create links with these names."
+    are_alike = len(inner[0]) > 1 and all(folders == inner[0] for folders in inner)
+    if not are_alike and not {*trains, *others} >= {*names}:
+        return
+    each = f", each with the folders {some_of(inner[0], SHOWN_FOLDERS)}" if are_alike else ""
+    parent = _parent_of_classes(os.path.join(root, trains[0]))
+    if are_alike:
+        advice = "Rename them to train, val and test, or create links with these names."
+    elif parent:
+        advice = (
+            f"To train on the classes in {os.path.relpath(parent, root)}: --data {parent}. To keep the splits, move or "
+            "link the class folders of each to ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS."
         )
+    else:
+        advice = (
+            f"{os.path.join(root, trains[0])} has no class folders to give the labels: list its images in a CSV file "
+            "with the columns path,label and type --data labels.csv, or move them to ROOT/train/CLASS."
+        )
+    raise UsageError(
+        f"{root} has the folders {', '.join(names)}{each}: these look like splits, not classes. {advice} "
+        "If they really are classes, rename these folders."
+    )
+
+
+def _parent_of_classes(folder: str) -> str | None:
+    """Return the folder that holds class folders: this one, or the only one in it. None if neither does."""
+    inner = subfolders(folder)
+    if len(inner) == 1:  # archives are often unpacked into a folder of the same name
+        folder = os.path.join(folder, inner[0])
+        inner = subfolders(folder)
+    return folder if len(inner) > 1 else None
 
 
 def class_folders(folder: str, least: int = 2) -> list[str]:
-    """Return the names of the class folders in a folder. Raises BadDataError if there are fewer than `least`."""
-    names = subfolders(folder)
+    """Return the names of the class folders in a folder; runs are none. Raises BadDataError if fewer than `least`."""
+    names = [name for name in subfolders(folder) if not holds_runs(os.path.join(folder, name))]
     if not names:
         raise BadDataError(f"{folder} has no class folders. {LAYOUTS}")
     if len(names) < least:
@@ -185,15 +212,19 @@ def class_folders(folder: str, least: int = 2) -> list[str]:
 def list_class_folders(root: str, split_folder: str, class_folders: list[str], class_names: list[str]) -> FolderSet:
     """Return the images of a split that has one folder per class; class_names are the names to use for class_folders.
 
-    Raises BadDataError for a folder not in class_folders, and for one without images.
+    Raises BadDataError for a folder not in class_folders, unless it holds runs, and for one without images.
     """
     folder = os.path.join(root, split_folder)
     labels = {name: label for label, name in enumerate(class_folders)}
     listings: dict[int, Listing] = {}
+    num_strays = num_files(folder)
     for name in subfolders(folder):
-        if name not in labels:
+        if name in labels:
+            listings[labels[name]] = list_images(os.path.join(folder, name))
+        elif holds_runs(os.path.join(folder, name)):
+            num_strays += 1
+        else:
             raise BadDataError(_unknown_class(folder, name, class_folders))
-        listings[labels[name]] = list_images(os.path.join(folder, name))
     _refuse_empty({os.path.join(folder, class_folders[label]): listing for label, listing in listings.items()})
     if not listings:
         raise BadDataError(
@@ -205,7 +236,7 @@ def list_class_folders(root: str, split_folder: str, class_folders: list[str], c
         class_names=class_names,
         labels=np.repeat(np.array(list(listings), np.int64), [len(listing) for listing in listings.values()]),
         listings=list(listings.values()),
-        num_strays=num_files(folder),
+        num_strays=num_strays,
     )
 
 

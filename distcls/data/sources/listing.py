@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distcls.errors import MissingInputError
+from distcls.runs.status import LOCK
 
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
@@ -57,7 +58,7 @@ def list_images(folder: str) -> Listing:
     interpreter lock on every file.
     """
     extensions = tuple(os.fsencode(extension) for extension in IMAGE_EXTENSIONS)
-    found = dict(_walk(os.fsencode(folder), b""))
+    found = dict(_walk(os.fsencode(folder), b"", (os.path.realpath(os.fsencode(folder)),)))
     images = sorted(path for path in found if path.lower().endswith(extensions))
     # `pop`, because an entry caches its stat result, which takes more memory than all we keep
     listing = _listing(images, lambda path: found.pop(path).stat)
@@ -98,6 +99,23 @@ def subfolders(folder: str) -> list[str]:
         return sorted(entry.name for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
 
 
+def holds_runs(folder: str) -> bool:
+    """True for a run folder, and for one such as runs/ that has run folders directly inside.
+
+    It lies beside the class folders if distcls was started there, but its pictures are no class.
+    """
+    return _is_run(folder) or any(_is_run(os.path.join(folder, name)) for name in subfolders(folder))
+
+
+def _is_run(folder: str) -> bool:
+    """True for a run folder. While a run chooses its settings, its folder has nothing but the lock."""
+    signs = [name for name in (LOCK, "config.yaml", "status.json") if os.path.isfile(os.path.join(folder, name))]
+    if signs != [LOCK]:
+        return len(signs) > 1
+    with _explaining_unreadable(folder):
+        return os.listdir(folder) == [LOCK]
+
+
 def _is_hidden(name: str | bytes) -> bool:
     """True for hidden files, and for the folder that macOS adds to archives."""
     return name[:1] in (".", b".") or name in ("__MACOSX", b"__MACOSX")
@@ -125,19 +143,20 @@ def _explaining_unreadable(folder: str) -> Iterator[None]:
         raise MissingInputError(f"cannot list the folder {folder}: {error.strerror}") from error
 
 
-def _lies_in(folder: bytes, link: bytes) -> bool:
-    return (os.path.realpath(folder) + b"/").startswith(os.path.realpath(link) + b"/")
+def _walk(folder: bytes, prefix: bytes, chain: tuple[bytes, ...]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+    """Yield each visible file with its path, in bytes: encoding a million names takes a while.
 
-
-def _walk(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-    """Yield each visible file with its path, in bytes: encoding a million names takes a while."""
+    chain: the real paths of the folders on the way to this one, itself included.
+    """
     with _explaining_unreadable(os.fsdecode(folder)), os.scandir(folder) as entries:
         for entry in entries:
             if _is_hidden(entry.name):
                 continue
             if _is_folder(entry):
-                if entry.is_symlink() and _lies_in(folder, entry.path):
-                    continue  # a link to one of its parent folders, which would never end
-                yield from _walk(entry.path, prefix + entry.name + b"/")
+                is_link = entry.is_symlink()
+                real = os.path.realpath(entry.path) if is_link else os.path.join(chain[-1], entry.name)
+                if is_link and any((above + b"/").startswith(real.rstrip(b"/") + b"/") for above in chain):
+                    continue  # a link to a folder around one on the way, which would never end
+                yield from _walk(entry.path, prefix + entry.name + b"/", (*chain, real))
             else:
                 yield prefix + entry.name, entry

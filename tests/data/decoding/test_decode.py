@@ -119,6 +119,25 @@ def test_16_bit_gray_of_a_netpbm_file_is_scaled_by_its_own_white() -> None:
     assert decode(file, Decoding(None))[0, 0, 0] == 255
 
 
+def test_a_given_range_holds_for_16_bit_gray_too() -> None:
+    xray = Image.fromarray(np.array([[0, 2048, 4095, 65535]], np.uint16))
+    for format in ("PNG", "TIFF"):
+        pixels = decode(saved(xray, format), Decoding(None, float_range=(0, 4095)))
+        assert pixels[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
+def test_a_netpbm_file_keeps_its_own_white_beside_a_given_range() -> None:
+    file = io.BytesIO(b"P5 1 1 1000\n" + struct.pack(">H", 1000))
+    assert decode(file, Decoding(None, float_range=(0, 1)))[0, 0, 0] == 255
+
+
+def test_floats_of_a_netpbm_file_need_a_range() -> None:
+    data = b"Pf 2 1 -1.0\n" + struct.pack("<2f", 0.5, 1)
+    with pytest.raises(BadImageError, match=r"numbers from 0.5 to 1.*data.float_range=\[0, 1\]"):
+        decode(io.BytesIO(data), Decoding(None))
+    assert decode(io.BytesIO(data), Decoding(None, float_range=(0, 1)))[0, :, 0].tolist() == [128, 255]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_numbers_without_a_range_ask_for_it(dtype: type) -> None:
     image = Image.fromarray(np.array([[0, 1], [2, 4]], dtype))

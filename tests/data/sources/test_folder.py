@@ -195,10 +195,94 @@ def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path, make_im
         opened(tmp_path / "unknown")
 
 
+@pytest.mark.parametrize(
+    ("folders", "advice"),
+    [
+        (["train", "test"], r"train has no class folders .* CSV file with the columns path,label .*--data labels\.csv"),
+        (["train", "test1"], r"train has no class folders"),
+        (["train_images", "test_images"], r"train_images has no class folders"),
+        (
+            ["seg_train/seg_train/sea", "seg_train/seg_train/street", "seg_test/seg_test/sea", "seg_pred/seg_pred"],
+            r"in seg_train/seg_train: --data \S+/seg_train/seg_train\. .* ROOT/train/CLASS",
+        ),
+        (
+            ["training_set/training_set/cats", "training_set/training_set/dogs", "test_set/test_set/cats"],
+            r"--data \S+/training_set/training_set\.",
+        ),
+        (["alphabet_train/A", "alphabet_train/B", "alphabet_test/A"], r"--data \S+/alphabet_train\."),
+    ],
+)
+def test_splits_are_not_taken_for_classes_whatever_is_inside(
+    tmp_path: Path, make_images: Callable[..., None], folders: list[str], advice: str
+) -> None:
+    for folder in folders:
+        make_images(tmp_path / folder, 1)
+    with pytest.raises(UsageError, match=f"these look like splits, not classes.*{advice}.* rename these folders"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["no_train", "train"], ["contest", "tram"], ["bus", "test tube", "train"], ["dev", "test", "train", "val x"]],
+)
+def test_classes_whose_names_contain_the_words_of_splits_stay_classes(
+    tmp_path: Path, make_images: Callable[..., None], names: list[str]
+) -> None:
+    for name in names:
+        make_images(tmp_path / name, 1)
+    assert opened(tmp_path).class_names == names
+
+
+RUN_FILES = {
+    "choosing its settings": [".lock"],
+    "waiting for processes": [".lock", "status.json"],
+    "submitted and started": [".lock", "config.yaml"],
+    "copied without hidden files": ["config.yaml", "status.json"],
+}
+"""What tells a run folder from a class folder, by what the run is doing."""
+
+
+@pytest.mark.parametrize("layout", ["", "train", "val"])
+@pytest.mark.parametrize("folder", ["runs/first", "out"])
+@pytest.mark.parametrize("state", RUN_FILES)
+def test_runs_beside_the_class_folders_are_ignored(
+    tmp_path: Path, make_images: Callable[..., None], layout: str, folder: str, state: str
+) -> None:
+    for name in ("ant", "bee"):
+        for split in {layout, "train" if layout else ""}:
+            make_images(tmp_path / split / name, 2)
+    before = opened(tmp_path, layout or "train")
+    run_dir = tmp_path / layout / folder
+    if state != "choosing its settings":
+        make_images(run_dir / "plots", 1)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for file in RUN_FILES[state]:
+        (run_dir / file).touch()
+    image_set = opened(tmp_path, layout or "train")
+    assert image_set.class_names == ["ant", "bee"] and image_set.fingerprint() == before.fingerprint()
+    assert image_set.num_ignored == 1
+
+
+def test_a_class_folder_is_no_run_for_a_single_file(tmp_path: Path, make_images: Callable[..., None]) -> None:
+    for name, file in (("ant", ".lock"), ("bee", "config.yaml"), ("cat", "status.json"), ("dog/nested", ".lock")):
+        make_images(tmp_path / name, 1)
+        (tmp_path / name / file).touch()
+    assert opened(tmp_path).class_names == ["ant", "bee", "cat", "dog"]
+
+
 def test_a_link_to_a_folder_around_it_is_not_followed_for_ever(two_classes: Path) -> None:
     (two_classes / "cat" / "loop").symlink_to(two_classes / "cat")
     (two_classes / "dog" / "up").symlink_to(two_classes)
     assert len(opened(two_classes)) == 30
+
+
+def test_links_to_each_other_are_followed_once(two_classes: Path) -> None:
+    (two_classes / "cat" / "dogs").symlink_to("../dog")
+    (two_classes / "dog" / "inner").mkdir()
+    (two_classes / "dog" / "inner" / "cats").symlink_to("../../cat")
+    image_set = opened(two_classes)
+    assert np.bincount(image_set.labels).tolist() == [30, 30] and image_set.name(10) == "cat/dogs/000.png"
+    assert image_set.name(59) == "dog/inner/cats/009.png"
 
 
 def make_socket(path: Path) -> None:
