@@ -75,6 +75,8 @@ def try_batch_sizes(config: Config, tell: Callable[[Tried], None]) -> list[Tried
 def _try(config: Config, size: int) -> Speed | None:
     """Return the speed with micro-batches of this size; None if they do not fit."""
     sizes = {"train.micro_batch_size": size, "train.global_batch_size": size * world_size()}
+    if torch.cuda.is_initialized():  # there is a peak, of the size before
+        torch.cuda.reset_peak_memory_stats()
     try:
         return measure(with_given(config, sizes), LIMITS)
     except OutOfMemoryError:

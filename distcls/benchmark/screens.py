@@ -112,17 +112,17 @@ def _row(tried: Tried) -> str:
 
 
 def find_lr_and_plot(config: Config, num_steps: int, plot: Path, json: Path | None) -> None:
-    """Run a learning-rate range test, draw its curve, and print the suggestion."""
+    """Run a learning-rate range test, print the suggestion, and draw its curve."""
     is_main = _is_main()
     if is_main:
         print(f"training for {count(num_steps, 'step')} with a growing learning rate …", file=sys.stderr, flush=True)
     found = find_lr(config, num_steps)
     if not is_main:
         return
-    plot_range(found, plot)
     screen = open_screen(sys.stdout)
     screen.say(f"suggestion: optim.lr={found.suggestion:.1e}, where the loss falls fastest")
     screen.say(f"it diverges above {found.lrs[-1]:.1e}" if len(found.lrs) < num_steps else "it never diverged")
+    plot_range(found, plot)
     screen.say(f"plot: {plot}")
     if json is not None:
         with naming_disk_errors(json):

@@ -20,7 +20,8 @@ def main(argv: Sequence[str]) -> int:
     for option in ("steps", "seconds"):
         if getattr(options, option) <= 0:
             raise UsageError(f"--{option} {getattr(options, option)}: give a number above 0.")
-    for file in (options.json, options.profile, options.plot):
+    plot = options.plot or (Path(PLOT) if options.find == "lr" else None)
+    for file in (options.json, options.profile, plot):
         check_can_write(file)
     if options.find and options.profile:
         raise UsageError("--profile splits steps of the config as it is: leave out --find.")
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     elif options.find == "lr":
         from distcls.benchmark.screens import find_lr_and_plot
 
-        find_lr_and_plot(config, max(options.steps, 100), Path(options.plot or PLOT), options.json)
+        find_lr_and_plot(config, max(options.steps, 100), plot or Path(PLOT), options.json)
     else:
         from distcls.benchmark.screens import show_speed
 

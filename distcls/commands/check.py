@@ -18,9 +18,10 @@ from distcls.terminal.progress import Progress
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """The options of `distcls check` that are not settings."""
+    """The options of `distcls check` that are not settings, and the settings as typed."""
 
     config_path: Path | None
+    settings: Sequence[str]
     json_file: str | None
     """Where to write the findings; "-" is stdout."""
     plots: Path | None
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
     progress = Progress(sys.stderr if options.json_file == "-" else sys.stdout)
     check = check_data(config.data, lambda done, total: progress.working("checking images", done, total))
-    print_check(check, progress, options.config_path)
+    print_check(check, progress, config, options.config_path, options.settings)
     if options.json_file is not None:
         _write_json(options.json_file, check.as_json())
     if options.plots is not None:
@@ -59,7 +60,7 @@ def _parse_arguments(argv: Sequence[str]) -> tuple[Config, CheckOptions]:
     overrides, unless_set = settings_of_options(folders[0] if folders else None, None)
     settings = [word for word in words.settings if "=" in word]
     config = load_config(words.config, [*overrides, *settings], unless_set)
-    return config, CheckOptions(words.config, words.json, words.plots, words.strict)
+    return config, CheckOptions(words.config, settings, words.json, words.plots, words.strict)
 
 
 def _parser() -> Parser:

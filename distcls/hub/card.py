@@ -273,7 +273,8 @@ def _data(facts: RunFacts, config: Config) -> str:
     bad = len(facts.data.get("bad_files", []))
     if bad:
         lines.append(f"{count(bad, 'unreadable file')} were left out.")
-    lines += [f"{warning.rstrip('.')}." for warning in facts.data.get("warnings", [])]
+    warnings = map(str, facts.data.get("warnings", []))
+    lines += [f"{_cell(one.rstrip('.'))}." for one in warnings if not one.startswith("data.exclude")]  # it names images
     return " ".join(lines)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from distcls.config.settings import Config
 from distcls.config.wording import count
+from distcls.data.decoding.native_size import are_large, spread_over
 from distcls.data.inspection.check import Copies, DataCheck
 from distcls.report.data_plots import plot_class_counts, plot_colors, plot_samples, plot_sizes
 from distcls.terminal.progress import Progress
@@ -18,8 +20,13 @@ MOST_CLASSES = 30  # in the table; if there are more, only the largest and small
 MOST_SAMPLED = 1000  # classes to draw samples of
 
 
-def print_check(check: DataCheck, progress: Progress, config_path: Path | None) -> None:
-    """Print everything on one screen: the data, its classes, each kind of problem, and what to do next."""
+def print_check(
+    check: DataCheck, progress: Progress, config: Config, config_path: Path | None, settings: Sequence[str]
+) -> None:
+    """Print everything on one screen: the data, its classes, each kind of problem, and what to do next.
+
+    config: what the file and the settings, as typed, describe.
+    """
     progress.header(list(_describe(check)))
     for line in _class_table(check):
         progress.note(line)
@@ -33,7 +40,7 @@ def print_check(check: DataCheck, progress: Progress, config_path: Path | None) 
     for warning in check.warnings():
         progress.warning(warning)
     if not check.errors():
-        progress.note(f"next\n  {_train_command(check, config_path)}")
+        progress.note(f"next\n  {_train_command(check, config, config_path, settings)}")
 
 
 def _describe(check: DataCheck) -> Iterator[tuple[str, str]]:
@@ -134,16 +141,29 @@ def _copies_line(copies: Copies) -> str:
     return " = ".join(f"{image} ({split})" if copies.is_leak else image for image, split, _ in shown) + more
 
 
-def _train_command(check: DataCheck, config_path: Path | None) -> str:
-    """Return a command to train with the measured statistics, which suit all but pretrained models best."""
+def _train_command(check: DataCheck, config: Config, config_path: Path | None, settings: Sequence[str]) -> str:
+    """Return a command to train as was typed, with the measured statistics where nothing else says how to normalize."""
     words = ["distcls", "train"]
     if config_path:
         words += ["-c", str(config_path)]
-    words += [f"data.name={check.config.name}"] if check.config.name not in ("digits", "folder") else []
-    words += ["--data", check.config.root] if check.config.root else []
-    if min(check.normalize["std"]) > 0:
+    if check.config.root and not any(word.startswith("data.root=") for word in settings):
+        words += ["--data", check.config.root]
+    if min(check.normalize["std"]) > 0 and not _is_normalized(check, config):
         words += [f"augment.normalize.{name}={numbers}" for name, numbers in check.normalize.items()]
-    return shlex.join(words)
+    return shlex.join([*words, *settings])
+
+
+def _is_normalized(check: DataCheck, config: Config) -> bool:
+    """True if the config, a preset or trained weights say how training normalizes."""
+    may_have_preset = config.may_have_preset and (config.preset != "auto" or _are_photographs(check))
+    return may_have_preset or config.model.starts_trained or config.gives("augment.normalize")
+
+
+def _are_photographs(check: DataCheck) -> bool:
+    """True if training takes the images for photographs: if most of those that it looks at are large."""
+    sizes = check.found["train"].sizes
+    sides = sizes[spread_over(len(sizes))].min(1)
+    return are_large(sides[sides > 0])  # without images that cannot be decoded
 
 
 def draw(check: DataCheck, folder: Path) -> None:

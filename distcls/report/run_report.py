@@ -25,6 +25,9 @@ HEADINGS = {
 }
 """The headings of the pages of images, by the name under which a run stores them."""
 
+OF_PREDICTIONS = ("confusion_matrix.png", "calibration.png")
+"""The plots about the predictions on test or val."""
+
 
 def write_report(run_dir: Path) -> list[str]:
     """Write report.html and draw plots/; return the files: curves, training images, and those about test (or val).
@@ -41,9 +44,9 @@ def write_report(run_dir: Path) -> list[str]:
 def _draw_plots(facts: RunFacts) -> list[str]:
     folder = facts.dir / "plots"
     drawn = ["curves.png", *_draw_predictions(facts, folder)]
-    for name in HEADINGS:  # left from before the run was extended, when there were still mistakes
-        if f"{name}.png" not in drawn:
-            (folder / f"{name}.png").unlink(missing_ok=True)
+    for name in (*OF_PREDICTIONS, *(f"{name}.png" for name in HEADINGS)):  # left from before the run was extended
+        if name not in drawn:
+            (folder / name).unlink(missing_ok=True)
     # Drawn last, because the senders wait for it.
     plot_curves(facts.rows, folder / "curves.png", facts.kept_step)
     return drawn
@@ -52,11 +55,12 @@ def _draw_plots(facts: RunFacts) -> list[str]:
 def _draw_predictions(facts: RunFacts, folder: Path) -> list[str]:
     drawn, found, split = [], facts.found, facts.split
     if split is not None and found is not None and facts.confusion is not None:
-        plot_confusion(facts.confusion, facts.class_names, split, folder / "confusion_matrix.png")
+        matrix, calibration = OF_PREDICTIONS
+        plot_confusion(facts.confusion, facts.class_names, split, folder / matrix)
         bins = calibration_bins(found)
         ece = calibration_error(bins[0], bins[1], max(len(found.labels), 1))
-        plot_calibration(*bins, ece, split, folder / "calibration.png")
-        drawn += ["confusion_matrix.png", "calibration.png"]
+        plot_calibration(*bins, ece, split, folder / calibration)
+        drawn += OF_PREDICTIONS
     for name, sheet in facts.sheets.items():
         if name in HEADINGS:
             pictures = cut(sheet)

@@ -115,7 +115,9 @@ def _best_so_far(run_dir: Path, config: Config) -> dict[str, Any]:
     best: dict[str, Any] = {}
     for row in rows:
         value = row.get(metric.name)
-        if value is not None and (not best or metric.is_better(value, best[metric.name])):
+        if value is None or not math.isfinite(value):
+            continue  # no later value would be better than NaN
+        if not best or metric.is_better(value, best[metric.name]):
             best = row
     return {"val": best}
 

@@ -76,6 +76,14 @@ def test_every_result_is_told_at_once(monkeypatch):
     assert try_batch_sizes(Config(), told.append) == told
 
 
+def test_the_peak_of_one_size_is_not_that_of_the_next(monkeypatch):
+    sizes, resets = measure_with(monkeypatch, 50, 1, 10**12), []
+    monkeypatch.setattr(batch_size.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(batch_size.torch.cuda, "reset_peak_memory_stats", lambda: resets.append(len(sizes)))
+    try_batch_sizes(Config(), lambda one: None)
+    assert sizes == [8, 16, 32, 64, 48] and resets == [0, 1, 2, 3, 4], "before each"
+
+
 @pytest.mark.parametrize("sizes", [(8, 16)])
 def test_other_errors_are_raised(monkeypatch, sizes):
     def measure(config, limits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from distcls.cli import main
+from distcls.config.loading import load_config
 
 
 @pytest.fixture
@@ -62,6 +64,72 @@ def test_the_next_command_normalizes_with_the_statistics_of_the_training_images(
     assert found["normalize"]["std"] == pytest.approx(pixels.std((0, 1, 2)), abs=6e-5)
     command = f"distcls train --data {folder} 'augment.normalize.mean={found['normalize']['mean']}'"
     assert command in capsys.readouterr().out
+
+
+def next_command(*words: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    capsys.readouterr()
+    assert main(["check", *words]) == 0
+    return shlex.split(capsys.readouterr().out.splitlines()[-1])
+
+
+def normalizes(words: list[str]) -> bool:
+    return any(word.startswith("augment.normalize.mean=") for word in words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], False),
+        (["preset=none"], True),
+        (["preset=none", "model.name=timm/test_vit", "model.pretrained=true"], False),
+        (["preset=none", "augment.normalize.std=[0.2, 0.3, 0.4]"], False),
+    ],
+)
+def test_photographs_are_normalized_as_their_preset_or_the_config_does(
+    folder: Path, capsys: pytest.CaptureFixture[str], settings: list[str], expected: bool
+) -> None:
+    """Below 64 pixels, no preset applies unless it is named."""
+    words = [str(folder), *settings]
+    assert normalizes(next_command(*words, capsys=capsys)) == (expected or not settings)
+    assert not normalizes(next_command(str(folder), "preset=balanced", capsys=capsys))
+    for path in folder.glob("train/*/*.png"):
+        with Image.open(path) as image:
+            image.resize((64, 70)).save(path)
+    found = next_command(*words, capsys=capsys)
+    assert found[:4] == ["distcls", "train", "--data", str(folder)] and normalizes(found) == expected
+    assert found[4 + 2 * expected :] == settings
+    if not settings:
+        (folder.parent / "c.yaml").write_text("preset: none")
+        assert normalizes(next_command("-c", str(folder.parent / "c.yaml"), *words, capsys=capsys))
+
+
+@pytest.mark.parametrize("looked_at", [64, 63])
+def test_training_takes_the_same_images_for_photographs(
+    folder: Path, capsys: pytest.CaptureFixture[str], looked_at: int
+) -> None:
+    """Of these images, those that it looks at are smaller or larger than all others."""
+    from distcls.data.sources.datasets import open_image_sets
+    from distcls.training.start.settling import are_photographs
+
+    config = load_config(None, [f"data.root={folder}", "data.name=folder"]).data
+    train = open_image_sets(config)["train"]
+    places = np.linspace(0, len(train) - 1, 12).astype(int)
+    for i in range(len(train)):
+        side = looked_at if i in places else 127 - looked_at
+        Image.new("RGB", (side, 70), (i, i, i)).save(folder / train.name(i))
+    (folder / train.name(places[1])).write_bytes(b"")
+    assert are_photographs(train, config) == (looked_at == 64)
+    command = next_command(str(folder), "data.max_bad_fraction=1", capsys=capsys)
+    assert normalizes(command) == (looked_at == 63)
+
+
+def test_the_next_command_has_the_settings_that_were_typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "not these.txt").write_text("train/cat/00.png")
+    typed = [f"data.exclude={folder}/not these.txt", "data.name=folder", f"data.root={folder}", "data.image_size=16"]
+    words = next_command(*typed, capsys=capsys)
+    assert words[-4:] == typed and "--data" not in words and normalizes(words)
+    assert main([*words[1:], "--print-config"]) == 0
+    assert f"exclude: {folder}/not these.txt" in capsys.readouterr().out
 
 
 def test_many_images_are_checked_in_parallel_and_give_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

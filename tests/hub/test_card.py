@@ -141,6 +141,18 @@ def test_of_a_run_that_set_nothing_aside_it_says_so(tmp_path):
     write_card(tmp_path / "card", read_run(run), read_config(run / "config.yaml"), PushOptions("me/a"), PROVEN)
     card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
     assert "No val or test images were set aside" in section(card, "Results") and "not finished" not in card
+    assert "This run finished at step 100. No val or test images" in card and "so far" not in card
+
+
+def test_warnings_about_the_data_break_no_markdown_and_name_no_image(tmp_path):
+    run = make_run(tmp_path / "run", "data.name=folder", "data.root=/home/me/my_photos")
+    report = json.loads((run / "data_report.json").read_text())
+    warnings = ["data.exclude has 1 name that no image has: cat/me.jpg", "a_b*<c> has 3 training images: hard"]
+    (run / "data_report.json").write_text(json.dumps({**report, "warnings": warnings}))
+    (tmp_path / "card").mkdir()
+    write_card(tmp_path / "card", read_run(run), read_config(run / "config.yaml"), PushOptions("me/a"), PROVEN)
+    card = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
+    assert "\n\nmy\\_photos. a\\_b\\*\\<c\\> has 3 training images: hard.\n" in card and "me.jpg" not in card
 
 
 def test_a_vision_transformer_of_torchvision_is_built_for_its_images(tmp_path):

@@ -78,7 +78,7 @@ def test_a_run_that_has_not_finished_has_curves(ranks) -> None:
 
 def test_plots_that_a_longer_run_has_no_more_are_removed(tmp_path: Path) -> None:
     (tmp_path / "plots").mkdir()
-    for name in ("worst_mistakes.png", "mine.png"):
+    for name in ("worst_mistakes.png", "confusion_matrix.png", "calibration.png", "mine.png"):
         (tmp_path / "plots" / name).touch()
     with pytest.raises(MissingInputError):
         write_report(tmp_path)
@@ -111,3 +111,18 @@ def test_captions_say_what_was_predicted_and_what_is_true(tmp_path: Path, monkey
     (tmp_path / "alone").mkdir()
     pixels = read((tmp_path / "plots" / "predictions.png").rename(tmp_path / "alone" / "predictions.png"))
     assert count_color(pixels, GREEN) > 500 and count_color(pixels, RED) > 500
+
+
+def test_plots_of_before_a_run_was_made_longer_are_removed_until_it_has_finished(tmp_path: Path) -> None:
+    from distcls.runs.results import Pictures, save_pictures, save_predictions
+
+    save_predictions(tmp_path, "test", make_predictions())
+    pixels = [np.full((8, 8, 3), 90, np.uint8)]
+    save_pictures(tmp_path, {"predictions": Pictures(pixels, places=[0]), "train_batch": Pictures(pixels, ["cat"])})
+    shutil.copy(OLD_RUN / "metrics.csv", tmp_path)
+    (tmp_path / "classes.json").write_text('["cat", "dog"]')
+    kept, gone = {"curves.png", "train_batch.png"}, {"confusion_matrix.png", "calibration.png", "predictions.png"}
+    for state, drawn in (("finished", kept | gone), ("preempted", kept), ("finished", kept | gone)):
+        (tmp_path / "status.json").write_text(f'{{"state": "{state}"}}')
+        assert set(write_report(tmp_path)) == {"report.html", *(f"plots/{name}" for name in drawn)}
+        assert {path.name for path in (tmp_path / "plots").iterdir()} == drawn

@@ -36,6 +36,15 @@ def test_a_run_that_has_not_finished_has_its_best_evaluation(tmp_path) -> None:
     assert read_overview(make_run(tmp_path / "b", state="running", accuracy=None)).state == "killed"
 
 
+def test_an_evaluation_that_is_not_finite_is_never_the_best(tmp_path) -> None:
+    run_dir = make_run(tmp_path / "a", "train.best_metric=loss", state="running", accuracy=0.8)
+    head, first, *rows = (run_dir / "metrics.csv").read_text().splitlines()
+    for bad in ("nan", "inf", "-inf"):
+        diverged = first.replace(first.split(",")[4], bad)
+        (run_dir / "metrics.csv").write_text("\n".join([head, diverged, *rows]) + "\n")
+        assert read_overview(run_dir).metrics["val"]["loss"] == pytest.approx(0.2)
+
+
 HOSTILE = [
     ("status", {"state": 7, "step": "x", "reason": ["y"], "seconds": None}),
     ("status", []),

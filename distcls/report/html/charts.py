@@ -19,6 +19,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34
 MOST_POINTS = 300
 """Points of one line. More would make the file large, and no screen could show them."""
 
+TINY = 1e-3
+"""Values below this are shown with three digits, however few places they are usually given."""
+
 NUM_COLORS = 8
 """Colors in parts/page.css, from s0 to s7."""
 
@@ -95,7 +98,7 @@ def line_chart(
         x_name=x_name,
         frame={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM, "w": WIDTH, "h": HEIGHT},
         x_ticks=[(x_axis.place(np.array(t)).item(), f"{t:g}") for t in x_axis.ticks()],
-        y_ticks=[(y_axis.place(np.array(t)).item(), _short(text(t))) for t in y_axis.ticks()],
+        y_ticks=[(y_axis.place(np.array(t)).item(), f"{t:g}" if log else _short(text(t))) for t in y_axis.ticks()],
         data={
             "x": x_name,
             "lines": [{key: line[key] for key in ("name", "color", "points")} for line in shown if not line["faint"]],
@@ -119,9 +122,16 @@ def _draw(
         "dots": list(zip(left, top, strict=True)) if len(left) <= 40 or line.is_points else [],
         "star": None if marked is None else (left[marked], top[marked]),
         "points": [
-            [left[i], top[i], f"{x[i]:.4g}", text(float(y[i]))] for i in (range(len(left)) if not line.is_faint else ())
+            [left[i], top[i], f"{x[i]:.4g}", _precise(float(y[i]), text)]
+            for i in (range(len(left)) if not line.is_faint else ())
         ],
     }
+
+
+def _precise(value: float, text: Callable[[float], str]) -> str:
+    """Return a value's text, with digits also if the value is tiny."""
+    shown = text(value)
+    return shown if value == 0 or abs(value) >= TINY or "%" in shown else f"{value:.3g}"
 
 
 def _finite(line: Line) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,11 @@ class Figure:
 def sheet_style(name: str, sheet: Sheet) -> Markup:
     """Return the style that puts a sheet into the page. name: letters and digits."""
     kind = "image/png" if sheet.content.startswith(b"\x89PNG") else "image/jpeg"
-    return Markup(f"<style>.{name}{{background-image:url({data_uri(sheet.content, kind)})}}</style>")
+    return Markup(f"<style>.{_class(name)}{{background-image:url({data_uri(sheet.content, kind)})}}</style>")
+
+
+def _class(name: str) -> str:
+    return f"sheet-{name}"  # no class of parts/page.css begins like this
 
 
 def thumbnails(name: str, sheet: Sheet, side: float = SIDE) -> list[Thumbnail]:
@@ -52,7 +56,7 @@ def thumbnails(name: str, sheet: Sheet, side: float = SIDE) -> list[Thumbnail]:
             f"width:{width * scale:.1f}px;height:{height * scale:.1f}px;background-size:{size};"
             f"background-position:{-left * scale:.2f}px {-top * scale:.2f}px"
         )
-        shown.append(Thumbnail(name, style, scale > 1))
+        shown.append(Thumbnail(_class(name), style, scale > 1))
     return shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from markupsafe import Markup
 from distcls.config.differences import differences
 from distcls.config.settings import Config
 from distcls.config.wording import count
-from distcls.config.yaml_text import shown
+from distcls.config.yaml_text import quoted, shown
+from distcls.errors import DistclsError
 from distcls.report.html.page import Section, joined, render
 from distcls.report.html.tables import Cell, pairs, table
 from distcls.report.run_page.facts import RunFacts
+from distcls.runs.resuming import choose_folder, default_name
 from distcls.terminal.columns import three_digits
 
 MOST_BAD_FILES = 20
@@ -159,9 +162,19 @@ def next_section(facts: RunFacts) -> Section:
 
 def _resuming(facts: RunFacts) -> str:
     """Return the command that resumes the run, wherever it was started; nothing if its config is lost."""
-    own_config = ["distcls", "train", "-c", str(facts.dir / "config.yaml"), f"run.dir={facts.dir}"]
     words = _typed(list(map(str, facts.environment.get("command", []))))
-    return shlex.join(words or (own_config if facts.config is not None else []))
+    if facts.config is None or (words and _leads_to(facts.dir, facts.config, words)):
+        return shlex.join(words)
+    return shlex.join(["distcls", "train", "-c", str(facts.dir / "config.yaml"), f"run.dir={quoted(str(facts.dir))}"])
+
+
+def _leads_to(run_dir: Path, config: Config, words: Sequence[str]) -> bool:
+    """True if a command, typed here, trains in this folder: not if the run was moved, or started elsewhere."""
+    file = next((after for word, after in pairwise(words) if word in ("-c", "--config")), None)
+    try:
+        return choose_folder(config, default_name(config, file)).resolve() == run_dir.resolve()
+    except (OSError, DistclsError):  # another run, or none that can be read, is where this one was
+        return False
 
 
 def _typed(argv: Sequence[str]) -> list[str]:

@@ -61,7 +61,8 @@ class RunFacts:
         """Return the facts, without results if the run has not finished: they are of before it was extended."""
         if self.state in SETTLED:
             return self
-        return replace(self, metrics={}, split=None, found=None, confusion=None, temperature=1.0)
+        sheets = {name: sheet for name, sheet in self.sheets.items() if name == "train_batch"}  # needs no weights
+        return replace(self, metrics={}, split=None, found=None, confusion=None, sheets=sheets, temperature=1.0)
 
 
 def read_run(run_dir: Path) -> RunFacts:

@@ -29,7 +29,7 @@ from distcls.runs.results import UNREADABLE
 def write_run_page(run_dir: Path) -> RunFacts:
     """Write report.html: what there is of the run, finished or not; return what it shows. Raises DiskError."""
     try:
-        facts = read_run(run_dir)
+        facts = read_run(run_dir).of_current_weights()
         sections = _sections(facts)
         about = summary(facts)
     except (AttributeError, IndexError, *UNREADABLE) as error:

@@ -72,6 +72,8 @@ def summary(facts: RunFacts) -> str:
 def _so_far(facts: RunFacts) -> str:
     step = facts.status.get("step")
     where = f" at step {step:,}" if isinstance(step, int) else ""
+    if facts.state == "finished" and not facts.metrics:
+        return f"This run finished{where}. No val or test images were set aside, so it was not measured."
     evaluated = [row for row in facts.rows if row["split"] == "val" and row.get("accuracy") is not None]
     last = f" The last evaluation found {evaluated[-1]['accuracy']:.2%} of the val images right." if evaluated else ""
     state = STATES.get(facts.state or "", "has not finished")
@@ -84,14 +86,16 @@ def metric_section(facts: RunFacts) -> Section | None:
         return None
     best = facts.metrics.get("test") or facts.metrics.get("val") or {}
     name = "test" if "test" in facts.metrics else "val"
-    shown = [metric for metric in METRICS.values() if metric.in_summary and metric.better and metric.name in best]
+    # With five classes or fewer, the top-5 accuracy is always 1.
+    metrics = [metric for metric in METRICS.values() if metric.name != "top5" or len(facts.class_names) > 5]
+    shown = [metric for metric in metrics if metric.in_summary and metric.better and metric.name in best]
     tiles = [
         (f"{name} {metric.title}", metric.text(best[metric.name]), _interval(best, metric.name)) for metric in shown
     ]
     splits = list(facts.metrics)
     rows = [
         [metric.title, *(_metric_cell(facts.metrics[split], metric.name) for split in splits)]
-        for metric in METRICS.values()
+        for metric in metrics
         if any(metric.name in facts.metrics[split] for split in splits)
     ]
     everything = table(["metric", *splits], rows, sortable=False)
@@ -142,9 +146,7 @@ def confusion_section(facts: RunFacts) -> Section | None:
     few = len(facts.class_names) <= MOST_CLASSES
     worst = confused_classes(facts.confusion)
     shown, style = _examples(facts)
-    cells = worst[:MOST_CELLS]
-    if few:
-        cells += [(i, i) for i in range(len(facts.class_names)) if facts.confusion[i, i]]
+    cells = worst[:MOST_CELLS] + [(i, i) for i in range(len(facts.class_names)) if facts.confusion[i, i]]
     body = render(
         "confusion.html",
         names=facts.class_names if few else [""] * len(facts.class_names),

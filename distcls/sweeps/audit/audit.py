@@ -9,15 +9,17 @@ from pathlib import Path
 from distcls.config.loading import read_config
 from distcls.config.settings import DataConfig
 from distcls.config.wording import count
+from distcls.config.yaml_text import quoted
 from distcls.data.exclusion import read_names
 from distcls.files.atomic import naming_disk_errors, printable
-from distcls.runs.status import read_object
+from distcls.runs.status import is_finished, read_object
 from distcls.sweeps.audit.findings import Finding, Findings, write_findings, write_pairs
 from distcls.sweeps.audit.gallery import LARGEST_PICTURE, Gallery, open_gallery
 from distcls.sweeps.audit.label_errors import find_label_errors
 from distcls.sweeps.audit.near_duplicates import find_near_duplicates
 from distcls.sweeps.audit.out_of_fold import load_out_of_fold
 from distcls.sweeps.audit.page import write_audit_page
+from distcls.sweeps.crossval import fold_folders
 from distcls.terminal.progress import Progress
 
 SHOWN = 10
@@ -47,8 +49,14 @@ def audit_runs(run_dirs: Sequence[Path], config: DataConfig, folder: Path, progr
     exclude_file = write_findings([*exclude, *before], folder / "audit.csv")
     write_pairs(findings, folder / "duplicates.csv")
     commands = _commands(run_dirs, gallery, config, exclude_file)
-    write_audit_page(findings, folder, _name(run_dirs), _summary(findings, len(run_dirs)), commands)
+    write_audit_page(findings, folder, _name(run_dirs, config), _summary(findings, len(run_dirs)), commands)
     _print(findings, exclude, run_dirs, exclude_file, progress)
+    if len(gallery.predicted) < gallery.num_images:
+        progress.warning(
+            f"the other {gallery.num_images - len(gallery.predicted):,} images were trained on, so their labels cannot "
+            f"be judged: {_who_can_judge(gallery, config)}"
+        )
+    progress.note("next")
     for command in commands:
         progress.note(f"  {command}")
     return findings
@@ -58,12 +66,12 @@ def _summary(findings: Findings, num_runs: int) -> str:
     """Return what the page says first."""
     gallery, listed, pairs = findings.gallery, len(findings.errors.listed), findings.pairs
     audited = len(gallery.predicted)
-    of_all = "all" if audited == len(gallery) else f"{audited:,} of"
+    of_all = "all" if audited == gallery.num_images else f"{audited:,} of"
     return (
         f"{count(listed, 'label')} of {audited:,} {_is(listed)} probably wrong ({listed / max(audited, 1):.1%}); "
         f"{count(len(pairs), 'pair')} of images show nearly the same picture, {len(findings.conflicts()):,} of them "
         f"with different labels and {len(findings.leaks()):,} more across splits or in folds. The labels of {of_all} "
-        f"{len(gallery):,} images could be judged, by {count(num_runs, 'run')} that had not been trained on them."
+        f"{gallery.num_images:,} images could be judged, by {count(num_runs, 'run')} that had not been trained on them."
     )
 
 
@@ -80,7 +88,7 @@ def _print(
         [
             (
                 "audited",
-                f"the labels of {audited:,} of {count(len(gallery), 'image')}, by {count(len(run_dirs), 'run')}",
+                f"the labels of {audited:,} of {count(gallery.num_images, 'image')}, by {count(len(run_dirs), 'run')}",
             ),
             ("labels", f"{listed:,} probably wrong ({listed / max(audited, 1):.1%})"),
             (
@@ -101,36 +109,45 @@ def _print(
             if len(lines) > SHOWN:
                 progress.note(f"  and {len(lines) - SHOWN:,} more in {exclude_file}")
             progress.note("")
-    if audited < len(gallery):
-        progress.warning(
-            f"the other {len(gallery) - audited:,} images were trained on, so their labels cannot be judged: "
-            "the folds of a cross-validation judge all of them"
-        )
-    progress.note("next")
+
+
+def _who_can_judge(gallery: Gallery, config: DataConfig) -> str:
+    """Return where the labels that these runs cannot judge may be judged."""
+    if config.fold is not None:
+        return "all folds of the cross-validation, audited together, judge all of them"
+    if gallery.has_own_val:
+        return "the folds of a cross-validation could, but data with a val split of its own cannot be cut into folds"
+    return "the folds of a cross-validation judge all of them"
 
 
 def _commands(run_dirs: Sequence[Path], gallery: Gallery, config: DataConfig, exclude_file: Path) -> list[str]:
     """Return what to type next. config: where the images are."""
-    name, file = _name(run_dirs), run_dirs[0] / "config.yaml"
-    again = ["-c", str(file), "run.dir=null"]
-    if config.root is not None and config.root != read_config(file).data.root:
-        again += ["--data", config.root]
-    commands = []
-    if len(gallery.predicted) < len(gallery):
-        folds = f"{name}-folds"
-        commands += [
-            ["distcls", "crossval", *again, "--name", folds, "data.test_fraction=0"],
-            ["distcls", "audit", f"runs/{folds}"],
-        ]
-        exclude_file = Path("runs", f"{folds}-audit", "audit.csv")  # of all images
-    if len(run_dirs) > 1:
-        again += ["data.folds=null", "data.fold=null"]
+    name, file = _name(run_dirs, config), run_dirs[0] / "config.yaml"
+    is_moved = config.root is not None and config.root != read_config(file).data.root
+    moved = ["--data", str(config.root)] if is_moved else []
+    again, commands, folds = ["-c", str(file), *moved], [], None
+    if len(gallery.predicted) < gallery.num_images and config.fold is not None:
+        folds = run_dirs[0].with_name(name)
+        for fold, folder in enumerate(fold_folders(folds, config.folds or 0)):
+            if not is_finished(folder):
+                where = [f"run.dir={quoted(str(folder))}", f"data.fold={fold}"]
+                commands.append(["distcls", "train", *again, *where])
+    elif len(gallery.predicted) < gallery.num_images and not gallery.has_own_val:
+        folds = Path("runs", f"{name}-folds")
+        new = ["run.dir=null", "--name", folds.name, "data.test_fraction=0"]
+        commands.append(["distcls", "crossval", *again, *new])
+    if folds is not None:
+        commands.append(["distcls", "audit", str(folds), *moved])
+        exclude_file = folds.with_name(f"{folds.name}-audit") / "audit.csv"  # of all images
+    clean = ["run.dir=null", "--name", f"{name}-clean", f"data.exclude={quoted(str(exclude_file))}"]
+    if config.fold is not None:
+        clean += ["data.folds=null", "data.fold=null"]
         if not any(split.name == "test" for split in gallery.splits):
-            again.append(f"data.test_fraction={DataConfig().test_fraction:g}")
-    commands.append(["distcls", "train", *again, "--name", f"{name}-clean", f"data.exclude={exclude_file}"])
+            clean.append(f"data.test_fraction={DataConfig().test_fraction:g}")
+    commands.append(["distcls", "train", *again, *clean])
     return [shlex.join(words) for words in commands]
 
 
-def _name(run_dirs: Sequence[Path]) -> str:
+def _name(run_dirs: Sequence[Path], config: DataConfig) -> str:
     """Return the name of a run or of the cross-validation that these are folds of."""
-    return run_dirs[0].name.removesuffix("-fold0")
+    return run_dirs[0].name.removesuffix(f"-fold{config.fold}")

@@ -81,15 +81,19 @@ class Findings:
 
     def to_exclude(self) -> list[Finding]:
         """Return what data.exclude should leave out: probable label errors, then of near-duplicates all but one."""
-        found, names = self._label_errors(), set(self.listed())
+        found = self._label_errors()
+        left_out = {one.image for one in found}
         scores = np.full(len(self.gallery), np.nan)
         scores[self.gallery.predicted] = self.errors.scores
         for pair in [*self.conflicts(), *self.leaks()]:
-            if pair.first in names or pair.second in names:
+            first, second = self.gallery.names[pair.first], self.gallery.names[pair.second]
+            if first in left_out or second in left_out:
                 continue  # without it, the other one does no harm
-            for image, other in self._to_leave_out(pair, scores):
-                names.add(image)
+            if first == second and not self.is_conflict(pair):
+                continue  # one image, listed twice: its name leaves out both
+            for image, other in self._to_leave_out(pair, scores)[: 1 if first == second else 2]:
                 found.append(self._duplicate(image, other, pair))
+                left_out.add(found[-1].image)
         return found
 
     def _label_errors(self) -> list[Finding]:

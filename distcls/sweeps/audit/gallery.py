@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,17 @@ class Gallery:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def num_images(self) -> int:
+        """The number of images that can be predicted: one that is listed twice with the same label counts once."""
+        return len(set(zip(self.names, self.labels.tolist(), strict=True)))
+
+    @property
+    def has_own_val(self) -> bool:
+        """True if the data itself has a val split, so that it cannot be cut into folds."""
+        train, *others = self.splits
+        return any(split.name == "val" and split.image_set is not train.image_set for split in others)
 
     def squares(self) -> np.ndarray:
         """Return uint8 (N, SIDE, SIDE, 3), each image squeezed into a square."""

@@ -58,3 +58,12 @@ def test_large_ranges_are_logarithmic_unless_something_is_zero() -> None:
     flat = [Line("a", [0, 1, 2], [1000, 1, 0])]
     heights = [point[1] for point in data_of(line_chart("x", flat, text, log=True))["lines"][0]["points"]]
     assert heights[2] - heights[1] < 1
+
+
+def test_tiny_values_keep_their_digits() -> None:
+    chart = line_chart("x", [Line("a", [0, 1, 2, 3], [1000, 0.5, 4.2e-5, 2e-6])], "{:.4f}".format, log=True)
+    assert [point[3] for point in data_of(chart)["lines"][0]["points"]] == ["1000.0000", "0.5000", "4.2e-05", "2e-06"]
+    ticks = re.findall(r'text-anchor="end">([^<]*)</text>', chart)[:-1]  # the last is the name of x
+    assert ticks == ["1e-05", "0.0001", "0.001", "0.01", "0.1", "1", "10", "100", "1000"]
+    shares = line_chart("x", [Line("a", [0, 1], [0.0005, 0.0])], "{:.2%}".format)
+    assert [point[3] for point in data_of(shares)["lines"][0]["points"]] == ["0.05%", "0.00%"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from browser import opened
 
 from distcls.errors import DiskError
+from distcls.report.run_page.facts import read_run
 from distcls.report.run_page.page import write_run_page
 from distcls.runs.results import Pictures, Predictions, save_pictures, save_predictions
 
@@ -76,9 +78,29 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_classes", [120, 1000])
 def test_many_classes_are_a_picture(tmp_path: Path, num_classes: int) -> None:
-    page = page_of(make_run(tmp_path / "r", [f"class {i}" for i in range(num_classes)], 5 * num_classes))
+    run_dir = make_run(tmp_path / "r", [f"class {i}" for i in range(num_classes)], 5 * num_classes)
+    page, confusion = page_of(run_dir), read_run(run_dir).confusion
     assert '<img src="data:image/png;base64,' in page and f'data-classes="{num_classes}"' in page
-    assert 'class="matrix' not in page and len(data_of(page)["counts"]) > 100 and len(page) < 5e6
+    counts = data_of(page)["counts"]
+    assert 'class="matrix' not in page and len(counts) > num_classes and len(page) < 5e6
+    assert confusion is not None
+    assert [counts.get(f"{i},{i}", 0) for i in range(num_classes)] == confusion.diagonal().tolist()
+
+
+def test_a_sheet_of_thumbnails_is_drawn_behind_nothing_else(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "r", [f"class {i}" for i in range(60)], 300))
+    sheets = re.findall(r"<style>\.([\w-]+)\{background-image", page)
+    others = [names for names in re.findall(r'class="([^"]*)"', page) if not names.startswith("thumb ")]
+    assert len(sheets) == 5 and not set(sheets) & set(" ".join(others).split())
+    assert all(f'class="thumb {sheet}' in page or f'"thumb {sheet} crisp"' in page for sheet in sheets)
+
+
+@pytest.mark.parametrize(("num_classes", "shown"), [(5, 0), (6, 2)])
+def test_top_5_of_five_classes_says_nothing(tmp_path: Path, num_classes: int, shown: int) -> None:
+    run_dir = make_run(tmp_path / "r", list("abcdef")[:num_classes], 60)
+    (run_dir / "metrics.json").write_text('{"test": {"accuracy": 0.5, "top5": 0.9}}')
+    assert page_of(run_dir).count("top-5") == shown  # the tile, and the table's row
+    assert "test accuracy" in page_of(run_dir)
 
 
 def test_a_run_that_has_not_finished_shows_what_there_is(tmp_path: Path) -> None:
@@ -86,6 +108,27 @@ def test_a_run_that_has_not_finished_shows_what_there_is(tmp_path: Path) -> None
     page = page_of(tmp_path / "r")
     assert titles(page)[0] == "Curves" and titles(page)[-1] == "Next" and "Confusions" not in titles(page)
     assert "this page shows only what there is so far" in page and "resumes the run" in page
+
+
+def test_results_of_before_a_run_was_made_longer_are_not_shown(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "r", list("abc"), 60)
+    (run_dir / "metrics.json").write_text('{"test": {"accuracy": 0.9}}')
+    ended = titles(page_of(run_dir))
+    (run_dir / "status.json").write_text('{"state": "preempted", "step": 12}')
+    page = page_of(run_dir)
+    gone = {"Results", "Confusions", "Worst mistakes", "Sample", "Classes", "Calibration"}
+    assert set(ended) - set(titles(page)) == gone and "Training images" in titles(page)
+    assert "This run was stopped at step 12, so this page shows only what there is so far" in page
+    assert "90.00%" not in page and "Grad-CAM" not in page
+
+
+def test_a_run_that_set_nothing_aside_has_finished(tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(OLD_RUN, tmp_path / "r"))
+    (run_dir / "status.json").write_text('{"state": "finished", "step": 1200}')
+    (run_dir / "metrics.json").write_text("{}")
+    page = page_of(run_dir)
+    told = "This run finished at step 1,200. No val or test images were set aside, so it was not measured."
+    assert told in page and "so far" not in page
 
 
 @pytest.mark.parametrize(
@@ -101,14 +144,57 @@ def test_a_run_that_has_not_finished_shows_what_there_is(tmp_path: Path) -> None
         ([], None),
     ],
 )
-def test_the_command_that_resumes_a_run_can_be_typed(tmp_path: Path, argv: list[str], expected: str | None) -> None:
+def test_the_command_that_resumes_a_run_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], expected: str | None
+) -> None:
     """torchrun, Slurm and notebooks leave something else in sys.argv."""
-    run_dir = Path(shutil.copytree(OLD_RUN, tmp_path / "r"))
-    (run_dir / "env.json").write_text(json.dumps({"command": argv, "world_size": 4}))
+    monkeypatch.chdir(tmp_path)
+    run_dir = old_run(Path("runs/part"), argv)  # as its config says
+    assert resuming(run_dir) == (expected or f"distcls train -c {run_dir}/config.yaml run.dir={run_dir}")
+
+
+def old_run(folder: Path, argv: list[str]) -> Path:
+    shutil.copytree(OLD_RUN, folder)
+    (folder / "env.json").write_text(json.dumps({"command": argv, "world_size": 4}))
+    return folder
+
+
+def resuming(run_dir: Path) -> str:
     page = page_of(run_dir)
     found = re.search(r'<pre>([^<]*)</pre></dt><dd class="dim">resumes the run, on one process instead of 4<', page)
     assert found
-    assert html.unescape(found[1]) == (expected or f"distcls train -c {run_dir}/config.yaml run.dir={run_dir}")
+    return html.unescape(found[1])
+
+
+def test_a_moved_run_is_resumed_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    moved, typed = old_run(Path("runs/part #2"), ["distcls", "train", "run.dir=runs/part"]), "distcls train run.dir="
+    command = "distcls train -c 'runs/part #2/config.yaml' 'run.dir=\"runs/part #2\"'"
+    assert resuming(moved) == command
+    assert resuming(old_run(Path("runs/part"), ["distcls", "train", "run.dir=runs/part"])) == f"{typed}runs/part"
+    assert resuming(moved) == command
+    monkeypatch.chdir(tmp_path / "runs")
+    assert resuming(Path("part")) == "distcls train -c part/config.yaml run.dir=part"
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "is_typed"),
+    [
+        ("part", ["distcls", "train", "-c", "part.yaml"], True),
+        ("part", ["distcls", "train", "-c", "other.yaml"], False),
+        ("synthetic", ["distcls", "train", "data.name=synthetic"], True),
+        ("part", ["distcls", "train", "data.name=synthetic"], False),
+    ],
+)
+def test_a_run_without_a_name_has_that_of_its_config_or_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, argv: list[str], is_typed: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_dir = old_run(Path("runs", name), argv)
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace("dir: runs/part", "dir: null"))
+    own = f"distcls train -c {run_dir}/config.yaml run.dir={run_dir}"
+    assert resuming(run_dir) == (shlex.join(argv) if is_typed else own)
 
 
 def test_a_fitted_temperature_has_a_diagram_of_its_own(tmp_path: Path) -> None:

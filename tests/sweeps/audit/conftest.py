@@ -37,9 +37,10 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def write_folds(tmp_path: Path, images: Path) -> Callable[..., list[Path]]:
-    """Writes finished runs of `folds` folds in runs/made, whose models are right but for some images.
+    """Writes finished runs of `folds` folds in runs/NAME, whose models are right but for some images.
 
-    wrong: the images that the models put in another class, with that class. folds=None writes a single run.
+    wrong: the images that the models put in another class, with that class. folds=None writes a single run. root: of
+    the images, or a CSV file with them.
     """
 
     def write(
@@ -47,13 +48,16 @@ def write_folds(tmp_path: Path, images: Path) -> Callable[..., list[Path]]:
         folds: int | None = 2,
         top: int | None = None,
         test_fraction: float = Config().data.test_fraction,
+        root: str = "images",
+        name: str = "made",
     ) -> list[Path]:
         run_dirs = []
         for fold in range(folds or 1):
-            data = {"data.name": "folder", "data.root": "images", "data.cache_dir": str(tmp_path / "cache")}
+            kind = "csv" if root.endswith(".csv") else "folder"
+            data = {"data.name": kind, "data.root": root, "data.cache_dir": str(tmp_path / "cache")}
             data["data.test_fraction"] = test_fraction
             config = Config().replaced({**data, **({"data.folds": folds, "data.fold": fold} if folds else {})})
-            run_dir = tmp_path / "runs" / (f"made-fold{fold}" if folds else "made")
+            run_dir = tmp_path / "runs" / (f"{name}-fold{fold}" if folds else name)
             run_dir.mkdir(parents=True, exist_ok=True)
             (run_dir / "config.yaml").write_text(to_yaml(config))
             (run_dir / "classes.json").write_text(json.dumps(CLASSES))

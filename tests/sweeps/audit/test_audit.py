@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,77 @@ def test_the_next_commands_find_the_images_and_have_a_test_split(
     assert main([*command[1:], "--dry-run"]) == 0
     assert main([*command[1:], "--print-config"]) == 0
     assert f"test_fraction: {DataConfig().test_fraction}" in capsys.readouterr().out
+
+
+def write_csv(splits: bool = False, *more: str) -> str:
+    """images/list.csv, of all images and further lines; with a column `split` in which some are val."""
+    images = sorted(path.relative_to("images") for path in Path("images").glob("*/*.png"))
+    lines = [f"{path},{path.parent}" for path in images]
+    if splits:
+        lines = [f"{line},{'val' if '1' in line else 'train'}" for line in lines]
+    Path("images/list.csv").write_text("\n".join([f"path,label{',split' * splits}", *lines, *more]))
+    return "images/list.csv"
+
+
+def next_commands(told: str) -> list[list[str]]:
+    return [shlex.split(line) for line in told.splitlines() if line.startswith("  distcls ")]
+
+
+def test_data_with_its_own_val_split_cannot_be_cut_into_folds(
+    write_folds: Callable[..., list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folds(WRONG, folds=None, root=write_csv(splits=True))
+    assert main(["audit", "runs/made"]) == 0
+    told = capsys.readouterr().out
+    assert "data with a val split of its own cannot be cut into folds" in told.replace("\n", " ")
+    (command,) = next_commands(told)
+    assert command[:2] == ["distcls", "train"] and "data.exclude=runs/made-audit/audit.csv" in command
+    assert main([*command[1:], "--dry-run"]) == 0
+
+
+def test_a_fold_is_judged_together_with_the_others(
+    write_folds: Callable[..., list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folds(WRONG, folds=3)
+    shutil.rmtree("runs/made-fold0")
+    assert main(["audit", "runs/made-fold1"]) == 0
+    told = capsys.readouterr().out
+    assert "all folds of the cross-validation, audited together, judge all of them" in told.replace("\n", " ")
+    train, audit, clean = next_commands(told)
+    assert train[1] == "train" and audit[1:] == ["audit", "runs/made"] and clean[1] == "train"
+    assert main([*train[1:], "--dry-run"]) == 0
+    capsys.readouterr()
+    for command, name in ((train, "dir: runs/made-fold0"), (clean, "name: made-clean")):
+        assert main([*command[1:], "--print-config"]) == 0
+        config = capsys.readouterr().out
+        assert name in config and ("fold: 0" in config) == (command is train)
+    assert "data.exclude=runs/made-audit/audit.csv" in clean
+    write_folds(WRONG, folds=3)
+    assert main(["audit", "runs/made-fold1", "runs/made-fold2"]) == 0
+    commands = next_commands(capsys.readouterr().out)
+    assert [words[1:3] for words in commands] == [["audit", "runs/made"], ["train", "-c"]]
+
+
+def test_the_next_commands_can_be_typed_whatever_the_run_is_called(
+    write_folds: Callable[..., list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folds(WRONG, name="odd: [a #1")
+    assert main(["audit", "runs/odd: [a #1"]) == 0
+    (command,) = next_commands(capsys.readouterr().out)
+    assert main([*command[1:], "--print-config"]) == 0
+    assert "exclude: 'runs/odd: [a #1-audit/audit.csv'" in capsys.readouterr().out
+
+
+def test_an_image_that_a_list_has_twice_is_not_lost(
+    write_folds: Callable[..., list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = ["bee/00.png,bee", "bee/01.png,bee", "cat/05.png,dog"]
+    write_folds({}, root=write_csv(False, *twice))
+    assert main(["audit", "runs/made"]) == 0
+    told = capsys.readouterr().out
+    assert "the labels of 61 of 61 images, by 2 runs" in told and "warning" not in told
+    assert [words[1] for words in next_commands(told)] == ["train"]
+    assert {row["image"] for row in read("runs/made-audit/audit.csv")} == {"cat/05.png"}
 
 
 def test_the_folds_are_meant_if_a_run_has_their_name_too(

@@ -13,11 +13,11 @@ from distcls.sweeps.audit.label_errors import LabelErrors
 from distcls.sweeps.audit.near_duplicates import Pair
 
 
-def findings(images: str, listed: list[int], pairs: list[tuple[int, int]]) -> Findings:
+def findings(images: str, listed: list[int], pairs: list[tuple[int, int]], names: list[str] | None = None) -> Findings:
     """Findings about images such as "cat/train dog/val", of which those that are not in train were predicted."""
     labels, places = zip(*(image.split("/") for image in images.split()), strict=True)
     classes = ["cat", "dog"]
-    names = [f"{label}/{i}.jpg" for i, label in enumerate(labels)]
+    names = names or [f"{label}/{i}.jpg" for i, label in enumerate(labels)]
     ids = np.array([classes.index(label) for label in labels])
     predicted = np.array([i for i, place in enumerate(places) if place != "train"], np.int64)
     gallery = Gallery([], classes, names, ids, [place.replace("fold", "fold ") for place in places], predicted, 32)
@@ -52,6 +52,20 @@ def test_the_image_that_was_trained_on_is_left_out() -> None:
 def test_two_images_of_one_fold_may_be_separated_by_the_next_splits() -> None:
     assert left_out(findings("cat/fold0 cat/fold0", [], [(0, 1)])) == ["cat/1.jpg"]
     assert left_out(findings("cat/train cat/train", [], [(0, 1)])) == []
+
+
+def test_an_image_that_is_listed_twice_is_no_copy_of_itself() -> None:
+    assert left_out(findings("cat/fold0 cat/fold1", [], [(0, 1)], ["a.jpg", "a.jpg"])) == []
+    twice = findings("cat/fold0 cat/fold1 cat/fold2", [], [(0, 1), (0, 2), (1, 2)], ["a.jpg", "a.jpg", "b.jpg"])
+    assert left_out(twice) == ["b.jpg"] and twice.gallery.num_images == 2
+    twice = findings("cat/fold0 cat/fold1 cat/fold2", [], [(0, 1), (0, 2), (1, 2)], ["b.jpg", "a.jpg", "a.jpg"])
+    assert left_out(twice) == ["a.jpg"], "which leaves out both of its lines: one of the two images stays"
+
+
+def test_an_image_that_is_listed_with_two_labels_is_named_once() -> None:
+    for places in ("cat/train dog/train", "cat/fold0 dog/fold1"):
+        found = findings(places, [], [(0, 1)], ["a.jpg", "a.jpg"])
+        assert left_out(found) == ["a.jpg"] and found.gallery.num_images == 2, "each label can be judged"
 
 
 def test_a_list_that_somebody_may_have_edited_is_never_overwritten(tmp_path: Path) -> None:
