@@ -88,7 +88,8 @@ class Service:
 
     def __init__(self, backend: Backend, options: ServeOptions) -> None:
         self.backend, self.options = backend, options
-        self.metrics = Metrics()
+        self.metrics = Metrics(backend.class_names)
+        self.metrics.model.labels(backend.weights_sha256, f"{backend.temperature:g}").set(1)
         self.reader = Reader(options.limits)
         self.gate: Gate | None = None
         self.datatype = open_inference.DATATYPES[

@@ -16,6 +16,7 @@ from distcls.export.formats import ExportOptions, output_file
 from distcls.export.metadata import DECIDING, describe
 from distcls.export.onnx_file import open_file, read_metadata
 from distcls.export.portable import Portable
+from distcls.files.verified import sha256_of
 from distcls.inference.classifier import Classifier, load_classifier
 from distcls.inference.prediction import choose_device
 from distcls.models.init_from import find_weights
@@ -35,6 +36,10 @@ class Backend:
     device: str
     classifier: Classifier
     """The run's, for Grad-CAM."""
+    temperature: float
+    """Of the probabilities (distcls eval --calibrate)."""
+    weights_sha256: str
+    """Of the file with the weights."""
 
 
 def open_backend(run_dir: Path, config: Config, name: str, device: str, threads: int) -> Backend:
@@ -54,7 +59,16 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
         platform = "onnxruntime_onnx"
     else:
         compute, platform = Portable(fused(classifier)).predict, "pytorch"
-    return Backend(classifier.class_names, classifier.decoding, compute, platform, str(classifier.device), classifier)
+    return Backend(
+        classifier.class_names,
+        classifier.decoding,
+        compute,
+        platform,
+        str(classifier.device),
+        classifier,
+        float(classifier.temperature),
+        sha256_of(find_weights(run_dir)),
+    )
 
 
 def _opened_late(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -199,7 +199,8 @@ class Batcher:
             began = time.perf_counter()
             answers: Iterable[np.ndarray | Problem]
             try:
-                answers = self.compute(np.stack([job.pixels for job in jobs]))
+                answers = probs = self.compute(np.stack([job.pixels for job in jobs]))
+                self.metrics.predicted(probs)
                 self.is_failing = False
             except Exception:  # of the network's own kinds; the service must answer
                 log.exception("the network failed on a batch of %s", len(jobs))

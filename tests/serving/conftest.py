@@ -34,7 +34,7 @@ def serving() -> Callable[..., Any]:
 
     @contextmanager
     def run(compute: Callable[[np.ndarray], np.ndarray] = by_brightness, **options: Any) -> Iterator[Any]:
-        backend = Backend(CLASSES, Decoding(8), compute, "pytorch", "cpu", None)  # type: ignore[arg-type]
+        backend = Backend(CLASSES, Decoding(8), compute, "pytorch", "cpu", None, 1.5, "5ha256")  # type: ignore[arg-type]
         gate = build_app(backend, ServeOptions("shades", **options)).state.service.gate
         with TestClient(gate, raise_server_exceptions=False) as client:
             yield client

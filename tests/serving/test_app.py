@@ -274,6 +274,17 @@ def test_metrics_count_requests_by_route_status_and_time(serving) -> None:
     assert "scanner" not in text and "MADE-UP" not in text
 
 
+def test_metrics_count_what_was_predicted_and_name_the_weights(serving) -> None:
+    with serving() as client:
+        for _ in range(3):
+            client.post("/predict", content=shade(0), headers=BINARY)
+        client.post("/predict", content=b"no image", headers=BINARY)
+        text = client.get("/metrics").text
+    assert 'distcls_predictions_total{class="dark"} 3.0' in text and 'class="light"' not in text
+    assert "distcls_confidence_count 3.0" in text and 'distcls_confidence_bucket{le="0.5"} 0.0' in text
+    assert 'distcls_model_info{temperature="1.5",weights_sha256="5ha256"} 1.0' in text
+
+
 def test_when_it_stops_it_says_so(serving) -> None:
     with serving() as client:
         assert "connection" not in client.post("/predict", content=shade(0), headers=BINARY).headers

@@ -40,7 +40,7 @@ class Network:
 def in_a_loop(work: Callable[[Batcher], Coroutine[Any, Any, Any]], compute: Any, **options: Any) -> Any:
     async def main() -> Any:
         settings = {"max_batch": 8, "max_wait": 0.0, "max_pixels": 10**6, "max_queue": 100, "decoders": 2, **options}
-        batcher = Batcher(compute, Decoding(8), Metrics(), **settings)
+        batcher = Batcher(compute, Decoding(8), Metrics([str(i) for i in range(300)]), **settings)
         try:
             return await work(batcher)
         finally:
