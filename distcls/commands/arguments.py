@@ -44,6 +44,19 @@ class Parser(argparse.ArgumentParser):
         return words
 
 
+class OneFile(argparse.Action):
+    """Takes the file of an option that may be given once: a second one would silently replace the first."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        if before is not None:
+            raise UsageError(
+                f"-c {before} -c {values}: there can be only one config file. Put all settings into one, or give some "
+                "as key=value, such as optim.lr=3e-4"
+            )
+        setattr(namespace, self.dest, values)
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """The options of `distcls train` that are not settings. A run without a name is named after `config_path`."""
@@ -89,7 +102,7 @@ def _train_parser(command: str) -> Parser:
         epilog="Write settings as key=value, such as optim.lr=3e-4 or train.num_epochs=10; "
         "--print-config lists them all, and distcls/config/settings.py explains them.",
     )
-    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="YAML file with settings")
+    parser.add_argument("-c", "--config", action=OneFile, type=Path, metavar="FILE", help="YAML file with settings")
     parser.add_argument(
         "--data",
         metavar="DIR",
@@ -108,10 +121,15 @@ def _train_parser(command: str) -> Parser:
 
 
 def settings_of_options(data: str | None, name: str | None) -> tuple[list[str], list[str]]:
-    """Return the overrides, and those that apply only if the setting is not given elsewhere. JSON quotes for YAML."""
+    """Return the overrides, and those that apply only if the setting is not given elsewhere. JSON quotes for YAML.
+
+    Raises UsageError if `data` is empty.
+    """
     overrides = [] if name is None else [override("run.name", name)]
     if data is None:
         return overrides, []
+    if not data.strip():
+        raise UsageError(f"--data {data!r} is empty: a shell variable may be unset. Give the folder of your images")
     return [*overrides, override("data.root", data)], [f"data.name={kind_of_data(data) or 'folder'}"]
 
 

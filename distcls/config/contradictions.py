@@ -26,6 +26,9 @@ from distcls.config.settings import (
 from distcls.config.wording import either
 from distcls.config.yaml_text import as_plain, shown
 
+LEAST_WITHOUT_UNIT = 10**6
+"""Bytes; whoever writes less without a unit means another one, such as GB."""
+
 LONGEST_NAME = 200
 """Bytes; file systems allow 255."""
 
@@ -114,7 +117,9 @@ def _wrong_data(data: DataConfig) -> Iterator[Problem]:
             f"data.args is for data.name=synthetic and for your own factories, but data.name is {data.name}: "
             "remove data.args",
         )
-    if data.root is not None and data.name in ("digits", "synthetic"):
+    if data.root is not None and not data.root.strip():
+        yield "data.root", "data.root is empty: give the folder or file of your images, or leave it out"
+    elif data.root is not None and data.name in ("digits", "synthetic"):
         yield (
             "data.root",
             f"data.root={data.root} is not used by data.name={data.name}: add data.name=folder (or csv, npz …), "
@@ -134,10 +139,19 @@ def _wrong_data(data: DataConfig) -> Iterator[Problem]:
 
 def _wrong_sizes(data: DataConfig) -> Iterator[Problem]:
     for name in ("cache", "disk_cache"):
+        size = getattr(data, name)
         try:
-            parse_size(getattr(data, name))
+            num_bytes = parse_size(size)
         except ValueError as error:
             yield f"data.{name}", f"data.{name}={error}"
+            continue
+        if 0 < num_bytes < LEAST_WITHOUT_UNIT and size.strip()[-1].isdigit():
+            size = size.strip()
+            yield (
+                f"data.{name}",
+                f"data.{name}={size} has no unit, so it would be {num_bytes:,} bytes: write '{size} GB', '{size} MB' "
+                "or 0",
+            )
 
 
 def _wrong_length(train: TrainConfig) -> Iterator[Problem]:

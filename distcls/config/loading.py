@@ -146,25 +146,38 @@ _WRONG = object()
 
 
 def _override(root: Given, overrides: Sequence[str], mistakes: Mistakes) -> None:
-    changes = []
+    changes: list[tuple[list[str], Given]] = []
     for override in overrides:
         try:
-            changes.append(read_override(override))
+            changes += _opened(*read_override(override))
         except UsageError as error:
             mistakes.note(str(error))
-    _drop_other_length(root, changes)
+    _drop_replaced(root, changes)
     for keys, given in changes:
         _put(root, keys, given)
 
 
-def _drop_other_length(root: Given, changes: list[tuple[list[str], Given]]) -> None:
-    """Let num_steps on the command line replace num_epochs from the file, and vice versa."""
+def _opened(keys: list[str], given: Given) -> Iterator[tuple[list[str], Given]]:
+    """Yield the settings in an override: `optim={lr: 0.1}` changes only optim.lr, and the rest of the section stays.
+
+    A section that may be off, such as optim.lookahead, is replaced as a whole.
+    """
+    parent = hint_at(keys[:-1])
+    if isinstance(given.value, dict) and is_section(parent) and is_section(hints_of(parent).get(keys[-1])):
+        for key, inner in given.value.items():
+            yield from _opened([*keys, key], inner)
+    else:
+        yield keys, given
+
+
+def _drop_replaced(root: Given, changes: list[tuple[list[str], Given]]) -> None:
+    """Let num_steps on the command line replace num_epochs from the file, and vice versa, and run.name its run.dir."""
     changed = [".".join(keys) for keys, given in changes if given.value is not None]
-    train = root.at("train")
-    if train is not None and isinstance(train.value, dict):
-        for length, other in (LENGTHS, LENGTHS[::-1]):
-            if length in changed and other not in changed:
-                train.value.pop(other.partition(".")[2], None)
+    for setting, other in (LENGTHS, LENGTHS[::-1], ("run.name", "run.dir")):
+        section, name = other.split(".")
+        given = root.at(section)
+        if setting in changed and other not in changed and given is not None and isinstance(given.value, dict):
+            given.value.pop(name, None)
 
 
 def _put(root: Given, keys: list[str], given: Given) -> None:
@@ -200,7 +213,8 @@ def _is_no_augmentation(given: Given, keys: list[str]) -> bool:
 
 
 def _is_off(given: Given) -> bool:
-    return given.value is None or given.value == OFF
+    """True for "none" and null, but not for a section with nothing under it."""
+    return given.value == OFF or (given.value is None and given.text != "")
 
 
 def _only_normalize(augment: Given | None) -> dict[str, Given]:
@@ -275,7 +289,7 @@ def _convert(given: Given, hint: Any, limits: Mapping, path: str, mistakes: Mist
         if get_origin(inner) is dict:
             return _dict(given, inner, limits, path, mistakes)
         return _scalar(given, inner, limits, path)
-    except ValueError:
+    except (ValueError, OverflowError):
         wanted = dict if get_origin(inner) is dict else hint
         mistakes.note(mismatch(given, wanted, limits, path), path)
         return _WRONG
@@ -316,7 +330,10 @@ def _scalar(given: Given, hint: Any, limits: Mapping, path: str) -> Any:
 
 
 def _read_scalar(given: Given, hint: Any) -> Any:
-    """Return the value as bool, int, float, str or one of the choices. Raises ValueError if it is not one."""
+    """Return the value as bool, int, float, str or one of the choices.
+
+    Raises ValueError if it is not one, and OverflowError for an integer that is too large for a float.
+    """
     if get_origin(hint) is Literal:
         return _one_of(given.text, get_args(hint))
     if hint is str and (isinstance(given.value, str) or _is_number(given.value)):

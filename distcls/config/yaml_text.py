@@ -212,6 +212,11 @@ def read_override(override: str) -> tuple[list[str], Given]:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise UsageError(f"{override}: write settings as key=value, such as optim.lr=0.001")
+    if not text.strip():
+        path = path.strip()
+        raise UsageError(
+            f"{path}= has no value: a shell variable may be unset. Write {path}=VALUE, or {path}=null to unset it"
+        )
     return keys, _parse(text, override, lines=False)
 
 

@@ -35,6 +35,10 @@ class AlreadyFinished(DistclsError):
         super().__init__(message)
         self.run_dir = run_dir
 
+    def __reduce__(self) -> tuple[type[AlreadyFinished], tuple[str, Path]]:
+        """Return what pickle makes the error from: process 0 sends it to the others."""
+        return type(self), (str(self), self.run_dir)
+
 
 def default_name(config: Config, config_path: str | Path | None) -> str:
     """Return the name of a run that was given none: that of its config file, or else of its data."""
@@ -74,7 +78,7 @@ def stored_config(path: Path) -> Config | None:
     if _has_lost_its_config(path):
         raise UsageError(
             f"{path} has checkpoints but no config.yaml, so the settings they were trained with are unknown. Restore "
-            "it (a finished run has a copy, model/config.yaml), or start another run with --name NAME."
+            "it (a finished run has a copy, model/config.yaml), or start another run, with another --name or run.dir."
         )
     file = path / "config.yaml"
     if not file.exists():
@@ -108,7 +112,7 @@ def _check_may_continue(path: Path, config: Config) -> None:
         is_longer = any(one.path in LENGTHS for one in changed) and not _has_ended(path)
         raise UsageError(
             f"{path} holds a run with a different config:\n  " + "\n  ".join(map(str, changed)) + "\n"
-            "A run can only be resumed with its own config. Undo the change, or start another run with --name NAME."
+            f"A run can only be resumed with its own config. Undo the change, or {_for_another_run(config)}."
             + (" (A run can be made longer once it has finished.)" if is_longer else "")
         )
     if not is_finished(path):
@@ -121,14 +125,19 @@ def _check_may_continue(path: Path, config: Config) -> None:
     if has_lost_patience:
         raise UsageError(
             f"{path} was ended by train.early_stopping={stored.train.early_stopping}, so it would not train longer. "
-            "Start another run with --name NAME, without early stopping or from these weights: model.init_from="
-            f"{path}"
+            f"To train further, {_for_another_run(config)}, without early stopping or from these weights: "
+            f"model.init_from={path}"
         )
     if not newest_step(path):
         raise UsageError(
-            f"{path} is finished, but has no checkpoints left to resume from: restore them, or start another run with "
-            "--name NAME (model.init_from lets it start from the weights of this one)."
+            f"{path} is finished, but has no checkpoints left to resume from: restore them, or "
+            f"{_for_another_run(config)} (model.init_from lets a new run start from the weights of this one)."
         )
+
+
+def _for_another_run(config: Config) -> str:
+    """Return what to do for another run; where run.dir is set, a name would have no effect."""
+    return "give another run.dir=DIR" if config.run.dir else "start another run with --name NAME"
 
 
 def _changes(path: Path, stored: Config, config: Config) -> list[Difference]:
@@ -273,7 +282,7 @@ def lock_folder(path: Path) -> IO[str] | None:
         file.seek(0)
         raise UsageError(
             f"{path} is in use by {file.read().strip() or 'another process'}. Wait for it, stop it, or start "
-            "another run with --name NAME."
+            "another one, with another --name or run.dir."
         ) from error
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")

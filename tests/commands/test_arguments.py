@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from distcls.commands.arguments import TrainOptions, check_can_write, parse_train_arguments
+from distcls.cli import main
+from distcls.commands.arguments import TrainOptions, check_can_write, parse_train_arguments, settings_of_moved
+from distcls.config.loading import read_config
 from distcls.errors import DiskError, MissingInputError, UsageError
 
 
@@ -63,6 +65,14 @@ def test_name_is_taken_as_it_is(name: str) -> None:
         (["--num-epochs=3"], "did you mean train.num_epochs=3?"),
         (["--xyzzy"], "unknown option --xyzzy: the options are -h, --help, -c, --config, --data, --preset, --name"),
         (["-c"], "expected one argument"),
+        (
+            ["-c", "base.yaml", "optim.lr=1", "--config=x.yaml"],
+            "-c base.yaml -c x.yaml: there can be only one config file. Put all settings into one, or give some as "
+            "key=value, such as optim.lr=3e-4",
+        ),
+        (["--data", ""], "--data '' is empty: a shell variable may be unset. Give the folder of your images"),
+        (["--data", " "], "--data ' ' is empty"),
+        (["model.init_from="], "model.init_from= has no value"),
         (["optim.lrr=1"], "optim.lrr=1: unknown setting optim.lrr: did you mean 'optim.lr'?"),
         (["-c", "y.yaml"], "y.yaml: cannot read the config (No such file or directory): did you mean x.yaml?"),
     ],
@@ -73,6 +83,18 @@ def test_mistakes(words: list[str], expected: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_train_arguments(words)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["train", "crossval", "submit", "sweep", "check", "benchmark", "summary"])
+def test_every_command_takes_one_config_file(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "-c", "base.yaml", "-c", "mine.yaml"]) == 2
+    assert "-c base.yaml -c mine.yaml: there can be only one config file" in capsys.readouterr().err
+
+
+def test_where_the_images_are_now_is_not_empty() -> None:
+    run_dir = Path(__file__).parents[1] / "golden" / "run_0.1.0"
+    with pytest.raises(UsageError, match="data.root is empty"):
+        read_config(run_dir / "config.yaml", settings_of_moved("", run_dir))
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ def planned(monkeypatch) -> list[Plan]:
         ),
         (["optim.lr=-1..0.2"], "optim.lr must be a number above 0"),
         (["optim.lr=0.1,0.2", "--sek=3"], "unknown option --sek=3"),
+        (["optim.lr=0.1,0.2", "--data", ""], "--data '' is empty"),
         (["optim.lr=0.1,0.2", "--space", "x.yaml"], "x.yaml: cannot read the config"),
         (["optim.lr=0.1,0.2", "train.num_epochs=x"], "train.num_epochs must be a number above 0"),
     ],

@@ -123,6 +123,12 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         ),
         (["data.cache=4GBB"], 'data.cache=\'4GBB\' is not a size: write it as "4 GB", "500 MB" or 0'),
         (["data.disk_cache=much"], "data.disk_cache='much' is not a size"),
+        (
+            ["data.cache=8"],
+            "data.cache=8: data.cache=8 has no unit, so it would be 8 bytes: write '8 GB', '8 MB' or 0",
+        ),
+        (["data.disk_cache=999999"], "data.disk_cache=999999 has no unit, so it would be 999,999 bytes"),
+        (["data.name=folder", "data.root=''"], "data.root is empty: give the folder or file of your images"),
         (["run.name=''"], "run.name='' cannot be the name of a folder"),
         (["run.name=.."], "run.name='..' cannot be the name of a folder"),
         ([f"run.name={'n' * 300}"], "run.name has a name of 300 bytes, but only 200 are allowed"),
@@ -181,6 +187,11 @@ def test_defaults_may_be_written_where_they_do_nothing() -> None:
 )
 def test_settings_are_taken_where_they_belong(overrides: list[str]) -> None:
     load(1, overrides)
+
+
+@pytest.mark.parametrize("size", ["0", "1000000", "8 B", "0.5 GB"])
+def test_a_size_without_a_unit_is_zero_or_large(size: str) -> None:
+    assert load(1, [f"data.cache={size}"]).data.cache == size
 
 
 def test_what_depends_on_a_mistake_is_not_judged() -> None:

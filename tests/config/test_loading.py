@@ -9,7 +9,14 @@ import pytest
 from mistakes import message
 
 from distcls.config.loading import load_config, read_config
-from distcls.config.settings import AugmentConfig, Config, NormalizeConfig, ParamGroupConfig, TransformConfig
+from distcls.config.settings import (
+    AugmentConfig,
+    Config,
+    LookaheadConfig,
+    NormalizeConfig,
+    ParamGroupConfig,
+    TransformConfig,
+)
 from distcls.config.yaml_text import to_yaml
 from distcls.errors import UsageError
 
@@ -134,6 +141,40 @@ def test_home_is_expanded_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> N
     assert config.run.dir == "/home/ada/run"
 
 
+@pytest.mark.parametrize("given", ["optim={lr: 0.05}", 'optim={"lr": 0.05}', "optim.lr=0.05"])
+def test_a_section_given_in_part_keeps_the_rest_of_the_file(write_config, given: str) -> None:
+    optim = load_config(write_config("optim: {name: sgd, lr: 0.1, weight_decay: 5.0e-4}\n"), [given]).optim
+    assert (optim.name, optim.lr, optim.weight_decay) == ("sgd", 0.05, 5e-4)
+
+
+def test_sections_in_an_override_may_be_nested_and_count_as_their_settings(write_config) -> None:
+    path = write_config(
+        "augment: {mixup: 0.2, normalize: {mean: [0.5, 0.5, 0.5]}}\ntrain: {num_epochs: 5, seed: 3}\n"
+        "model: {args: {width: 2}}\noptim: {lookahead: {every: 9, decay: 0.1}}\n"
+    )
+    changes = ["augment={flip: true, normalize: {std: [1, 1, 1]}}", "train={num_steps: 7}"]
+    changed = load_config(path, [*changes, "model={args: {depth: 3}}", "optim={lookahead: {every: 2}}"])
+    assert (changed.augment.mixup, changed.augment.flip) == (0.2, True)
+    assert changed.augment.normalize == NormalizeConfig([0.5] * 3, [1.0] * 3)
+    assert (changed.train.num_steps, changed.train.num_epochs, changed.train.seed) == (7, None, 3)
+    assert changed.model.args == {"depth": 3}, "what is no section is replaced as a whole"
+    assert changed.optim.lookahead == LookaheadConfig(every=2), "and so is a section that may be off"
+    assert message("optim={lrr: 1}", path=path).endswith("unknown setting optim.lrr: did you mean 'optim.lr'?")
+
+
+def test_a_typed_name_replaces_the_folder_of_the_file(write_config) -> None:
+    """The config.yaml of a run that was given a folder holds it."""
+    path = write_config("run: {name: a, dir: exp/a-fold0}\n")
+    for given, name, folder in (
+        ([], "a", "exp/a-fold0"),
+        (["run.name=again"], "again", None),
+        (["run={name: again}"], "again", None),
+        (["run.name=again", "run.dir=b"], "again", "b"),
+    ):
+        run = load_config(path, given).run
+        assert (run.name, run.dir) == (name, folder)
+
+
 def test_num_steps_takes_the_place_of_the_default_num_epochs(write_config) -> None:
     assert load_config(None, ["train.num_steps=100"]).train.num_epochs is None
     assert load_config(write_config("train: {num_steps: 100}\n"), []).train.num_epochs is None
@@ -189,6 +230,8 @@ def test_a_saved_config_is_not_judged_by_rules_that_came_later(write_config) -> 
     path = write_config("train: {sampling: balanced}\nloss: {class_weights: balanced}\n")
     assert "rare classes twice" in message(path=path)
     assert read_config(path).loss.class_weights == "balanced"
+    data = read_config(write_config("data: {name: folder, root: '', cache: 8}\n")).data
+    assert (data.root, data.cache) == ("", "8")
     with pytest.raises(UsageError, match=r"data.fold=9: data.fold=9 needs the number of folds"):
         read_config(path, ["data.fold=9"])
 
@@ -259,6 +302,22 @@ def test_augmentation_that_a_file_turns_off_stays_off_whatever_else_is_set(write
     path = write_config("preset: balanced\naugment: none\n")
     augment = load_config(path, ["augment.normalize.mean=[0.5, 0.5, 0.5]"]).augment
     assert not augment.flip and augment.random_resized_crop is None and augment.normalize.mean == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("written", "given", "is_off"),
+    [
+        ("", [], False),
+        ("# flip: true", [], False),
+        ("", ["augment.mixup=0.5"], False),
+        *((off, [], True) for off in ("none", "null", "~")),
+        *((off, ["augment.mixup=0.5"], True) for off in ("none", "null", "~")),
+    ],
+)
+def test_augment_with_nothing_under_it_keeps_the_augmentation_of_the_preset(write_config, written, given, is_off):
+    augment = load_config(write_config(f"preset: balanced\naugment: {written}\n"), given).augment
+    assert (augment.random_resized_crop is None) == is_off
+    assert augment.mixup == 0.5 or not given
 
 
 def test_a_section_that_is_turned_off_stays_off_with_a_preset():

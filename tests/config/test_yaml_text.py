@@ -51,6 +51,16 @@ def test_malformed_overrides(override: str) -> None:
     assert message(override) == f"{override}: write settings as key=value, such as optim.lr=0.001"
 
 
+@pytest.mark.parametrize("override", ["model.init_from=", "model.init_from= "])
+def test_an_override_without_a_value_is_refused(override: str) -> None:
+    """A shell makes it of model.init_from=$BEST."""
+    assert message(override) == (
+        "model.init_from= has no value: a shell variable may be unset. Write model.init_from=VALUE, or "
+        "model.init_from=null to unset it"
+    )
+    assert load_config(None, ["model.init_from=null"]).model.init_from is None
+
+
 @pytest.mark.parametrize(
     "override", ["run.name=@home", "model.freeze=[a", "run.name=*x", "run.name=!tag x", "optim.lr=!!int x"]
 )

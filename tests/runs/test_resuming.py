@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -95,6 +96,8 @@ def test_a_finished_run_says_so_and_how_to_go_on():
     with pytest.raises(AlreadyFinished, match=r"runs/a is finished.*larger train.num_epochs") as caught:
         choose_folder(variant(run__name="a"), "digits")
     assert caught.value.exit_code == 0
+    sent = pickle.loads(pickle.dumps(caught.value))  # to the other processes of the run
+    assert (str(sent), sent.run_dir, sent.exit_code) == (str(caught.value), Path("runs/a"), 0)
 
 
 def test_a_changed_config_is_an_error_that_lists_every_change():
@@ -106,6 +109,13 @@ def test_a_changed_config_is_an_error_that_lists_every_change():
     assert "runs/a holds a run with a different config" in message and "--name NAME" in message
     assert "optim.lr: 0.002 -> 0.5" in message and "augment.flip: false -> true" in message
     assert "train.num_epochs: 30.0 -> 60.0" in message and "once it has finished" in message
+
+
+def test_a_run_whose_folder_is_given_is_not_told_to_take_another_name():
+    begin(Path("exp/a"), variant(), step=5)
+    with pytest.raises(UsageError, match=r"Undo the change, or give another run\.dir=DIR\.") as caught:
+        choose_folder(variant(run__dir="exp/a", run__name="again", optim__lr=0.5), "digits")
+    assert "--name" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
