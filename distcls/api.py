@@ -12,12 +12,13 @@ distcls.errors.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import random
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -167,7 +168,8 @@ class Classifier:
 
         data: other images, in folders with the run's class names, or where the run's images are now. split: "test",
         "val", "train", or "all", which is every image of `data`. The default is all images of `data`, or without it
-        the run's test split. Raises UsageError if the split is not the one that the run set aside.
+        the run's test split. Raises UsageError if the split is not the one that the run set aside, or while another
+        thread trains.
         """
         split = split or ("test" if data is None else "all")
         if split not in SPLITS:
@@ -178,8 +180,19 @@ class Classifier:
             from distcls.cluster.processes import Processes
             from distcls.inference.evaluation import evaluate, open_run
 
-            with Processes(config.run.device) as processes:
+            with _alone(), Processes(config.run.device) as processes:
                 return evaluate([open_run(self._run_dir, config, split)], split, processes).summary()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other threads from training or evaluating meanwhile: Accelerate's state is the whole process's."""
+    if not _training.acquire(blocking=False):
+        raise UsageError("another thread of this process is training: wait for it, or use a process for each run.")
+    try:
+        yield
+    finally:
+        _training.release()
 
 
 def train(
@@ -197,19 +210,17 @@ def train(
     one, the same call trains another, in runs/photos-2.
 
     Raises the errors of distcls.errors: UsageError for a mistake in the settings, BadDataError, OutOfMemoryError …;
-    and Preempted if SIGINT (Ctrl-C), SIGTERM, SIGUSR1 or SIGUSR2 stopped the run: everything is saved, and the same
-    call resumes it. Signals are handled in the main thread only, and their handlers are restored afterwards. A process
-    trains one run at a time.
+    and Preempted if SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 stopped the run: everything is saved, and the
+    same call resumes it. Signals are handled in the main thread only, and their handlers are restored afterwards. A
+    process trains one run at a time.
     """
     given, unless_set = settings_of_options(None if data is None else str(data), name)
     slurm.join_step()
     config_path = None if config is None else Path(config)
     settings = load_config(config_path, [*given, *_as_text(overrides)], unless_set)
-    if not _training.acquire(blocking=False):
-        raise UsageError("another thread of this process is training: wait for it, or use a process for each run.")
     drawn = random.getstate()
     try:
-        with signals.borrowed():
+        with _alone(), signals.borrowed():
             from distcls.cluster.processes import group_closed
             from distcls.report.run_report import write_report
             from distcls.training.loop import train as run_loop
@@ -224,7 +235,6 @@ def train(
         return Run(already.run_dir)
     finally:
         random.setstate(drawn)  # libraries draw while they are imported
-        _training.release()
     return Run(finished.dir)
 
 

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
+from typing import TextIO
 
 EXIT_CODES, TORCHRUN_REASON = "DISTCLS_EXIT_CODES", "TORCHELASTIC_ERROR_FILE"
 """Variables that name files in which the processes of a run say how they end."""
@@ -27,6 +29,25 @@ def note_reason(text: str) -> None:
     if path:
         with contextlib.suppress(OSError), open(path, "w") as file:
             json.dump({"message": text, "timestamp": int(time.time())}, file)
+
+
+def tell(text: str) -> None:
+    """Print why a process ends, or waits, if anybody still reads that: its end must not depend on it.
+
+    Ctrl-C in `distcls train 2>&1 | tee log` ends tee, too.
+    """
+    try:
+        print(f"distcls: {text}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        drop_output(sys.stderr)
+    except (OSError, ValueError):  # a terminal that is gone, or a file that is closed
+        pass
+
+
+def drop_output(stream: TextIO) -> None:
+    """Send what a stream has yet to write nowhere: Python would fail on it again when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def some_of(names: Sequence[str], most: int) -> str:

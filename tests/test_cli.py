@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -153,6 +154,57 @@ sys.exit(run_command(lambda argv: print({text}), []))
     assert writer.stderr.read() == b""
     writer.stderr.close()
     assert writer.wait() == 141
+
+
+@pytest.mark.parametrize(("end", "code"), [("raise Preempted('saved')", 75), ("raise OSError(28, 'full')", 74)])
+def test_the_end_of_a_run_is_told_by_its_code_though_nobody_reads_it(end: str, code: int) -> None:
+    """As if Ctrl-C had ended tee, too, in `distcls train 2>&1 | tee log`."""
+    program = f"""
+import sys, time
+from distcls.commands.exit_codes import run_command
+from distcls.errors import Preempted
+def command(argv):
+    print("a line of progress", end="")
+    {end}
+print("begin", flush=True)
+time.sleep(0.2)
+sys.exit(run_command(command, []))
+"""
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    writer = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=buffered
+    )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    writer.stdout.close()
+    assert writer.wait(30) == code
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_told"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, True),  # left from elsewhere
+        ({"RANK": "8", "LOCAL_RANK": "0"}, True),  # the first on its machine, which may differ from the others
+        ({"RANK": "1", "LOCAL_RANK": "1"}, False),
+        ({"SLURM_LOCALID": "1"}, False),
+    ],
+)
+def test_an_error_is_told_once_on_each_machine(monkeypatch, capsys, variables, is_told) -> None:
+    for name in ("RANK", "LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    def command(argv: Sequence[str]) -> int:
+        raise UsageError("no such setting")
+
+    monkeypatch.setattr("distcls.cluster.joining.has_met", lambda: False)
+    assert run_command(command, []) == 2
+    assert ("no such setting" in capsys.readouterr().err) == is_told
+    monkeypatch.setattr("distcls.cluster.joining.has_met", lambda: True)
+    assert run_command(command, []) == 2
+    assert ("no such setting" in capsys.readouterr().err) == (variables.get("RANK", "0") == "0")
 
 
 @pytest.mark.parametrize(("error", "code"), [(OSError(errno.ENOSPC, "No space left on device"), 74)])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from distcls.cluster import signals
-from distcls.errors import MissingProcessError, Preempted, some_of
+from distcls.errors import MissingProcessError, Preempted, some_of, tell
 
 NOTICE = 5.0
 """Seconds after which a missing process is named, once."""
@@ -35,6 +34,11 @@ class Meeting(NamedTuple):
     store: dist.Store
     rank: int
     world_size: int
+
+
+def has_met() -> bool:
+    """True if this process has begun to wait for others of its run."""
+    return _meetings > 0
 
 
 def meet(limit: timedelta, note: Callable[[str], None]) -> Meeting | None:
@@ -100,7 +104,7 @@ class _Waiting:
             return
         text = f"process {self.rank} is waiting for {self._name(ranks)} to start"
         if not self.told:
-            print(f"distcls: {text}", file=sys.stderr, flush=True)
+            tell(text)
         if self.rank == 0:
             self.note(text)
         self.told = ranks

@@ -108,8 +108,11 @@ class Peers:
             self._acknowledge()
         return first
 
-    def who_left(self) -> Departure:
-        """Return why a collective failed: the first process that left, or those whose heartbeats have stopped."""
+    def who_left(self, error: str) -> Departure:
+        """Return why a collective failed: the first process that left, or those whose heartbeats have stopped.
+
+        error: what the collective said, which is the reason if all are alive.
+        """
         end = time.monotonic() + DIAGNOSIS
         try:
             before = self._signs()
@@ -121,7 +124,7 @@ class Peers:
         except RuntimeError:
             return self._first or MAIN_IS_GONE
         return self._leave(
-            _gone([rank for rank, sign in after.items() if rank != self.rank and sign == before.get(rank)])
+            _gone([rank for rank, sign in after.items() if rank != self.rank and sign == before.get(rank)], error)
         )
 
     def stop(self) -> None:
@@ -221,10 +224,10 @@ class Peers:
         return {rank: Sign(**json.loads(value)) for rank, value in zip(there, values, strict=True)}
 
 
-def _gone(ranks: list[int]) -> Departure:
-    """Return the departure of processes whose heartbeats have stopped."""
+def _gone(ranks: list[int], error: str = "") -> Departure:
+    """Return the departure of processes whose heartbeats have stopped; if there are none, the error of a sum."""
     if not ranks:
-        text = "a sum over the processes failed or took too long, although all of them are alive: see their output"
+        text = f"a sum over the processes failed or took too long, although all of them are alive. It said: {error}"
         return Departure(-1, 1, text)
     numbers = ", ".join(map(str, ranks))
     who = f"processes {numbers} are" if len(ranks) > 1 else f"process {numbers} is"

@@ -174,7 +174,7 @@ class Processes:
         if self.peers is None or self._has_left:
             return None
         self._has_left = True
-        first = self.peers.who_left() if _is_lost_connection(error) else self.peers.leave(exit_code, reason)
+        first = self.peers.who_left(reason) if _is_lost_connection(error) else self.peers.leave(exit_code, reason)
         self.peers.stop()
         return None if first.rank == self.rank else first
 
@@ -189,7 +189,7 @@ class Processes:
                 self._vote[1].wait()
             self.wait_for_everyone()
         except RuntimeError as error:
-            departure = self.peers.who_left()
+            departure = self.peers.who_left(str(error))
             self._close(with_group=False)
             raise departure.as_error() from error
         self._close()

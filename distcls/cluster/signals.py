@@ -24,7 +24,8 @@ REPEAT = 1.0
 SECONDS_BETWEEN_LOOKS = 5.0
 """After this long without a signal, a loader worker checks that its rank is still alive."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""SIGHUP tells of a lost connection, and `nohup` ignores it: then it stays ignored."""
 
 _received: list[int] = []
 _first_at = 0.0
@@ -50,7 +51,7 @@ def install(second_leaves: bool = True) -> None:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    for number in STOP_SIGNALS:
+    for number in heard_signals():
         signal.signal(number, _do_nothing)
     threading.Thread(target=_listen, args=(reader, writer), daemon=True, name="distcls-signals").start()
     _minded = True
@@ -69,9 +70,9 @@ def borrowed() -> Iterator[None]:
     if _minded or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in heard_signals()}
     # A handler that was not set from Python cannot be restored: leave such a signal alone.
-    taken = [number for number in STOP_SIGNALS if before[number] is not None]
+    taken = [number for number in before if before[number] is not None]
     _minded = _borrowed = True
     _register_at_fork()
     try:
@@ -84,6 +85,12 @@ def borrowed() -> Iterator[None]:
         _minded = _borrowed = False
         _received.clear()
         _reaction.clear()
+
+
+def heard_signals() -> list[signal.Signals]:
+    """Return the stop signals, without SIGHUP if it is ignored."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_ignored]
 
 
 def are_borrowed() -> bool:
@@ -195,4 +202,6 @@ def _note(number: int) -> None:
 
 
 def _is_repeated(number: int) -> bool:
-    return [number] == _received and time.monotonic() - _first_at < REPEAT
+    """True for the same signal again, and for SIGHUP beside another: a session that ends sends both."""
+    is_same = [number] == _received or (bool(_received) and signal.SIGHUP in (number, _received[0]))
+    return is_same and time.monotonic() - _first_at < REPEAT

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from distcls.errors import DistclsError, Preempted, explain, note_exit_code, note_reason
+from distcls.errors import DistclsError, Preempted, drop_output, explain, note_exit_code, note_reason, tell
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -61,28 +61,46 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
         return code or 0
     except DistclsError as error:
         note_reason(str(error))
-        if os.environ.get("RANK", "0") == "0" or not error.on_all_ranks:
+        if not error.on_all_ranks or _speaks_for_all():
             is_good_news = error.exit_code in (0, Preempted.exit_code)
-            print(f"distcls: {error}" if is_good_news else f"distcls: error: {error}", file=sys.stderr)
+            tell(str(error) if is_good_news else f"error: {error}")
+        if _reader_is_gone():
+            drop_output(sys.stdout)  # a run that saved everything must not end with the code of a broken pipe
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what has yet to be flushed
+        drop_output(sys.stdout)
         return 141  # what a shell reports for SIGPIPE
     except (OSError, RuntimeError, MemoryError) as error:
         understood = explain(error)
         if understood is None:
             raise
         note_reason(str(understood))
-        print(f"distcls: error: {understood}", file=sys.stderr)
+        tell(f"error: {understood}")
+        if _reader_is_gone():
+            drop_output(sys.stdout)
         return understood.exit_code
+
+
+def _speaks_for_all() -> bool:
+    """True if this process tells of an error that all processes have.
+
+    Until they have met, only those of one machine are sure to have it: another may lack the config file, for example.
+    """
+    joining = sys.modules.get("distcls.cluster.joining")
+    if joining is not None and joining.has_met():
+        return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def _reader_is_gone() -> bool:
     """True if stdout is a pipe without a reader, as in `distcls … | head`; any other broken pipe is a bug."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # it is no file, as in a notebook
+        return False
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -147,13 +147,21 @@ def _container(options: argparse.Namespace, runs: list[PlannedRun]) -> list[str]
     if not options.container:
         return []
     folders = [Path.cwd(), Path(options.job_dir), *(run.dir for run in runs)]
-    folders += [Path(run.config.data.root).absolute() for run in runs if run.config.data.root]
+    folders += [folder for run in runs for folder in _read_by(run.config)]
     mounts = ",".join(dict.fromkeys(f"{folder}:{folder}" for folder in folders))
     return [
         f"--container-image={options.container}",
         f"--container-mounts={mounts}",
         f"--container-workdir={Path.cwd()}",
     ]
+
+
+def _read_by(config: Config) -> list[Path]:
+    """Return the folders that a run reads: those of files, too, because a CSV file names images beside it."""
+    data, model = config.data, config.model
+    given = [data.root, data.exclude, data.cache_dir, model.init_from, model.weights]
+    paths = [Path(path).absolute() for path in given if path and (path == data.root or os.path.exists(path))]
+    return [path.parent if path.is_file() else path for path in paths]
 
 
 def _requeue_from_outside(runs: list[PlannedRun]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +18,7 @@ from distcls.cluster.peers import Departure
 from distcls.cluster.processes import Processes
 from distcls.config.settings import Config
 from distcls.config.yaml_text import to_yaml
-from distcls.errors import DiskError, Preempted, note_exit_code, note_reason
+from distcls.errors import DiskError, Preempted, note_exit_code, note_reason, tell
 from distcls.files.atomic import write_json, write_text
 from distcls.runs.environment import environment
 from distcls.runs.opening import sign_config
@@ -159,7 +158,7 @@ class RunFolder:
         state = "preempted" if preempted else "failed"
         self.write_end(state, str(departure), departure.main_is_gone, departure.exit_code)
         if self.processes.is_main or departure.main_is_gone:
-            print(f"distcls: {'' if preempted else 'error: '}{departure}", file=sys.stderr, flush=True)
+            tell(f"{'' if preempted else 'error: '}{departure}")
         code = 0 if slurm.requeued(departure.exit_code) else departure.exit_code
         note_exit_code(code)
         note_reason(str(departure))

@@ -33,6 +33,8 @@ from distcls.serving.problems import (
 T = TypeVar("T")
 
 FORM, JSON, BINARY = "multipart/form-data", "application/json", "application/octet-stream"
+SAGEMAKERS = "application/x-image"
+"""What clients of SageMaker call an image of any kind."""
 
 SMALL = 65_536
 """Bytes. Larger bodies are taken apart in a thread, so that other requests do not wait for it."""
@@ -116,7 +118,7 @@ class Reader:
     async def uploads(self, request: Request, body: bytes) -> list[Upload]:
         """Return the images in the body of a request, at least one. Raises Problem."""
         kind, parameters = content_type(request)
-        if kind.startswith("image/") or kind in ("", BINARY):
+        if kind.startswith("image/") or kind in ("", BINARY, SAGEMAKERS):
             if not body:
                 raise Problem(UNREADABLE, "the body is empty: send an image")
             return [Upload(None, body)]
@@ -200,7 +202,7 @@ def from_base64(text: str, name: str) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        content = base64.b64decode(text, validate=True)
+        content = base64.b64decode("".join(text.split()), validate=True)  # many encoders break lines
     except (binascii.Error, ValueError) as error:
         raise Problem(UNREADABLE, f"{name} is not base64: {error}") from error
     if not content:

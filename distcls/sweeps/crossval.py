@@ -59,7 +59,7 @@ class FoldRunner:
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_to_stop = False
         self._unsent: int | None = None
-        for number in signals.STOP_SIGNALS:
+        for number in signals.heard_signals():
             signal.signal(number, self._pass_on)
 
     def run(self, words: Sequence[str]) -> int:

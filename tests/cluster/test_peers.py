@@ -105,7 +105,7 @@ def test_who_ends_by_itself_in_time_is_not_ended(group):
     two = group(2)
     two.peers[1].leave(1, "a bug")
     two.peers[1].stop()
-    assert two.peers[0].who_left() == Departure(1, 1, "a bug")
+    assert two.peers[0].who_left("Connection closed") == Departure(1, 1, "a bug")
     two.peers[0].stop()
     time.sleep(0.6)
     assert two.ends == {}
@@ -125,7 +125,7 @@ def test_process_0_keeps_the_store_until_all_who_live_know(group, monkeypatch):
     three.peers[0].stop()
     assert three.peers[0].store.check([f"knows{rank}" for rank in range(3)])
     three.wait(lambda: all(peer._first is not None for peer in three.peers))
-    assert three.peers[2].who_left().reason == "a bug"
+    assert three.peers[2].who_left("Connection closed").reason == "a bug"
 
 
 def test_process_0_does_not_end_itself_before_the_others_know(group, monkeypatch):
@@ -153,12 +153,15 @@ def test_a_failed_sum_is_blamed_on_the_one_that_fell_silent(group, monkeypatch):
     monkeypatch.setattr(peers, "SILENCE", 60.0)
     three = group(3)
     three.falls_silent(2)
-    assert "process 2 is gone without an error" in three.peers[1].who_left().reason
+    assert "process 2 is gone without an error" in three.peers[1].who_left("Connection closed").reason
 
 
 def test_a_failed_sum_where_all_live_is_nobodys(group):
     two = group(2)
-    assert "although all of them are alive" in two.peers[0].who_left().reason
+    assert (
+        "although all of them are alive. It said: Connection closed"
+        in two.peers[0].who_left("Connection closed").reason
+    )
 
 
 def test_without_the_store_process_0_is_gone(group):
@@ -171,7 +174,7 @@ def test_without_the_store_process_0_is_gone(group):
         set = multi_get = compare_set = check
 
     two.peers[1].store = Gone()  # type: ignore[assignment]
-    assert two.peers[1].who_left().main_is_gone
+    assert two.peers[1].who_left("Connection closed").main_is_gone
     two.wait(lambda: 1 in two.ends)
     assert "process 0 is gone without an error" in str(two.ends[1])
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-NAMES = ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"]
+NAMES = ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"]
 
 NOTES = """
 import time
@@ -128,6 +128,26 @@ def test_the_same_signal_passed_on_by_a_launcher_is_no_second_one(start):
     assert process.wait(5) == 128 + signal.SIGINT
 
 
+@pytest.mark.parametrize("names", [("SIGTERM", "SIGHUP"), ("SIGHUP", "SIGTERM"), ("SIGHUP", "SIGHUP")])
+def test_a_session_that_ends_sends_two_signals_that_count_as_one(start, names):
+    process = start(HANGS.format(call=HANGS_IN["sleep"]))
+    assert line(process) == "ready"
+    for name in names:
+        process.send_signal(getattr(signal, name))
+        time.sleep(0.1)
+    assert process.poll() is None
+
+
+def test_nohup_keeps_a_lost_connection_from_stopping_it(start):
+    ignoring = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    process = start(f"{ignoring}; os.execv(sys.executable, {[sys.executable, '-c', NOTES]})")
+    assert line(process) == "ready None"
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert line(process) == "SIGTERM"
+
+
 def test_what_the_first_signal_does_beside_being_noted(start):
     process = start(HANGS.format(call="signals.first_does(lambda name: os._exit(len(name))); time.sleep(60)"))
     assert line(process) == "ready"
@@ -167,7 +187,7 @@ def test_a_worker_ends_with_its_rank_even_while_it_still_starts(tmp_path, method
 def test_a_signal_that_is_not_for_stopping_is_left_alone():
     from distcls.cluster import signals
 
-    assert signal.SIGHUP not in signals.STOP_SIGNALS and signal.SIGCHLD not in signals.STOP_SIGNALS
+    assert signal.SIGWINCH not in signals.STOP_SIGNALS and signal.SIGCHLD not in signals.STOP_SIGNALS
 
 
 def test_nothing_slow_is_imported_before_signals_are_noted(start):

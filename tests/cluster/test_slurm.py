@@ -35,6 +35,14 @@ def test_a_task_is_a_rank(monkeypatch):
     assert slurm.cpus_per_rank() == 6
 
 
+def test_a_step_on_some_of_the_nodes_of_a_job_meets_there(monkeypatch):
+    step = {"SLURM_STEP_NODELIST": "gpu08", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_ID": "3"}
+    variables = joined(monkeypatch, **step, SLURM_JOB_NODELIST="gpu[05-08]", SLURM_JOB_NUM_NODES="4")
+    assert (variables["MASTER_ADDR"], variables["LOCAL_WORLD_SIZE"]) == ("gpu08", "4")
+    assert variables["MASTER_PORT"] == str(20000 + (12345 + 3 * 1009) % 12000), "steps do not meet each other"
+    assert (variables["SLURM_JOB_NODELIST"], variables["SLURM_JOB_NUM_NODES"]) == ("gpu[05-08]", "4")
+
+
 @pytest.mark.parametrize(
     "elsewhere", [{"SLURM_STEP_NUM_TASKS": None}, {"SLURM_STEP_NUM_TASKS": "1"}, {"TORCHELASTIC_RUN_ID": "none"}]
 )

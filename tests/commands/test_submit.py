@@ -113,6 +113,22 @@ def test_a_signal_before_the_handlers_are_there_kills_nothing():
     assert SHIELDED in script.read_text()
 
 
+def test_a_container_has_all_that_a_run_reads(capsys, tmp_path_factory):
+    shared = tmp_path_factory.mktemp("shared")
+    for name in ("csv/labels.csv", "weights/resnet.safetensors", "exclude/audit.csv"):
+        (shared / name).parent.mkdir()
+        (shared / name).touch()
+    (shared / "cache").mkdir()
+    script = dry_run(
+        *(capsys, "--container", "image.sqsh", "--name", "x", "--data", str(shared / "csv/labels.csv")),
+        *("data.name=csv", f"model.weights={shared}/weights/resnet.safetensors", "model.name=timm/resnet18"),
+        *(f"data.exclude={shared}/exclude/audit.csv", f"data.cache_dir={shared}/cache"),
+    )
+    (line,) = [line for line in script if "--container-mounts=" in line]
+    mounted = line.partition("--container-mounts=")[2].split()[0].split(",")
+    assert {f"{shared}/{name}:{shared}/{name}" for name in ("csv", "weights", "exclude", "cache")} <= {*mounted}
+
+
 FAKES = {
     "scontrol": 'case $1 in show) echo "JobId=7 JobState=$STATE Restarts=0";; *) echo "$@" >>asked;; esac',
     "srun": "exit $CODE",

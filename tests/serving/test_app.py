@@ -44,6 +44,8 @@ def test_an_image_gets_the_same_answer_however_it_is_sent(serving) -> None:
             {"content": content},
             {"content": content, "headers": {"content-type": "application/octet-stream"}},
             {"content": content, "headers": {"content-type": "IMAGE/JPEG; x=y"}},
+            {"content": content, "headers": {"content-type": "application/x-image"}},
+            {"json": {"images": [base64.encodebytes(content).decode()]}},
             {"json": {"images": [encoded]}},
             {"json": {"images": [f"data:image/png;base64,{encoded}"]}},
             {"json": {"instances": [{"b64": encoded}], "parameters": {}}},

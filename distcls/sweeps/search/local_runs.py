@@ -145,7 +145,7 @@ class LocalRuns:
 
 def _prepare(sweep: int) -> None:
     """In the new process: stop when the sweep is gone, and hear signals, which are blocked while the sweep forks."""
-    for number in signals.STOP_SIGNALS:  # the sweep's handlers would swallow one that arrives before the program starts
+    for number in signals.heard_signals():  # the sweep's handlers would swallow one that arrives before its program
         signal.signal(number, signal.SIG_DFL)
     end_with_parent(signal.SIGTERM, sweep)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP_SIGNALS)
