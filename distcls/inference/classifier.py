@@ -25,10 +25,11 @@ from distcls.inference.tta import views
 from distcls.models.build import build_model
 from distcls.models.head import features_of
 from distcls.models.init_from import find_weights
-from distcls.models.weights import load_weights
+from distcls.models.weights import convert, load_weights
 from distcls.plan.randomness import global_state_kept
 from distcls.runs.class_names import damaged, read_class_names, read_result
-from distcls.runs.resolution import weights_dtype
+from distcls.runs.resolution import computes_bf16, weights_dtype
+from distcls.runs.status import read_object
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,10 +51,12 @@ class Classifier(nn.Module):
         decoding: Decoding,
         temperature: float = 1.0,
         tta: str = "none",
+        trained_on: str | None = "cpu",
     ) -> None:
         """config: the run's, for normalization, memory format and precision. network: already on its device.
 
-        tta: the level of test-time augmentation (tta.py).
+        tta: the level of test-time augmentation (tta.py). trained_on: the kind of device, as in env.json; None if
+        unknown.
         """
         super().__init__()
         self.network = network
@@ -61,6 +64,7 @@ class Classifier(nn.Module):
         self.decoding = decoding
         self.tta = tta
         self.precision = config.train.precision
+        self.trained_on = trained_on
         dtype = weights_dtype(self.precision)
         device = next(network.parameters()).device
         self.normalize = Normalize.build(config.augment.normalize, device, dtype, config.model.channels_last)
@@ -92,10 +96,20 @@ class Classifier(nn.Module):
         """Return probabilities (n, C), the softmax of the logits and of the same type."""
         return self.logits(images).softmax(1)
 
+    @property
+    def computes_in(self) -> str:
+        """Return the run's precision; float32 where that would be slower, on a device unlike the one of training.
+
+        fp16 needs a GPU. A CPU without instructions for bf16 emulates it.
+        """
+        if self.precision == "fp16":
+            return "fp16" if self.device.type == "cuda" else "float32"
+        is_emulated = self.device.type == "cpu" and self.trained_on != "cpu" and not computes_bf16(self.device)
+        return "float32" if self.precision == "bf16" and is_emulated else self.precision
+
     def _autocast(self) -> AbstractContextManager:
-        """Return a context in the run's precision, if the device has it: without a GPU, fp16 becomes float32."""
-        if self.precision == "bf16" or (self.precision == "fp16" and self.device.type == "cuda"):
-            return torch.autocast(self.device.type, AUTOCAST[self.precision])
+        if self.computes_in in AUTOCAST:
+            return torch.autocast(self.device.type, AUTOCAST[self.computes_in])
         return contextlib.nullcontext()
 
 
@@ -148,10 +162,11 @@ def load_classifier(run_dir: Path, config: Config) -> Classifier:
     with global_state_kept():  # a network draws its first weights from torch's generator, which is the caller's
         model = dataclasses.replace(config.model, freeze=[], head_only=False)
         network = build_model(model, len(class_names), decoding.image_size)
-    network.to(weights_dtype(config.train.precision))
+    convert(network, weights_dtype(config.train.precision))
     load_weights(network, read_tensors(weights))
     temperature = preprocessing.get("temperature", 1.0)
-    return Classifier(network, config, class_names, decoding, temperature, config.train.tta).eval()
+    trained_on = read_object(run_dir / "env.json").get("device")
+    return Classifier(network, config, class_names, decoding, temperature, config.train.tta, trained_on).eval()
 
 
 def read_task(run_dir: Path) -> tuple[list[str], Decoding]:

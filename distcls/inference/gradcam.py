@@ -69,10 +69,11 @@ def gradcam_layer(classifier: Classifier, images: torch.Tensor | np.ndarray | No
     with plain_view(classifier) as plain:
         pair = torch.as_tensor(images)[:1].to(plain.device).float().repeat(2, 1, 1, 1).requires_grad_()
         features: list[torch.Tensor] = []  # what the head gets, too: its weights may still be zero
-        head = plain.network.get_submodule(head_name(plain.network, len(plain.class_names)) or "")
-        with hooked(head, lambda _, inputs, __: features.append(inputs[0])):
+        head = head_name(plain.network, len(plain.class_names))
+        with hooked(plain.network.get_submodule(head or ""), lambda _, inputs, __: features.append(inputs[0])):
             outputs, logits = spatial_outputs(plain, pair)
-        score = _mixed(logits) + _mixed(features[-1])
+        known = [] if head is None else features[-1:]
+        score = sum(map(_mixed, known), _mixed(logits))
         for output in reversed(outputs):
             if not output.is_pooled and _matters(output, score):
                 return output.layer

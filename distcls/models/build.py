@@ -22,6 +22,7 @@ from distcls.models.networks.resnet9 import resnet9
 from distcls.models.networks.searchable_cnn import searchable_cnn
 from distcls.models.networks.small_resnet import small_resnet, tiny_resnet
 from distcls.models.trial import initialize_lazy
+from distcls.models.weights import to_channels_last
 from distcls.plan.randomness import global_state_kept
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -44,10 +45,10 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Mo
     model = _make(config, num_classes, image_size)
     initialize_lazy(model, image_size)
     if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(model)
     freeze(model, config.freeze)
     if config.head_only:
-        train_head_only(model, num_classes, image_size)
+        train_head_only(model, config.name, num_classes, image_size)
     return model
 
 

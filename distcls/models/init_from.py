@@ -87,7 +87,7 @@ def library_weights(config: ModelConfig) -> LibraryWeights | None:
             "torchvision/ model (distcls models), or give a file: model.init_from=FILE"
         )
     check_library_name(config.name)
-    weights = found[0].weights(found[1], config.weights)
+    weights = found[0].weights(found[1], config.weights, config.args)
     if weights is None:
         raise UsageError(
             f"model.pretrained=true: {found[0].version} has no weights for {config.name}. Give a file, "
@@ -130,8 +130,11 @@ def init_from(
     other_classes = bool(unfit) or not has_head or (old_names is not None and old_names != class_names)
     fresh = set(head) if other_classes else set()
     loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in fresh}
-    missing = [name for name in own if name not in tensors and name not in fresh]
-    wanted = len(own) - len(fresh)
+    # Old files lack BatchNorm's counters, which then start at 0.
+    counters = [name for name in own if name not in tensors and name.endswith("num_batches_tracked")]
+    own |= {name: torch.zeros_like(own[name]) for name in counters}
+    missing = [name for name in own if name not in tensors and name not in fresh and name not in counters]
+    wanted = len(own) - len(fresh) - len(counters)
     if len(loaded) < LEAST_SHARE * wanted and not config.init_partly:
         raise UsageError(
             f"{source.setting} has only {len(loaded)} of the model's {wanted} tensors"
@@ -139,7 +142,7 @@ def init_from(
             "model.args to match, or accept random weights for the rest: model.init_partly=true."
             + models_that_fit(config.name, source.path, tensors, image_size)
         )
-    notes = [f"weights from {source.title}: {len(loaded)} of {len(own)} tensors"]
+    notes = [f"weights from {source.title}: {len(loaded)} of {len(own) - len(counters)} tensors"]
     if fresh:
         reason = f"because {source.title} has {'different ones' if has_head else 'no head'}: {', '.join(head)}"
         kept = _same_classes(class_names, old_names or []) if config.keep_head_rows else {}
@@ -246,10 +249,14 @@ def without_prefixes(tensors: Tensors, own: Tensors) -> Tensors:
 
 def _class_names_beside(path: Path) -> list[str] | None:
     """Return the classes that the weights were trained on, or None if unknown."""
-    for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
-        if (folder / "classes.json").exists():
-            return read_json(folder / "classes.json")
-    return class_names_of(path.parent / "config.json")
+    classes = file_of_run(path, "classes.json")
+    return class_names_of(path.parent / "config.json") if classes is None else read_json(classes)
+
+
+def file_of_run(weights: Path, name: str) -> Path | None:
+    """Return the file of this name that describes weights: beside them, or in the two folders above, as in a run's."""
+    places = [folder / name for folder in list(weights.parents)[:3]]
+    return next((place for place in places if place.exists()), None)
 
 
 def _does_not_fit(setting: str, own: Tensors, tensors: Tensors, unfit: list[str]) -> str:
@@ -259,5 +266,10 @@ def _does_not_fit(setting: str, own: Tensors, tensors: Tensors, unfit: list[str]
             f"{', '.join(list(tensors)[:4])} …, the model has {', '.join(list(own)[:4])} …: set model.name to match."
         )
     shapes = [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}" for name in unfit[:5]]
-    differs = "; ".join(shapes)
-    return f"{setting} has a different architecture: {differs}. Set model.name and model.args to match."
+    has_auxiliary = any("aux" in name.lower() for name in unfit)
+    advice = (
+        "Turn off its auxiliary outputs: model.args={aux_logits: false}."
+        if has_auxiliary
+        else "Set model.name and model.args to match."
+    )
+    return f"{setting} has a different architecture: {'; '.join(shapes)}. {advice}"

@@ -38,10 +38,10 @@ class Library(Protocol):
         """Return the model with new weights. Raises TypeError, ValueError, RuntimeError … for unsuitable arguments."""
         ...
 
-    def weights(self, name: str, choice: str | None) -> LibraryWeights | None:
+    def weights(self, name: str, choice: str | None, args: Mapping[str, Any] | None = None) -> LibraryWeights | None:
         """Return a model's weights: those called `choice`, or the library's default; None if there are none.
 
-        Raises UsageError for an unknown choice.
+        args: the model's, which may change the images that it expects. Raises UsageError for an unknown choice.
         """
         ...
 

@@ -64,7 +64,7 @@ class TimmLibrary:
 
         return timm.create_model(name, num_classes=num_classes, **arguments(name, image_size, args))
 
-    def weights(self, name: str, choice: str | None) -> LibraryWeights | None:
+    def weights(self, name: str, choice: str | None, args: Mapping[str, Any] | None = None) -> LibraryWeights | None:
         """Return the weights of the tag in the name, or else timm's default. choice is a tag too."""
         untagged = name.partition(".")[0]
         config = _config(name if choice is None else f"{untagged}.{choice}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from distcls.errors import UsageError
 from distcls.files.verified import Tensors
 from distcls.models.formats.hugging_face_names import timm_names
 from distcls.models.library_weights import LibraryWeights, Preprocessing, download, find_cached, known_interpolation
+
+NORMALIZED_BY_HALVES = ("googlenet", "inception_v3")
+"""Models whose weights expect images with mean and std 0.5. With transform_input, which torchvision sets for them, the
+network computes these from images with ImageNet's."""
 
 
 class TorchvisionLibrary:
@@ -42,7 +47,7 @@ class TorchvisionLibrary:
         size = {"image_size": image_size} if name.startswith("vit_") else {}
         return torchvision.models.get_model(name, num_classes=num_classes, **{**size, **args})
 
-    def weights(self, name: str, choice: str | None) -> LibraryWeights | None:
+    def weights(self, name: str, choice: str | None, args: Mapping[str, Any] | None = None) -> LibraryWeights | None:
         """Return the weights of this name, such as IMAGENET1K_V2, or else torchvision's default."""
         import torchvision
 
@@ -55,13 +60,14 @@ class TorchvisionLibrary:
         if not len(known):
             return None
         weights = known[choice or "DEFAULT"]
-        seen = weights.transforms()
+        seen, half = weights.transforms(), (0.5, 0.5, 0.5)
+        by_halves = name in NORMALIZED_BY_HALVES and not (args or {}).get("transform_input")
         return TorchvisionWeights(
             name=f"torchvision/{name} {weights.name}",
             preprocessing=Preprocessing(
                 image_size=seen.crop_size[0],
-                mean=tuple(seen.mean),
-                std=tuple(seen.std),
+                mean=half if by_halves else tuple(seen.mean),
+                std=half if by_halves else tuple(seen.std),
                 interpolation=known_interpolation(seen.interpolation.value),
                 crop_fraction=seen.crop_size[0] / max(seen.resize_size[0], seen.crop_size[0]),
             ),
@@ -72,10 +78,13 @@ class TorchvisionLibrary:
     def convert(self, name: str, tensors: Tensors, image_size: int, args: Mapping[str, Any]) -> Tensors:
         """Return the tensors; position embeddings of vision transformers are resampled to the image size.
 
+        Those of a DenseNet, whose files have names that modules may no longer have, are renamed as torchvision does.
         Those of a ResNet of transformers get torchvision's names, which are timm's too.
         """
         from torchvision.models.vision_transformer import interpolate_embeddings
 
+        if name.startswith("densenet"):
+            return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])", r"\1\2", key): t for key, t in tensors.items()}
         if not name.startswith("vit_") or "encoder.pos_embedding" not in tensors:
             return timm_names(tensors)
         patch_size = tensors["conv_proj.weight"].shape[-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -29,6 +29,26 @@ def initialize_lazy(model: nn.Module, image_size: int) -> None:
         with torch.no_grad():
             model.eval()(torch.zeros(2, 3, image_size, image_size))
         model.train()
+
+
+@contextmanager
+def refusing(name: str, problem: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise UsageError if the block raises one of these errors, unless it ran out of memory.
+
+    name: model.name, for the message. problem: with {} for the error's message.
+    """
+    try:
+        yield
+    except kinds as error:
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(f"model.name={name} {problem.format(error)}") from error
+
+
+def refusing_images(name: str, image_size: int) -> AbstractContextManager[None]:
+    """Raise UsageError if the block, in which two images pass through the model, raises what layers raise."""
+    problem = f"fails on two images of {image_size} pixels: {{}}. If they are too small for it, set data.image_size=N."
+    return refusing(name, problem, RuntimeError, ValueError)
 
 
 class Tried(NamedTuple):
@@ -67,18 +87,8 @@ class _Trial:
     def refuse(self, problem: str) -> UsageError:
         return UsageError(f"model.name={self.name} {problem}")
 
-    @contextmanager
-    def refusing(self, problem: str, *kinds: type[Exception]) -> Iterator[None]:
-        """Refuse the model if the block raises one of these errors, unless it ran out of memory.
-
-        problem: with {} for the error's message.
-        """
-        try:
-            yield
-        except kinds as error:
-            if is_out_of_memory(error):
-                raise
-            raise self.refuse(problem.format(error)) from error
+    def refusing(self, problem: str, *kinds: type[Exception]) -> AbstractContextManager[None]:
+        return refusing(self.name, problem, *kinds)
 
     def refuse_odd_parameters(self) -> None:
         ends: dict[int, list[tuple[int, int, str]]] = {}
@@ -129,11 +139,7 @@ class _Trial:
         self.snapshots.append({name: buffer.detach().clone() for name, buffer in buffers.items()})
 
     def forward(self, images: torch.Tensor, image_size: int) -> object:
-        with self.refusing(
-            f"fails on two images of {image_size} pixels: {{}}. If they are too small for it, set data.image_size=N.",
-            RuntimeError,
-            ValueError,
-        ):
+        with refusing_images(self.name, image_size):
             return self.copy(images)
 
     def refuse_new_parameters(self, names: list[str], weights: list[torch.Tensor]) -> None:

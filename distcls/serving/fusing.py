@@ -27,7 +27,7 @@ def fused(classifier: Classifier) -> Classifier:
 
     Only in float32: in bf16 the folded weights would be rounded in other places.
     """
-    if classifier.device.type != "cpu" or classifier.precision != "float32":
+    if classifier.device.type != "cpu" or classifier.computes_in != "float32":
         return classifier
     if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in classifier.network.modules()):
         return classifier

@@ -21,7 +21,7 @@ from distcls.models.depthwise import speed_up_depthwise
 from distcls.models.freezing import frozen_until
 from distcls.models.recomputation import recompute_activations
 from distcls.models.trial import try_model
-from distcls.models.weights import load_weights
+from distcls.models.weights import convert, load_weights
 from distcls.optim.averages import build_copy, copy_buffers
 from distcls.optim.build import build_optimizer, start_momenta
 from distcls.optim.groups import Group, group_parameters
@@ -215,7 +215,7 @@ def build_state(
     module = build_model(config.model, len(data.class_names), data.image_size)
     if with_init_from:
         load_first_weights(module, config, data, run)
-    module.to(acceleration.device, acceleration.dtype)
+    convert(module, acceleration.dtype, acceleration.device)
     tried = try_model(module, config.model.name, len(data.class_names), data.image_size, objective.classifies)
     if config.train.sync_batchnorm and run.processes.world_size > 1:
         module = with_sync_batchnorm(module)
@@ -269,7 +269,8 @@ def _build_further(
     seed_torch(torch.device("cpu"), config.train.seed, "objective")
     further = named_modules(config.objective, objective, module)
     for own in further.values():
-        own.to(acceleration.device, acceleration.dtype).train(is_trained(own))
+        convert(own, acceleration.dtype, acceleration.device)
+        own.train(is_trained(own))
         acceleration.prepare_for_evaluation(own)
     return further
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from evaluated import predict
+from torch import nn
 
 from distcls.config.loading import read_config
 from distcls.config.settings import AugmentConfig, Config, ModelConfig, NormalizeConfig, TrainConfig
@@ -103,6 +104,41 @@ class OneProcess:
 
     def to_main(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         return [tensor]
+
+
+def test_complex_numbers_of_the_network_are_loaded_as_they_were_kept(tmp_path, monkeypatch):
+    import ledger
+
+    def with_waves(num_classes: int) -> nn.Module:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))
+        network.register_buffer("waves", torch.full((2,), 3 + 4j))
+        return network
+
+    monkeypatch.setattr(ledger, "with_waves", with_waves, raising=False)
+    config = Config(model=ModelConfig(name="ledger:with_waves"))
+    write_model(tmp_path / "model", Classifier(with_waves(3), config, CLASSES, Decoding(8)), config)
+    network = load_classifier(tmp_path / "model", config).network
+    assert torch.equal(network.get_buffer("waves"), with_waves(3).get_buffer("waves"))
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "has_bf16", "expected"),
+    [("cuda", False, "float32"), (None, False, "float32"), ("cuda", True, "bf16"), ("cpu", False, "bf16")],
+)
+def test_bf16_of_a_gpu_is_not_emulated_on_a_cpu(tmp_path, monkeypatch, trained_on, has_bf16, expected):
+    monkeypatch.setattr("distcls.inference.classifier.computes_bf16", lambda device: has_bf16)
+    config = make_config("bf16")
+    write_model(tmp_path / "model", make_classifier(config), config)
+    for name in ("classes.json", "preprocessing.json", "config.yaml"):
+        (tmp_path / name).write_bytes((tmp_path / "model" / name).read_bytes())
+    if trained_on is not None:
+        (tmp_path / "env.json").write_text(json.dumps({"device": trained_on}))
+    images, found = torch.from_numpy(make_images(4)), {}
+    for precision in ("bf16", "float32"):
+        classifier = load_classifier(tmp_path, config.replaced({"train.precision": precision}))
+        found[precision] = classifier.logits(images)
+    assert load_classifier(tmp_path, config).computes_in == expected
+    assert torch.equal(found["bf16"], found["float32"]) == (expected == "float32")
 
 
 def test_the_temperature_is_inside_and_is_kept(tmp_path):

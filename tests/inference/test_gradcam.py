@@ -95,6 +95,15 @@ def test_the_layer_before_pooling_is_taken() -> None:
     assert gradcam_layer(classifier_of(Mean(), 16), colored()).layout == "tokens"
 
 
+def test_a_network_that_calls_no_last_layer_has_a_layer_too() -> None:
+    class Direct(Colors):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.pool(self.relu(self.conv(images))).mean((2, 3)) @ self.head.weight
+
+    assert gradcam_layer(classifier_of(Direct(), 16), colored()).name == "relu"
+    assert gradcam_layer(classifier_of(Direct(), 16, num_classes=2), colored()).name == "relu", "no head at all"
+
+
 LAYERS = {
     ("cnn2", 8): ("blocks.1.2", "channels first", 4),
     ("resnet9", 32): ("layer3", "channels first", 4),

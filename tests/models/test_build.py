@@ -119,6 +119,31 @@ def test_the_weights_lie_in_the_memory_format_that_was_asked_for():
         assert weights and all(w.is_contiguous() is not channels_last for w in weights)
 
 
+class Volumetric(torch.nn.Module):
+    """Looks at the color channels as at a third dimension."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.volume, self.flat = torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.Conv2d(12, 4, 3)
+        self.head = torch.nn.Linear(4, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.flat(self.volume(images[:, None]).flatten(1, 2)).mean((2, 3)))
+
+
+def test_only_weights_of_four_dimensions_have_a_memory_format(monkeypatch):
+    import ledger
+
+    monkeypatch.setattr(ledger, "volumetric", Volumetric, raising=False)
+    torch.manual_seed(0)
+    expected = Volumetric(5).state_dict()
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(name="ledger:volumetric"), 5, 8)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert model.volume.weight.is_contiguous() and not model.flat.weight.is_contiguous()
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
+
+
 def test_arguments_reach_the_model():
     model = build_model(ModelConfig(args={"hidden": 16, "dropout": 0.6}), 3, 8)
     assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.6]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,21 @@ def start(model: nn.Module, tensors: dict, tmp_path: Path, class_names: list[str
         (
             "timm/levit_128s",
             ["head.linear.weight", "head.linear.bias", "head_dist.linear.weight", "head_dist.linear.bias"],
+        ),
+        (  # of which timm names only the first
+            "timm/levit_384_s8",
+            ["head.linear.weight", "head.linear.bias", "head_dist.linear.weight", "head_dist.linear.bias"],
+        ),
+        ("timm/crossvit_tiny_240", ["head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"]),
+        ("timm/volo_d1_224", ["head.weight", "head.bias", "aux_head.weight", "aux_head.bias"]),
+        (
+            "timm/efficientvim_m1_dist",
+            [
+                f"{heads}.{i}.{part}"
+                for heads in ("heads", "heads_dist")
+                for i in range(4)
+                for part in ("weight", "bias")
+            ],
         ),
         ("torchvision/resnet18", ["fc.weight", "fc.bias"]),
         ("torchvision/squeezenet1_1", ["classifier.1.weight", "classifier.1.bias"]),
@@ -156,7 +173,7 @@ def test_a_head_that_is_not_one_linear_layer_cannot_be_trained_alone(name):
     with torch.device("meta"):
         model = LIBRARIES[library].build(short, 5, 224, {})
     with pytest.raises(UsageError, match="model.head_only=true needs a model that ends in one linear layer"):
-        train_head_only(model, 5, 224)
+        train_head_only(model, name, 5, 224)
 
 
 def test_a_model_that_goes_on_after_its_last_layer_cannot_be_trained_on_features():
@@ -166,4 +183,49 @@ def test_a_model_that_goes_on_after_its_last_layer_cannot_be_trained_on_features
 
     model = Sharper(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 5))
     with pytest.raises(UsageError, match="model.head_only=true needs a model that ends in one linear layer"):
-        train_head_only(model, 5, 8)
+        train_head_only(model, "my:make", 5, 8)
+
+
+def test_a_model_whose_head_gets_more_than_one_vector_of_each_image_cannot_be_trained_on_features():
+    class Voting(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.flatten(2).transpose(1, 2)).mean(1)
+
+    with pytest.raises(UsageError, match="model.head_only=true needs a model that ends in one linear layer"):
+        train_head_only(Voting(nn.Linear(3, 4), nn.Linear(4, 5)), "my:make", 5, 8)
+
+
+def test_images_that_are_too_small_for_a_model_are_told_before_its_head_is_trained():
+    model = nn.Sequential(nn.Conv2d(3, 4, 9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    with pytest.raises(UsageError, match=r"model.name=my:make fails on two images of 8 pixels: .*data.image_size=N"):
+        train_head_only(model, "my:make", 5, 8)
+
+
+# Features ------------------------------------------------------------------------------------------
+
+
+def test_each_thread_gets_the_features_of_its_own_images():
+    both = threading.Barrier(2, timeout=10)
+
+    class Meeting(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            both.wait()
+            logits = super().forward(images)
+            both.wait()
+            return logits
+
+    model = Meeting(nn.Flatten(), nn.Linear(12, 5))
+    images = [torch.full((1, 3, 2, 2), float(number)) for number in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        features = list(pool.map(lambda own: features_of(model, own, 5), images))
+    assert all(torch.equal(found, own.flatten(1)) for found, own in zip(features, images, strict=True))
+
+
+def test_a_network_without_a_head_that_it_calls_has_no_features():
+    class Uncalled(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1) @ self[0].weight.T
+
+    for model in (nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), Uncalled(nn.Linear(12, 5))):
+        with pytest.raises(UsageError, match="the network has no last layer with 5 outputs, one per class, that"):
+            features_of(model, torch.zeros(1, 3, 2, 2), 5)

@@ -189,15 +189,26 @@ def test_what_the_source_does_not_have_is_a_warning(tmp_path):
     assert warnings[0].endswith("hidden.weight, hidden.bias")
 
 
+def test_a_file_from_before_batchnorms_counters_lacks_nothing(tmp_path):
+    tensors = make_model(seed=1).state_dict()
+    save_file({name: tensors[name] for name in tensors if "tracked" not in name}, tmp_path / "w.safetensors")
+    model = make_model()
+    model.get_buffer("blocks.0.1.num_batches_tracked").fill_(7)
+    done = start_from(model, tmp_path / "w.safetensors", CLASSES)
+    assert not done.warnings and done.notes[0].endswith("14 of 14 tensors")
+    assert loaded(model, make_model(seed=1)) == WEIGHTS | HEAD
+    assert not any(counter.any() for name, counter in model.named_buffers() if "tracked" in name)
+
+
 def test_weights_for_less_than_half_of_a_model_are_an_error_unless_asked_for(tmp_path):
     tensors, few = make_model(seed=1).state_dict(), tmp_path / "w.safetensors"
     names = [name for name in tensors if not name.startswith("blocks")]
     save_file({name: tensors[name] for name in names}, few)
     model = make_model()
-    with pytest.raises(UsageError, match=r"has only 4 of the model's 16 tensors: it lacks blocks.0.*init_partly=true"):
+    with pytest.raises(UsageError, match=r"has only 4 of the model's 14 tensors: it lacks blocks.0.*init_partly=true"):
         start_from(model, few, CLASSES)
     assert not loaded(model, make_model(seed=1)), "nothing was loaded"
-    assert "has weights for 4 of 16 tensors" in start_from(model, few, CLASSES, init_partly=True).warnings[0]
+    assert "has weights for 4 of 14 tensors" in start_from(model, few, CLASSES, init_partly=True).warnings[0]
     assert loaded(model, make_model(seed=1)) == {"hidden.weight", "hidden.bias"} | HEAD
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 
 import pytest
 import torch
@@ -141,6 +142,45 @@ def test_weights_come_with_their_preprocessing_and_classes():
     assert resnet.preprocessing.interpolation == "bilinear" and resnet.class_names[0] == "tench"
     older = TORCHVISION.weights("resnet50", "IMAGENET1K_V1")
     assert older is not None and older.preprocessing.crop_fraction == pytest.approx(224 / 256)
+
+
+def test_files_of_densenets_have_older_names_for_their_layers():
+    with torch.device("meta"):
+        own = TORCHVISION.build("densenet121", 1000, 224, {}).state_dict()
+    old = {re.sub(r"(denselayer\d+\.(norm|conv))([12])", r"\1.\3", name): tensor for name, tensor in own.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    for tensors in (old, own):
+        assert TORCHVISION.convert("densenet121", tensors, 224, {}) == own
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_that_torchvision_normalizes_again_get_the_same_pixels(name):
+    args = {"transform_input": True, "init_weights": False}
+    with torch.device("meta"):
+        inside = TORCHVISION.build(name, 5, 224, args)
+    plain, told = TORCHVISION.weights(name, None), TORCHVISION.weights(name, None, args)
+    assert plain is not None and told is not None
+    pixels = torch.rand(2, 3, 4, 4)
+    ours, theirs = (
+        (pixels - torch.tensor(seen.mean).view(3, 1, 1)) / torch.tensor(seen.std).view(3, 1, 1)
+        for seen in (plain.preprocessing, told.preprocessing)
+    )
+    assert torch.allclose(ours, inside._transform_input(theirs), atol=1e-5) and not torch.allclose(ours, theirs)
+
+
+def test_weights_with_auxiliary_outputs_name_the_argument_that_turns_them_off(tmp_path):
+    class Auxiliary(torch.nn.Module):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.AuxLogits, self.fc = torch.nn.Linear(3, num_classes), torch.nn.Linear(3, num_classes)
+
+    save_file(Auxiliary(1000).state_dict(), tmp_path / "w.safetensors")
+    config = ModelConfig(init_from=str(tmp_path / "w.safetensors"))
+    source = find_source(config)
+    assert source is not None
+    message = r"AuxLogits.weight is \(1000, 3\).* Turn off its auxiliary outputs: model.args={aux_logits: false}"
+    with pytest.raises(UsageError, match=message):
+        init_from(Auxiliary(5), source, config, list("abcde"), 32)
 
 
 @pytest.mark.parametrize(

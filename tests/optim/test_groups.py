@@ -65,6 +65,29 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_names_parameters():
         groups_of(groups=[ParamGroupConfig(match="haed")])
 
 
+def test_a_group_of_frozen_parameters_is_an_error():
+    model = make_model()
+    model.backbone.requires_grad_(False)
+    groups = [ParamGroupConfig(match="^backbone", lr_scale=0.1)]
+    with pytest.raises(UsageError, match=r"'\^backbone' matches only frozen parameters.*model.freeze"):
+        group_parameters(OptimConfig(groups=groups), model)
+    assert group_parameters(OptimConfig(groups=[ParamGroupConfig(match="weight", lr_scale=0.1)]), model)
+
+
+def test_a_group_that_earlier_ones_leave_nothing_is_an_error_that_names_them():
+    groups = [ParamGroupConfig(match=match, lr_scale=0.1) for match in ("weight", "bias", "head")]
+    with pytest.raises(
+        UsageError, match=r"'head' matches, such as head.weight, are taken by the group 'weight' or 'bias', which"
+    ):
+        groups_of(groups=groups)
+    assert groups_of(groups=[groups[-1], *groups[:-1]])
+
+
+def test_a_group_without_a_pattern_is_an_error():
+    with pytest.raises(UsageError, match=r"empty match, which would take every parameter.*such as match: head"):
+        groups_of(groups=[ParamGroupConfig(lr_scale=0.1)])
+
+
 def test_a_pattern_that_is_no_regular_expression_is_a_usage_error():
     with pytest.raises(UsageError, match="head\\("):
         groups_of(groups=[ParamGroupConfig(match="head(")])

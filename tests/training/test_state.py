@@ -67,7 +67,7 @@ def start(config: Config, acceleration=None, class_weights=None) -> tuple[TrainS
     run: Any = SimpleNamespace(processes=SimpleNamespace(world_size=1), progress=SimpleNamespace(note=lambda _: None))
     normalize = Normalize.build(config.augment.normalize, CPU, torch.float32, config.model.channels_last)
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-    task = Task(config, PLAN, data, 3, Augmentation(normalize, 3), CPU, weights)
+    task = Task(config, PLAN, data, 3, Augmentation(normalize, 3, 8), CPU, weights)
     objective = build_objective(config.objective, task)
     state = build_state(config, data, objective, acceleration, run)
     return state, TrainStep(config, objective, state, PLAN, acceleration)
@@ -168,6 +168,37 @@ def test_what_is_evaluated_is_the_average_with_current_statistics():
     assert not torch.equal(average["head.weight"], ours["head.weight"])
     state.ema = None
     assert state.eval_module is state.module
+
+
+class Waves(nn.Module):
+    """Multiplies pixels with complex numbers, which are not trained."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("waves", torch.polar(torch.ones(192), torch.arange(192.0)))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.convolution, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(192, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head((self.convolution(images).flatten(1) * self.waves).real.to(images.dtype))
+
+
+def test_complex_and_whole_numbers_of_the_network_stay_in_any_precision(monkeypatch):
+    import ledger
+
+    monkeypatch.setattr(ledger, "waves", Waves, raising=False)
+    acceleration = fake_acceleration()
+    acceleration.dtype = torch.float64
+    config = variant(
+        make_config(),
+        **{"model__name": "ledger:waves", "model__args": {}, "train__precision": "float64"},
+        **{"objective__name": "proxy_selection", "objective__args": {"model": "ledger:waves"}},
+    )
+    state, _ = start(config, acceleration)
+    for own in (state.module.state_dict(), state.further["proxy"].state_dict()):
+        assert list(own) == list(Waves(3).state_dict()) and torch.equal(own["waves"], Waves(3).get_buffer("waves"))
+        assert own["seen"].dtype is torch.int64 and own["head.weight"].dtype is torch.float64
+        assert not own["convolution.weight"].is_contiguous(), "channels_last"
 
 
 # The best evaluation -------------------------------------------------------------------------------

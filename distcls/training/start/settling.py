@@ -27,7 +27,7 @@ from distcls.data.stratify import cut_splits
 from distcls.errors import UsageError
 from distcls.files.atomic import read_json
 from distcls.models import timm_library
-from distcls.models.init_from import find_source, is_file, library_weights
+from distcls.models.init_from import file_of_run, find_source, find_weights, is_file, library_weights
 from distcls.models.libraries import library_of
 from distcls.models.library_weights import LibraryWeights, cannot_reach
 from distcls.runs.resolution import computes_bf16
@@ -236,9 +236,7 @@ def _preprocessing_of_run(model: ModelConfig) -> Path | None:
     given = model.init_from or (model.weights if is_file(model.weights) else None)
     if given is None:
         return None
-    path = Path(given).expanduser()
-    beside = (path if path.is_dir() else path.parent) / "preprocessing.json"
-    return beside if beside.exists() else None
+    return file_of_run(find_weights(Path(given).expanduser()), "preprocessing.json")
 
 
 def _preprocessing(model: ModelConfig) -> dict[str, Any]:
@@ -256,7 +254,7 @@ def _preprocessing(model: ModelConfig) -> dict[str, Any]:
     found = library_of(model.name)
     if found is None or not model.starts_trained:
         return {}
-    published = library_weights(model) or found[0].weights(found[1], None)
+    published = library_weights(model) or found[0].weights(found[1], None, model.args)
     if published is None:
         return {}
     seen = published.preprocessing

@@ -12,7 +12,7 @@ from PIL import Image
 
 from distcls.config.contradictions import contradictions
 from distcls.config.loading import load_config, read_config, with_preset
-from distcls.config.settings import Config
+from distcls.config.settings import Config, NormalizeConfig
 from distcls.config.yaml_text import to_yaml
 from distcls.errors import MissingInputError, UsageError
 from distcls.models.library_weights import LibraryWeights
@@ -242,15 +242,30 @@ def test_the_network_of_another_run_is_taken_over_unless_it_is_code(photographs,
         settled(photographs, f"model.init_from={tmp_path}")
 
 
-@pytest.mark.parametrize("inside", [".", "model.safetensors"])
+BEST = "checkpoints/best-00000100"
+
+
+@pytest.mark.parametrize("inside", [".", "model.safetensors", BEST, f"{BEST}/model.safetensors"])
 def test_the_preprocessing_of_another_run_is_taken_over(photographs, tmp_path, inside):
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / BEST).mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / BEST):
+        (folder / "model.safetensors").touch()
     normalize = {"mean": [0.1] * 3, "std": [0.2] * 3}
     described = {"normalize": normalize, "image_size": 96, "interpolation": "bicubic", "crop_fraction": 0.9}
     (tmp_path / "preprocessing.json").write_text(json.dumps(described))
     config = settled(photographs, "model.name=torchvision/resnet18", f"model.init_from={tmp_path / inside}")
     assert (config.data.image_size, config.data.interpolation, config.data.crop_fraction) == (96, "bicubic", 0.9)
     assert config.augment.normalize.mean == [0.1] * 3
+
+
+def test_normalization_inside_the_network_and_before_it_go_together(photographs, tmp_path):
+    """For its weights of inception_v3, torchvision sets transform_input, which normalizes again."""
+    (tmp_path / "w.pt").touch()
+    words = ["train.precision=float32", "model.name=torchvision/inception_v3", f"model.weights={tmp_path / 'w.pt'}"]
+    inside, given = "model.args={aux_logits: false, transform_input: true}", "augment.normalize.mean=[0.1, 0.2, 0.3]"
+    assert settled(photographs, *words).augment.normalize == NormalizeConfig([0.5] * 3, [0.5] * 3)
+    assert settled(photographs, *words, inside).augment.normalize == NormalizeConfig()
+    assert settled(photographs, *words, given).augment.normalize == NormalizeConfig([0.1, 0.2, 0.3], [0.5] * 3)
 
 
 def test_crops_from_images_of_another_size_need_a_preset_that_crops(photographs, tmp_path):
