@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -65,8 +66,14 @@ def cpu_name() -> str:
 
 
 def _lines() -> list[tuple[str, str]]:
+    return _lines_of(CPU_INFO)
+
+
+@functools.cache
+def _lines_of(file: Path) -> list[tuple[str, str]]:
+    """Return what a machine with many cores takes milliseconds to tell."""
     try:
-        lines = CPU_INFO.read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         return []
     return [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]

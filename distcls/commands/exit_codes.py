@@ -93,7 +93,7 @@ def _speaks_for_all() -> bool:
     joining = sys.modules.get("distcls.cluster.joining")
     if joining is not None and joining.has_met():
         return os.environ.get("RANK", "0") == "0"
-    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _reader_is_gone() -> bool:

@@ -104,8 +104,9 @@ class Classifier(nn.Module):
         """
         if self.precision == "fp16":
             return "fp16" if self.device.type == "cuda" else "float32"
-        is_emulated = self.device.type == "cpu" and self.trained_on != "cpu" and not computes_bf16(self.device)
-        return "float32" if self.precision == "bf16" and is_emulated else self.precision
+        if self.precision != "bf16" or self.device.type != "cpu" or self.trained_on == "cpu":
+            return self.precision
+        return "bf16" if computes_bf16(self.device) else "float32"
 
     def _autocast(self) -> AbstractContextManager:
         if self.computes_in in AUTOCAST:

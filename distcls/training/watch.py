@@ -31,6 +31,9 @@ WENT_BAD = "went_bad.txt"
 """File in the run folder that lists images that became unreadable during training: the run is not reproducible then."""
 
 
+FEW_BAD = 5
+"""So many images may become unreadable whatever their share is."""
+
 NUM_SHOWN = 20
 """Number of steps over which the live line averages."""
 
@@ -75,7 +78,7 @@ class Watch:
             return
         self.bad_images.add(image)
         problem = too_many_bad(self.config.data, len(self.bad_images), len(self.images))
-        if problem is not None:
+        if problem is not None and len(self.bad_images) > FEW_BAD:
             raise BadDataError(
                 f"{problem}, although they were good when the run began. The last one is {image}. Everything up to the "
                 "last checkpoint is kept. Perhaps a disk or a network folder is gone: once the images are back, run "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,12 @@ from distcls.errors import BadDataError, MissingInputError, UsageError, some_of
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 FURTHER_SPLIT_FOLDERS = {"training": "train", "dev": "val", "testing": "test"}
 """Names that count as a split only if no better one exists and they contain class folders."""
+SPLIT_WORDS = {
+    *("train", "training", "trainset", "test", "testing", "testset", "val", "valid", "validation", "valset", "dev"),
+    *("pred", "prediction", "predictions"),
+}
+"""Whole words of folders that are splits: "seg_train" and "test1", but not "naval_ship"."""
+
 WORDS_BESIDE_TRAIN = ("test", "val", "dev", "pred")
 """Parts of names that, beside a folder with "train" in its name, speak of a split."""
 
@@ -168,7 +175,7 @@ def _refuse_splits_as_classes(root: str, names: list[str]) -> None:
         return
     inner = [subfolders(os.path.join(root, name)) for name in names]
     are_alike = len(inner[0]) > 1 and all(folders == inner[0] for folders in inner)
-    if not are_alike and not {*trains, *others} >= {*names}:
+    if not are_alike and not all(SPLIT_WORDS.intersection(re.findall("[a-z]+", name.lower())) for name in names):
         return
     each = f", each with the folders {some_of(inner[0], SHOWN_FOLDERS)}" if are_alike else ""
     parent = _parent_of_classes(os.path.join(root, trains[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -93,6 +94,10 @@ def _listing(paths: list[bytes], stat_of: Callable[[bytes], Callable[..., os.sta
     return Listing(b"".join(paths), lengths, sizes, changed, moved, [])
 
 
+FEW_ENTRIES = 100
+"""Of a folder, which tell whether it holds runs."""
+
+
 def subfolders(folder: str) -> list[str]:
     """Return the names of the visible folders in a folder, sorted. Raises MissingInputError if it cannot be read."""
     with _explaining_unreadable(folder), os.scandir(folder) as entries:
@@ -104,7 +109,15 @@ def holds_runs(folder: str) -> bool:
 
     It lies beside the class folders if distcls was started there, but its pictures are no class.
     """
-    return _is_run(folder) or any(_is_run(os.path.join(folder, name)) for name in subfolders(folder))
+    if _is_run(folder):
+        return True
+    with _explaining_unreadable(folder), os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, FEW_ENTRIES):  # those of a class may be a million
+            if entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                return False
+            if not _is_hidden(entry.name) and _is_folder(entry) and _is_run(entry.path):
+                return True
+    return False
 
 
 def _is_run(folder: str) -> bool:

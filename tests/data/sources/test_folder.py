@@ -223,7 +223,13 @@ def test_splits_are_not_taken_for_classes_whatever_is_inside(
 
 @pytest.mark.parametrize(
     "names",
-    [["no_train", "train"], ["contest", "tram"], ["bus", "test tube", "train"], ["dev", "test", "train", "val x"]],
+    [
+        ["no_train", "train"],
+        ["contest", "tram"],
+        ["naval_ship", "passenger_train"],
+        ["bus", "test tube", "train"],
+        ["dev", "test", "train", "val x"],
+    ],
 )
 def test_classes_whose_names_contain_the_words_of_splits_stay_classes(
     tmp_path: Path, make_images: Callable[..., None], names: list[str]
