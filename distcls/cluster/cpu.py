@@ -55,25 +55,25 @@ def max_isa() -> str:
     return os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
 
 
-def cpu_flags() -> set[str]:
+def cpu_flags() -> frozenset[str]:
     """Return what the CPU can do, in the kernel's words; nothing where the kernel does not say."""
-    return {flag for name, value in _lines() if name in ("flags", "Features") for flag in value.split()}
+    return _described(CPU_INFO)[1]
 
 
 def cpu_name() -> str:
     """Return the name of the model; where the kernel does not say it, only that of the architecture."""
-    return next((value for name, value in _lines() if name == "model name"), platform.machine())
-
-
-def _lines() -> list[tuple[str, str]]:
-    return _lines_of(CPU_INFO)
+    return _described(CPU_INFO)[0] or platform.machine()
 
 
 @functools.cache
-def _lines_of(file: Path) -> list[tuple[str, str]]:
-    """Return what a machine with many cores takes milliseconds to tell."""
+def _described(file: Path) -> tuple[str, frozenset[str]]:
+    """Return the name and the flags. Cached, because a machine with many cores takes milliseconds to tell them."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
-        return []
-    return [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        return "", frozenset()
+    told = [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    names = (value for name, value in told if name == "model name")
+    return next(names, ""), frozenset(
+        flag for name, value in told if name in ("flags", "Features") for flag in value.split()
+    )

@@ -7,19 +7,20 @@ a job call for that, and some forbid it: this file decides.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 from distcls.errors import Preempted, tell
 
 REQUEUE = "DISTCLS_REQUEUE"
 """Environment variable of a batch script that wants its job requeued: 1 if rank 0 should requeue it, "script" if the
 script does so itself. Without it nothing is requeued: Ctrl-C in a shell inside a job must not end that job."""
+
+NODES_OF_STEP = {"SLURM_JOB_NODELIST": "SLURM_STEP_NODELIST", "SLURM_JOB_NUM_NODES": "SLURM_STEP_NUM_NODES"}
+"""The variables that name the nodes of a job, and those for a step of it."""
 
 STEP_APART = 1009
 """Between the ports of two steps of a job."""
@@ -40,28 +41,14 @@ def join_step() -> None:
     # Each step of a job has its own port, below those that the system uses for outgoing connections.
     place = int(os.environ["SLURM_JOB_ID"]) + STEP_APART * int(os.environ.get("SLURM_STEP_ID", "0"))
     os.environ["MASTER_PORT"] = str(20000 + place % 12000)
-    from submitit.helpers import TorchDistributedEnvironment
+    from submitit.helpers import TorchDistributedEnvironment, environment_variables
 
-    with _step_as_job():
+    # submitit asks for the nodes of the job, but `srun -N1` may run on any of them.
+    of_step = {name: os.environ[own] for name, own in NODES_OF_STEP.items() if own in os.environ}
+    with environment_variables(**of_step):
         ranks = TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
     os.environ.setdefault("OMP_NUM_THREADS", str(cpus_per_rank() or 1))
     assert ranks.world_size == num_tasks, f"SLURM_NTASKS is {ranks.world_size}, but the step has {num_tasks} tasks"
-
-
-@contextlib.contextmanager
-def _step_as_job() -> Iterator[None]:
-    """Show submitit, which asks for the nodes of the job, those of this step: `srun -N1` may run on any of them."""
-    names = {"SLURM_JOB_NODELIST": "SLURM_STEP_NODELIST", "SLURM_JOB_NUM_NODES": "SLURM_STEP_NUM_NODES"}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: os.environ[of_step] for name, of_step in names.items() if of_step in os.environ})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def comes_back() -> bool:

@@ -44,7 +44,12 @@ class Parser(argparse.ArgumentParser):
         return words
 
 
-class OneFile(argparse.Action):
+def add_config_file(parser: argparse.ArgumentParser, help: str = "YAML file with settings") -> None:
+    """Add the option for a config file, which may be given once."""
+    parser.add_argument("-c", "--config", action=_OneFile, type=Path, metavar="FILE", help=help)
+
+
+class _OneFile(argparse.Action):
     """Takes the file of an option that may be given once: a second one would silently replace the first."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
@@ -102,7 +107,7 @@ def _train_parser(command: str) -> Parser:
         epilog="Write settings as key=value, such as optim.lr=3e-4 or train.num_epochs=10; "
         "--print-config lists them all, and distcls/config/settings.py explains them.",
     )
-    parser.add_argument("-c", "--config", action=OneFile, type=Path, metavar="FILE", help="YAML file with settings")
+    add_config_file(parser)
     parser.add_argument(
         "--data",
         metavar="DIR",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcls.cluster import signals
-from distcls.commands.arguments import SETTINGS, OneFile, Parser, check_can_write, load_described
+from distcls.commands.arguments import SETTINGS, Parser, add_config_file, check_can_write, load_described
 from distcls.config.settings import PRESETS
 from distcls.errors import UsageError
 
@@ -50,7 +50,7 @@ def _parser() -> Parser:
         "memory. It trains for a few seconds in a temporary folder; existing runs are left alone.",
         epilog="With several processes: torchrun --nproc-per-node 2 -m distcls benchmark …",
     )
-    parser.add_argument("-c", "--config", action=OneFile, type=Path, metavar="FILE", help="YAML file with settings")
+    add_config_file(parser)
     parser.add_argument("--data", metavar="DIR", help="folder of images, or a .csv or .npz file")
     parser.add_argument("--preset", choices=("none", *PRESETS), help="recipe for photographs, as for distcls train")
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="steps to time (default: 50)")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distcls.commands.arguments import SETTINGS, OneFile, Parser, settings_of_options
+from distcls.commands.arguments import SETTINGS, Parser, add_config_file, settings_of_options
 from distcls.config.loading import load_config
 from distcls.config.settings import Config
 from distcls.errors import BadDataError, DiskError, UsageError
@@ -73,7 +73,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "settings", nargs="*", metavar=SETTINGS, help="settings; an argument without = is the folder of images"
     )
-    parser.add_argument("-c", "--config", action=OneFile, type=Path, metavar="FILE", help="YAML file with settings")
+    add_config_file(parser)
     parser.add_argument("--data", metavar="DIR", help="the folder of images, DIR/CLASS/*.jpg, as for distcls train")
     parser.add_argument("--json", metavar="FILE", help="also write all findings as JSON; - prints only them, to stdout")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="also plot samples, classes, sizes and colors there")

@@ -31,6 +31,8 @@ def run_command(command: Main, argv: Sequence[str] | None) -> int:
         traceback.print_exc()
     finally:
         note_exit_code(code)
+        if _reader_is_gone():
+            drop_output(sys.stdout)  # or Python would end with a code of its own, though a run has saved everything
     if code != Preempted.exit_code and _is_group_open():
         _leave_at_once(code)
     return code
@@ -64,15 +66,12 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
         if not error.on_all_ranks or _speaks_for_all():
             is_good_news = error.exit_code in (0, Preempted.exit_code)
             tell(str(error) if is_good_news else f"error: {error}")
-        if _reader_is_gone():
-            drop_output(sys.stdout)  # a run that saved everything must not end with the code of a broken pipe
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
-        drop_output(sys.stdout)
         return 141  # what a shell reports for SIGPIPE
     except (OSError, RuntimeError, MemoryError) as error:
         understood = explain(error)
@@ -80,8 +79,6 @@ def _exit_code(command: Main, argv: Sequence[str] | None) -> int:
             raise
         note_reason(str(understood))
         tell(f"error: {understood}")
-        if _reader_is_gone():
-            drop_output(sys.stdout)
         return understood.exit_code
 
 

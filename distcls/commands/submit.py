@@ -10,7 +10,7 @@ from pathlib import Path
 
 from submitit.core.utils import environment_variables
 
-from distcls.commands.arguments import SETTINGS, OneFile, Parser, parse_train_arguments
+from distcls.commands.arguments import SETTINGS, Parser, add_config_file, parse_train_arguments
 from distcls.commands.job_options import add_job_options, check_job_options
 from distcls.commands.slurm_job import PlannedRun, build_executor, script_of, submit
 from distcls.errors import MissingInputError, UsageError
@@ -81,7 +81,7 @@ def _parser() -> Parser:
         "preempted, requeued or out of time returns to the queue and resumes; scancel ends it.",
         epilog="Nothing is assumed about the cluster. Settings are those of distcls train.",
     )
-    parser.add_argument("-c", "--config", action=OneFile, metavar="FILE", help="YAML file with settings")
+    add_config_file(parser)
     parser.add_argument("--data", metavar="DIR", help="folder of images, as for distcls train")
     parser.add_argument("--name", help="name of the run; its folder is runs/NAME (default: the config's)")
     add_job_options(parser, required=True)

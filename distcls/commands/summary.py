@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distcls.commands.arguments import SETTINGS, TRUST, OneFile, Parser, check_can_write, settings_of_options
+from distcls.commands.arguments import SETTINGS, TRUST, Parser, add_config_file, check_can_write, settings_of_options
 from distcls.config.loading import load_config
 from distcls.errors import MissingInputError, UsageError
 from distcls.files.atomic import naming_disk_errors, write_json
@@ -62,7 +62,7 @@ def _parser() -> Parser:
         metavar=SETTINGS,
         help="settings, such as model.name=torchvision/resnet18; an argument without = is a run folder",
     )
-    parser.add_argument("-c", "--config", action=OneFile, type=Path, metavar="FILE", help="YAML file with settings")
+    add_config_file(parser)
     parser.add_argument("--data", metavar="DIR", help="images that decide the number of classes and their size")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes (default: the data's, or 10)")
     parser.add_argument(

@@ -15,7 +15,7 @@ from typing import Any
 
 from distcls.cluster import signals
 from distcls.cluster.cpu import available_cpus
-from distcls.commands.arguments import SETTINGS, OneFile, Parser, parse_train_arguments
+from distcls.commands.arguments import SETTINGS, Parser, add_config_file, parse_train_arguments
 from distcls.commands.job_options import add_job_options, check_job_options, whole_number
 from distcls.config.loading import world_size
 from distcls.config.metrics import BEST_METRICS
@@ -199,9 +199,7 @@ def _parser() -> Parser:
         epilog="Search a list of values, augment.mixup=0,0.2, or a range, optim.lr=1e-4..1e-2@log or "
         "model.args.width=8..64@step=8. Any other key=value is a setting that all trials share.",
     )
-    parser.add_argument(
-        "-c", "--config", action=OneFile, type=Path, metavar="FILE", help="YAML file with settings that trials share"
-    )
+    add_config_file(parser, "YAML file with settings that trials share")
     parser.add_argument("--data", metavar="DIR", help="folder of images, as for distcls train")
     parser.add_argument("--preset", choices=("none", *PRESETS), help="recipe, as for distcls train")
     parser.add_argument(

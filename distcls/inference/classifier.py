@@ -109,9 +109,8 @@ class Classifier(nn.Module):
         return "bf16" if computes_bf16(self.device) else "float32"
 
     def _autocast(self) -> AbstractContextManager:
-        if self.computes_in in AUTOCAST:
-            return torch.autocast(self.device.type, AUTOCAST[self.computes_in])
-        return contextlib.nullcontext()
+        dtype = AUTOCAST.get(self.computes_in)
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
 def write_model(path: Path, classifier: Classifier, config: Config) -> None:

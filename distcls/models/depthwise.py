@@ -83,23 +83,23 @@ class Depthwise(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         of_images = of_weights = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_images = _gradient_of_images(gradient, images, weights, ctx.stride, ctx.padding)
+            of_images = _gradient_of_images(gradient, images.shape, weights, ctx)
         if ctx.needs_input_grad[1]:
-            of_weights = _gradient_of_weights(gradient, images, weights, ctx.stride, ctx.padding)
+            of_weights = _gradient_of_weights(gradient, images, weights, ctx)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3))
         return of_images, of_weights, of_bias, None, None
 
 
 def _gradient_of_images(
-    gradient: torch.Tensor,
-    images: torch.Tensor,
-    weights: torch.Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    gradient: torch.Tensor, of_images: torch.Size, weights: torch.Tensor, geometry: Any
 ) -> torch.Tensor:
-    """Convolve the gradient, with zeros where the stride left out outputs, with the flipped kernels."""
-    (n, channels, height, width), (kh, kw) = images.shape, weights.shape[2:]
+    """Convolve the gradient, with zeros where the stride left out outputs, with the flipped kernels.
+
+    of_images: their shape. geometry: has the stride and the padding.
+    """
+    (n, channels, height, width), (kh, kw) = of_images, weights.shape[2:]
+    stride, padding = geometry.stride, geometry.padding
     shape = (n, channels, height + kh - 1, width + kw - 1)
     wide = torch.empty(shape, dtype=gradient.dtype, memory_format=torch.channels_last).zero_()
     top, left = kh - 1 - padding[0], kw - 1 - padding[1]
@@ -109,13 +109,13 @@ def _gradient_of_images(
 
 
 def _gradient_of_weights(
-    gradient: torch.Tensor,
-    images: torch.Tensor,
-    weights: torch.Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    gradient: torch.Tensor, images: torch.Tensor, weights: torch.Tensor, geometry: Any
 ) -> torch.Tensor:
-    """Compute the gradient of parts of the kernels that are small enough to be fast, each from its own view."""
+    """Compute the gradient of parts of the kernels that are small enough to be fast, each from its own view.
+
+    geometry: has the stride and the padding.
+    """
+    stride, padding = geometry.stride, geometry.padding
     (h, w), (kh, kw) = gradient.shape[2:], weights.shape[2:]
     part_h, part_w = min(kh, FAST_KERNEL), min(kw, FAST_KERNEL)
     padded = functional.pad(images, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else images

@@ -24,6 +24,7 @@ from distcls.inference.latency import BATCH_SIZES, measure_latency
 from distcls.models.build import build_model, check_model_name
 from distcls.models.catalogue import image_size_of
 from distcls.models.layers import CONVENTION, Layer, layer_table, num_bytes
+from distcls.models.weights import convert
 from distcls.runs.resolution import chosen_precision, weights_dtype
 from distcls.terminal.columns import lay_out, three_digits
 from distcls.terminal.screens import open_screen
@@ -149,7 +150,7 @@ def summarize(
         config = in_its_precision(config, device)
         train, micro_batch_size = config.train, micro_batch_size_of(config.train, world_size=1)
         memory = estimate_memory(config, network, image_size)
-        network.to(device, weights_dtype(train.precision))
+        convert(network, weights_dtype(train.precision), device)
         classifier = Classifier(network, config, class_names, decoding)
         return Summary(
             model=config.model,

@@ -16,7 +16,6 @@ from distcls.export.formats import ExportOptions, output_file
 from distcls.export.metadata import DECIDING, describe
 from distcls.export.onnx_file import open_file, read_metadata
 from distcls.export.portable import Portable
-from distcls.files.verified import sha256_of
 from distcls.inference.classifier import Classifier, load_classifier
 from distcls.inference.prediction import choose_device
 from distcls.models.init_from import find_weights
@@ -52,8 +51,9 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
     if is_file:
         config = config.replaced({"train.precision": "float32"})  # as it was exported, so that the two can be compared
     classifier = load_classifier(run_dir, config).to(choose_device("cpu" if is_file else device))
+    about = describe(Portable(classifier), config, find_weights(run_dir))
     if is_file:
-        file = _exported_file(run_dir, config, classifier, is_int8=name == "onnx-int8")
+        file = _exported_file(run_dir, about, is_int8=name == "onnx-int8")
         # Threads do not survive a fork, so a session that has some is opened by the worker. Others share their weights.
         compute = open_file(file, num_threads=1) if threads == 1 else _opened_late(file, threads)
         platform = "onnxruntime_onnx"
@@ -67,7 +67,7 @@ def open_backend(run_dir: Path, config: Config, name: str, device: str, threads:
         str(classifier.device),
         classifier,
         float(classifier.temperature),
-        sha256_of(find_weights(run_dir)),
+        about["weights_sha256"],
     )
 
 
@@ -77,8 +77,11 @@ def _opened_late(file: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]
     return lambda images: opened()(images)
 
 
-def _exported_file(run_dir: Path, config: Config, classifier: Classifier, is_int8: bool) -> Path:
-    """Return the run's ONNX file, if it answers as the run does now. is_int8: the quantized one."""
+def _exported_file(run_dir: Path, expected: Mapping[str, str], is_int8: bool) -> Path:
+    """Return the run's ONNX file, if it answers as the run does now. is_int8: the quantized one.
+
+    expected: what describes a file of the run.
+    """
     file = output_file(run_dir, ExportOptions("onnx", int8=is_int8))
     backend, export = (
         ("onnx-int8", f"distcls export {run_dir} --int8") if is_int8 else ("onnx", f"distcls export {run_dir}")
@@ -91,7 +94,6 @@ def _exported_file(run_dir: Path, config: Config, classifier: Classifier, is_int
             raise MissingInputError(f"--backend {backend}: there is no {file}. Write it first: {export}")
         file = found[0]
     about = read_metadata(file)
-    expected = describe(Portable(classifier), config, find_weights(run_dir))
     differing = [name for name in DECIDING if about.get(name) != expected[name]]
     if differing:
         raise UsageError(

@@ -51,7 +51,6 @@ class Metrics:
         self.refused = Counter(
             "distcls_images_refused", "Images that got no prediction.", ("status",), registry=self.registry
         )
-
         self.predictions = Counter(
             "distcls_predictions", "Images by the class that was predicted.", ("class",), registry=self.registry
         )

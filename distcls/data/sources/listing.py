@@ -24,6 +24,9 @@ IMAGE_EXTENSIONS = (
 MISSING = -1
 """Size of a missing file."""
 
+FEW_ENTRIES = 100
+"""Of a folder, which tell whether it holds runs."""
+
 
 @dataclass
 class Listing:
@@ -92,10 +95,6 @@ def _listing(paths: list[bytes], stat_of: Callable[[bytes], Callable[..., os.sta
     lengths = np.fromiter(map(len, paths), np.int64, len(paths))
     sizes, changed, moved = np.array(rows, np.int64).reshape(-1, 3).T.copy()
     return Listing(b"".join(paths), lengths, sizes, changed, moved, [])
-
-
-FEW_ENTRIES = 100
-"""Of a folder, which tell whether it holds runs."""
 
 
 def subfolders(folder: str) -> list[str]:
