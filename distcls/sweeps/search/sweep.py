@@ -245,7 +245,7 @@ class Sweep:
             self._stop_all()
             raise UsageError(
                 f"{run.dir} has no val images, but a sweep compares its trials by their {self.plan.metric} on val: set "
-                "data.val_fraction above 0. For variants that are trained on all images, train each of them with "
+                "data.val_fraction above 0. To compare variants trained on all images, train each of them with "
                 "distcls train, and use distcls compare"
             )
 
