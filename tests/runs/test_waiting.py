@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from pathlib import Path
 
 import pytest
+from ranks import SERVER
 from variants import variant
 
 from distcls.cluster.processes import Processes
@@ -36,7 +36,7 @@ def joined(tmp_path, monkeypatch):
     return call
 
 
-def test_the_status_says_who_is_missing_and_the_folder_is_free_again(joined):
+def test_the_status_says_who_is_missing_and_the_folder_is_free_again(server, joined):
     assert joined(None) is None
     status = read_status(RUN)
     assert (status["state"], status["reason"]) == ("running", "process 0 is waiting for process 1 of 2 to start")
@@ -44,8 +44,8 @@ def test_the_status_says_who_is_missing_and_the_folder_is_free_again(joined):
 
 
 def state_of_elsewhere() -> str | None:
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(state_of, [RUN])
+    with SERVER.Pool(1) as pool:  # not forked from this process, which has threads
+        return pool.apply(state_of, [RUN.resolve()])
 
 
 @pytest.mark.parametrize(("error", "state"), [(MissingProcessError("gone"), "failed"), (Preempted("x"), "preempted")])
@@ -65,13 +65,12 @@ def hold(path: Path, held) -> None:
     print(lock)
 
 
-def test_nothing_is_written_into_the_folder_of_another_run(joined):
-    context = multiprocessing.get_context("fork")
-    held = context.Event()
-    other = context.Process(target=hold, args=(RUN, held), daemon=True)
+def test_nothing_is_written_into_the_folder_of_another_run(server, joined):
+    held = SERVER.Event()
+    other = SERVER.Process(target=hold, args=(RUN.resolve(), held), daemon=True)
     other.start()
     try:
-        assert held.wait(30)
+        assert held.wait(60)
         StatusFile(RUN).write("running", 7, "train")
         joined(None)
         assert read_status(RUN)["phase"] == "train"

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from ranks import SERVER
 
 from distcls.data.cache import store
 from distcls.data.cache.journal import Chunk, Journal
@@ -158,9 +159,11 @@ def build_for_ever(path: Path, connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("is_short_of_space", [False, True])
-def test_what_a_killed_builder_left_is_removed_when_nobody_resumes_it(tmp_path: Path, is_short_of_space: bool) -> None:
+def test_what_a_killed_builder_left_is_removed_when_nobody_resumes_it(
+    server: None, tmp_path: Path, is_short_of_space: bool
+) -> None:
     path, (ours, theirs) = entry_path(tmp_path, "key"), multiprocessing.Pipe()
-    builder = multiprocessing.get_context("fork").Process(target=build_for_ever, args=(path, theirs))
+    builder = SERVER.Process(target=build_for_ever, args=(path, theirs))
     builder.start()
     try:
         assert ours.recv() == "begun"
