@@ -10,7 +10,7 @@ while torch is being imported must not be lost, or kill the process.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -34,6 +34,8 @@ _second_leaves = True
 _minded = False
 """True while this file handles the stop signals."""
 _borrowed = False
+_obeying: threading.Thread | None = None
+"""In a process of multiprocessing, what awaits the signals of the process that started it."""
 _masks = threading.local()
 """The signals that were blocked before a fork, in the thread that forks."""
 
@@ -115,11 +117,15 @@ def first_does(reaction: Callable[[str], None] | None) -> None:
 
 
 def obey_parent_only() -> None:
-    """In a loader worker, ignore stop signals except from the process that started it, which end the worker.
+    """In a process of multiprocessing, ignore stop signals except from the process that started it, which end it.
 
-    A rank that fails ends its workers with SIGTERM as it exits, and waits for them. Workers whose rank was killed exit
-    too: torch checks for that itself, but not for a rank killed while the worker was still starting.
+    A rank that fails ends its workers with SIGTERM as it exits, and waits for them; so does a pool of a user's own.
+    Workers whose rank was killed exit too: torch checks for that itself, but not for a rank killed while the worker was
+    still starting. A process that is forked while signals are handled does this by itself.
     """
+    global _obeying
+    if _obeying is not None and _obeying.is_alive():
+        return
     if not hasattr(signal, "sigtimedwait"):  # macOS, which does not say who sent a signal
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
@@ -128,7 +134,8 @@ def obey_parent_only() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)  # blocked, so that only the thread takes it
-    threading.Thread(target=_await_parent, daemon=True, name="distcls-signals").start()
+    _obeying = threading.Thread(target=_await_parent, daemon=True, name="distcls-signals")
+    _obeying.start()
 
 
 def _await_parent() -> None:
@@ -143,6 +150,7 @@ def _await_parent() -> None:
 def _register_at_fork() -> None:
     if not _hooks:  # they cannot be removed, and do nothing while signals are not handled here
         os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_ignore_in_child)
+        multiprocessing.util.register_after_fork(_hear_parent, lambda hear_parent: hear_parent())
         _hooks.append(True)
 
 
@@ -165,6 +173,11 @@ def _ignore_in_child() -> None:
     """
     if _minded and not _borrowed:
         signal.set_wakeup_fd(-1)
+
+
+def _hear_parent() -> None:
+    if _minded:
+        obey_parent_only()
 
 
 def _do_nothing(number: int, frame: object) -> None:

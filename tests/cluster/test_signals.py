@@ -70,6 +70,18 @@ if __name__ == "__main__":
     {end}
 """
 
+POOLS = """
+import multiprocessing, time
+from distcls.cluster import signals
+
+def pool():
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.apply_async(time.sleep, [600])
+        print(pool.apply(abs, [-1]), flush=True)
+
+{call}
+"""
+
 IMPORTS = """
 import sys
 from distcls.cluster import signals
@@ -167,6 +179,14 @@ def test_the_code_tells_the_second_signal(start):
 
 def test_forked_children_ignore_the_signals_and_tell_nobody(start):
     assert line(start(FORKS)) == "7 None"
+
+
+@pytest.mark.parametrize("call", ["signals.install()\npool()", "with signals.borrowed():\n    pool()"])
+def test_a_pool_of_somebody_else_ends(start, call):
+    """It ends its processes with SIGTERM and waits for them without a limit."""
+    process = start(POOLS.format(call=call))
+    assert line(process) == "1"
+    assert process.wait(20) == 0
 
 
 @pytest.mark.parametrize("seconds", [0, 1])
