@@ -129,6 +129,10 @@ class PeerFailed(DistclsError):
         self.exit_code = exit_code
         self.on_all_ranks = not main_is_gone
 
+    def __reduce__(self) -> tuple[type[PeerFailed], tuple[str, int, bool]]:
+        """Return what pickle makes the error from: a pool that trains hands it to its caller."""
+        return type(self), (str(self), self.exit_code, not self.on_all_ranks)
+
 
 class Preempted(DistclsError):
     """A signal asked the run to stop; the same command resumes it."""

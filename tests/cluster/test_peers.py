@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -98,7 +99,8 @@ def test_whoever_leaves_first_says_why_for_all(group):
     assert set(three.ends.values()) == {first}
     error = first.as_error()
     assert isinstance(error, PeerFailed)
-    assert (str(error), error.exit_code, error.on_all_ranks) == ("process 1 ended: the loss is nan", 70, True)
+    for one in (error, pickle.loads(pickle.dumps(error))):  # as a pool hands it to its caller
+        assert (str(one), one.exit_code, one.on_all_ranks) == ("process 1 ended: the loss is nan", 70, True)
 
 
 def test_who_ends_by_itself_in_time_is_not_ended(group):
