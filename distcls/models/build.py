@@ -43,7 +43,7 @@ LOADING_ARGUMENTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "
 def build_model(config: ModelConfig, num_classes: int, image_size: int) -> nn.Module:
     """Return the model in the configured memory format, with new weights drawn from torch's global generator."""
     model = _make(config, num_classes, image_size)
-    initialize_lazy(model, image_size)
+    initialize_lazy(model, config.name, image_size)
     if config.channels_last:
         to_channels_last(model)
     freeze(model, config.freeze)

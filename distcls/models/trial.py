@@ -23,10 +23,13 @@ from distcls.models.weights import load_weights
 from distcls.plan.randomness import global_state_kept
 
 
-def initialize_lazy(model: nn.Module, image_size: int) -> None:
-    """Pass two images through lazy layers to give them shapes, and weights from torch's global generator."""
+def initialize_lazy(model: nn.Module, name: str, image_size: int) -> None:
+    """Pass two images through lazy layers to give them shapes, and weights from torch's global generator.
+
+    name: model.name, for the UsageError that it raises if the model does not take them.
+    """
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        with torch.no_grad():
+        with torch.no_grad(), refusing_images(name, image_size):
             model.eval()(torch.zeros(2, 3, image_size, image_size))
         model.train()
 

@@ -202,6 +202,8 @@ def test_lazy_layers_get_their_shapes(monkeypatch):
     assert model[3].weight.shape == (5, 144) and model.training
     assert not model[1].running_mean.any()
     assert try_model(model, "ledger:lazy", 5, 8) == ([], [])
+    with pytest.raises(UsageError, match="model.name=ledger:lazy fails on two images of 2 pixels.*data.image_size"):
+        build_model(ModelConfig(name="ledger:lazy"), 5, 2)
 
 
 def test_a_model_that_keeps_versions_of_its_layers_comes_back():
