@@ -12,6 +12,7 @@ import numpy as np
 
 from distcls.config.loading import read_config
 from distcls.config.settings import DataConfig, NormalizeConfig
+from distcls.config.wording import for_another_run
 from distcls.data.augmentation.preprocessing import describe_preprocessing
 from distcls.data.inspection.report import changed_images
 from distcls.data.split import Data, Split
@@ -26,18 +27,18 @@ Lists = dict[str, list]
 def check_and_describe_data(data: Data, normalize: NormalizeConfig, run: RunFolder) -> None:
     """Write the files that describe the run's data, on the main process, unless `refuse_other_data` raises."""
     lists = data.split_lists()
-    refuse_other_data(data, lists, run.dir)
+    refuse_other_data(data, lists, run.dir, run.config.run.dir)
     run.write_json("classes.json", data.class_names)
     run.write_json("splits.json", lists)
     run.write_json("data_report.json", {"fingerprint": data.fingerprint, **data.report})
     run.write_json("preprocessing.json", describe_preprocessing(data.decoding, normalize))
 
 
-def refuse_other_data(data: Data, now: Lists, run_dir: Path) -> None:
+def refuse_other_data(data: Data, now: Lists, run_dir: Path, given_dir: str | None = None) -> None:
     """Raise UsageError if a run that has a checkpoint began with other images. now: the data's `split_lists`.
 
-    If data_report.json is damaged or missing, the names of the images decide, and the run writes it again. Raises
-    DiskError if splits.json is damaged or missing too.
+    given_dir: the setting run.dir, for messages. If data_report.json is damaged or missing, the names of the images
+    decide, and the run writes it again. Raises DiskError if splits.json is damaged or missing too.
     """
     if not any((run_dir / "checkpoints").glob("step-*")):
         return
@@ -45,14 +46,14 @@ def refuse_other_data(data: Data, now: Lists, run_dir: Path) -> None:
     if report is None and lists is None:
         raise DiskError(
             f"{run_dir} no longer says which images it began with: data_report.json and splits.json are damaged or "
-            "missing. Restore one of them, or start another run with --name NAME."
+            f"missing. Restore one of them, or {for_another_run(given_dir)}."
         )
     is_same = lists == now if report is None else data.has_fingerprint(report["fingerprint"])
     if not is_same:
         raise UsageError(
             f"the data is not what {run_dir} began with:\n  "
             + _what_changed(lists, now)
-            + "\nRestore the old data, or start another run with --name NAME."
+            + f"\nRestore the old data, or {for_another_run(given_dir)}."
         )
 
 

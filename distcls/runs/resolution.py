@@ -12,7 +12,7 @@ from distcls.cluster.cpu import has_bf16
 from distcls.cluster.processes import Processes
 from distcls.config.batch_sizes import default_micro_batch_size, fitting_world_sizes, wrong_batches, wrong_default
 from distcls.config.settings import Config, TrainConfig
-from distcls.config.wording import either
+from distcls.config.wording import either, for_another_run
 from distcls.errors import UsageError
 from distcls.runs.resuming import choices_kept, fill_from
 
@@ -87,8 +87,8 @@ def refuse_other_cut(config: Config, stored: Config, world_size: int, path: Path
         fitting = fitting_world_sizes(stored.train, micro)
         raise UsageError(
             f"{path} was started with train.micro_batch_size={micro}, which cannot change: {world_size} processes "
-            f"cannot share batches of {parts} × {micro} images. Start {either(fitting)}; or start another "
-            "run with --name NAME, and a smaller train.micro_batch_size for more processes."
+            f"cannot share batches of {parts} × {micro} images. Start {either(fitting)}; or "
+            f"{for_another_run(config.run.dir)}, and a smaller train.micro_batch_size for more processes."
         )
 
 

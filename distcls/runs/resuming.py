@@ -15,6 +15,7 @@ from typing import IO, Any
 from distcls.config.differences import Difference, differences
 from distcls.config.loading import LENGTHS, read_config, with_preset
 from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config, TrainConfig
+from distcls.config.wording import ANOTHER_RUN, for_another_run
 from distcls.errors import DiskError, DistclsError, UsageError
 from distcls.runs.status import LOCK, is_finished, now, read_object
 
@@ -78,7 +79,7 @@ def stored_config(path: Path) -> Config | None:
     if _has_lost_its_config(path):
         raise UsageError(
             f"{path} has checkpoints but no config.yaml, so the settings they were trained with are unknown. Restore "
-            "it (a finished run has a copy, model/config.yaml), or start another run, with another --name or run.dir."
+            f"it (a finished run has a copy, model/config.yaml), or {ANOTHER_RUN}."
         )
     file = path / "config.yaml"
     if not file.exists():
@@ -112,7 +113,7 @@ def _check_may_continue(path: Path, config: Config) -> None:
         is_longer = any(one.path in LENGTHS for one in changed) and not _has_ended(path)
         raise UsageError(
             f"{path} holds a run with a different config:\n  " + "\n  ".join(map(str, changed)) + "\n"
-            f"A run can only be resumed with its own config. Undo the change, or {_for_another_run(config)}."
+            f"A run can only be resumed with its own config. Undo the change, or {for_another_run(config.run.dir)}."
             + (" (A run can be made longer once it has finished.)" if is_longer else "")
         )
     if not is_finished(path):
@@ -125,19 +126,14 @@ def _check_may_continue(path: Path, config: Config) -> None:
     if has_lost_patience:
         raise UsageError(
             f"{path} was ended by train.early_stopping={stored.train.early_stopping}, so it would not train longer. "
-            f"To train further, {_for_another_run(config)}, without early stopping or from these weights: "
+            f"To train further, {for_another_run(config.run.dir)}, without early stopping or from these weights: "
             f"model.init_from={path}"
         )
     if not newest_step(path):
         raise UsageError(
             f"{path} is finished, but has no checkpoints left to resume from: restore them, or "
-            f"{_for_another_run(config)} (model.init_from lets a new run start from the weights of this one)."
+            f"{for_another_run(config.run.dir)} (model.init_from lets a new run start from the weights of this one)."
         )
-
-
-def _for_another_run(config: Config) -> str:
-    """Return what to do for another run; where run.dir is set, a name would have no effect."""
-    return "give another run.dir=DIR" if config.run.dir else "start another run with --name NAME"
 
 
 def _changes(path: Path, stored: Config, config: Config) -> list[Difference]:

@@ -10,7 +10,8 @@ import torch
 
 from distcls.cluster import signals
 from distcls.config.batch_sizes import divisors
-from distcls.config.settings import TrainConfig
+from distcls.config.settings import Config
+from distcls.config.wording import for_another_run
 from distcls.data.loading.reading import resident_bytes
 from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, explain, is_out_of_memory
 from distcls.runs.folder import RunFolder
@@ -30,7 +31,7 @@ def ending_told(run: RunFolder) -> Iterator[None]:
         _leave_together(run, "preempted", signals.received() or "another process was asked to stop")
         raise
     except BaseException as raised:
-        error = _tell(run, _understand(raised, run.config.train, run.processes.device))
+        error = _tell(run, _understand(raised, run.config, run.processes.device))
         if isinstance(error, OutOfMemoryError | PeerFailed):
             raise error from None
         raise
@@ -38,9 +39,9 @@ def ending_told(run: RunFolder) -> Iterator[None]:
         _leave_together(run, "finished", run.reason)
 
 
-def _understand(error: BaseException, train: TrainConfig, device: torch.device) -> BaseException:
+def _understand(error: BaseException, config: Config, device: torch.device) -> BaseException:
     if is_out_of_memory(error):
-        return OutOfMemoryError(_smaller_batches(train, device))
+        return OutOfMemoryError(_smaller_batches(config, device))
     return explain(error) or error
 
 
@@ -66,7 +67,8 @@ def _leave_together(run: RunFolder, state: str, reason: str | None) -> None:
         raise
 
 
-def _smaller_batches(train: TrainConfig, device: torch.device) -> str:
+def _smaller_batches(config: Config, device: torch.device) -> str:
+    train = config.train
     micro = train.micro_batch_size or train.global_batch_size
     smaller = max(divisors(micro)[:-1], default=1)
     again = (
@@ -74,10 +76,11 @@ def _smaller_batches(train: TrainConfig, device: torch.device) -> str:
         "train.checkpoint_activations=true: it takes less memory and more time, and gives the same results."
     )
     return (
-        f"{micro} images at once do not fit on {device}. Start another run with --name NAME and "
-        f"train.micro_batch_size={smaller}: the global batch of {train.global_batch_size} and the learning rate stay "
-        "the same, but BatchNorm, dropout and mixup see smaller micro-batches. If it happened during an "
-        f"evaluation: train.eval_batch_size={max(train.eval_batch_size // 2, 1)}."
+        f"{micro} images at once do not fit on {device}. For smaller micro-batches, "
+        f"{for_another_run(config.run.dir)} and train.micro_batch_size={smaller}: the global batch of "
+        f"{train.global_batch_size} and the learning rate stay the same, but BatchNorm, dropout and mixup see the "
+        "smaller ones. If it happened during an evaluation: "
+        f"train.eval_batch_size={max(train.eval_batch_size // 2, 1)}."
         f"{'' if train.checkpoint_activations else again}{_images_elsewhere(device)}"
     )
 

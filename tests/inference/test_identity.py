@@ -23,8 +23,8 @@ BEFORE = (7 * 10**9, 7 * 10**9)
 """One time of change for all files, as they come out of an archive."""
 
 
-def refuse(data: Data, run_dir: Path) -> None:
-    refuse_other_data(data, data.split_lists(), run_dir)
+def refuse(data: Data, run_dir: Path, given_dir: str | None = None) -> None:
+    refuse_other_data(data, data.split_lists(), run_dir, given_dir)
 
 
 @pytest.fixture
@@ -168,6 +168,8 @@ def test_without_both_a_run_is_not_resumed(opened: Callable[..., Data], run_dir:
         DAMAGE[damage](run_dir / name)
     with pytest.raises(DiskError, match=r"data_report\.json and splits\.json are damaged or missing.*--name NAME"):
         refuse(opened(), run_dir)
+    with pytest.raises(DiskError, match="or give another run.dir=DIR"):
+        refuse(opened(), run_dir, given_dir=str(run_dir))
     with pytest.raises(UsageError, match="may have been trained on"):
         choose_split(opened(), "test", run_dir)
 

@@ -60,6 +60,8 @@ def test_processes_that_cannot_share_its_micro_batches_are_told_how_many_can():
         refuse_other_cut(variant(), stored, world_size, Path("runs/a"))
     with pytest.raises(UsageError, match=r"runs/a was started with train.micro_batch_size=16.* Start 1, 2 or 4;"):
         refuse_other_cut(variant(), stored, 8, Path("runs/a"))
+    with pytest.raises(UsageError, match="or give another run.dir=DIR, and a smaller"):
+        refuse_other_cut(variant(run__dir="exp/a"), stored, 8, Path("exp/a"))
 
 
 def settle(config: Config, device: str, world_size: int = 1, stored: Config | None = None) -> Config:

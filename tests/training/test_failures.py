@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from distcls.config.settings import TrainConfig
+from distcls.config.settings import Config, TrainConfig
 from distcls.data.loading import reading
 from distcls.errors import BadDataError
 from distcls.runs.folder import RunFolder
@@ -24,22 +23,26 @@ META = torch.device("meta")
 
 def test_out_of_memory_names_what_makes_room(monkeypatch):
     train = TrainConfig(global_batch_size=64, micro_batch_size=32, eval_batch_size=100)
+    config = Config(train=train)
     error = torch.OutOfMemoryError("CUDA out of memory")
-    told = str(_understand(error, train, META))
+    told = str(_understand(error, config, META))
     assert "train.micro_batch_size=16" in told and "train.eval_batch_size=50" in told
     assert "run the same command with train.checkpoint_activations=true" in told
-    recomputing = dataclasses.replace(train, checkpoint_activations=True)
+    assert "start another run with --name NAME and train.micro" in told
+    in_folder = config.replaced({"run.dir": "exp/a"})
+    assert "give another run.dir=DIR and train.micro" in str(_understand(error, in_folder, META))
+    recomputing = config.replaced({"train.checkpoint_activations": True})
     assert "checkpoint_activations" not in str(_understand(error, recomputing, META))
     assert "data.cache" not in told  # no decoded images are there
     pixels = np.empty(0)
     monkeypatch.setitem(reading._copies, (id(pixels), META), torch.empty(3_000_000_000, dtype=torch.uint8, device=META))
-    told = str(_understand(error, train, META))
+    told = str(_understand(error, config, META))
     assert "the 3 GB that decoded images take" in told and "data.cache=0" in told
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x")])
 def test_a_bug_stays_what_it_is(error):
-    assert _understand(error, TrainConfig(), META) is error
+    assert _understand(error, Config(), META) is error
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from distcls.config.settings import AugmentConfig
+from distcls.config.wording import ANOTHER_RUN
 from distcls.data.augmentation.batchwise import draw_crops, draw_numbers
 from distcls.data.augmentation.image_transforms import ImageTransforms, build_transforms
 from distcls.data.loading.micro_batch import MicroBatch, Numbers, taken
@@ -96,6 +97,6 @@ def eval_batches(
         if went_bad:
             raise BadDataError(
                 f"an image of the {split.name} split can no longer be read: {next(iter(went_bad.values()))}.\n"
-                "Evaluation never skips images. Repair the file, or remove it and start a new run with --name NAME."
+                f"Evaluation never skips images. Repair the file, or remove it and {ANOTHER_RUN}."
             )
         yield index, taken(pixels, rows), labels

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distcls.config.metrics import BEST_METRICS, TRAIN_MEANS
+from distcls.config.wording import ANOTHER_RUN
 from distcls.errors import DiskError, MissingInputError, UsageError
 from distcls.files.atomic import drop_torn_line, fsync, whole_lines, write_bytes
 
@@ -163,7 +164,7 @@ def _read_header(path: Path) -> list[str]:
     if not set(columns) >= NEEDED or len(set(columns)) < len(columns):
         raise UsageError(
             f"{path} has the columns {','.join(columns)!r}, but {','.join(COLUMNS)!r} or similar was expected: "
-            "another program wrote it. Move it away, or choose another run name with --name NAME."
+            f"another program wrote it. Move it away, or {ANOTHER_RUN}."
         )
     return columns
 
