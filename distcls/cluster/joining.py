@@ -90,10 +90,13 @@ class _Waiting:
                 raise Preempted(f"{name} before training began: there is nothing to save.")
             waited = time.monotonic() - self.began
             if waited > self.limit:
-                raise MissingProcessError(
+                error = MissingProcessError(
                     f"{self._name(missing() or [0])} did not start within {self.limit:,.0f} s: see its output, "
                     "then start all processes again."
                 )
+                # The others wait for process 0: if it is missing, each speaks, as none knows which of them are there.
+                error.on_all_ranks = self.rank == 0
+                raise error
             if waited > NOTICE:
                 self._tell(missing())
             time.sleep(PAUSE)
