@@ -151,9 +151,10 @@ def _with_network(config: Config, device: str, may_download: bool) -> Config:
         return config.replaced({"model.pretrained": True}) if is_trained and not says_which else config
     if config.preset == "scratch":
         return config.replaced({"model.name": SCRATCH})
-    their_config = Path(config.model.init_from or "") / "config.yaml"
-    if config.model.init_from is not None and their_config.exists():
-        theirs = read_config(their_config).model
+    # Beside the description of its images, which tells a run's config.yaml from any other.
+    of_run = _preprocessing_of_run(config.model) if config.model.init_from is not None else None
+    if of_run is not None and of_run.with_name("config.yaml").exists():
+        theirs = read_config(of_run.with_name("config.yaml")).model
         if ":" in theirs.name:  # somebody else's run may name any code
             raise UsageError(
                 f"model.init_from={config.model.init_from} used model.name={theirs.name}, which is code: if you "

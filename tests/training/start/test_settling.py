@@ -231,29 +231,44 @@ def test_a_config_file_without_a_preset_does_not_resume_a_run_with_one(photograp
     assert fill_from(load_config(tmp_path / "own.yaml"), stored).preset == "none"
 
 
-def test_the_network_of_another_run_is_taken_over_unless_it_is_code(photographs, tmp_path):
-    (tmp_path / "config.yaml").write_text("model: {name: torchvision/resnet18, args: {zero_init_residual: true}}\n")
-    (tmp_path / "model.safetensors").touch()
-    config = settled(photographs, f"model.init_from={tmp_path}")
-    assert (config.model.name, config.model.args) == ("torchvision/resnet18", {"zero_init_residual": True})
-    assert settled(photographs, f"model.init_from={tmp_path}", "model.args={}").model.args == {}
-    (tmp_path / "config.yaml").write_text("model: {name: 'evil:make'}\n")
-    with pytest.raises(UsageError, match=r"used model.name=evil:make, which is code: if you trust it"):
-        settled(photographs, f"model.init_from={tmp_path}")
-
-
 BEST = "checkpoints/best-00000100"
+INSIDE = pytest.mark.parametrize("inside", [".", "model.safetensors", BEST, f"{BEST}/model.safetensors"])
+"""What model.init_from may name of a run folder."""
 
 
-@pytest.mark.parametrize("inside", [".", "model.safetensors", BEST, f"{BEST}/model.safetensors"])
-def test_the_preprocessing_of_another_run_is_taken_over(photographs, tmp_path, inside):
+@pytest.fixture
+def other_run(tmp_path):
+    """A run folder with weights, without a config."""
     (tmp_path / BEST).mkdir(parents=True)
     for folder in (tmp_path, tmp_path / BEST):
         (folder / "model.safetensors").touch()
     normalize = {"mean": [0.1] * 3, "std": [0.2] * 3}
     described = {"normalize": normalize, "image_size": 96, "interpolation": "bicubic", "crop_fraction": 0.9}
     (tmp_path / "preprocessing.json").write_text(json.dumps(described))
-    config = settled(photographs, "model.name=torchvision/resnet18", f"model.init_from={tmp_path / inside}")
+    return tmp_path
+
+
+@INSIDE
+def test_the_network_of_another_run_is_taken_over_unless_it_is_code(photographs, other_run, inside):
+    (other_run / "config.yaml").write_text("model: {name: torchvision/resnet18, args: {zero_init_residual: true}}\n")
+    from_run = f"model.init_from={other_run / inside}"
+    config = settled(photographs, from_run)
+    assert (config.model.name, config.model.args) == ("torchvision/resnet18", {"zero_init_residual": True})
+    assert settled(photographs, from_run, "model.args={}").model.args == {}
+    (other_run / "config.yaml").write_text("model: {name: 'evil:make'}\n")
+    with pytest.raises(UsageError, match=r"used model.name=evil:make, which is code: if you trust it"):
+        settled(photographs, from_run)
+
+
+def test_a_config_beside_weights_is_not_that_of_a_run(photographs, tmp_path):
+    (tmp_path / "config.yaml").write_text("model: {name: torchvision/resnet18}\n")
+    (tmp_path / "w.pt").touch()
+    assert settled(photographs, f"model.init_from={tmp_path / 'w.pt'}").model.name == BUNDLED
+
+
+@INSIDE
+def test_the_preprocessing_of_another_run_is_taken_over(photographs, other_run, inside):
+    config = settled(photographs, "model.name=torchvision/resnet18", f"model.init_from={other_run / inside}")
     assert (config.data.image_size, config.data.interpolation, config.data.crop_fraction) == (96, "bicubic", 0.9)
     assert config.augment.normalize.mean == [0.1] * 3
 
