@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from distcls.errors import Preempted, tell
+from distcls.errors import DistclsError, Preempted, tell
 
 REQUEUE = "DISTCLS_REQUEUE"
 """Environment variable of a batch script that wants its job requeued: 1 if rank 0 should requeue it, "script" if the
@@ -27,6 +27,16 @@ STEP_APART = 1009
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Environment variable that is set if a task runs torchrun or accelerate launch, which started this process."""
+
+UNANSWERED = re.compile(
+    "Socket timed out|Unable to contact slurm controller|Zero Bytes were transmitted|Resource temporarily unavailable"
+    "|in standby mode"
+)
+"""Errors of sbatch after which nobody knows whether the job is queued."""
+
+
+class NoAnswerError(DistclsError):
+    """Slurm did not answer in time. That is no refusal: the same command may work in a moment."""
 
 
 def join_step() -> None:

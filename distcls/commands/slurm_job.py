@@ -113,13 +113,18 @@ def submit(executor: _Executor, runs: list[PlannedRun], job_dir: Path) -> list[s
 def submit_words(executor: _Executor, words: list[list[str]], job_dir: Path) -> list[submitit.Job]:
     """Call sbatch for one run, or for an array of several, each with its arguments of `distcls train`.
 
-    Raises UsageError if Slurm refuses, and DiskError.
+    Raises UsageError if Slurm refuses, NoAnswerError if it does not answer, and DiskError.
     """
     try:
         job_dir.mkdir(parents=True, exist_ok=True)
         with submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
             return executor.submit_array([TrainJob(one) for one in words])
     except FailedJobError as error:
+        if slurm.UNANSWERED.search(str(error)):
+            raise slurm.NoAnswerError(
+                f"Slurm did not answer: {error}. If squeue --me shows the job all the same, it cannot train: end it "
+                "with scancel JOB. Then submit it again."
+            ) from error
         raise UsageError(f"Slurm refused the job: {error}") from error
     except OSError as error:
         raise DiskError(f"{error.filename}: cannot write the job's files ({error.strerror})") from error

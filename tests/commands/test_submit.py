@@ -102,6 +102,23 @@ def test_without_slurm_nothing_is_written(capsys, monkeypatch):
     assert list(Path.cwd().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("reason", "code", "told"),
+    [
+        ("Batch job submission failed: Socket timed out on send/recv operation", 1, "Slurm did not answer"),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", 1, "did not answer"),
+        ("invalid partition specified: x", 2, "Slurm refused the job"),
+    ],
+)
+def test_no_answer_is_no_refusal(reason, code, told, capsys, tmp_path, monkeypatch):
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {reason}' >&2; exit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert main(["submit", "--cpu", "--time", "60", "--job-dir", str(tmp_path / "jobs")]) == code
+    error = capsys.readouterr().err
+    assert told in error and reason in error
+
+
 def test_a_signal_before_the_handlers_are_there_kills_nothing():
     task = "import sys, time; print('up', flush=True); time.sleep(0.5); print('alive')"
     shield = shlex.split(SHIELDED)

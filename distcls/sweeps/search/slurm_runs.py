@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distcls.cluster import signals
+from distcls.cluster.slurm import NoAnswerError
 from distcls.errors import DistclsError, UsageError
 from distcls.files.atomic import naming_disk_errors, write_json
 from distcls.runs.status import is_finished, read_object, read_status
@@ -31,6 +32,9 @@ GONE = 6.0
 
 FIRST_ANSWER = 180.0
 """How long to wait at the start for Slurm's list of jobs: without it, queued jobs would be submitted again."""
+
+AGAIN = 10.0
+"""Seconds before sbatch is called again if Slurm did not answer."""
 
 SECONDS_TO_STOP = 600.0
 """How long to wait for a job that was cancelled."""
@@ -52,7 +56,7 @@ class Submitted(NamedTuple):
 
 
 Submit = Callable[[str, Sequence[TrialRun]], list[Submitted]]
-"""Submits runs as one array with this name."""
+"""Submits runs as one array with this name. Raises NoAnswerError if Slurm does not answer."""
 
 
 class SlurmRuns:
@@ -93,17 +97,26 @@ class SlurmRuns:
         self._look_at_first()
         self._look()
         new = [run for run in runs if self._job_of(run.name) is None]
+        while new and not self._try_to_submit(new) and signals.received() is None:
+            time.sleep(AGAIN)
         for run in runs:
             self._seen_at[run.name] = time.monotonic()
-        if not new:
-            return
+
+    def _try_to_submit(self, runs: Sequence[TrialRun]) -> bool:
+        """Submit these runs; return False, without jobs in the queue, if Slurm does not answer."""
         array = f"distcls-{uuid.uuid4().hex[:12]}"
-        self._jobs |= {run.name: {"array": array, "place": place} for place, run in enumerate(new)}
+        self._jobs |= {run.name: {"array": array, "place": place} for place, run in enumerate(runs)}
         self._write()
-        for run, submitted in zip(new, self._submit(array, new), strict=True):
-            self._jobs[run.name] = submitted._asdict()
+        try:
+            jobs = self._submit(array, runs)
+        except NoAnswerError:
+            # Jobs that are queued all the same could not train: submitit stores what they do once sbatch has answered.
+            _call("scancel", f"--name={array}")
+            return False
+        self._jobs |= {run.name: job._asdict() for run, job in zip(runs, jobs, strict=True)}
         self._write()
         self._asked_at = 0.0
+        return True
 
     def code(self, run: TrialRun) -> int | None:
         """Return the exit code of a run whose job has left the queue, or INTERRUPTED, or None.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from made_runs import write
 
+from distcls.cluster.slurm import NoAnswerError
 from distcls.config.settings import Config
 from distcls.errors import DistclsError
 from distcls.sweeps.search import slurm_runs
@@ -30,7 +31,7 @@ class MadeSlurm:
         self.dies: str | None = None
         self.answers = True
         self.unanswered: set[str] = set()
-        """Commands that fail."""
+        """Commands that fail; for sbatch, once."""
         self.keeps = False
         """Whether cancelled jobs stay in the queue."""
         self.shown: dict[str, str] = {}
@@ -44,6 +45,9 @@ class MadeSlurm:
         self.queue |= dict.fromkeys(jobs, name)
         if self.dies == "after":
             raise KeyboardInterrupt
+        if "sbatch" in self.unanswered:
+            self.unanswered = set()
+            raise NoAnswerError("Socket timed out")
         return [Submitted(job, f"{job}.out") for job in jobs]
 
     def call(self, command: str, *words: str) -> str | None:
@@ -53,6 +57,9 @@ class MadeSlurm:
             return self.shown.get(words[-1])
         if command == "scancel":
             self.cancelled.append(words[0])
+            if words[0].startswith("--name="):
+                name = words[0].removeprefix("--name=")
+                self.queue = {job: title for job, title in self.queue.items() if title != name}
             if not self.keeps:
                 self.queue.pop(words[0], None)
             return ""
@@ -154,6 +161,18 @@ def test_the_last_line_of_a_job(slurm, tmp_path, monkeypatch) -> None:
     here.start([run])
     Path("100.out").write_text("one\ndistcls: error: two\n")
     assert here.last_words(run) == "distcls: error: two"
+
+
+def test_an_sbatch_without_an_answer_is_called_again(slurm, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(slurm_runs, "AGAIN", 0.0)
+    runs, here = make_runs(tmp_path, "a", "b"), SlurmRuns(tmp_path, 2, slurm.submit)
+    slurm.unanswered = {"sbatch"}
+    here.start(runs)
+    assert slurm.arrays == [["a", "b"]] * 2 and list(slurm.queue) == ["101_0", "101_1"], "none is queued twice"
+    assert [here.code(run) for run in runs] == [None, None]
+    again = SlurmRuns(tmp_path, 2, slurm.submit)
+    again.start(runs)
+    assert len(slurm.arrays) == 2
 
 
 def test_its_last_line_is_known_after_it_has_ended(slurm, tmp_path, monkeypatch) -> None:
