@@ -21,8 +21,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 CONFIDENT, CONFIDENT_OF_FEW = 0.1, 0.2
-"""Share of the images predicted as a class, the most confident ones, that rates of errors are estimated from: the larger
-share as long as that is few images, because a rate of few is a matter of luck."""
+"""Share of the images predicted as a class, the most confident ones, that rates of errors are estimated from: the
+larger share as long as that is few images, because a rate of few is a matter of luck."""
 
 FEW_CONFIDENT, FEWEST_CONFIDENT = 150, 10
 """What few images are, and the fewest to take."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from distcls.cluster import signals
 from distcls.cluster.slurm import NoAnswerError
-from distcls.errors import DistclsError, UsageError
+from distcls.errors import DistclsError, UsageError, tell
 from distcls.files.atomic import naming_disk_errors, write_json
 from distcls.runs.status import is_finished, read_object, read_status
 from distcls.sweeps.search.trial_run import INTERRUPTED, TrialRun, code_of, last_line
@@ -35,6 +35,11 @@ FIRST_ANSWER = 180.0
 
 AGAIN = 10.0
 """Seconds before sbatch is called again if Slurm did not answer."""
+
+OUTAGE = 3600.0
+"""How long to call it again and again."""
+
+RESUME = "Jobs that it has continue. Once Slurm answers, run the same command to resume."
 
 SECONDS_TO_STOP = 600.0
 """How long to wait for a job that was cancelled."""
@@ -93,11 +98,15 @@ class SlurmRuns:
         self._write()
 
     def start(self, runs: Sequence[TrialRun]) -> None:
-        """Submit the runs that are not in the queue yet. Raises DistclsError if Slurm has never answered."""
+        """Submit the runs that are not in the queue yet. Raises DistclsError if Slurm does not answer for long."""
         self._look_at_first()
         self._look()
         new = [run for run in runs if self._job_of(run.name) is None]
+        began = time.monotonic()
         while new and not self._try_to_submit(new) and signals.received() is None:
+            if time.monotonic() > began + OUTAGE:
+                raise DistclsError(f"Slurm has not answered sbatch for {OUTAGE / 60:.0f} minutes. {RESUME}")
+            tell(f"Slurm does not answer sbatch: trying again in {AGAIN:.0f} s")
             time.sleep(AGAIN)
         for run in runs:
             self._seen_at[run.name] = time.monotonic()
@@ -194,8 +203,7 @@ class SlurmRuns:
                 return
             if time.monotonic() > end or signals.received() is not None:
                 raise DistclsError(
-                    "Slurm does not answer (squeue --me), so distcls cannot tell which trials are running. "
-                    "Their jobs continue. Once Slurm answers, run the same command to resume."
+                    f"Slurm does not answer (squeue --me), so distcls cannot tell which trials are running. {RESUME}"
                 )
             time.sleep(LOOK)
 
