@@ -30,7 +30,10 @@ SPLITS = ("train", "val", "test", "all")
 PARTS = ("data", "model", "loss")
 """The sections of a config that an evaluation needs."""
 
-UNCUT = ["data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null", "data.exclude=null"]
+UNCUT = [
+    *("data.val_fraction=0", "data.test_fraction=0", "data.folds=null", "data.fold=null"),
+    *("data.groups=null", "data.exclude=null"),
+]
 """Settings that make all images of a folder one split."""
 
 

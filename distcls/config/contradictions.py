@@ -6,6 +6,7 @@ batch sizes again once it knows how many processes were started.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from distcls.config.durations import parse_duration
 from distcls.config.settings import (
     WITH_MIN_LR,
     WITH_MOMENTUM,
+    WITHOUT_PATHS,
     Config,
     DataConfig,
     ModelConfig,
@@ -135,6 +137,32 @@ def _wrong_data(data: DataConfig) -> Iterator[Problem]:
         yield "data.fold", f"data.fold={data.fold} needs the number of folds: add data.folds, such as data.folds=5"
     elif data.fold is not None and data.folds is not None and data.fold >= data.folds:
         yield "data.fold", f"data.fold={data.fold} must be from 0 to {data.folds - 1}, for data.folds={data.folds}"
+
+
+def _wrong_groups_of_images(data: DataConfig) -> Iterator[Problem]:
+    if data.groups is None:
+        return
+    if data.name in WITHOUT_PATHS:
+        yield (
+            "data.groups",
+            f"data.groups={data.groups} finds groups by the paths of images or in a CSV file, but "
+            f"data.name={data.name} has neither: leave it out, or save the images as files",
+        )
+    elif data.name != "csv" or "(" in data.groups:  # else it is a column
+        problem = _wrong_expression(data.groups)
+        if problem:
+            yield (
+                "data.groups",
+                f"data.groups={data.groups} {problem}: give a regular expression with parentheses around the name of "
+                r"the group, such as data.groups='(patient\d+)_'",
+            )
+
+
+def _wrong_expression(expression: str) -> str | None:
+    try:
+        return None if re.compile(expression).groups else "has no parentheses that match a part of the path"
+    except re.error as error:
+        return f"is not a regular expression ({error})"
 
 
 def _wrong_sizes(data: DataConfig) -> Iterator[Problem]:
@@ -401,6 +429,7 @@ def _wrong_for_features(config: Config) -> Iterator[Problem]:
 
 RULES: tuple[tuple[Callable[[Config, int], Iterator[Problem]], str], ...] = (
     (lambda config, _: _wrong_data(config.data), "data.name data.args data.root data.folds data.fold"),
+    (lambda config, _: _wrong_groups_of_images(config.data), "data.groups data.name"),
     (lambda config, _: _wrong_sizes(config.data), "data.cache data.disk_cache"),
     (lambda config, _: _wrong_length(config.train), "train.num_epochs train.num_steps"),
     (

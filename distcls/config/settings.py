@@ -48,6 +48,9 @@ def setting(
 KINDS_OF_PATHS = ("folder", "csv", "npz")
 """Values of data.name that --data works with: their data.root is one of the user's folders or files."""
 
+WITHOUT_PATHS = ("digits", "npz", "cifar10", "mnist", "fashion_mnist", "stl10", "synthetic")
+"""Values of data.name whose images have no paths of their own that could tell which belong together."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -121,6 +124,12 @@ class DataConfig:
     )
     fold: int | None = setting(None, "Which fold is val, counted from 0; distcls crossval runs all of them.", minimum=0)
     split_seed: int = setting(0, "Random seed for the splits, independent of train.seed.", minimum=0)
+    groups: str | None = setting(
+        None,
+        "Keep images that belong together, such as those of one patient, in the same split: a regular expression whose "
+        r"parentheses match the group's name in an image's path under data.root, such as (patient\d+)_, or a column of "
+        "the .csv file.",
+    )
     cache: str = setting(
         "4 GB",
         "Keep decoded images in memory if they take no more than this (one copy per machine), and on each GPU if "

@@ -20,6 +20,7 @@ from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
 from distcls.data.decoding.random_crop import RandomCrop
 from distcls.data.exclusion import find_excluded
+from distcls.data.groups import find_groups
 from distcls.data.inspection.report import build_report, check_bad_fraction, check_classes
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet
@@ -82,7 +83,8 @@ def build_data(
     decoding = choose_decoding(config, image_sets["train"])
     random_crop = crop and RandomCrop.of(decoding, crop)
     labels = {name: image_set.labels for name, image_set in image_sets.items()}
-    cuts = cut_splits(labels, config, image_sets["train"].class_names if least_classes > 1 else ())
+    groups = find_groups(config, image_sets)
+    cuts = cut_splits(labels, config, image_sets["train"].class_names if least_classes > 1 else (), groups)
     decodings = dict.fromkeys(cuts, decoding)
     if random_crop is not None:
         decodings["train"] = _decoding_to_crop_from(image_sets["train"], random_crop, decoding, config)
@@ -111,7 +113,7 @@ def build_data(
         fingerprint=_fingerprint(image_sets["train"].class_names, prints, splits, found),
         listing_fingerprint=_fingerprint(image_sets["train"].class_names, prints, splits, {}),
         set_fingerprints=tuple(_of_set(listed, found.get(name)) for name, listed in prints.items()),
-        report=build_report(config, decoding, list(splits.values()), image_sets, found, excluded),
+        report=build_report(config, decoding, list(splits.values()), image_sets, found, excluded, groups),
     )
     data.report["split_fingerprints"] = {
         name: _of_split(splits[name], prints[source], found[source]) for name, (source, _) in cuts.items()

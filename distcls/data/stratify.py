@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from distcls.config.settings import DataConfig
+from distcls.data.sources.image_set import Groups
+from distcls.data.whole_groups import GroupedImages
 from distcls.errors import UsageError, some_of
 
 SHOWN_CLASSES = 5  # in an error message
@@ -61,7 +63,10 @@ def _held_out_counts(counts: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def cut_splits(
-    labels: Mapping[str, np.ndarray], config: DataConfig, class_names: Sequence[str] = ()
+    labels: Mapping[str, np.ndarray],
+    config: DataConfig,
+    class_names: Sequence[str] = (),
+    groups: Mapping[str, Groups] | None = None,
 ) -> dict[str, tuple[str, np.ndarray]]:
     """Return, for each of train, val and test, the image set it comes from and its positions in that set.
 
@@ -69,7 +74,10 @@ def cut_splits(
     then a missing val split from the rest; a share of zero images makes no split. With data.folds, val is
     one fold of the rest. Raises UsageError if data.folds is set but the data has a val split, or too few images.
     class_names: if given, also if some fold, not only this one, leaves a class without training images.
+    groups: those of each image set (find_groups), if data.groups is set: no group is cut, so shares are not exact.
+    Then also raises UsageError if a split would be empty.
     """
+    assert groups or config.groups is None, "whoever cuts these splits has to pass the groups"
     if config.folds is not None and "val" in labels:
         raise UsageError(
             "data.folds cuts val from the training images, but this data has a val split of its own. "
@@ -80,7 +88,10 @@ def cut_splits(
         if name in labels:
             continue
         rows = splits["train"][1]
-        if name == "val" and config.folds is not None and config.fold is not None:
+        if groups:
+            images = GroupedImages.of(labels["train"], groups["train"], rows, config)
+            kept, held_out = images.cut(name, fraction, class_names)
+        elif name == "val" and config.folds is not None and config.fold is not None:
             if config.folds > len(rows):
                 raise UsageError(
                     f"data.folds={config.folds} is more than the {len(rows):,} images to cut them from"

@@ -15,6 +15,7 @@ from distcls.config.settings import Config
 from distcls.config.wording import count
 from distcls.data.decoding.decode import Decoding, fit
 from distcls.data.decoding.parallel import checked_image, noting_if_bad
+from distcls.data.groups import find_groups
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.stratify import cut_splits
@@ -79,7 +80,8 @@ def find_images(run_dir: Path, config: Config, class_names: list[str], decoding:
     data = dataclasses.replace(config.data, image_size=decoding.image_size, download=False)
     try:
         image_sets = open_image_sets(data, least_classes=1)
-        cuts = cut_splits({name: image_set.labels for name, image_set in image_sets.items()}, data)
+        labels = {name: image_set.labels for name, image_set in image_sets.items()}
+        cuts = cut_splits(labels, data, groups=find_groups(data, image_sets))
     except (DistclsError, OSError) as error:
         raise MissingInputError(f"They are not here: {error}") from error
     if image_sets["train"].class_names != class_names:

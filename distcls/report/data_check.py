@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,8 @@ def print_check(
 def _describe(check: DataCheck) -> Iterator[tuple[str, str]]:
     yield "data", check.config.root or check.config.name
     yield "split", ", ".join(f"{split.name} {len(split):,}" for split in check.splits) + " images"
+    if check.groups is not None:
+        yield "groups", _groups(check.groups)
     yield "files", f"{_counts(check.count('formats'))}; {_counts(check.count('modes'))}{_also(check)}"
     yield "sizes", _sizes(check)
     yield "decoded", f"{check.decoding.image_size} × {check.decoding.image_size} pixels ({check.decoding.resize})"
@@ -53,6 +56,14 @@ def _describe(check: DataCheck) -> Iterator[tuple[str, str]]:
         return
     yield "mean", f"{', '.join(map(str, check.normalize['mean']))} (red, green, blue, from 0 to 1)"
     yield "std", ", ".join(map(str, check.normalize["std"]))
+
+
+def _groups(groups: dict[str, Any]) -> str:
+    sizes = groups["num_images"]
+    of = f"of {count(sizes['min'], 'image')}"
+    if sizes["min"] < sizes["max"]:
+        of = f"of {sizes['min']:,} to {sizes['max']:,} images (median {sizes['median']:g})"
+    return f"{groups['num_groups']:,} {of}, by {groups['by']}"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -41,6 +41,8 @@ def test_what_the_user_leaves_out_of_other_images_is_left_out(run_dir: Path) -> 
     found = data_of(run_dir, "all", "data.exclude=bad.csv")
     assert (found.root, found.exclude, found.val_fraction, found.test_fraction) == ("new", "bad.csv", 0, 0)
     assert data_of(run_dir, "all").exclude is None and data_of(run_dir, "test").exclude == "old.csv"
+    write_run(name="folder", root="old", groups="(a)")
+    assert data_of(run_dir, "all").groups is None and data_of(run_dir, "test").groups == "(a)"
 
 
 def test_other_images_are_no_data_set_even_if_the_runs_were(run_dir: Path) -> None:

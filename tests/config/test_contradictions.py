@@ -59,6 +59,16 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         (["data.folds=5"], "add data.fold=0 (up to 4) for one of them, or run all of them: distcls crossval"),
         (["data.fold=1"], "add data.folds, such as data.folds=5"),
         (["data.folds=5", "data.fold=5"], "data.fold=5 must be from 0 to 4"),
+        (
+            ["data.groups=(a)_"],
+            "by the paths of images or in a CSV file, but data.name=digits has neither: leave it out",
+        ),
+        (
+            ["data.groups=patient", "data.name=folder", "data.root=a"],
+            "data.groups=patient has no parentheses that match",
+        ),
+        (["data.groups=(a", "data.name=csv", "data.root=a"], "is not a regular expression (missing ), unterminated"),
+        (["data.groups=(?:a)", "data.name=imagenet", "data.root=a"], r"such as data.groups='(patient\d+)_'"),
         (["data.background=snowhite"], "data.background=snowhite is not a color: give a CSS color name"),
         (["data.background='#ff000080'"], 'such as black, or "#rrggbb" in quotes'),
         (["data.float_range=[1]"], "data.float_range must be two different numbers, for black and white, but [1.0]"),

@@ -16,6 +16,7 @@ from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
 from distcls.data.exclusion import Exclusion, find_excluded
+from distcls.data.groups import describe_groups, find_groups, group_warnings
 from distcls.data.inspection.duplicates import equal_rows
 from distcls.data.inspection.examine import Inspected, inspect
 from distcls.data.inspection.report import (
@@ -28,7 +29,7 @@ from distcls.data.inspection.report import (
 )
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet
-from distcls.data.sources.image_set import ImageSet
+from distcls.data.sources.image_set import Groups, ImageSet
 from distcls.data.split import Split, split_without
 from distcls.data.stratify import cut_splits
 
@@ -69,6 +70,8 @@ class DataCheck:
     """The findings, by the name of the image set."""
     copies: list[Copies]
     excluded: Exclusion
+    image_groups: dict[str, Groups]
+    """Which images belong together, by the name of the image set; empty without data.groups."""
 
     @property
     def class_names(self) -> list[str]:
@@ -139,6 +142,11 @@ class DataCheck:
         std = np.sqrt(np.maximum(counts @ values**2 - mean**2, 0))
         return {"mean": mean.round(4).tolist(), "std": std.round(4).tolist()}
 
+    @cached_property
+    def groups(self) -> dict[str, Any] | None:
+        """How many groups there are, and of how many images; None without data.groups."""
+        return describe_groups(self.config, self.image_groups)
+
     def errors(self) -> list[str]:
         """Return the problems that training would refuse."""
         found = []
@@ -162,7 +170,8 @@ class DataCheck:
             found.append(
                 f"{_images(conflicts)} in more than one class: some of these labels are wrong. Keep only the right ones"
             )
-        return [*found, *self.excluded.warnings(), *too_little(self.splits)]
+        found += [*self.excluded.warnings(), *group_warnings(self.config, self.image_groups)]
+        return [*found, *too_little(self.splits)]
 
     def as_json(self) -> dict[str, Any]:
         """Return all findings as JSON types, for programs."""
@@ -172,6 +181,7 @@ class DataCheck:
             "num_images": self.num_images,
             "class_names": self.class_names,
             "splits": {split.name: count_images(split) for split in self.splits},
+            "groups": self.groups,
             "formats": self.count("formats"),
             "modes": self.count("modes"),
             "sizes": {
@@ -215,7 +225,8 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
     excluded = find_excluded(config, image_sets)
     decoding = choose_decoding(config, image_sets["train"])
     labels = {name: image_set.labels for name, image_set in image_sets.items()}
-    cuts = cut_splits(labels, config, image_sets["train"].class_names)
+    groups = find_groups(config, image_sets)
+    cuts = cut_splits(labels, config, image_sets["train"].class_names, groups)
     found: dict[str, Inspected] = {}
     for name, image_set in image_sets.items():
         measured = np.zeros(len(image_set), bool)
@@ -229,7 +240,7 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
         left_out = {*found[source].bad, *excluded.of(source)}
         splits.append(split_without(left_out, name, image_sets[source], rows, None, decoding))
         digests.append(found[source].digests[splits[-1].rows])
-    return DataCheck(config, decoding, image_sets, splits, found, _find_copies(splits, digests), excluded)
+    return DataCheck(config, decoding, image_sets, splits, found, _find_copies(splits, digests), excluded, groups)
 
 
 def _of_all(

@@ -12,9 +12,10 @@ from distcls.config.wording import count
 from distcls.data.cache.pixels import Decoded
 from distcls.data.decoding.decode import Decoding
 from distcls.data.exclusion import Exclusion
+from distcls.data.groups import describe_groups, group_warnings
 from distcls.data.inspection.examine import Inspected
 from distcls.data.sources.folder import FolderSet
-from distcls.data.sources.image_set import ImageSet
+from distcls.data.sources.image_set import Groups, ImageSet
 from distcls.data.split import Split
 from distcls.errors import BadDataError, some_of
 
@@ -32,8 +33,9 @@ def build_report(
     image_sets: Mapping[str, ImageSet],
     decoded: Mapping[str, Decoded],
     excluded: Exclusion,
+    groups: Mapping[str, Groups],
 ) -> dict[str, Any]:
-    """Return counts per split and class, ignored, bad and excluded files, animations and warnings, as JSON types."""
+    """Return counts per split and class, groups, ignored, bad and excluded files, animations and warnings, for JSON."""
     folders = [image_set for image_set in image_sets.values() if isinstance(image_set, FolderSet)]
     return {
         "name": config.name,
@@ -46,7 +48,8 @@ def build_report(
             split.pixels.nbytes for split in splits if split.pixels is not None and split.name in image_sets
         ),
         "splits": {split.name: count_images(split) for split in splits},
-        "warnings": [*excluded.warnings(), *too_little(splits)],
+        "groups": describe_groups(config, groups),
+        "warnings": [*excluded.warnings(), *group_warnings(config, groups), *too_little(splits)],
         "num_ignored_files": sum(folder.num_ignored for folder in folders),
         "num_excluded": len(excluded),
         "num_animations": sum(of_set.num_animations for of_set in decoded.values()),

@@ -7,7 +7,7 @@ import csv
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,9 @@ import numpy as np
 from distcls.config.settings import DataConfig
 from distcls.config.wording import nearest
 from distcls.data.sources.folder import SPLIT_FOLDERS, FolderSet, existing_file, pack
-from distcls.data.sources.image_set import ImageSet
+from distcls.data.sources.image_set import Groups, ImageSet
 from distcls.data.sources.listing import MISSING, Listing, list_files
-from distcls.errors import BadDataError, MissingInputError
+from distcls.errors import BadDataError, MissingInputError, UsageError
 
 # Lines to read at once. A million rows of Python strings would take 300 MB; and once 700 lists are alive, the garbage
 # collector scans them again and again, which makes reading three times slower.
@@ -80,6 +80,7 @@ class Manifest(Table):
     path: int
     label: int
     split: int | None
+    group: int | None
 
 
 @dataclass
@@ -88,21 +89,24 @@ class _Part:
 
     listings: list[Listing] = field(default_factory=list)
     label_ids: list[np.ndarray] = field(default_factory=list)
+    group_ids: list[np.ndarray] = field(default_factory=list)
+    """Empty without a column for groups."""
 
 
 def open_csv(config: DataConfig) -> dict[str, ImageSet]:
     """Return the images that a CSV file lists; data.root is the file, and paths are relative to its folder.
 
-    The header names the columns: path, label and optionally split (train, val or test); others are ignored. Without
-    a split column, splits are cut. Labels are class names, sorted as numbers if all of them are whole numbers, else
-    alphabetically. Raises MissingInputError and BadDataError, which names the line.
+    The header names the columns: path, label, optionally split (train, val or test) and the one that data.groups
+    names; others are ignored. Without a split column, splits are cut. Labels are class names, sorted as numbers if all
+    of them are whole numbers, else alphabetically. Raises MissingInputError, UsageError and BadDataError, which names
+    the line.
     """
     file = existing_file(config)
     with _explaining_unreadable(file):
-        manifest = _read_manifest(file)
-        parts, label_ids = _read(manifest)
+        manifest = _read_manifest(file, config.groups)
+        parts, label_ids, group_ids = _read(manifest)
     _check_files_exist(file, parts)
-    return _image_sets(manifest, parts, label_ids)
+    return _image_sets(manifest, parts, label_ids, group_ids)
 
 
 def csv_paths(file: str) -> list[str]:
@@ -138,7 +142,7 @@ def _read_header(file: str) -> Table:
     return Table(file, header, delimiter)
 
 
-def _read_manifest(file: str) -> Manifest:
+def _read_manifest(file: str, groups: str | None) -> Manifest:
     table = _read_header(file)
     path, label = (table.needed(name, "path,label or path,label,split") for name in ("path", "label"))
     split = table.position("split")
@@ -146,7 +150,20 @@ def _read_manifest(file: str) -> Manifest:
         raise BadDataError(
             f"{file} line 1: the header has no column 'split'.{_meant('split', table.header)} Or remove it"
         )
-    return Manifest(file, table.header, table.delimiter, path, label, split)
+    group = None if groups is None else _group_column(table, groups)
+    return Manifest(file, table.header, table.delimiter, path, label, split, group)
+
+
+def _group_column(table: Table, groups: str) -> int | None:
+    """Return the position of the column that data.groups names; None if it is a regular expression for paths."""
+    position = table.position(groups.lower())
+    if position is None and "(" not in groups:
+        raise UsageError(
+            f"data.groups={groups}: the header of {table.file} has no such column, only "
+            f"{', '.join(map(repr, table.header))}.{nearest(groups, table.header)} Give one of them, or an expression "
+            r"for paths with parentheses around the name of the group, such as data.groups='(patient\d+)_'"
+        )
+    return position
 
 
 def _meant(name: str, header: Row) -> str:
@@ -157,32 +174,39 @@ def _meant(name: str, header: Row) -> str:
     return nearest(name, header)
 
 
-def _read(manifest: Manifest) -> tuple[dict[str, _Part], dict[str, int]]:
-    """Return the parts, and a number for each label as spelled in the file."""
+def _read(manifest: Manifest) -> tuple[dict[str, _Part], dict[str, int], dict[str, int]]:
+    """Return the parts, and a number for each label and for each group as spelled in the file."""
     parts: defaultdict[str, _Part] = defaultdict(_Part)
-    numbering: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    labels: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    groups: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     with manifest.reader() as reader:
         while rows := list(itertools.islice(reader, CHUNK)):
-            for split, paths, labels in _cut(manifest, list(filter(None, rows))):
-                if not paths:  # all of these lines were blank
+            for split, in_split in _cut(manifest, list(filter(None, rows))):
+                if not in_split:  # all of these lines were blank
                     continue
-                parts[split].listings.append(list_files(os.path.dirname(manifest.file), paths))
-                parts[split].label_ids.append(np.fromiter(map(numbering.__getitem__, labels), np.int64, len(labels)))
-    return dict(parts), dict(numbering)
+                part, columns = parts[split], list(zip(*in_split, strict=True))
+                part.listings.append(list_files(os.path.dirname(manifest.file), columns[manifest.path]))
+                part.label_ids.append(_numbers(columns[manifest.label], labels))
+                if manifest.group is not None:
+                    part.group_ids.append(_numbers(columns[manifest.group], groups))
+    return dict(parts), dict(labels), dict(groups)
 
 
-def _cut(manifest: Manifest, rows: list[Row]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Check these rows, and yield split, paths and labels. Raises BadDataError."""
+def _numbers(words: Sequence[str], numbering: Mapping[str, int]) -> np.ndarray:
+    return np.fromiter(map(numbering.__getitem__, words), np.int64, len(words))
+
+
+def _cut(manifest: Manifest, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Check these rows, and yield the split and the rows that are in it. Raises BadDataError."""
     width = len(manifest.header)
     if not set(map(len, rows)) <= {width}:
         raise manifest.error(lambda row: len(row) != width, lambda row: f"{len(row)} fields, the header has {width}")
     columns = list(zip(*rows, strict=True)) or [()] * width
-    paths, labels = columns[manifest.path], columns[manifest.label]
-    for name, column, position in (("path", paths, manifest.path), ("label", labels, manifest.label)):
-        if not all(column):
+    for name, position in (("path", manifest.path), ("label", manifest.label), ("group", manifest.group)):
+        if position is not None and not all(columns[position]):
             raise manifest.error(lambda row, at=position: not row[at], lambda _, name=name: f"the {name} is empty")
     if manifest.split is None:
-        yield "train", list(paths), list(labels)
+        yield "train", rows
         return
     splits = columns[manifest.split]
     split_of = {word: SPLIT_FOLDERS.get(word.strip().lower()) for word in set(splits)}
@@ -195,8 +219,7 @@ def _cut(manifest: Manifest, rows: list[Row]) -> Iterator[tuple[str, list[str], 
             ),
         )
     for split in sorted(set(map(str, split_of.values()))):
-        is_chosen = [split_of[word] == split for word in splits]
-        yield split, list(itertools.compress(paths, is_chosen)), list(itertools.compress(labels, is_chosen))
+        yield split, [row for row, word in zip(rows, splits, strict=True) if split_of[word] == split]
 
 
 def _check_files_exist(file: str, parts: dict[str, _Part]) -> None:
@@ -210,7 +233,9 @@ def _check_files_exist(file: str, parts: dict[str, _Part]) -> None:
         )
 
 
-def _image_sets(manifest: Manifest, parts: dict[str, _Part], numbering: dict[str, int]) -> dict[str, ImageSet]:
+def _image_sets(
+    manifest: Manifest, parts: dict[str, _Part], numbering: dict[str, int], groups: dict[str, int]
+) -> dict[str, ImageSet]:
     if "train" not in parts:
         raise BadDataError(f"{manifest.file} lists no images{' for the train split' if parts else ''}")
     names = [label.strip() for label in numbering]
@@ -223,7 +248,8 @@ def _image_sets(manifest: Manifest, parts: dict[str, _Part], numbering: dict[str
         of_split = labels[np.concatenate(part.label_ids)]
         if of_split.min() < 0:
             raise _unknown_class(manifest, class_names)
-        image_sets[split] = _pack(manifest, class_names, of_split, part.listings)
+        of_column = Groups.numbered(groups, np.concatenate(part.group_ids)) if part.group_ids else None
+        image_sets[split] = _pack(manifest, class_names, of_split, part.listings, of_column)
     return image_sets
 
 
@@ -244,5 +270,8 @@ def _unknown_class(manifest: Manifest, class_names: list[str]) -> BadDataError:
     )
 
 
-def _pack(manifest: Manifest, class_names: list[str], labels: np.ndarray, listings: list[Listing]) -> FolderSet:
-    return pack(os.path.dirname(manifest.file), [""] * len(class_names), class_names, labels, listings)
+def _pack(
+    manifest: Manifest, class_names: list[str], labels: np.ndarray, listings: list[Listing], groups: Groups | None
+) -> FolderSet:
+    folder = os.path.dirname(manifest.file)
+    return pack(folder, [""] * len(class_names), class_names, labels, listings, groups=groups)

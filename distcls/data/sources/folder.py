@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from distcls.config.settings import DataConfig
 from distcls.data.decoding.decode import Decoding, decode, read_image_file
-from distcls.data.sources.image_set import ImageSet, digest
+from distcls.data.sources.image_set import Groups, ImageSet, digest
 from distcls.data.sources.listing import IMAGE_EXTENSIONS, Listing, holds_runs, list_images, num_files, subfolders
 from distcls.errors import BadDataError, MissingInputError, UsageError, some_of
 
@@ -65,6 +66,8 @@ class FolderSet:
     num_ignored: int
     """The number of files that are not images, judging by their names, or are beside the class folders, where a folder
     of runs counts as one."""
+    groups: Groups | None = None
+    """Which images belong together, if a column of a CSV file says so."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,6 +85,13 @@ class FolderSet:
         start = self.path_ends[i - 1] if i else 0
         path = os.fsdecode(self.paths[start : self.path_ends[i]])
         return os.path.join(self.folders[self.labels[i]], path)
+
+    def names(self) -> Iterator[str]:
+        """Yield what `name` returns for each image, in a third of the time."""
+        prefixes, start = [os.path.join(folder, "") for folder in self.folders], 0
+        for label, end in zip(self.labels.tolist(), self.path_ends.tolist(), strict=True):
+            yield prefixes[label] + os.fsdecode(self.paths[start:end])
+            start = end
 
     def fingerprint(self) -> str:
         """Return a digest of classes, relative paths, file sizes and labels, for which no file is read."""
@@ -275,10 +285,11 @@ def pack(
     labels: np.ndarray,
     listings: list[Listing],
     num_strays: int = 0,
+    groups: Groups | None = None,
 ) -> FolderSet:
     """Return the files of several listings as one split; labels are int64, one per file.
 
-    num_strays: how many files outside the listings are ignored.
+    num_strays: how many files outside the listings are ignored. groups: see FolderSet.
     """
     return FolderSet(
         root=root,
@@ -291,4 +302,5 @@ def pack(
         modified=digest([], *(listing.changed for listing in listings)),
         stamp=digest([], *(listing.moved for listing in listings)),
         num_ignored=num_strays + sum(len(listing.ignored) for listing in listings),
+        groups=groups,
     )

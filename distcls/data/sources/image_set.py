@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,6 +79,24 @@ class ArraySet:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, images=received(state["images"]))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which images of a set belong together, such as photographs of one patient, and must be in the same split."""
+
+    names: list[str]
+    """Sorted, so that their numbers do not depend on the order of the images."""
+    of: np.ndarray
+    """int64 (N,), the position in names of each image's group."""
+
+    @classmethod
+    def numbered(cls, numbering: Mapping[str, int], ids: np.ndarray) -> Groups:
+        """Return the groups that images have, of all that are numbered from 0. ids: int64 (N,), a number per image."""
+        name_of = [name.strip() for name in numbering]
+        names = sorted({name_of[i] for i in np.unique(ids).tolist()})
+        position = {name: i for i, name in enumerate(names)}
+        return cls(names, np.array([position.get(name, -1) for name in name_of], np.int64)[ids])
 
 
 CONTENT_BYTES = 16

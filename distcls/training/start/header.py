@@ -79,7 +79,7 @@ def describe(
         (
             "split",
             ", ".join(f"{split.name} {len(split):,}" for split in data.splits())
-            + f" images{left_out}{excluded}{ignored}",
+            + f" images{_describe_groups(data)}{left_out}{excluded}{ignored}",
         ),
         ("classes", f"{len(data.class_names)}: {_shorten(data.class_names)}"),
         *_describe_balance(config, data),
@@ -100,6 +100,11 @@ def describe(
         *_warn_of_memory(config, data, plan, module, processes),
         ("steps", _describe_steps(config.train, plan)),
     ]
+
+
+def _describe_groups(data: Data) -> str:
+    groups = data.report.get("groups")
+    return f", grouped by {groups['by']}: {count(groups['num_groups'], 'group')}" if groups else ""
 
 
 def _describe_preset(config: Config) -> list[tuple[str, str]]:

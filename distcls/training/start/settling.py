@@ -21,6 +21,7 @@ from distcls.config.loading import LENGTHS, read_config, with_preset
 from distcls.config.settings import PRESETS, Config, DataConfig, ModelConfig
 from distcls.data.decoding.decode import BadImageError
 from distcls.data.decoding.native_size import are_large, decoding_of, spread_over
+from distcls.data.groups import find_groups
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
 from distcls.data.stratify import cut_splits
@@ -192,7 +193,8 @@ def _fetch(weights: LibraryWeights) -> None:
 def _with_scale(config: Config, image_sets: ImageSets) -> Config:
     """Choose batch size, learning rates and epochs by the number of training images, unless they are given."""
     labels = {name: image_set.labels for name, image_set in image_sets.items()}
-    num_images = len(cut_splits(labels, config.data)["train"][1])
+    groups = find_groups(config.data, image_sets)
+    num_images = len(cut_splits(labels, config.data, groups=groups)["train"][1])
     scale = next(scale for scale in SCALES if num_images >= scale.least_images)
     values: dict[str, Any] = {}
     if not config.is_given("train.global_batch_size"):

@@ -63,6 +63,16 @@ def test_too_little_data_is_told():
     )
 
 
+def test_groups_are_told():
+    made = make_data()
+    made.report["groups"] = {"by": r"(patient\d+)_", "num_groups": 812}
+    config = make_config()
+    plan = plan_batches(config.train, len(made.train), 0, 1, made.train.labels)
+    processes = SimpleNamespace(world_size=1, local_world_size=1, device=torch.device("cpu"))
+    header = dict(describe(config, made, plan, build_model(config.model, 3, 8), processes))
+    assert header["split"] == r"train 50, val 40 images, grouped by (patient\d+)_: 812 groups"
+
+
 def test_steps_and_epochs_are_told():
     header = described(make_config(global_batch_size=20, num_epochs=3.0))
     assert header["steps"] == "8 = 3 epochs of about 2.5 steps"
