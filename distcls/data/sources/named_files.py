@@ -36,10 +36,11 @@ class NamedFiles:
 def files_named(name: str) -> list[str]:
     """Return the file, the images in the folder or of the pattern, or those that the CSV file lists.
 
-    Raises MissingInputError if there is no such file or folder, or the pattern matches no image.
+    Run folders inside a folder are skipped: runs/ is often beside the images. Raises MissingInputError if there is no
+    such file or folder, or the pattern matches no image.
     """
     if os.path.isdir(name):
-        return [os.path.join(name, path) for path in list_images(name).split_paths()]
+        return [os.path.join(name, path) for path in list_images(name, skips_runs=True).split_paths()]
     if name.lower().endswith(".csv") and os.path.exists(name):
         return csv_paths(name)
     if os.path.lexists(name):

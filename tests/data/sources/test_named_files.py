@@ -43,6 +43,16 @@ def test_files_folders_and_patterns(photos: Path, name: str, found: list[str]) -
     assert files_named(name) == found
 
 
+def test_pictures_of_runs_are_no_images_unless_their_folder_is_named(photos: Path) -> None:
+    run = photos / "runs" / "x"
+    (run / "plots").mkdir(parents=True)
+    (photos / "b.png").rename(run / "plots" / "loss.png")
+    for name in ("config.yaml", "status.json"):
+        (run / name).touch()
+    assert files_named(".") == ["./a/1.png", "./a/2.jpg", "./a/deep/3.PNG"]
+    assert files_named("runs") == [] and files_named("runs/x") == files_named("runs/*") == ["runs/x/plots/loss.png"]
+
+
 def test_the_order_is_that_of_the_names(photos: Path) -> None:
     files = NamedFiles(["b.png", "a/deep", "a/*.png"])
     assert files.count == 3 and list(files) == ["b.png", "a/deep/3.PNG", "a/1.png"]
