@@ -7,9 +7,9 @@ because networks that are right four times in five would list far too much (docs
 - An image counts as confident if it is among the most confident tenth of its predicted class. The paper's threshold,
   the mean probability of a class over its own images, lets many of the model's mistakes count as wrong labels.
 - Those rates and a prediction give the probability that a label is wrong. Images are ranked by it, so a cat labeled as
-  a dog ranks higher if many cats in this data set are, and listed if it is above a half. For that the predictions must
-  be probabilities of the true classes, while the model has learned the labels with their errors: they are sharpened
-  (or smoothed) by the temperature under which the given labels are most likely.
+  a dog ranks higher if many cats in this data set are. For that the predictions must be probabilities of the true
+  classes, while the model has learned the labels with their errors: they are sharpened (or smoothed) by the
+  temperature under which the given labels are most likely.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ FEW_CONFIDENT, FEWEST_CONFIDENT = 150, 10
 
 PRIOR_IMAGES = (1.0, 10_000.0)
 """The range of the weight that the mean over all classes has in the rates of each class, as a number of images."""
+
+LISTED = 0.4
+"""The score from which on labels are listed: looking at a right label costs less than keeping a wrong one."""
 
 CHUNK = 2**24
 """Probabilities to compute at a time, and at most so many to fit the temperature to."""
@@ -51,7 +54,7 @@ class LabelErrors:
     suggested: np.ndarray
     """int64 (n,), the most probable class other than the label."""
     listed: np.ndarray
-    """int64, positions of the labels with a score above a half, the highest first."""
+    """int64, positions of the labels with a score above LISTED, the highest first."""
 
 
 def find_label_errors(labels: np.ndarray, probs: np.ndarray) -> LabelErrors:
@@ -68,7 +71,7 @@ def find_label_errors(labels: np.ndarray, probs: np.ndarray) -> LabelErrors:
         of_true[rows, labels[chunk]] = -1
         suggested[chunk] = of_true.argmax(1)
     ranked = np.lexsort((np.arange(len(labels)), -probs.max(1), -scores))
-    return LabelErrors(rates, scores, suggested, ranked[scores[ranked] > 0.5])
+    return LabelErrors(rates, scores, suggested, ranked[scores[ranked] > LISTED])
 
 
 def _confident_counts(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
