@@ -59,6 +59,7 @@ DEFERRED = {
     "submitit.helpers": "only tasks of Slurm need it, and signals are not heard while it is imported",
     "distcls.serving.demo": "imports gradio, an extra that takes seconds",
     "pyarrow": "an extra, for Parquet files",
+    "pillow_heif": "an extra, and only HEIC files need it",
     "wandb": "optional, and imported only by the process that sends rows to it",
     "mlflow": "optional, and imported only by the process that sends rows to it",
     "trackio": "optional, and imported only by the process that sends rows to it",

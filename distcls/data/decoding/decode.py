@@ -6,6 +6,7 @@ Imports only numpy and Pillow: decoding processes import this file and must star
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import stat
@@ -23,6 +24,11 @@ DECODER = (DECODER_VERSION, PIL.__version__)
 
 # Pillow would also open EPS (by running Ghostscript), PDF and forty more; these are the formats people train on.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
+
+HEIF = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftyphevx", b"ftypmif1", b"ftypmsf1")
+"""What HEIC files, an iPhone's photographs, have after their first four bytes. Pillow reads them with pillow-heif."""
+
+HEIF_INSTALL = "python -m pip install 'distcls[heic]'"
 
 JPEGS = ("JPEG", "MPO")
 """Pillow's names for JPEG files; MPO has more than one picture, as many phones write."""
@@ -155,7 +161,7 @@ def decode_and_describe(
         with open_image_file(path_or_file) as file:
             return decode_and_describe(file, decoding, most_pixels)
     try:
-        with Image.open(path_or_file, formats=FORMATS) as image:
+        with _opened(path_or_file) as image:
             width, height = image.size
             if most_pixels is not None and width * height > most_pixels:
                 raise TooManyPixelsError(f"more than {most_pixels:,} pixels", width * height)
@@ -171,6 +177,28 @@ def decode_and_describe(
         raise TooManyPixelsError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error and more
         raise BadImageError(_reason(error, path_or_file)) from error
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(12)[4:] not in HEIF:
+            raise
+        file.seek(0)
+        _register_heif()
+        return Image.open(file, formats=("HEIF",))
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Let Pillow open HEIF files. Called only for those, because it takes a while, and pillow-heif is an extra."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise BadImageError(f"a HEIC file, which needs pillow-heif: {HEIF_INSTALL}") from error
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 def to_pixels(image: Image.Image, decoding: Decoding, whole: Whole | None = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from distcls.config.settings import DataConfig
-from distcls.data.decoding.decode import Decoding, decode, read_image_file
+from distcls.data.decoding.decode import HEIF_INSTALL, Decoding, decode, read_image_file
 from distcls.data.sources.image_set import Groups, ImageSet, digest
 from distcls.data.sources.listing import IMAGE_EXTENSIONS, Listing, holds_runs, list_images, num_files, subfolders
 from distcls.errors import BadDataError, MissingInputError, UsageError, some_of
@@ -68,6 +69,15 @@ class FolderSet:
     of runs counts as one."""
     groups: Groups | None = None
     """Which images belong together, if a column of a CSV file says so."""
+
+    def __post_init__(self) -> None:
+        """Raise MissingInputError if HEIC files cannot be read: a run has the same images on every machine."""
+        is_heic = any(extension in self.paths.lower() for extension in (b".heic", b".heif"))
+        if is_heic and importlib.util.find_spec("pillow_heif") is None:
+            raise MissingInputError(
+                f"{self.root} has HEIC files, as iPhones write them, which need pillow-heif: {HEIF_INSTALL}. "
+                "Or convert the files to JPEG, and move them out of the folder."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

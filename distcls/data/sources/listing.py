@@ -18,7 +18,7 @@ from distcls.runs.status import LOCK
 
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
+    *(".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
 )
 
 MISSING = -1

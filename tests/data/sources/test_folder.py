@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import pickle
 import shutil
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
+from PIL import Image
 
 from distcls.config.settings import DataConfig
 from distcls.data.decoding.decode import BadImageError, Decoding
@@ -61,6 +64,17 @@ def test_hidden_files_do_not_exist_and_others_are_counted(two_classes: Path, mak
     (two_classes / "dog" / "notes.txt").write_text("good dogs")
     image_set = opened(two_classes)
     assert len(image_set) == 30 and image_set.num_ignored == 1
+
+
+def test_heic_files_are_images_and_never_left_out(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif.register_heif_opener()
+    Image.new("RGB", (40, 30), "red").save(two_classes / "cat" / "IMG_1.HEIC", "HEIF")
+    image_set = opened(two_classes)
+    place = list(image_set.names()).index("cat/IMG_1.HEIC")
+    assert len(image_set) == 31 and image_set.image(place, Decoding(8))[4, 4, 0] > 240
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingInputError, match=r"has HEIC files.*'distcls\[heic\]'"):
+        opened(two_classes)
 
 
 def test_a_link_to_nowhere_is_a_bad_image_not_a_missing_one(two_classes: Path) -> None:
@@ -130,8 +144,8 @@ def test_images_without_class_folders_are_explained(tmp_path: Path, make_images:
 
 def test_an_empty_class_folder_is_named(two_classes: Path) -> None:
     (two_classes / "eel").mkdir()
-    (two_classes / "eel" / "1.heic").touch()
-    with pytest.raises(BadDataError, match=r"eel has no images.*1\.heic"):
+    (two_classes / "eel" / "1.cr2").touch()
+    with pytest.raises(BadDataError, match=r"eel has no images.*1\.cr2"):
         opened(two_classes)
     for number in range(6):
         (two_classes / f"empty{number}").mkdir()
