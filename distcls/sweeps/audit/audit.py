@@ -64,19 +64,23 @@ def audit_runs(run_dirs: Sequence[Path], config: DataConfig, folder: Path, progr
 
 def _summary(findings: Findings, num_runs: int) -> str:
     """Return what the page says first."""
-    gallery, listed, pairs = findings.gallery, len(findings.errors.listed), findings.pairs
+    gallery, pairs = findings.gallery, findings.pairs
     audited = len(gallery.predicted)
     of_all = "all" if audited == gallery.num_images else f"{audited:,} of"
     return (
-        f"{count(listed, 'label')} of {audited:,} {_is(listed)} probably wrong ({listed / max(audited, 1):.1%}); "
+        f"{_labels(findings)}; "
         f"{count(len(pairs), 'pair')} of images show nearly the same picture, {len(findings.conflicts()):,} of them "
         f"with different labels and {len(findings.leaks()):,} more across splits or in folds. The labels of {of_all} "
         f"{gallery.num_images:,} images could be judged, by {count(num_runs, 'run')} that had not been trained on them."
     )
 
 
-def _is(number: int) -> str:
-    return "is" if number == 1 else "are"
+def _labels(findings: Findings) -> str:
+    """Return how many labels are listed, and how many of them are expected to be wrong."""
+    errors, audited = findings.errors, len(findings.gallery.predicted)
+    listed, wrong = len(errors.listed), errors.scores[errors.listed].sum()
+    look = f"{count(listed, 'label')} of {audited:,} {'looks' if listed == 1 else 'look'} wrong"
+    return f"{look} ({listed / max(audited, 1):.1%})" + (f", and about {wrong:,.0f} of these are" if listed > 1 else "")
 
 
 def _print(
@@ -90,7 +94,7 @@ def _print(
                 "audited",
                 f"the labels of {audited:,} of {count(gallery.num_images, 'image')}, by {count(len(run_dirs), 'run')}",
             ),
-            ("labels", f"{listed:,} probably wrong ({listed / max(audited, 1):.1%})"),
+            ("labels", _labels(findings)),
             (
                 "pairs",
                 f"{len(findings.pairs):,} near-duplicates: {len(conflicts):,} with different labels, {len(leaks):,} "

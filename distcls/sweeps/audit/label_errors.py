@@ -31,7 +31,7 @@ PRIOR_IMAGES = (1.0, 10_000.0)
 """The range of the weight that the mean over all classes has in the rates of each class, as a number of images."""
 
 LISTED = 0.4
-"""The score from which on labels are listed: looking at a right label costs less than keeping a wrong one."""
+"""Labels with a higher score are listed: to look at a right label costs less than to keep a wrong one."""
 
 CHUNK = 2**24
 """Probabilities to compute at a time, and at most so many to fit the temperature to."""

@@ -77,6 +77,8 @@ class SlurmRuns:
         """Names of the jobs in the queue, by id."""
         self._states: dict[str, str] = {}
         """RUNNING, PENDING and so on, by id."""
+        self._unanswered: set[str] = set()
+        """Names of arrays that may be queued although sbatch did not say so: they are cancelled where they appear."""
         self._asked_at = 0.0
         self._has_answered = False
         self._seen_at: dict[str, float] = {}
@@ -102,17 +104,22 @@ class SlurmRuns:
         self._look_at_first()
         self._look()
         new = [run for run in runs if self._job_of(run.name) is None]
-        began = time.monotonic()
-        while new and not self._try_to_submit(new) and signals.received() is None:
-            if time.monotonic() > began + OUTAGE:
-                raise DistclsError(f"Slurm has not answered sbatch for {OUTAGE / 60:.0f} minutes. {RESUME}")
-            tell(f"Slurm does not answer sbatch: trying again in {AGAIN:.0f} s")
+        if new and not self._try_to_submit(new):
+            tell(f"Slurm does not answer sbatch: trying again every {AGAIN:.0f} s, for {OUTAGE / 60:.0f} minutes")
+            self._keep_submitting(new)
+        self._seen_at |= dict.fromkeys([*self._seen_at, *(run.name for run in runs)], time.monotonic())
+
+    def _keep_submitting(self, runs: Sequence[TrialRun]) -> None:
+        end = time.monotonic() + OUTAGE
+        while signals.received() is None:
             time.sleep(AGAIN)
-        for run in runs:
-            self._seen_at[run.name] = time.monotonic()
+            if self._try_to_submit(runs):
+                return
+            if time.monotonic() > end:
+                raise DistclsError(f"Slurm has not answered sbatch for {OUTAGE / 60:.0f} minutes. {RESUME}")
 
     def _try_to_submit(self, runs: Sequence[TrialRun]) -> bool:
-        """Submit these runs; return False, without jobs in the queue, if Slurm does not answer."""
+        """Submit these runs; return False if Slurm does not answer."""
         array = f"distcls-{uuid.uuid4().hex[:12]}"
         self._jobs |= {run.name: {"array": array, "place": place} for place, run in enumerate(runs)}
         self._write()
@@ -120,7 +127,10 @@ class SlurmRuns:
             jobs = self._submit(array, runs)
         except NoAnswerError:
             # Jobs that are queued all the same could not train: submitit stores what they do once sbatch has answered.
-            _call("scancel", f"--name={array}")
+            self._unanswered.add(array)
+            for run in runs:
+                del self._jobs[run.name]
+            self._write()
             return False
         self._jobs |= {run.name: job._asdict() for run, job in zip(runs, jobs, strict=True)}
         self._write()
@@ -218,6 +228,8 @@ class SlurmRuns:
             jobs = [fields for fields in lines if len(fields) == 3]
             self._queue = {job: name for job, _, name in jobs}
             self._states = {job: state for job, state, _ in jobs}
+            for array in self._unanswered.intersection(self._queue.values()):
+                _call("scancel", f"--name={array}")
             for name in [name for name in self._to_stop if self._job_of(name) is not None]:
                 self._stop(name)  # again, if Slurm did not take it the first time
         else:

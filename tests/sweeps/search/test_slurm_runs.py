@@ -163,16 +163,35 @@ def test_the_last_line_of_a_job(slurm, tmp_path, monkeypatch) -> None:
     assert here.last_words(run) == "distcls: error: two"
 
 
-def test_an_sbatch_without_an_answer_is_called_again(slurm, tmp_path, monkeypatch) -> None:
+def test_an_sbatch_without_an_answer_is_called_again(slurm, tmp_path, monkeypatch, capsys) -> None:
+    """The job that it queued all the same is cancelled as soon as Slurm shows it."""
     monkeypatch.setattr(slurm_runs, "AGAIN", 0.0)
     runs, here = make_runs(tmp_path, "a", "b"), SlurmRuns(tmp_path, 2, slurm.submit)
     slurm.unanswered = {"sbatch"}
     here.start(runs)
-    assert slurm.arrays == [["a", "b"]] * 2 and list(slurm.queue) == ["101_0", "101_1"], "none is queued twice"
+    assert slurm.arrays == [["a", "b"]] * 2 and "does not answer sbatch" in capsys.readouterr().err
     assert [here.code(run) for run in runs] == [None, None]
+    assert list(slurm.queue) == ["101_0", "101_1"], "none is queued twice"
     again = SlurmRuns(tmp_path, 2, slurm.submit)
     again.start(runs)
     assert len(slurm.arrays) == 2
+
+
+def test_a_slurm_that_never_answers_ends_a_sweep_and_leaves_no_job_to_be_taken_over(
+    slurm, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(slurm_runs, "AGAIN", 0.0)
+    monkeypatch.setattr(slurm_runs, "OUTAGE", -1.0)
+    (run,) = make_runs(tmp_path, "a")
+
+    def never(name, runs):
+        slurm.queue["7"] = name
+        raise NoAnswerError("Socket timed out")
+
+    with pytest.raises(DistclsError, match="Once Slurm answers, run the same command to resume"):
+        SlurmRuns(tmp_path, 1, never).start([run])
+    SlurmRuns(tmp_path, 1, slurm.submit).start([run])
+    assert slurm.arrays == [["a"]], "the lost job is not mistaken for the trial's"
 
 
 def test_its_last_line_is_known_after_it_has_ended(slurm, tmp_path, monkeypatch) -> None:
