@@ -153,13 +153,13 @@ def _with_network(config: Config, device: str, may_download: bool) -> Config:
     if config.preset == "scratch":
         return config.replaced({"model.name": SCRATCH})
     # Beside the description of its images, which tells a run's config.yaml from any other.
-    of_run = _preprocessing_of_run(config.model) if config.model.init_from is not None else None
+    of_run = _preprocessing_of_run(config.model)
     if of_run is not None and of_run.with_name("config.yaml").exists():
         theirs = read_config(of_run.with_name("config.yaml")).model
         if ":" in theirs.name:  # somebody else's run may name any code
             raise UsageError(
-                f"model.init_from={config.model.init_from} used model.name={theirs.name}, which is code: if you "
-                f"trust it, add model.name={theirs.name}"
+                f"{config.model.init_from or config.model.weights} is of a run with model.name={theirs.name}, which is "
+                f"code: if you trust it, add model.name={theirs.name}"
             )
         args = {} if config.is_given("model.args") else {"model.args": theirs.args}
         return config.replaced({"model.name": theirs.name, **args})

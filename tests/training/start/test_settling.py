@@ -255,8 +255,10 @@ def test_the_network_of_another_run_is_taken_over_unless_it_is_code(photographs,
     config = settled(photographs, from_run)
     assert (config.model.name, config.model.args) == ("torchvision/resnet18", {"zero_init_residual": True})
     assert settled(photographs, from_run, "model.args={}").model.args == {}
+    if inside.endswith(".safetensors"):
+        assert settled(photographs, f"model.weights={other_run / inside}").model.name == "torchvision/resnet18"
     (other_run / "config.yaml").write_text("model: {name: 'evil:make'}\n")
-    with pytest.raises(UsageError, match=r"used model.name=evil:make, which is code: if you trust it"):
+    with pytest.raises(UsageError, match=r"a run with model.name=evil:make, which is code: if you trust it"):
         settled(photographs, from_run)
 
 
