@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from distcls.config.loading import load_config, read_config
 from distcls.config.messages import settings_like
-from distcls.config.settings import KINDS_OF_PATHS, PRESETS, Config
+from distcls.config.settings import KINDS_OF_PATHS, PRESETS, WITHOUT_PATHS, Config
 from distcls.errors import DiskError, MissingInputError, UsageError
 from distcls.files.atomic import is_device
 from distcls.runs.opening import check_run_folder
@@ -163,6 +163,8 @@ def settings_of_moved(images: str | None, run_dir: Path, are_others: bool = Fals
     settings = [override("data.root", images)]
     if kind is not None and before.name in KINDS_OF_PATHS:
         settings.append(f"data.name={kind}")
+        if kind != before.name and (before.has_group_column or kind in WITHOUT_PATHS):
+            settings.append("data.groups=null")
     elif kind is not None and are_others and ":" not in before.name:  # a class of the user's own may read any folder
         settings += [f"data.name={kind}", "data.args={}", "data.download=false"]
     return settings

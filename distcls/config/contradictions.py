@@ -148,17 +148,16 @@ def _wrong_groups_of_images(data: DataConfig) -> Iterator[Problem]:
             f"data.groups={data.groups} finds groups by the paths of images or in a CSV file, but "
             f"data.name={data.name} has neither: leave it out, or save the images as files",
         )
-    elif data.name != "csv" or "(" in data.groups:  # else it is a column
-        problem = _wrong_expression(data.groups)
-        if problem:
-            yield (
-                "data.groups",
-                f"data.groups={data.groups} {problem}: give a regular expression with parentheses around the name of "
-                r"the group, such as data.groups='(patient\d+)_'",
-            )
+    elif not data.has_group_column and (problem := wrong_expression(data.groups)):
+        yield (
+            "data.groups",
+            f"data.groups={data.groups} {problem}: give a regular expression with parentheses around the name of the "
+            r"group, such as data.groups='(patient\d+)_'",
+        )
 
 
-def _wrong_expression(expression: str) -> str | None:
+def wrong_expression(expression: str) -> str | None:
+    """Return what keeps a regular expression from finding groups of images, to follow data.groups=…; else None."""
     try:
         return None if re.compile(expression).groups else "has no parentheses that match a part of the path"
     except re.error as error:

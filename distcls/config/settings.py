@@ -164,6 +164,11 @@ class DataConfig:
         maximum=1,
     )
 
+    @property
+    def has_group_column(self) -> bool:
+        """True if `groups` is a column of a CSV file, not a regular expression."""
+        return self.name == "csv" and self.groups is not None and "(" not in self.groups
+
 
 @dataclass(frozen=True)
 class NormalizeConfig:

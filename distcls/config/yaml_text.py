@@ -62,6 +62,10 @@ LARGEST_FILE = 1_000_000
 DEEPEST, MOST_VALUES = 30, 100_000
 """Limits beyond which a config is a mistake or an attack."""
 
+AS_TYPED = ("data.groups",)
+"""Settings whose overrides are not YAML, unless they are in quotes or null: in a regular expression, [, # and : mean
+something else."""
+
 LONGEST_QUOTE = 200
 """The most characters of a value that messages quote."""
 
@@ -209,21 +213,23 @@ def _given_scalar(node: yaml.Node, where: str) -> Given:
 def read_override(override: str) -> tuple[list[str], Given]:
     """Return the keys and the value in an override such as `optim.lr=1e-3`. Raises UsageError."""
     path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
+    path = path.strip()
+    keys = path.split(".")
     if not equals or not all(keys):
         raise UsageError(f"{override}: write settings as key=value, such as optim.lr=0.001")
     if not text.strip():
-        path = path.strip()
         raise UsageError(
             f"{path}= has no value: a shell variable may be unset. Write {path}=VALUE, or {path}=null to unset it"
         )
+    if path in AS_TYPED and text.strip() not in ("null", "~") and not text.startswith(("'", '"')):
+        text = json.dumps(text, ensure_ascii=False)
     return keys, _parse(text, override, lines=False)
 
 
-def quoted(text: str) -> str:
-    """Return a text as the value of an override: in quotes if YAML would read it as anything else."""
+def quoted(text: str, path: str = "run.dir") -> str:
+    """Return a text as the value of an override of this setting: in quotes if it would be read as anything else."""
     try:
-        is_plain = _parse(text, text, lines=False).value == text
+        is_plain = read_override(f"{path}={text}")[1].value == text
     except UsageError:
         is_plain = False
     return text if is_plain else json.dumps(text, ensure_ascii=False)

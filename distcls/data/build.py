@@ -20,7 +20,7 @@ from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
 from distcls.data.decoding.random_crop import RandomCrop
 from distcls.data.exclusion import find_excluded
-from distcls.data.groups import find_groups
+from distcls.data.groups import find_groups, forget_groups
 from distcls.data.inspection.report import build_report, check_bad_fraction, check_classes
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet
@@ -85,6 +85,7 @@ def build_data(
     labels = {name: image_set.labels for name, image_set in image_sets.items()}
     groups = find_groups(config, image_sets)
     cuts = cut_splits(labels, config, image_sets["train"].class_names if least_classes > 1 else (), groups)
+    forget_groups(image_sets)
     decodings = dict.fromkeys(cuts, decoding)
     if random_crop is not None:
         decodings["train"] = _decoding_to_crop_from(image_sets["train"], random_crop, decoding, config)

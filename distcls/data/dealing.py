@@ -39,6 +39,16 @@ def deal(
     return min(dealt, key=lambda attempt: attempt[0])[1]
 
 
+def count_pairs(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, int64 (m,) each: a group, a class that it has images of, and how many; sorted.
+
+    labels, groups: int64 (n,), each image's.
+    """
+    num_classes = int(labels.max()) + 1
+    pairs, images = np.unique(groups * num_classes + labels, return_counts=True)
+    return pairs // num_classes, pairs % num_classes, images
+
+
 @dataclass
 class _Counts:
     """How many images each group has of each of its classes: lists, because Python loops over them."""
@@ -56,10 +66,8 @@ class _Counts:
 
     @classmethod
     def of(cls, labels: np.ndarray, groups: np.ndarray) -> _Counts:
-        in_class, sizes = np.bincount(labels), np.bincount(groups)
-        pairs, images = np.unique(groups * len(in_class) + labels, return_counts=True)
-        ends = np.cumsum(np.bincount(pairs // len(in_class), minlength=len(sizes)))
-        columns = (pairs % len(in_class), images, ends, sizes, in_class)
+        of_group, classes, images = count_pairs(labels, groups)
+        columns = classes, images, np.cumsum(np.bincount(of_group)), np.bincount(groups), np.bincount(labels)
         return cls(*(column.tolist() for column in columns))
 
     def order(self, seed: int, purpose: str, attempt: int) -> list[int]:

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from distcls.config.contradictions import wrong_expression
 from distcls.config.settings import DataConfig
 from distcls.config.wording import count
 from distcls.config.yaml_text import quoted
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import Groups, ImageSet
-from distcls.errors import UsageError, some_of
+from distcls.errors import BadDataError, DistclsError, UsageError, some_of
 
 SHOWN_GROUPS = 3  # in a message
 
@@ -26,66 +27,91 @@ SHOWN_GROUPS = 3  # in a message
 def find_groups(config: DataConfig, image_sets: Mapping[str, ImageSet]) -> dict[str, Groups]:
     """Return the groups of each image set, by its split; empty without data.groups.
 
-    Raises UsageError if an image belongs to no group.
+    Raises UsageError or BadDataError if a split or fold is to be cut from images of which some belong to no group.
     """
     if config.groups is None:
         return {}
-    groups, without = {}, []
+    groups = {}
     for split, image_set in image_sets.items():
-        of_column = image_set.groups if isinstance(image_set, FolderSet) else None
-        groups[split] = of_column or _groups_by_name(config.groups, _names(image_set), without)
-    if without:
-        raise UsageError(_not_matched(config.groups, without, sum(map(len, image_sets.values()))))
+        groups[split] = _of_column(image_set) or _groups_by_name(config.groups, _names(image_set))
+    without = np.flatnonzero(groups["train"].of < 0)
+    if len(without) and _cuts_train(config, image_sets):
+        raise _without_group(config, image_sets["train"], without)
     return groups
+
+
+def forget_groups(image_sets: Mapping[str, ImageSet]) -> None:
+    """Drop what a CSV file says about groups: once splits are cut, it would only be sent to every loader process."""
+    for image_set in image_sets.values():
+        if isinstance(image_set, FolderSet):
+            image_set.groups = None
+
+
+def _cuts_train(config: DataConfig, splits: Iterable[str]) -> bool:
+    cuts_val = config.folds is not None or config.val_fraction > 0
+    return ("test" not in splits and config.test_fraction > 0) or ("val" not in splits and cuts_val)
+
+
+def _of_column(image_set: ImageSet) -> Groups | None:
+    return image_set.groups if isinstance(image_set, FolderSet) else None
 
 
 def _names(image_set: ImageSet) -> Iterable[str]:
     return image_set.names() if isinstance(image_set, FolderSet) else map(image_set.name, range(len(image_set)))
 
 
-def _groups_by_name(expression: str, names: Iterable[str], without: list[str]) -> Groups:
-    """Return the groups that a regular expression finds, and append names that it does not match to `without`."""
+def _groups_by_name(expression: str, names: Iterable[str]) -> Groups:
+    """Return the groups that a regular expression finds. Raises UsageError if it is none, or has no parentheses."""
+    if problem := wrong_expression(expression):
+        raise UsageError(
+            f"data.groups={expression} {problem}, and these images have no such column: correct it, or add "
+            "data.groups=null"
+        )
     search = re.compile(expression).search
     numbering: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     ids = []
     for name in names:
         match = search(name)
-        group = match and (match[1] or next(filter(None, match.groups()), None))
-        if group:
-            ids.append(numbering[group])
-        else:
-            without.append(name)
+        ids.append(numbering[next(filter(None, match.groups()), "") if match else ""])
     return Groups.numbered(numbering, np.array(ids, np.int64))
 
 
-def _not_matched(expression: str, without: list[str], num_images: int) -> str:
-    given = setting_of(expression)
-    if len(without) == num_images:
-        return (
-            f"{given} matches none of {count(num_images, 'image')}, such as {without[0]}: write an expression whose "
+def _without_group(config: DataConfig, train: ImageSet, without: np.ndarray) -> DistclsError:
+    """Return the error for these positions in the set that splits are cut from."""
+    expression, names = str(config.groups), [train.name(i) for i in without.tolist()]
+    if _of_column(train):
+        return BadDataError(
+            f"data.groups={expression}: this column is empty for {len(names):,} of {count(len(train), 'image')}, from "
+            f"which splits are cut: {some_of(names, SHOWN_GROUPS)}. Name the group of each, which may be its own"
+        )
+    given = f"{setting_of(expression)} captures nothing in"
+    if len(names) == len(train):
+        return UsageError(
+            f"{given} the paths of {count(len(names), 'image')}, such as {names[0]}: write an expression whose "
             "parentheses match the part of this path that names the group"
         )
-    alone = setting_of(f"^(?:.*?(?:{expression})|(.+))")
-    return (
-        f"{given} does not match {len(without):,} of {count(num_images, 'image')}: {some_of(without, SHOWN_GROUPS)}. "
-        f"Extend it; or, if each of these images may be a group of its own: {alone}"
+    alone = f"^(?:.*?(?:{expression})|(.+))"
+    can_help = wrong_expression(alone) is None and (_groups_by_name(alone, names).of >= 0).all()
+    return UsageError(
+        f"{given} {len(names):,} of {count(len(train), 'image')}: {some_of(names, SHOWN_GROUPS)}. Extend it"
+        + (f"; or, if each of these images may be a group of its own: {setting_of(alone)}" if can_help else "")
     )
 
 
 def setting_of(expression: str) -> str:
     """Return data.groups=… as to be typed in a shell."""
-    return f"data.groups={shlex.quote(quoted(expression))}"
+    return f"data.groups={shlex.quote(quoted(expression, 'data.groups'))}"
 
 
 def describe_groups(config: DataConfig, groups: Mapping[str, Groups]) -> dict[str, Any] | None:
-    """Return what a report says about the groups, as JSON types; None without data.groups."""
-    if config.groups is None:
+    """Return what a report says about the groups, as JSON types; None if there are none."""
+    if not groups:
         return None
     sizes: defaultdict[str, int] = defaultdict(int)
     for of_set in groups.values():
-        for name, size in zip(of_set.names, np.bincount(of_set.of).tolist(), strict=True):
+        for name, size in zip(of_set.names, _sizes(of_set).tolist(), strict=True):
             sizes[name] += size
-    images = np.array(list(sizes.values()))
+    images = np.array([*sizes.values()] or [0])
     return {
         "by": config.groups,
         "num_groups": len(sizes),
@@ -94,28 +120,38 @@ def describe_groups(config: DataConfig, groups: Mapping[str, Groups]) -> dict[st
     }
 
 
-def group_warnings(config: DataConfig, groups: Mapping[str, Groups]) -> list[str]:
-    """Return a sentence if groups are in several splits of the data set's own, or if each has one image only."""
+def group_warnings(config: DataConfig, groups: Mapping[str, Groups], naming: bool = False) -> list[str]:
+    """Return a sentence if groups are in several splits of the data set's own, or if each has one image only.
+
+    naming: name a group, which may be a person: not in a run's report, from which a public card is made.
+    """
     found = []
     if spanning := _spanning(groups):
         name, splits = next(iter(spanning.items()))
+        such_as = f", such as {name} ({' and '.join(splits)})" if naming else ""
         are, move = (
             ("group is", "Give all its images the same split")
             if len(spanning) == 1
             else ("groups are", "Give all images of a group the same split")
         )
         found.append(
-            f"{len(spanning):,} {are} in more than one split of the data set, such as {name} ({' and '.join(splits)}): "
-            f"a model must not be measured on groups it was trained on. {move}, or leave the splits to distcls: put "
-            "all images into train"
+            f"{len(spanning):,} {are} in more than one split of the data set{such_as}: a model must not be measured on "
+            f"groups it was trained on. {move}, or leave the splits to distcls: put all images into train"
         )
-    num_images = sum(len(of_set.of) for of_set in groups.values())
-    if groups and all(len(of_set.names) == len(of_set.of) for of_set in groups.values()) and not spanning:
+    elif groups and all((_sizes(of_set) == 1).all() for of_set in groups.values()):
+        num_groups = sum(len(of_set.names) for of_set in groups.values())
+        num_images = sum(len(of_set.of) for of_set in groups.values())
+        fewer = "choose another column" if config.has_group_column else "capture less of the path"
         found.append(
-            f"{setting_of(str(config.groups))} finds {count(num_images, 'group')} in {count(num_images, 'image')}, so "
-            "it keeps none together: capture less of the path"
+            f"{setting_of(str(config.groups))} finds {count(num_groups, 'group')} in {count(num_images, 'image')}, so "
+            f"it keeps none together: {fewer}"
         )
     return found
+
+
+def _sizes(groups: Groups) -> np.ndarray:
+    """Return int64 (G,), the images in each group."""
+    return np.bincount(groups.of[groups.of >= 0], minlength=len(groups.names))
 
 
 def _spanning(groups: Mapping[str, Groups]) -> dict[str, list[str]]:

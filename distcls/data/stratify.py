@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from distcls.config.settings import DataConfig
+from distcls.data.folds import refuse_single
 from distcls.data.sources.image_set import Groups
 from distcls.data.whole_groups import GroupedImages
-from distcls.errors import UsageError, some_of
-
-SHOWN_CLASSES = 5  # in an error message
+from distcls.errors import UsageError
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +84,8 @@ def cut_splits(
         )
     splits = {name: (name, np.arange(len(of_set))) for name, of_set in labels.items()}
     for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
-        if name in labels:
+        is_fold = name == "val" and None not in (config.folds, config.fold)
+        if name in labels or (fraction == 0 and not is_fold):
             continue
         rows = splits["train"][1]
         if groups:
@@ -99,26 +99,11 @@ def cut_splits(
                     f"Use data.folds={len(rows)} or fewer"
                 )
             if class_names:
-                _refuse_single_images(labels["train"], rows, config.folds, class_names)
+                now, before = np.bincount(labels["train"][rows]), np.bincount(labels["train"])
+                refuse_single("image", now, before, config.folds, class_names, others="images")
             kept, held_out = cut_fold(labels["train"][rows], config.folds, config.fold, config.split_seed)
         else:
             kept, held_out = hold_out(labels["train"][rows], fraction, config.split_seed, name)
         if len(held_out):
             splits["train"], splits[name] = ("train", rows[kept]), ("train", rows[held_out])
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}
-
-
-def _refuse_single_images(labels: np.ndarray, rows: np.ndarray, folds: int, class_names: Sequence[str]) -> None:
-    """Raise UsageError if a class has one image in these rows: some fold takes it. Two are never in the same fold."""
-    single = np.flatnonzero(np.bincount(labels[rows]) == 1)
-    if len(single) == 0:
-        return
-    names = some_of([class_names[i] for i in single.tolist()], SHOWN_CLASSES)
-    whose = f"the class {names} has only 1 image" if len(single) == 1 else f"the classes {names} have only 1 image each"
-    had_more = (np.bincount(labels)[single] > 1).any()
-    raise UsageError(
-        f"data.folds={folds} needs at least 2 images of each class, but {whose}"
-        f"{' once the test images are held out' if had_more else ''}: the fold with that image in val would have none "
-        "to train on. Fewer folds do not help: add images, leave the class out"
-        f"{', or set data.test_fraction=0' if had_more else ''}"
-    )

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from distcls.config.settings import DataConfig
 from distcls.config.wording import count
-from distcls.data.dealing import deal
+from distcls.data.dealing import count_pairs, deal
+from distcls.data.folds import SHOWN_CLASSES, refuse_single
 from distcls.data.groups import setting_of
 from distcls.data.sources.image_set import Groups
 from distcls.errors import UsageError, some_of
-
-SHOWN_CLASSES = 5  # in an error message
 
 
 @dataclass
@@ -30,15 +28,18 @@ class GroupedImages:
     names: list[str]
     """The names of the G groups."""
     config: DataConfig
+    per_class: np.ndarray
+    """int64 (C,), in how many groups each class was before test was cut."""
     has_lost_test: bool
-    """True if images of these groups' set were held out for testing before."""
+    """True if it was."""
 
     @classmethod
     def of(cls, labels: np.ndarray, groups: Groups, rows: np.ndarray, config: DataConfig) -> GroupedImages:
         """Return the images in these rows of an image set, which has these labels and groups."""
         present, ids = np.unique(groups.of[rows], return_inverse=True)
         names = [groups.names[i] for i in present.tolist()]
-        return cls(labels[rows], ids, names, config, has_lost_test=len(rows) < len(labels))
+        per_class = np.bincount(count_pairs(labels, groups.of)[1])
+        return cls(labels[rows], ids, names, config, per_class, has_lost_test=len(rows) < len(labels))
 
     def cut(self, name: str, fraction: float, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Cut this split, which with data.folds is a fold if it is val: see `hold_out` and `cut_fold`."""
@@ -51,13 +52,14 @@ class GroupedImages:
 
         name: of the split to cut. Each class keeps at least one group. Raises UsageError if nothing can be held out.
         """
-        if fraction == 0:
-            return np.arange(len(self.labels)), np.empty(0, np.int64)
-        shares = 1 - fraction, fraction
-        parts = deal(self.labels, self.groups, shares, spared=[1], seed=self.config.split_seed, purpose=name)
+        parts = self._deal(name, fraction)
         if not parts.any():
             raise UsageError(self._why_nothing(name, fraction))
         return np.flatnonzero(parts[self.groups] == 0), np.flatnonzero(parts[self.groups] == 1)
+
+    def _deal(self, name: str, fraction: float) -> np.ndarray:
+        """Return int64 (G,), 1 for the groups to hold out."""
+        return deal(self.labels, self.groups, (1 - fraction, fraction), [1], self.config.split_seed, purpose=name)
 
     def cut_fold(self, folds: int, fold: int, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return (the other folds, this fold) as positions, int64, sorted: folds of about equal sizes and classes.
@@ -72,22 +74,12 @@ class GroupedImages:
                 f"{self._beside_test}: some folds would be empty. {fewer}"
             )
         if class_names:
-            self._refuse_single_groups(folds, class_names)
+            now = np.bincount(count_pairs(self.labels, self.groups)[1])
+            refuse_single("group", now, self.per_class, folds, class_names, others="images of other groups")
         parts = deal(self.labels, self.groups, [1 / folds] * folds, range(folds), self.config.split_seed, "fold")
         if class_names:
             self._refuse_whole_classes(parts, folds, class_names)
         return np.flatnonzero(parts[self.groups] != fold), np.flatnonzero(parts[self.groups] == fold)
-
-    @cached_property
-    def _in_class(self) -> np.ndarray:
-        """int64 (C,), images in each class."""
-        return np.bincount(self.labels)
-
-    @cached_property
-    def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64 (m,) each: a group, a class that it has images of, and how many."""
-        pairs, counts = np.unique(self.groups * len(self._in_class) + self.labels, return_counts=True)
-        return pairs // len(self._in_class), pairs % len(self._in_class), counts
 
     @property
     def _setting(self) -> str:
@@ -105,8 +97,7 @@ class GroupedImages:
                 f"{given}{found} a single group, {self.names[0]}, in {count(len(self.labels), 'image')}"
                 f"{self._beside_test}. Set data.groups so that it tells groups apart, {without}"
             )
-        groups, classes, counts = self._pairs
-        needed = groups[counts == self._in_class[classes]]
+        needed, _ = self._whole_classes(self.groups)
         free = np.delete(np.bincount(self.groups), needed)
         if len(free) == 0:
             return (
@@ -115,37 +106,25 @@ class GroupedImages:
             )
         share = free.min() / len(self.labels)
         enough = max(math.ceil(share * 100) / 100, min(2 * fraction, 0.5))
+        while not self._deal(name, enough).any():
+            enough = min(2 * enough, 0.6)  # above 0.5, the first group that can be held out is
         return (
             f"{given}{found} {count(len(self.names), 'group')}{self._beside_test}, and the smallest that can be held "
             f"out has {share:.0%} of the images. Hold out more, such as data.{name}_fraction={enough:g}, {without}"
         )
 
-    def _refuse_single_groups(self, folds: int, class_names: Sequence[str]) -> None:
-        """Raise UsageError if a class is in one group only: some fold takes it."""
-        groups, classes, _ = self._pairs
-        single = np.flatnonzero(np.bincount(classes) == 1)
-        if len(single) == 0:
-            return
-        if len(single) == 1:
-            of = self.names[int(groups[classes == single[0]][0])]
-            whose = f"the class {class_names[int(single[0])]} is in only 1, {of}"
-        else:
-            names = some_of([class_names[i] for i in single.tolist()], SHOWN_CLASSES)
-            whose = f"the classes {names} are in only 1 each"
-        raise UsageError(
-            f"data.folds={folds} needs images of each class in at least 2 groups, but {whose}{self._beside_test}: the "
-            "fold with that group in val would have none to train on. Fewer folds do not help: add images of other "
-            f"groups, leave the class out{', or set data.test_fraction=0' if self.has_lost_test else ''}"
-        )
-
     def _refuse_whole_classes(self, parts: np.ndarray, folds: int, class_names: Sequence[str]) -> None:
         """Raise UsageError if all groups of a class came into the same fold, which is rare: `deal` avoids it."""
-        per_fold = np.bincount(parts[self.groups] * len(self._in_class) + self.labels)
-        per_fold = np.pad(per_fold, (0, folds * len(self._in_class) - len(per_fold))).reshape(folds, -1)
-        whole = np.flatnonzero(((per_fold == self._in_class) & (self._in_class > 0)).any(0))
+        _, whole = self._whole_classes(parts[self.groups])
         if len(whole):
-            names = some_of([class_names[i] for i in whole.tolist()], SHOWN_CLASSES)
+            names = some_of([class_names[i] for i in sorted(map(int, whole))], SHOWN_CLASSES)
             raise UsageError(
                 f"data.folds={folds}: the groups cannot be dealt so that each fold leaves images of {names} to train "
                 "on. Use another number of folds, or add images of other groups with these classes"
             )
+
+    def _whole_classes(self, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which groups or folds have all images of a class, and of which class. of: int64 (n,), each image's."""
+        found, classes, images = count_pairs(self.labels, of)
+        whole = images == np.bincount(self.labels)[classes]
+        return found[whole], classes[whole]

@@ -112,6 +112,8 @@ def public_config(config: Config) -> Config:
     changed = {}
     paths = PATHS if is_file(config.model.weights) else PATHS - {"model.weights"}
     for path, value in settings_by_path(config).items():
+        if path == "data.groups":  # a regular expression, which may start with a slash
+            continue
         without = Path(value).name or "." if path in paths and value else _without_folders(value)
         if without != value:
             changed[path] = without

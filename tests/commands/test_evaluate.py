@@ -43,6 +43,10 @@ def test_what_the_user_leaves_out_of_other_images_is_left_out(run_dir: Path) -> 
     assert data_of(run_dir, "all").exclude is None and data_of(run_dir, "test").exclude == "old.csv"
     write_run(name="folder", root="old", groups="(a)")
     assert data_of(run_dir, "all").groups is None and data_of(run_dir, "test").groups == "(a)"
+    write_run(name="csv", root="old.csv", groups="(a)")
+    assert data_of(run_dir, "test").groups == "(a)"
+    write_run(name="csv", root="old.csv", groups="patient")
+    assert data_of(run_dir, "test").groups is None, "new is a folder, which has no columns"
 
 
 def test_other_images_are_no_data_set_even_if_the_runs_were(run_dir: Path) -> None:

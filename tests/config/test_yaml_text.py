@@ -78,6 +78,19 @@ def test_a_text_is_quoted_only_if_it_must_be(text: str) -> None:
     assert quoted(text) == text and read_override(f"run.dir={text}")[1].value == text
 
 
+@pytest.mark.parametrize("text", [r"[^/]+/(\d+)_", r"(\d+) #x", r"(a): (b)", r"{(\d)}", "patient", "2024"])
+def test_a_regular_expression_for_groups_needs_no_quotes(text: str) -> None:
+    assert load_config(None, ["data.name=csv", "data.root=a", f"data.groups={text}"]).data.groups == text
+    assert quoted(text, "data.groups") == text
+    assert read_override(f"data.groups='{text}'")[1].value == text
+
+
+@pytest.mark.parametrize("text", ["null", "~", '"(a)"', "'(a)"])
+def test_an_expression_is_quoted_if_it_must_be(text: str) -> None:
+    assert read_override(f"data.groups={quoted(text, 'data.groups')}")[1].value == text
+    assert read_override("data.groups=null")[1].value is None
+
+
 def test_a_name_that_is_not_utf8_is_refused_with_a_way_out() -> None:
     name = os.fsdecode(b"/images/caf\xe9")
     found = message(f'data.root="{name}"')

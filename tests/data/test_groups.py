@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shlex
@@ -27,7 +28,7 @@ from distcls.data.sources.folder import pack
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.sources.listing import Listing
 from distcls.data.split import Data
-from distcls.errors import UsageError
+from distcls.errors import BadDataError, UsageError
 
 BY_PATIENT = r"(patient\d+)_"
 
@@ -127,8 +128,10 @@ def test_a_csv_file_with_splits_of_its_own(build: Callable[..., Data], photos: P
     file.write_text(file.read_text().replace("patient3,", "patient4,"))
     data = build(name="csv", root=str(file), groups="patient")
     assert data.report["groups"]["num_in_several_splits"] == 1 and data.report["groups"]["num_groups"] == 39
-    assert any("group is in more than one split of the data set, such as patient4 (train and test)" in warning
-               for warning in data.report["warnings"])  # fmt: skip
+    assert "patient4" not in json.dumps(data.report), "from which a public card is made"
+    assert data.report["warnings"][0].startswith("1 group is in more than one split of the data set: a model must not")
+    named = check_data(DataConfig(name="csv", root=str(file), groups="patient")).warnings()
+    assert "in more than one split of the data set, such as patient4 (train and test): a model must not" in named[0]
 
 
 def test_mistakes_in_the_column(build: Callable[..., Data], photos: Path) -> None:
@@ -138,24 +141,64 @@ def test_mistakes_in_the_column(build: Callable[..., Data], photos: Path) -> Non
     ):
         build(name="csv", root=str(file), groups="patients")
     file.write_text(file.read_text().replace("patient7,", ",", 1))
-    with pytest.raises(Exception, match=r"labels.csv line \d+: the group is empty"):
+    with pytest.raises(BadDataError, match=r"data.groups=patient: this column is empty for 1 of 160 .* cat/patient7_0"):
         build(name="csv", root=str(file), groups="patient")
     build(name="csv", root=str(file), groups=None)
+    alone = check_data(DataConfig(name="csv", root=str(file), groups="path"))
+    assert any(warning.endswith("keeps none together: choose another column") for warning in alone.warnings())
+
+
+def test_a_column_is_not_sent_to_loader_processes(build: Callable[..., Data], photos: Path) -> None:
+    data = build(name="csv", root=str(write_csv(photos)), groups="patient")
+    assert data.report["groups"]["num_groups"] == 40
+    assert data.train.image_set.groups is None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_images_without_a_group_are_an_error_that_says_what_to_type(build: Callable[..., Data], photos: Path) -> None:
     with pytest.raises(UsageError) as caught:
         build(groups=r"(patient1\d*)_|patient(2\d)_")
     told = str(caught.value)
-    assert r"data.groups='(patient1\d*)_|patient(2\d)_' does not match 76 of 160 images: cat/patient0_0.png, " in told
+    assert (
+        r"data.groups='(patient1\d*)_|patient(2\d)_' captures nothing in 76 of 160 images: cat/patient0_0.png, " in told
+    )
     words = shlex.split(told)[-1]
     assert words == r"data.groups=^(?:.*?(?:(patient1\d*)_|patient(2\d)_)|(.+))"
     config = load_config(None, ["data.name=folder", f"data.root={photos}", words]).data
     names = find_groups(config, open_image_sets(config))["train"].names
     assert len([name for name in names if re.fullmatch(r"patient1\d*|2\d", name)]) == 21
     assert len([name for name in names if name.endswith(".png")]) == 76 and len(names) == 21 + 76
-    with pytest.raises(UsageError, match=r"'\(person\)' matches none of 160 images, such as cat/patient0_0.png: write"):
+    with pytest.raises(UsageError, match=r"'\(person\)' captures nothing in the paths of 160 images, such as cat/"):
         build(groups="(person)")
+
+
+@pytest.mark.parametrize("groups", [r"patient\d+_(1?)", r"(?i)(PATIENT1\d*)_"])
+def test_an_expression_that_would_not_help_is_not_suggested(build: Callable[..., Data], groups: str) -> None:
+    with pytest.raises(UsageError, match=r"captures nothing in \d+ of 160 images: .* Extend it$"):
+        build(groups=groups)
+
+
+def test_no_column_is_taken_for_an_expression(build: Callable[..., Data]) -> None:
+    for groups in ("patient", "(patient"):
+        with pytest.raises(
+            UsageError, match="and these images have no such column: correct it, or add data.groups=nul"
+        ):
+            build(groups=groups)
+
+
+def test_only_images_that_splits_are_cut_from_need_groups(photos: Path, tmp_path: Path) -> None:
+    write_patients(tmp_path / "own" / "train", range(20))
+    write_patients(tmp_path / "own" / "test", range(19, 30))
+    for path in (tmp_path / "own" / "test" / "cat").glob("*_0.png"):
+        path.rename(path.with_name(f"scan{path.name[7:]}"))
+    config = DataConfig(name="folder", root=str(tmp_path / "own"), cache_dir=str(tmp_path), groups=BY_PATIENT)
+    data = build_data(config, OneProcess())
+    assert len(data.val or []) > 0 and data.report["groups"]["num_in_several_splits"] == 1
+    (tmp_path / "own" / "train" / "cat" / "patient4_1.png").rename(tmp_path / "own" / "train" / "cat" / "scan.png")
+    with pytest.raises(UsageError, match="captures nothing in 1 of 80 images: train/cat/scan.png"):
+        build_data(config, OneProcess())
+    assert len(build_data(dataclasses.replace(config, val_fraction=0), OneProcess()).train) == 80
+    nowhere = dataclasses.replace(config, val_fraction=0, groups="(person)")
+    assert build_data(nowhere, OneProcess()).report["groups"]["num_groups"] == 0
 
 
 def test_groups_are_found_in_the_path_under_the_folder(tmp_path: Path) -> None:
@@ -185,6 +228,14 @@ def test_check_warns_of_groups_across_splits(tmp_path: Path, capsys: pytest.Capt
     assert found["groups"]["num_in_several_splits"] == 2 and found["groups"]["num_images"]["max"] == 8
     assert f" 'data.groups={BY_PATIENT}' " in told.splitlines()[-1], "what to type next"
     assert main([*words, "--strict"]) == 65
+
+
+def test_check_reports_on_the_rest_if_groups_are_wrong(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(photos), "data.groups=(person)"]) == 65
+    told = capsys.readouterr()
+    assert "train 160 images" in told.out and "next" not in told.out.splitlines()
+    assert "data.groups='(person)' captures nothing in the paths of 160 images" in told.err
+    assert main(["check", str(photos), f"data.groups={BY_PATIENT}", "data.folds=50", "data.fold=0"]) == 65
 
 
 def test_check_cuts_as_training_does(build: Callable[..., Data], photos: Path, tmp_path: Path) -> None:

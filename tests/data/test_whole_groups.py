@@ -90,11 +90,15 @@ def test_more_folds_than_groups() -> None:
 
 def test_a_class_in_one_group_cannot_be_in_folds() -> None:
     told = message([4] * 6, [0, 0, 0, 2, 2, 1], folds=2, fold=1, test_fraction=0)
-    assert "images of each class in at least 2 groups, but the class bee is in only 1, p005: the fold with" in told
+    assert "needs at least 2 groups of each class, but the class bee has only 1 group: the fold with that group" in told
     assert told.endswith("add images of other groups, leave the class out")
     told = message([4] * 7, [0, 0, 0, 1, 2, 2, 2], folds=2, fold=1, test_fraction=0.15)
-    assert "p003 once the test images are held out" in told and told.endswith("or set data.test_fraction=0")
-    assert "the classes ant, bee are in only 1 each" in message([4] * 4, [0, 1, 2, 2], folds=2, fold=0, test_fraction=0)
+    assert told.endswith("add images of other groups, leave the class out"), "test took images of other classes"
+    told = message([4] * 6, [2, 0, 2, 1, 0, 1], folds=2, fold=1)
+    assert "ant has only 1 group once the test images are held out: the" in told
+    assert told.endswith("add images of other groups, leave the class out, or set data.test_fraction=0")
+    told = message([4] * 4, [0, 1, 2, 2], folds=2, fold=0, test_fraction=0)
+    assert "the classes ant, bee have only 1 group each: the fold" in told
     labels, groups = grouped([4] * 6, [0, 0, 0, 2, 2, 1])
     assert cut_splits(labels, config(folds=2, fold=1, test_fraction=0), (), groups)  # somebody who only counts
 
@@ -116,6 +120,15 @@ def test_what_the_message_says_about_an_empty_split_works(sizes: list[int], frac
     cuts = cut_splits(labels, config(val_fraction=float(enough[1]), test_fraction=0), NAMES, groups)
     assert len(cuts["val"][1]) >= min(sizes)
     assert list(cut_splits(labels, config(val_fraction=0, test_fraction=0), NAMES, groups)) == ["train"]
+
+
+def test_the_share_that_the_message_proposes_is_tried_before() -> None:
+    """At 0.02 and at 0.04, all groups are still nearer to train."""
+    sizes, labels = [2, 27, 25, 28, 1], [0, 1, 2, 2, 0]
+    told = message(sizes, labels, val_fraction=0.01, test_fraction=0)
+    assert "smallest that can be held out has 1% of the images. Hold out more, such as data.val_fraction=0.08, " in told
+    made = grouped(sizes, labels)
+    assert len(cut_splits(made[0], config(val_fraction=0.08, test_fraction=0), NAMES, made[1])["val"][1]) == 1
 
 
 def test_groups_that_cannot_be_held_out() -> None:

@@ -248,6 +248,8 @@ def test_folders_of_this_machine_are_left_out(timm_run, pushed, photographs):
     config = load_config(None, ["data.name=folder", "data.root=../me/photos", "model.init_from=runs/b"], [])
     public = public_config(config)
     assert (public.data.root, public.data.cache_dir, public.model.init_from) == ("photos", None, "b")
+    config = load_config(None, ["data.name=folder", "data.root=a", r"data.groups=/(patient\d+)/"])
+    assert public_config(config).data.groups == r"/(patient\d+)/", "is no path"
     for weights, shown in (("work/mine.pt", "mine.pt"), ("IMAGENET1K_V2", "IMAGENET1K_V2")):
         assert public_config(config.replaced({"model.weights": weights})).model.weights == shown
 

@@ -16,7 +16,7 @@ from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
 from distcls.data.exclusion import Exclusion, find_excluded
-from distcls.data.groups import describe_groups, find_groups, group_warnings
+from distcls.data.groups import describe_groups, find_groups, forget_groups, group_warnings
 from distcls.data.inspection.duplicates import equal_rows
 from distcls.data.inspection.examine import Inspected, inspect
 from distcls.data.inspection.report import (
@@ -32,6 +32,7 @@ from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import Groups, ImageSet
 from distcls.data.split import Split, split_without
 from distcls.data.stratify import cut_splits
+from distcls.errors import BadDataError, UsageError
 
 LISTED_SHAPES = 100  # in JSON: a million photographs have thousands of shapes
 
@@ -71,7 +72,9 @@ class DataCheck:
     copies: list[Copies]
     excluded: Exclusion
     image_groups: dict[str, Groups]
-    """Which images belong together, by the name of the image set; empty without data.groups."""
+    """Which images belong together, by the name of the image set; empty without data.groups, or if it is wrong."""
+    split_error: str | None
+    """Why no splits can be cut with data.groups, if so; `splits` are then those of the data set itself."""
 
     @property
     def class_names(self) -> list[str]:
@@ -149,7 +152,7 @@ class DataCheck:
 
     def errors(self) -> list[str]:
         """Return the problems that training would refuse."""
-        found = []
+        found = [] if self.split_error is None else [self.split_error]
         if head := too_many_bad(self.config, len(self.bad_files), self.num_images):
             found.append(f"{head}. {how_to_go_on(len(self.bad_files), self.num_images)}")
         if problem := nothing_to_learn(self.splits, self.excluded):
@@ -170,7 +173,7 @@ class DataCheck:
             found.append(
                 f"{_images(conflicts)} in more than one class: some of these labels are wrong. Keep only the right ones"
             )
-        found += [*self.excluded.warnings(), *group_warnings(self.config, self.image_groups)]
+        found += [*self.excluded.warnings(), *group_warnings(self.config, self.image_groups, naming=True)]
         return [*found, *too_little(self.splits)]
 
     def as_json(self) -> dict[str, Any]:
@@ -225,8 +228,16 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
     excluded = find_excluded(config, image_sets)
     decoding = choose_decoding(config, image_sets["train"])
     labels = {name: image_set.labels for name, image_set in image_sets.items()}
-    groups = find_groups(config, image_sets)
-    cuts = cut_splits(labels, config, image_sets["train"].class_names, groups)
+    groups, split_error = {}, None
+    try:
+        groups = find_groups(config, image_sets)
+        cuts = cut_splits(labels, config, image_sets["train"].class_names, groups)
+    except (UsageError, BadDataError) as error:
+        if config.groups is None:
+            raise
+        groups, split_error = {}, str(error)
+        cuts = {name: (name, np.arange(len(of_set))) for name, of_set in labels.items()}
+    forget_groups(image_sets)
     found: dict[str, Inspected] = {}
     for name, image_set in image_sets.items():
         measured = np.zeros(len(image_set), bool)
@@ -240,7 +251,8 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
         left_out = {*found[source].bad, *excluded.of(source)}
         splits.append(split_without(left_out, name, image_sets[source], rows, None, decoding))
         digests.append(found[source].digests[splits[-1].rows])
-    return DataCheck(config, decoding, image_sets, splits, found, _find_copies(splits, digests), excluded, groups)
+    copies = _find_copies(splits, digests)
+    return DataCheck(config, decoding, image_sets, splits, found, copies, excluded, groups, split_error)
 
 
 def _of_all(

@@ -202,8 +202,8 @@ def _cut(manifest: Manifest, rows: list[Row]) -> Iterator[tuple[str, list[Row]]]
     if not set(map(len, rows)) <= {width}:
         raise manifest.error(lambda row: len(row) != width, lambda row: f"{len(row)} fields, the header has {width}")
     columns = list(zip(*rows, strict=True)) or [()] * width
-    for name, position in (("path", manifest.path), ("label", manifest.label), ("group", manifest.group)):
-        if position is not None and not all(columns[position]):
+    for name, position in (("path", manifest.path), ("label", manifest.label)):
+        if not all(columns[position]):
             raise manifest.error(lambda row, at=position: not row[at], lambda _, name=name: f"the {name} is empty")
     if manifest.split is None:
         yield "train", rows

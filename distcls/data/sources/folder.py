@@ -68,7 +68,7 @@ class FolderSet:
     """The number of files that are not images, judging by their names, or are beside the class folders, where a folder
     of runs counts as one."""
     groups: Groups | None = None
-    """Which images belong together, if a column of a CSV file says so."""
+    """Which images belong together, if a column of a CSV file says so, until the splits are cut (forget_groups)."""
 
     def __post_init__(self) -> None:
         """Raise MissingInputError if HEIC files cannot be read: a run has the same images on every machine."""

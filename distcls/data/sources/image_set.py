@@ -88,13 +88,16 @@ class Groups:
     names: list[str]
     """Sorted, so that their numbers do not depend on the order of the images."""
     of: np.ndarray
-    """int64 (N,), the position in names of each image's group."""
+    """int64 (N,), the position in names of each image's group; -1 for an image without one."""
 
     @classmethod
     def numbered(cls, numbering: Mapping[str, int], ids: np.ndarray) -> Groups:
-        """Return the groups that images have, of all that are numbered from 0. ids: int64 (N,), a number per image."""
+        """Return the groups that images have, of all that are numbered from 0; the name "" stands for none.
+
+        ids: int64 (N,), a number per image.
+        """
         name_of = [name.strip() for name in numbering]
-        names = sorted({name_of[i] for i in np.unique(ids).tolist()})
+        names = sorted({name_of[i] for i in np.unique(ids).tolist()} - {""})
         position = {name: i for i, name in enumerate(names)}
         return cls(names, np.array([position.get(name, -1) for name in name_of], np.int64)[ids])
 
