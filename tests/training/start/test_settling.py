@@ -123,6 +123,8 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     few = count < 2000
     assert config.model.freeze_statistics == few
     assert config.augment.random_resized_crop.scale == [crop, 1.0]
+    assert config.data.crop_fraction == (0.875 if few else 0.94)
+    assert settled(photographs, "augment.random_resized_crop=null").data.crop_fraction == 0.875
     own_crop = settled(photographs, "augment.random_resized_crop.scale=[0.5, 1]").augment.random_resized_crop
     assert own_crop.scale == [0.5, 1.0]
     assert settled(photographs, "augment.random_resized_crop=null").augment.random_resized_crop is None
