@@ -122,8 +122,8 @@ def submit_words(executor: _Executor, words: list[list[str]], job_dir: Path) -> 
     except FailedJobError as error:
         if slurm.UNANSWERED.search(str(error)):
             raise slurm.NoAnswerError(
-                f"Slurm did not answer: {error}. If squeue --me shows the job all the same, it cannot train: end it "
-                "with scancel JOB. Then submit it again."
+                f"Slurm did not answer: {error}. Submit the job again. If squeue --me already shows it, cancel that "
+                "one first (scancel JOB): it cannot train."
             ) from error
         raise UsageError(f"Slurm refused the job: {error}") from error
     except OSError as error:

@@ -64,7 +64,7 @@ def _groups_by_name(expression: str, names: Iterable[str]) -> Groups:
     """Return the groups that a regular expression finds. Raises UsageError if it is none, or has no parentheses."""
     if problem := wrong_expression(expression):
         raise UsageError(
-            f"data.groups={expression} {problem}, and these images have no such column: correct it, or add "
+            f"data.groups={expression} {problem}, and the data set has no column of that name: correct it, or add "
             "data.groups=null"
         )
     search = re.compile(expression).search
@@ -82,7 +82,8 @@ def _without_group(config: DataConfig, train: ImageSet, without: np.ndarray) -> 
     if _of_column(train):
         return BadDataError(
             f"data.groups={expression}: this column is empty for {len(names):,} of {count(len(train), 'image')}, from "
-            f"which splits are cut: {some_of(names, SHOWN_GROUPS)}. Name the group of each, which may be its own"
+            f"which splits are cut: {some_of(names, SHOWN_GROUPS)}. Fill in a group for each; an image alone gets a "
+            "name of its own"
         )
     given = f"{setting_of(expression)} captures nothing in"
     if len(names) == len(train):

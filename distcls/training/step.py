@@ -147,8 +147,8 @@ class TrainStep:
             else f"train.global_batch_size={2 * world_size} train.micro_batch_size=2 or larger"
         )
         return (
-            "each micro-batch is one image (train.micro_batch_size is 1), of which a BatchNorm layer of "
-            f"model.name={self.config.model.name} gets a single value per channel, too few to normalize: set {larger}."
+            f"model.name={self.config.model.name} has a BatchNorm layer that gets a single value per channel and "
+            f"cannot normalize it, because train.micro_batch_size is 1: set {larger}."
         )
 
     def _check(self, terms: Terms, micro_batch: MicroBatch) -> None:

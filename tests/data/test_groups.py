@@ -180,7 +180,7 @@ def test_an_expression_that_would_not_help_is_not_suggested(build: Callable[...,
 def test_no_column_is_taken_for_an_expression(build: Callable[..., Data]) -> None:
     for groups in ("patient", "(patient"):
         with pytest.raises(
-            UsageError, match="and these images have no such column: correct it, or add data.groups=nul"
+            UsageError, match="and the data set has no column of that name: correct it, or add data.groups=nul"
         ):
             build(groups=groups)
 

@@ -175,7 +175,7 @@ def test_one_image_is_too_few_for_batchnorm_over_one_pixel(batch, world_size, ad
     _, step = start(Normalizing)
     step.plan = dataclasses.replace(PLAN, global_batch_size=batch, micro_batch_size=1, world_size=world_size)
     single = [MicroBatch(0, torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.tensor([0]), {})]
-    with pytest.raises(UsageError, match=f"one image .*: set {advice} or larger"):
+    with pytest.raises(UsageError, match=f"a single value per channel .*: set {advice} or larger"):
         step(single)
     step.plan = PLAN
     with pytest.raises(ValueError, match="more than 1 value"):  # not by the size of micro-batches

@@ -75,8 +75,8 @@ class FolderSet:
         is_heic = any(extension in self.paths.lower() for extension in (b".heic", b".heif"))
         if is_heic and importlib.util.find_spec("pillow_heif") is None:
             raise MissingInputError(
-                f"{self.root} has HEIC files, as iPhones write them, which need pillow-heif: {HEIF_INSTALL}. "
-                "Or convert the files to JPEG, and move them out of the folder."
+                f"{self.root} has HEIC files (an iPhone's format). Install what reads them, {HEIF_INSTALL}, or convert "
+                "them to JPEG and move the originals out of the folder"
             )
 
     def __len__(self) -> int:

@@ -68,9 +68,9 @@ def _summary(findings: Findings, num_runs: int) -> str:
     audited = len(gallery.predicted)
     of_all = "all" if audited == gallery.num_images else f"{audited:,} of"
     return (
-        f"{_labels(findings)}; "
-        f"{count(len(pairs), 'pair')} of images show nearly the same picture, {len(findings.conflicts()):,} of them "
-        f"with different labels and {len(findings.leaks()):,} more across splits or in folds. The labels of {of_all} "
+        f"{_labels(findings)}. {count(len(pairs), 'pair')} of images show nearly the same picture, "
+        f"{len(findings.conflicts()):,} of them with different labels and {len(findings.leaks()):,} more across splits "
+        f"or in folds. The labels of {of_all} "
         f"{gallery.num_images:,} images could be judged, by {count(num_runs, 'run')} that had not been trained on them."
     )
 
@@ -79,8 +79,9 @@ def _labels(findings: Findings) -> str:
     """Return how many labels are listed, and how many of them are expected to be wrong."""
     errors, audited = findings.errors, len(findings.gallery.predicted)
     listed, wrong = len(errors.listed), errors.scores[errors.listed].sum()
-    look = f"{count(listed, 'label')} of {audited:,} {'looks' if listed == 1 else 'look'} wrong"
-    return f"{look} ({listed / max(audited, 1):.1%})" + (f", and about {wrong:,.0f} of these are" if listed > 1 else "")
+    look = f"{listed:,} of {count(audited, 'label')} {'looks' if listed == 1 else 'look'} wrong"
+    expected = f"; about {wrong:,.0f} of these really are" if listed > 1 else ""
+    return f"{look} ({listed / max(audited, 1):.1%}){expected}"
 
 
 def _print(

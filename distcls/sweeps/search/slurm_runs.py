@@ -39,7 +39,7 @@ AGAIN = 10.0
 OUTAGE = 3600.0
 """How long to call it again and again."""
 
-RESUME = "Jobs that it has continue. Once Slurm answers, run the same command to resume."
+RESUME = "Jobs already in the queue continue. Once Slurm answers, run the same command to resume."
 
 SECONDS_TO_STOP = 600.0
 """How long to wait for a job that was cancelled."""
@@ -105,7 +105,7 @@ class SlurmRuns:
         self._look()
         new = [run for run in runs if self._job_of(run.name) is None]
         if new and not self._try_to_submit(new):
-            tell(f"Slurm does not answer sbatch: trying again every {AGAIN:.0f} s, for {OUTAGE / 60:.0f} minutes")
+            tell(f"Slurm does not answer sbatch: trying again every {AGAIN:.0f} s for up to {OUTAGE / 60:.0f} minutes")
             self._keep_submitting(new)
         self._seen_at |= dict.fromkeys([*self._seen_at, *(run.name for run in runs)], time.monotonic())
 

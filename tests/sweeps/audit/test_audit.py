@@ -41,7 +41,7 @@ def test_the_folds_of_a_crossval_judge_all_images(
     told = capsys.readouterr().out
     assert (
         "the labels of 60 of 60 images, by 2 runs" in told
-        and "2 labels of 60 look wrong (3.3%), and about 2 of these are" in told
+        and "2 of 60 labels look wrong (3.3%); about 2 of these really are" in told
     )
     assert "  cat/03.png: cat, probably dog" in told and "warning" not in told
     found = read("runs/made-audit/audit.csv")
@@ -51,7 +51,7 @@ def test_the_folds_of_a_crossval_judge_all_images(
     }
     assert all(0 < float(row["score"]) <= 1 for row in found)
     page = Path("runs/made-audit/audit.html").read_text()
-    assert ">dog?</span>" in page and ">labeled cat</span>" in page and "2 labels of 60 look wrong" in page
+    assert ">dog?</span>" in page and ">labeled cat</span>" in page and "2 of 60 labels look wrong" in page
     assert re.findall(r"https?://(?!www\.w3\.org)\S+", page) == [] and len(page) < 5_000_000
     command = next(line for line in told.splitlines() if "data.exclude=" in line).split()
     assert main([*command[1:], "--print-config"]) == 0
