@@ -84,15 +84,19 @@ def cut_splits(
         )
     splits = {name: (name, np.arange(len(of_set))) for name, of_set in labels.items()}
     for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
-        is_fold = name == "val" and None not in (config.folds, config.fold)
-        if name in labels or (fraction == 0 and not is_fold):
+        fold = None
+        if name == "val" and config.folds is not None and config.fold is not None:
+            fold = config.folds, config.fold
+        if name in labels or (fraction == 0 and fold is None):
             continue
         rows = splits["train"][1]
         if groups:
             images = GroupedImages.of(labels["train"], groups["train"], rows, config)
-            kept, held_out = images.cut(name, fraction, class_names)
-        elif name == "val" and config.folds is not None and config.fold is not None:
-            if config.folds > len(rows):
+            kept, held_out = images.hold_out(name, fraction) if fold is None else images.cut_fold(*fold, class_names)
+        elif fold is None:
+            kept, held_out = hold_out(labels["train"][rows], fraction, config.split_seed, name)
+        else:
+            if fold[0] > len(rows):
                 raise UsageError(
                     f"data.folds={config.folds} is more than the {len(rows):,} images to cut them from"
                     f"{' once the test images are held out' if 'test' in splits else ''}: some folds would be empty. "
@@ -100,10 +104,8 @@ def cut_splits(
                 )
             if class_names:
                 now, before = np.bincount(labels["train"][rows]), np.bincount(labels["train"])
-                refuse_single("image", now, before, config.folds, class_names, others="images")
-            kept, held_out = cut_fold(labels["train"][rows], config.folds, config.fold, config.split_seed)
-        else:
-            kept, held_out = hold_out(labels["train"][rows], fraction, config.split_seed, name)
+                refuse_single("image", now, before, fold[0], class_names, others="images")
+            kept, held_out = cut_fold(labels["train"][rows], *fold, config.split_seed)
         if len(held_out):
             splits["train"], splits[name] = ("train", rows[kept]), ("train", rows[held_out])
     return {name: splits[name] for name in ("train", "val", "test") if name in splits}

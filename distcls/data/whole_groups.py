@@ -28,24 +28,15 @@ class GroupedImages:
     names: list[str]
     """The names of the G groups."""
     config: DataConfig
-    per_class: np.ndarray
-    """int64 (C,), in how many groups each class was before test was cut."""
-    has_lost_test: bool
-    """True if it was."""
+    before: tuple[np.ndarray, np.ndarray]
+    """The labels and groups of the whole set, from which test may have been cut before."""
 
     @classmethod
     def of(cls, labels: np.ndarray, groups: Groups, rows: np.ndarray, config: DataConfig) -> GroupedImages:
         """Return the images in these rows of an image set, which has these labels and groups."""
         present, ids = np.unique(groups.of[rows], return_inverse=True)
         names = [groups.names[i] for i in present.tolist()]
-        per_class = np.bincount(count_pairs(labels, groups.of)[1])
-        return cls(labels[rows], ids, names, config, per_class, has_lost_test=len(rows) < len(labels))
-
-    def cut(self, name: str, fraction: float, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Cut this split, which with data.folds is a fold if it is val: see `hold_out` and `cut_fold`."""
-        if name == "val" and self.config.folds is not None and self.config.fold is not None:
-            return self.cut_fold(self.config.folds, self.config.fold, class_names)
-        return self.hold_out(name, fraction)
+        return cls(labels[rows], ids, names, config, before=(labels, groups.of))
 
     def hold_out(self, name: str, fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """Hold out about this share of the images and of each class: return (kept, held out) positions, int64, sorted.
@@ -74,8 +65,8 @@ class GroupedImages:
                 f"{self._beside_test}: some folds would be empty. {fewer}"
             )
         if class_names:
-            now = np.bincount(count_pairs(self.labels, self.groups)[1])
-            refuse_single("group", now, self.per_class, folds, class_names, others="images of other groups")
+            now, before = (np.bincount(count_pairs(*of)[1]) for of in ((self.labels, self.groups), self.before))
+            refuse_single("group", now, before, folds, class_names, others="images of other groups")
         parts = deal(self.labels, self.groups, [1 / folds] * folds, range(folds), self.config.split_seed, "fold")
         if class_names:
             self._refuse_whole_classes(parts, folds, class_names)
@@ -87,7 +78,7 @@ class GroupedImages:
 
     @property
     def _beside_test(self) -> str:
-        return " once the test images are held out" if self.has_lost_test else ""
+        return " once the test images are held out" if len(self.labels) < len(self.before[0]) else ""
 
     def _why_nothing(self, name: str, fraction: float) -> str:
         given = f"data.{name}_fraction={fraction:g} would leave {name} empty, because groups stay whole: "

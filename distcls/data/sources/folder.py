@@ -15,7 +15,15 @@ import numpy as np
 from distcls.config.settings import DataConfig
 from distcls.data.decoding.decode import HEIF_INSTALL, Decoding, decode, read_image_file
 from distcls.data.sources.image_set import Groups, ImageSet, digest
-from distcls.data.sources.listing import IMAGE_EXTENSIONS, Listing, holds_runs, list_images, num_files, subfolders
+from distcls.data.sources.listing import (
+    HEIC_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    Listing,
+    holds_runs,
+    list_images,
+    num_files,
+    subfolders,
+)
 from distcls.errors import BadDataError, MissingInputError, UsageError, some_of
 
 # Names of split folders, in lower case.
@@ -72,8 +80,9 @@ class FolderSet:
 
     def __post_init__(self) -> None:
         """Raise MissingInputError if HEIC files cannot be read: a run has the same images on every machine."""
-        is_heic = any(extension in self.paths.lower() for extension in (b".heic", b".heif"))
-        if is_heic and importlib.util.find_spec("pillow_heif") is None:
+        paths = self.paths.lower()
+        has_heic = any(extension.encode() in paths for extension in HEIC_EXTENSIONS)
+        if has_heic and importlib.util.find_spec("pillow_heif") is None:
             raise MissingInputError(
                 f"{self.root} has HEIC files (an iPhone's format). Install what reads them, {HEIF_INSTALL}, or convert "
                 "them to JPEG and move the originals out of the folder"

@@ -16,9 +16,12 @@ import numpy as np
 from distcls.errors import MissingInputError
 from distcls.runs.status import LOCK
 
+HEIC_EXTENSIONS = (".heic", ".heif")
+
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
+    *HEIC_EXTENSIONS,
+    *(".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
 )
 
 MISSING = -1

@@ -70,8 +70,8 @@ def _summary(findings: Findings, num_runs: int) -> str:
     return (
         f"{_labels(findings)}. {count(len(pairs), 'pair')} of images show nearly the same picture, "
         f"{len(findings.conflicts()):,} of them with different labels and {len(findings.leaks()):,} more across splits "
-        f"or in folds. The labels of {of_all} "
-        f"{gallery.num_images:,} images could be judged, by {count(num_runs, 'run')} that had not been trained on them."
+        f"or in folds. The labels of {of_all} {gallery.num_images:,} images could be judged, by "
+        f"{count(num_runs, 'run')} that had not been trained on them."
     )
 
 

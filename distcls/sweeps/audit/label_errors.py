@@ -37,7 +37,7 @@ CHUNK = 2**24
 """Probabilities to compute at a time, and at most so many to fit the temperature to."""
 
 TEMPERATURES = (0.1, 10.0)
-"""The range that the temperature is sought in."""
+"""Bounds of the temperature."""
 
 SMALLEST = 1e-9
 """What probabilities that were stored as zero are taken for."""
@@ -91,14 +91,14 @@ def _confident_counts(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
 def _error_rates(counts: np.ndarray) -> np.ndarray:
     """Return LabelErrors.rates: how often labels of each class are wrong, times the classes that they are then."""
     num_classes = len(counts)
+    if num_classes == 1:
+        return np.ones((1, 1))
     right = np.diag(counts)
     wrong = counts.sum(1) - right
     error = (wrong.sum() + 1) / (counts.sum() + 2)  # never 0: the prediction still ranks labels if no error was found
     of_class = _shares(np.stack([right, wrong], 1), np.array([1 - error, error]))
-    others = ~np.eye(num_classes, dtype=bool)
-    if num_classes == 1:
-        return np.ones((1, 1))
     shape = np.full(num_classes - 1, 1 / (num_classes - 1))
+    others = ~np.eye(num_classes, dtype=bool)
     rates = np.diag(of_class[:, 0])
     rates[others] = (of_class[:, 1:] * _shares(counts[others].reshape(num_classes, -1), shape)).ravel()
     return rates
@@ -107,7 +107,7 @@ def _error_rates(counts: np.ndarray) -> np.ndarray:
 def _shares(counts: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Return the shares of K categories in each of n rows, float64 (n, K), that counts tell, (n, K).
 
-    Each row's are drawn towards `mean` (K,), as by a number of further images with it: the one that makes the counts
+    Each row's are drawn toward `mean` (K,), as by a number of further images with it: the one that makes the counts
     most likely (Dirichlet-multinomial distributions; Minka 2000, "Estimating a Dirichlet distribution"). It is large
     if rows hardly differ, and small if each has its own shares.
     """

@@ -157,8 +157,9 @@ def _with_network(config: Config, device: str, may_download: bool) -> Config:
         return config.replaced({"model.name": SCRATCH})
     # Beside the description of its images, which tells a run's config.yaml from any other.
     of_run = _preprocessing_of_run(config.model)
-    if of_run is not None and of_run.with_name("config.yaml").exists():
-        theirs = read_config(of_run.with_name("config.yaml")).model
+    their_config = None if of_run is None else of_run.with_name("config.yaml")
+    if their_config is not None and their_config.exists():
+        theirs = read_config(their_config).model
         if ":" in theirs.name:  # somebody else's run may name any code
             raise UsageError(
                 f"{config.model.init_from or config.model.weights} is of a run with model.name={theirs.name}, which is "
