@@ -80,9 +80,9 @@ class FolderSet:
 
     def __post_init__(self) -> None:
         """Raise MissingInputError if HEIC files cannot be read: a run has the same images on every machine."""
-        paths = self.paths.lower()
-        has_heic = any(extension.encode() in paths for extension in HEIC_EXTENSIONS)
-        if has_heic and importlib.util.find_spec("pillow_heif") is None:
+        extension = "|".join(map(re.escape, HEIC_EXTENSIONS)).encode()
+        found = [match.end() for match in re.finditer(extension, self.paths.lower())]  # IMG_1.heic.jpg is a JPEG file
+        if np.isin(found, self.path_ends).any() and importlib.util.find_spec("pillow_heif") is None:
             raise MissingInputError(
                 f"{self.root} has HEIC files (an iPhone's format). Install what reads them, {HEIF_INSTALL}, or convert "
                 "them to JPEG and move the originals out of the folder"

@@ -75,6 +75,9 @@ def test_heic_files_are_images_and_never_left_out(two_classes: Path, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingInputError, match=r"has HEIC files.*'distcls\[heic\]'"):
         opened(two_classes)
+    (two_classes / "cat" / "IMG_1.HEIC").unlink()
+    Image.new("RGB", (40, 30), "red").save(two_classes / "cat" / "IMG_1.heic.jpg")  # as converters name what they make
+    assert len(opened(two_classes)) == 31
 
 
 def test_a_link_to_nowhere_is_a_bad_image_not_a_missing_one(two_classes: Path) -> None:
