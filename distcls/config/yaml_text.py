@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,11 @@ def quoted(text: str, path: str = "run.dir") -> str:
     except UsageError:
         is_plain = False
     return text if is_plain else json.dumps(text, ensure_ascii=False)
+
+
+def typed(path: str, text: str) -> str:
+    """Return path=text as to be typed in a shell."""
+    return f"{path}={shlex.quote(quoted(text, path))}"
 
 
 def to_yaml(config: Config) -> str:

@@ -20,13 +20,13 @@ from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
 from distcls.data.decoding.random_crop import RandomCrop
 from distcls.data.exclusion import find_excluded
-from distcls.data.groups import find_groups, forget_groups
 from distcls.data.inspection.report import build_report, check_bad_fraction, check_classes
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import ArraySet, ImageSet, digest
 from distcls.data.split import Data, Split, split_without
-from distcls.data.stratify import cut_splits
+from distcls.data.splitting.cut import cut_splits
+from distcls.data.splitting.groups import find_groups, forget_groups
 from distcls.errors import UsageError, some_of
 
 T = TypeVar("T")

@@ -15,10 +15,10 @@ from distcls.config.settings import Config
 from distcls.config.wording import count
 from distcls.data.decoding.decode import Decoding, fit
 from distcls.data.decoding.parallel import checked_image, noting_if_bad
-from distcls.data.groups import find_groups
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
-from distcls.data.stratify import cut_splits
+from distcls.data.splitting.cut import cut_splits
+from distcls.data.splitting.groups import find_groups
 from distcls.errors import DistclsError, MissingInputError
 from distcls.files.atomic import read_json
 from distcls.runs.results import load_pictures

@@ -16,7 +16,6 @@ from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.native_size import choose_decoding
 from distcls.data.decoding.parallel import OnProgress
 from distcls.data.exclusion import Exclusion, find_excluded
-from distcls.data.groups import describe_groups, find_groups, forget_groups, group_warnings
 from distcls.data.inspection.duplicates import equal_rows
 from distcls.data.inspection.examine import Inspected, inspect
 from distcls.data.inspection.report import (
@@ -31,7 +30,8 @@ from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import Groups, ImageSet
 from distcls.data.split import Split, split_without
-from distcls.data.stratify import cut_splits
+from distcls.data.splitting.cut import cut_splits
+from distcls.data.splitting.groups import describe_groups, find_groups, forget_groups, group_warnings
 from distcls.errors import BadDataError, UsageError
 
 LISTED_SHAPES = 100  # in JSON: a million photographs have thousands of shapes

@@ -12,11 +12,11 @@ from distcls.config.wording import count
 from distcls.data.cache.pixels import Decoded
 from distcls.data.decoding.decode import Decoding
 from distcls.data.exclusion import Exclusion
-from distcls.data.groups import describe_groups, group_warnings
 from distcls.data.inspection.examine import Inspected
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import Groups, ImageSet
 from distcls.data.split import Split
+from distcls.data.splitting.groups import describe_groups, group_warnings
 from distcls.errors import BadDataError, some_of
 
 SHOWN = 10  # bad images in an error message

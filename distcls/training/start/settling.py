@@ -21,10 +21,10 @@ from distcls.config.loading import LENGTHS, read_config, with_preset
 from distcls.config.settings import PRESETS, Config, DataConfig, ModelConfig
 from distcls.data.decoding.decode import BadImageError
 from distcls.data.decoding.native_size import are_large, decoding_of, spread_over
-from distcls.data.groups import find_groups
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.image_set import ImageSet
-from distcls.data.stratify import cut_splits
+from distcls.data.splitting.cut import cut_splits
+from distcls.data.splitting.groups import find_groups
 from distcls.errors import UsageError
 from distcls.files.atomic import read_json
 from distcls.models import timm_library

@@ -10,10 +10,10 @@ import numpy as np
 
 from distcls.config.settings import DataConfig
 from distcls.config.wording import count
-from distcls.data.dealing import count_pairs, deal
-from distcls.data.folds import SHOWN_CLASSES, refuse_single
-from distcls.data.groups import setting_of
+from distcls.config.yaml_text import typed
 from distcls.data.sources.image_set import Groups
+from distcls.data.splitting.dealing import count_pairs, deal
+from distcls.data.splitting.folds import SHOWN_CLASSES, refuse_single
 from distcls.errors import UsageError, some_of
 
 
@@ -74,7 +74,7 @@ class GroupedImages:
 
     @property
     def _setting(self) -> str:
-        return setting_of(str(self.config.groups))
+        return typed("data.groups", str(self.config.groups))
 
     @property
     def _beside_test(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from distcls.config.settings import DataConfig
 from distcls.data.sources.image_set import Groups
-from distcls.data.stratify import cut_splits
+from distcls.data.splitting.cut import cut_splits
 from distcls.errors import UsageError
 
 NAMES = ["ant", "bee", "cat"]

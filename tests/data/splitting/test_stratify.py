@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from distcls.config.settings import DataConfig
-from distcls.data.stratify import cut_fold, cut_splits, hold_out
+from distcls.data.splitting.cut import cut_splits
+from distcls.data.splitting.stratify import cut_fold, hold_out
 from distcls.errors import UsageError
 
 

@@ -21,13 +21,13 @@ from distcls.config.differences import differences
 from distcls.config.loading import load_config
 from distcls.config.settings import Config, DataConfig
 from distcls.data.build import OneProcess, build_data
-from distcls.data.groups import find_groups
 from distcls.data.inspection.check import check_data
 from distcls.data.sources.datasets import open_image_sets
 from distcls.data.sources.folder import pack
 from distcls.data.sources.image_set import ArraySet
 from distcls.data.sources.listing import Listing
 from distcls.data.split import Data
+from distcls.data.splitting.groups import find_groups
 from distcls.errors import BadDataError, UsageError
 
 BY_PATIENT = r"(patient\d+)_"

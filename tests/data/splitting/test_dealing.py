@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from distcls.data.dealing import deal
+from distcls.data.splitting.dealing import deal
 
 Images = tuple[np.ndarray, np.ndarray]
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,9 +15,10 @@ import numpy as np
 from distcls.config.contradictions import wrong_expression
 from distcls.config.settings import DataConfig
 from distcls.config.wording import count
-from distcls.config.yaml_text import quoted
+from distcls.config.yaml_text import typed
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import Groups, ImageSet
+from distcls.data.splitting.cut import splits_to_cut
 from distcls.errors import BadDataError, DistclsError, UsageError, some_of
 
 SHOWN_GROUPS = 3  # in a message
@@ -35,7 +35,7 @@ def find_groups(config: DataConfig, image_sets: Mapping[str, ImageSet]) -> dict[
     for split, image_set in image_sets.items():
         groups[split] = _of_column(image_set) or _groups_by_name(config.groups, _names(image_set))
     without = np.flatnonzero(groups["train"].of < 0)
-    if len(without) and _cuts_train(config, image_sets):
+    if len(without) and splits_to_cut(config, image_sets):
         raise _without_group(config, image_sets["train"], without)
     return groups
 
@@ -45,11 +45,6 @@ def forget_groups(image_sets: Mapping[str, ImageSet]) -> None:
     for image_set in image_sets.values():
         if isinstance(image_set, FolderSet):
             image_set.groups = None
-
-
-def _cuts_train(config: DataConfig, splits: Iterable[str]) -> bool:
-    cuts_val = config.folds is not None or config.val_fraction > 0
-    return ("test" not in splits and config.test_fraction > 0) or ("val" not in splits and cuts_val)
 
 
 def _of_column(image_set: ImageSet) -> Groups | None:
@@ -85,7 +80,7 @@ def _without_group(config: DataConfig, train: ImageSet, without: np.ndarray) -> 
             f"which splits are cut: {some_of(names, SHOWN_GROUPS)}. Fill in a group for each; an image alone gets a "
             "name of its own"
         )
-    given = f"{setting_of(expression)} captures nothing in"
+    given = f"{typed('data.groups', expression)} captures nothing in"
     if len(names) == len(train):
         return UsageError(
             f"{given} the paths of {count(len(names), 'image')}, such as {names[0]}: write an expression whose "
@@ -95,13 +90,12 @@ def _without_group(config: DataConfig, train: ImageSet, without: np.ndarray) -> 
     can_help = wrong_expression(alone) is None and (_groups_by_name(alone, names).of >= 0).all()
     return UsageError(
         f"{given} {len(names):,} of {count(len(train), 'image')}: {some_of(names, SHOWN_GROUPS)}. Extend it"
-        + (f"; or, if each of these images may be a group of its own: {setting_of(alone)}" if can_help else "")
+        + (
+            f"; or, if each of these images may be a group of its own: {typed('data.groups', alone)}"
+            if can_help
+            else ""
+        )
     )
-
-
-def setting_of(expression: str) -> str:
-    """Return data.groups=… as to be typed in a shell."""
-    return f"data.groups={shlex.quote(quoted(expression, 'data.groups'))}"
 
 
 def describe_groups(config: DataConfig, groups: Mapping[str, Groups]) -> dict[str, Any] | None:
@@ -144,8 +138,8 @@ def group_warnings(config: DataConfig, groups: Mapping[str, Groups], naming: boo
         num_images = sum(len(of_set.of) for of_set in groups.values())
         fewer = "choose another column" if config.has_group_column else "capture less of the path"
         found.append(
-            f"{setting_of(str(config.groups))} finds {count(num_groups, 'group')} in {count(num_images, 'image')}, so "
-            f"it keeps none together: {fewer}"
+            f"{typed('data.groups', str(config.groups))} finds {count(num_groups, 'group')} in "
+            f"{count(num_images, 'image')}, so it keeps none together: {fewer}"
         )
     return found
 
