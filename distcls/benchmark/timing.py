@@ -112,6 +112,7 @@ class Measured(Objective):
     def __init__(self, task: Task, inner: Objective, limits: Limits, profiler: StepProfiler | None) -> None:
         super().__init__(task)
         self.inner, self.limits, self.profiler = inner, limits, profiler
+        self.classifies = inner.classifies  # DDP is set up by it
         self.step, self.began = -1, 0
         self.times: list[float] = []
         """When each timed step began; the last entry is the end of the last one."""

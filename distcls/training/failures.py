@@ -13,16 +13,19 @@ from distcls.config.batch_sizes import divisors
 from distcls.config.settings import Config
 from distcls.config.wording import for_another_run
 from distcls.data.loading.reading import resident_bytes
-from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, explain, is_out_of_memory
+from distcls.errors import DistclsError, OutOfMemoryError, PeerFailed, Preempted, UsageError, explain, is_out_of_memory
 from distcls.runs.folder import RunFolder
+
+ONE_VALUE = "more than 1 value per channel"
+"""What torch says if BatchNorm gets one image of one pixel."""
 
 
 @contextlib.contextmanager
 def ending_told(run: RunFolder) -> Iterator[None]:
     """Wrap training: status.json and log.txt record how it ended, and all processes exit together.
 
-    An error that is not a bug in distcls is raised as what it means: OutOfMemoryError with a micro-batch size to try,
-    PeerFailed if another process failed first.
+    An error that is not a bug in distcls is raised as what it means: OutOfMemoryError or UsageError with a micro-batch
+    size to try, PeerFailed if another process failed first.
     """
     try:
         signals.first_does(run.leave_before_training)
@@ -31,17 +34,19 @@ def ending_told(run: RunFolder) -> Iterator[None]:
         _leave_together(run, "preempted", signals.received() or "another process was asked to stop")
         raise
     except BaseException as raised:
-        error = _tell(run, _understand(raised, run.config, run.processes.device))
-        if isinstance(error, OutOfMemoryError | PeerFailed):
+        error = _tell(run, _understand(raised, run.config, run.processes.device, run.processes.world_size))
+        if error is not raised and isinstance(error, OutOfMemoryError | UsageError | PeerFailed):
             raise error from None
         raise
     else:
         _leave_together(run, "finished", run.reason)
 
 
-def _understand(error: BaseException, config: Config, device: torch.device) -> BaseException:
+def _understand(error: BaseException, config: Config, device: torch.device, world_size: int) -> BaseException:
     if is_out_of_memory(error):
         return OutOfMemoryError(_smaller_batches(config, device))
+    if config.train.micro_batch_size == 1 and ONE_VALUE in str(error):
+        return UsageError(_larger_batches(config, world_size))
     return explain(error) or error
 
 
@@ -82,6 +87,19 @@ def _smaller_batches(config: Config, device: torch.device) -> str:
         "smaller ones. If it happened during an evaluation: "
         f"train.eval_batch_size={max(train.eval_batch_size // 2, 1)}."
         f"{'' if train.checkpoint_activations else again}{_images_elsewhere(device)}"
+    )
+
+
+def _larger_batches(config: Config, world_size: int) -> str:
+    sizes = divisors(config.train.global_batch_size // world_size)[1:]
+    larger = (
+        f"train.micro_batch_size={sizes[0]} or larger"
+        if sizes
+        else f"train.global_batch_size={2 * world_size} train.micro_batch_size=2 or larger"
+    )
+    return (
+        f"model.name={config.model.name} has a BatchNorm layer that gets a single value per channel and cannot "
+        f"normalize it, because train.micro_batch_size is 1: set {larger}."
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from distcls.config.batch_sizes import divisors
 from distcls.config.metrics import BEST_METRICS
 from distcls.config.settings import Config
 from distcls.data.loading.micro_batch import MicroBatch
@@ -28,9 +27,6 @@ OF_FP16 = ("loss_scale", "moved")
 """The loss scale, and 1 if the weights were updated, 0 if a gradient overflowed."""
 TAKEN = {"loss", *OF_FP16, "skipped_steps", *COLUMNS} - (set(BEST_METRICS) - {"loss"})
 """Columns of metrics.csv that are not an objective's: it may count a metric, such as accuracy or top5."""
-
-ONE_VALUE = "more than 1 value per channel"
-"""What torch says if BatchNorm gets one image of one pixel."""
 
 
 class TrainStep:
@@ -126,30 +122,12 @@ class TrainStep:
     def _forward(self, micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the micro-batch's part of the mean loss, and its sums. Seeds depend on its place in the run."""
         seed_everything(self.device, self.plan.seed, "model", self.state.step, micro_batch.index)
-        try:
-            terms = self.objective(self.network.begin(), micro_batch, self.state.step)
-        except (ValueError, RuntimeError) as error:  # torch.compile raises the second
-            if self.plan.micro_batch_size == 1 and ONE_VALUE in str(error):
-                raise UsageError(self._needs_more_images()) from error
-            raise
+        terms = self.objective(self.network.begin(), micro_batch, self.state.step)
         self._check(terms, micro_batch)
         losses = terms.losses * micro_batch.weights() if micro_batch.went_bad else terms.losses
         loss = losses.sum()
         sums = [value.detach().to(loss.dtype).flatten() for value in terms.sums.values()]
         return loss / self.plan.global_batch_size, torch.cat([loss.detach().reshape(1), *sums])
-
-    def _needs_more_images(self) -> str:
-        world_size = self.plan.world_size
-        sizes = divisors(self.plan.global_batch_size // world_size)[1:]
-        larger = (
-            f"train.micro_batch_size={sizes[0]} or larger"
-            if sizes
-            else f"train.global_batch_size={2 * world_size} train.micro_batch_size=2 or larger"
-        )
-        return (
-            f"model.name={self.config.model.name} has a BatchNorm layer that gets a single value per channel and "
-            f"cannot normalize it, because train.micro_batch_size is 1: set {larger}."
-        )
 
     def _check(self, terms: Terms, micro_batch: MicroBatch) -> None:
         """Raise UsageError unless losses and sums have the same layout in all steps and processes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,6 @@ import own_objectives
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from distcls.config.loading import load_config
 from distcls.config.settings import Config
@@ -160,26 +158,6 @@ def test_what_an_objective_gives_wrong_is_refused(terms, message):
     with pytest.raises(UsageError, match=message):
         for number in range(2):
             step(batch_of(number))
-
-
-@pytest.mark.parametrize(
-    ("batch", "world_size", "advice"),
-    [(8, 1, "train.micro_batch_size=2"), (12, 4, "train.micro_batch_size=3"),
-     (4, 4, "train.global_batch_size=8 train.micro_batch_size=2")],
-)  # fmt: skip
-def test_one_image_is_too_few_for_batchnorm_over_one_pixel(batch, world_size, advice):
-    class Normalizing(Plain):
-        def terms(self, logits, micro_batch, step):
-            return Terms(F.batch_norm(logits, None, None, training=True).mean(1), {})
-
-    _, step = start(Normalizing)
-    step.plan = dataclasses.replace(PLAN, global_batch_size=batch, micro_batch_size=1, world_size=world_size)
-    single = [MicroBatch(0, torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.tensor([0]), {})]
-    with pytest.raises(UsageError, match=f"a single value per channel .*: set {advice} or larger"):
-        step(single)
-    step.plan = PLAN
-    with pytest.raises(ValueError, match="more than 1 value"):  # not by the size of micro-batches
-        step(single)
 
 
 def test_the_pass_that_trains_is_one_a_micro_batch():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -136,7 +136,7 @@ class Objective:
     micro-batch. Anything it must remember from step to step belongs in one of its `modules`.
     """
 
-    classifies: ClassVar[bool] = False
+    classifies: bool = False
     """True if it calls the network once per micro-batch, for logits (m, C): the network is checked for that first."""
 
     def __init__(self, task: Task) -> None:
