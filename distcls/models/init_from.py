@@ -22,8 +22,9 @@ from distcls.models.library_weights import LibraryWeights
 from distcls.models.weights import load_weights
 from distcls.runs.status import read_status
 
-LEAST_SHARE = 0.5
-"""The share of a model's tensors, not counting its head, that must be found unless model.init_partly is set."""
+LEAST_SHARE, LEAST_SHARE_OF_LIBRARY = 0.5, 0.9
+"""The share of a model's tensors, not counting its head, that must be found unless model.init_partly is set. More of
+a library's: files for it have nearly everything, but that of a shallower model of its family may have half of it."""
 
 WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model", "model_state_dict")
 """The names that training scripts store weights under. Averaged ones come first: they are what timm evaluates."""
@@ -109,9 +110,9 @@ def init_from(
     The head (the last layer with as many outputs as there are classes) starts at zero if the number or names of the
     classes differ; with model.keep_head_rows, classes whose names agree keep theirs. Weights of a library's
     model are adapted to the image size. Raises UsageError for any other difference in shapes and, unless
-    model.init_partly, for weights of fewer than half of the model's tensors, which usually come from another
-    architecture with a few names in common. Weights cannot execute code: .safetensors holds none, and from other files
-    torch reads only tensors.
+    model.init_partly, for weights of too few of the model's tensors, or of more blocks than it has: they come from
+    another architecture, such as a shallower or deeper model of the same family. Weights cannot execute code:
+    .safetensors holds none, and from other files torch reads only tensors.
     """
     own = model.state_dict()
     tensors = without_prefixes(read_weights(source.path), own)
@@ -135,14 +136,22 @@ def init_from(
     own |= {name: torch.zeros_like(own[name]) for name in counters}
     missing = [name for name in own if name not in tensors and name not in fresh and name not in counters]
     wanted = len(own) - len(fresh) - len(counters)
-    if len(loaded) < LEAST_SHARE * wanted and not config.init_partly:
+    if len(loaded) < (LEAST_SHARE if found is None else LEAST_SHARE_OF_LIBRARY) * wanted and not config.init_partly:
         raise UsageError(
             f"{source.setting} has only {len(loaded)} of the model's {wanted} tensors"
             f"{', not counting its head' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and "
             "model.args to match, or accept random weights for the rest: model.init_partly=true."
             + models_that_fit(config.name, source.path, tensors, image_size)
         )
+    if (blocks := _blocks_without_place(own, tensors, head)) and not config.init_partly:
+        raise UsageError(
+            f"{source.setting} is of a deeper model: it has {some_of(blocks, 5)}, which this one lacks. Set model.name "
+            "and model.args to match, or use only the blocks that both have: model.init_partly=true."
+            + models_that_fit(config.name, source.path, tensors, image_size)
+        )
     notes = [f"weights from {source.title}: {len(loaded)} of {len(own) - len(counters)} tensors"]
+    if unused := [name for name in tensors if name not in own]:
+        notes.append(f"not used, because the model has no place for them: {some_of(unused, 3)}")
     if fresh:
         reason = f"because {source.title} has {'different ones' if has_head else 'no head'}: {', '.join(head)}"
         kept = _same_classes(class_names, old_names or []) if config.keep_head_rows else {}
@@ -159,6 +168,30 @@ def init_from(
             f"weights: {some_of(missing, 5)}"
         )
     return InitFrom(notes, warnings)
+
+
+def _blocks_without_place(own: Tensors, tensors: Tensors, head: list[str]) -> list[str]:
+    """Return the blocks, such as "layer3.6", that only the file has, though the model has others of this series."""
+    places = {place for name in own for place in _places(name)}
+    series = {_series(place) for place in places}
+    beside_head = {name.rpartition(".")[0].rpartition(".")[0] + "." for name in head} - {"."}
+    found = {
+        next(place for place in _places(name) if place not in places): None  # in the file's order
+        for name in tensors
+        if name not in own and not name.startswith(tuple(beside_head))
+    }
+    return [block for block in found if _series(block) in series and _series(block) != block]
+
+
+def _places(name: str) -> list[str]:
+    """Return "a", "a.b" and "a.b.c" for "a.b.c"."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _series(place: str) -> str:
+    """Return what blocks have in common that are numbered: "layer3." for layer3.6, "layer" for layer3."""
+    return place.rstrip("0123456789")
 
 
 def _new_head(

@@ -97,3 +97,22 @@ def test_the_error_about_a_file_names_what_differs_and_what_would_fit(tmp_path):
     assert (
         "expected (64, 64, 1, 1)" in said and "model.name=torchvision/resnet34 would fit (218 of 218 tensors)" in said
     )
+
+
+@pytest.mark.parametrize(
+    ("of_file", "wanted", "said"),
+    [("resnet34", "resnet18", "is of a deeper model: it has layer1.2, layer2.2, layer2.3, layer3.2, layer3.3 …, which"),
+     ("resnet50", "resnet101", "has only 320 of the model's 575 tensors")],
+)  # fmt: skip
+def test_a_shallower_or_deeper_model_of_the_family_is_refused(tmp_path, of_file, wanted, said):
+    """All their common tensors have the same shapes."""
+    torch.save(build_model(ModelConfig(name=f"torchvision/{of_file}"), 5, 64).state_dict(), tmp_path / "w.pth")
+    source = Source(tmp_path / "w.pth", "model.weights=w.pth", "w", None)
+    config = ModelConfig(name=f"torchvision/{wanted}", weights="w.pth", channels_last=False)
+    with pytest.raises(UsageError) as caught:
+        init_from(build_model(config, 5, 64), source, config, list("abcde"), 64)
+    assert said in str(caught.value) and f"model.name=torchvision/{of_file} would fit" in str(caught.value)
+    partly = ModelConfig(name=config.name, weights="w.pth", channels_last=False, init_partly=True)
+    done = init_from(build_model(partly, 5, 64), source, partly, list("abcde"), 64)
+    assert bool(done.warnings) == (wanted == "resnet101")
+    assert any("has no place for them: layer1.2.conv1.weight" in note for note in done.notes) == (wanted == "resnet18")
