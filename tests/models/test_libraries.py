@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 
 import pytest
 import torch
@@ -226,10 +227,11 @@ def test_a_run_notes_which_weights_it_started_from(tmp_path):
 
 def test_the_run_folder_holds_the_weights_hash_and_their_preprocessing(ranks, tmp_path):
     save_file(TIMM.build("test_resnet", 1000, 160, {}).state_dict(), tmp_path / "w.safetensors")
-    said = ranks.run(
+    command = [
         *["train", "--name", "a", "data.name=digits", "data.image_size=32", "train.num_steps=1", "run.trackers=[]"],
         *["model.name=timm/test_resnet", "model.weights=w.safetensors", "train.num_threads=1"],
-    )
+    ]
+    said = ranks.run(*command)
     assert "weights from w.safetensors" in said and "new head for 10 classes" in said
     noted = json.loads((tmp_path / "runs/a/weights.json").read_text())
     assert noted["sha256"] == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
@@ -239,3 +241,12 @@ def test_the_run_folder_holds_the_weights_hash_and_their_preprocessing(ranks, tm
     assert config.data.crop_fraction == weights.preprocessing.crop_fraction == 0.95
     assert config.augment.normalize.mean == list(weights.preprocessing.mean) == [0.5, 0.5, 0.5]
     assert config.data.image_size == 32, "what is given comes first"
+    for kept in (tmp_path / "runs/a").iterdir():  # as if it had been killed before the first checkpoint
+        if kept.is_dir():
+            shutil.rmtree(kept)
+        elif kept.name not in ("config.yaml", "given.json", "weights.json"):
+            kept.unlink()
+    save_file(TIMM.build("test_resnet", 1000, 160, {}).state_dict(), tmp_path / "w.safetensors")
+    said = ranks.run(*command, expect=2)
+    assert "model.weights=w.safetensors: w.safetensors has changed since this run first started" in said
+    assert json.loads((tmp_path / "runs/a/weights.json").read_text()) == noted

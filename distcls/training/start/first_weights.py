@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from distcls.config.settings import Config
+from distcls.config.wording import for_another_run
 from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.split import Data
+from distcls.errors import UsageError
 from distcls.models.init_from import InitFrom, find_source, init_from
 from distcls.models.weights import load_weights
 from distcls.runs.folder import RunFolder
 from distcls.runs.resolution import weights_dtype
+from distcls.runs.status import read_object
 
 START = "start_from_images"
 """The method of a network whose first weights depend on the training images."""
@@ -60,6 +63,12 @@ def some_images(data: Data, config: Config) -> torch.Tensor:
 def _load(module: nn.Module, config: Config, data: Data, run: RunFolder) -> InitFrom:
     source = find_source(config.model)
     assert source is not None
+    now, before = source.describe(), read_object(run.dir / "weights.json")  # of a start that made no checkpoint
+    if before.get("setting") == now["setting"] and before.get("sha256") != now["sha256"]:
+        raise UsageError(
+            f"{source.setting}: {source.title} has changed since this run first started. Its SHA-256 was "
+            f"{before.get('sha256')} and is {now['sha256']}. Restore it, or {for_another_run(config.run.dir)}"
+        )
     done = init_from(module, source, config.model, data.class_names, data.image_size)
-    run.write_json("weights.json", source.describe())
+    run.write_json("weights.json", now)
     return done
