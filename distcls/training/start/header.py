@@ -97,6 +97,7 @@ def describe(
             f" × {count(plan.micro_batch_size, 'image')} × {count(plan.grad_accum_steps, 'accumulation step')}",
         ),
         ("sharing", _describe_sharing(config.train, plan)),
+        ("rate", _describe_rate(config, plan)),
         *_warn_of_memory(config, data, plan, module, processes),
         ("steps", _describe_steps(config.train, plan)),
     ]
@@ -133,6 +134,21 @@ def _describe_layer_decay(layer_decay: float, module: nn.Module) -> list[tuple[s
     return [
         ("layer decay", f"{layer_decay:g}: from {min(lr_scales(layer_decay, module).values()):.2g} (stem) to 1 (head)")
     ]
+
+
+def _describe_rate(config: Config, plan: BatchPlan) -> str:
+    """Return "0.002, adamw, cosine, warmup of 35 steps, EMA of the weights 0.99": how weights are updated."""
+    optim, warmup = config.optim, steps_at(parse_duration(config.optim.warmup), plan)
+    parts = [f"{optim.lr:.3g}", optim.name, optim.schedule]
+    if warmup:
+        parts.append(f"warmup of {count(warmup, 'step')}")
+    if optim.groups:
+        parts.append(
+            f"{count(len(optim.groups), 'group')} with settings of {'its' if len(optim.groups) == 1 else 'their'} own"
+        )
+    if config.train.ema_decay is not None:
+        parts.append(f"EMA of the weights {config.train.ema_decay:g}")
+    return ", ".join(parts)
 
 
 def _describe_steps(train: TrainConfig, plan: BatchPlan) -> str:

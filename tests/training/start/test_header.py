@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from variants import variant
 
-from distcls.config.settings import Config
+from distcls.config.settings import Config, OptimConfig, ParamGroupConfig
 from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.random_crop import RandomCrop
 from distcls.data.sources.image_set import ArraySet
@@ -79,6 +80,16 @@ def test_steps_and_epochs_are_told():
     assert described(make_config(global_batch_size=25, num_epochs=1.0))["steps"] == "2 = 1 epoch of 2 steps"
     in_steps = make_config(global_batch_size=25, num_epochs=None, num_steps=7)
     assert described(in_steps)["steps"] == "7 = 3.5 epochs of 2 steps"
+
+
+def test_the_learning_rate_is_told():
+    """A preset chooses it by the number of images."""
+    assert described(make_config())["rate"] == "0.002, adamw, cosine"
+    config = make_config(global_batch_size=20, num_epochs=3.0, ema_decay=0.98)
+    groups = [ParamGroupConfig(match="head", lr=1.0)]
+    optim = OptimConfig(name="sgd", lr=0.00141421, schedule="linear", warmup="25%", groups=groups)
+    told = described(dataclasses.replace(config, optim=optim))["rate"]
+    assert told == "0.00141, sgd, linear, warmup of 2 steps, 1 group with settings of its own, EMA of the weights 0.98"
 
 
 def test_what_is_done_about_rare_classes_is_told():
