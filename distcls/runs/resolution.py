@@ -111,23 +111,35 @@ def computes_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and has_bf16()
 
 
-def describe_precision(config: Config, device: torch.device) -> str:
-    """Return the precision, and the reason for it where `auto` has a choice."""
-    precision, is_given = config.train.precision, config.is_given("train.precision")
-    if device.type not in ("cpu", "cuda") or precision not in ("float32", "bf16"):
-        return precision
-    name = {"cpu": "CPU", "cuda": "GPU"}[device.type]
-    reasons = {
-        (device.type, "bf16", False): f"this {name} only emulates it: train.precision=float32 is faster",
-        ("cuda", "bf16", True): "this GPU has it in hardware",
-        ("cuda", "float32", False): "this GPU has no bf16 in hardware",
-    }
-    if not is_given:
-        no_faster = "this CPU has bf16 in hardware, but a step of this network is no faster in it"
-        not_asked = "train.precision=bf16 would use this CPU's bf16 hardware"
-        reasons |= {
-            ("cpu", "bf16", True): "this CPU has it in hardware, and a step of this network is faster in it",
-            ("cpu", "float32", True): not_asked if config.train.deterministic else no_faster,
-        }
-    reason = reasons.get((device.type, precision, computes_bf16(device)))
+def describe_precision(config: Config, device: torch.device, resumed: bool = False) -> str:
+    """Return the precision, and the reason for it where `auto` has a choice.
+
+    resumed: the choice was made before, maybe on another machine.
+    """
+    precision = config.train.precision
+    reason = _reason(config, device, resumed)
     return precision if reason is None else f"{precision} ({reason})"
+
+
+def _reason(config: Config, device: torch.device, resumed: bool) -> str | None:
+    in_hardware, is_given = computes_bf16(device), config.is_given("train.precision")
+    name = {"cpu": "CPU", "cuda": "GPU"}.get(device.type)
+    if name is None or config.train.precision not in ("float32", "bf16"):
+        return None
+    if config.train.precision == "bf16":
+        if not in_hardware:
+            return f"this {name} only emulates it{'' if resumed else ': train.precision=float32 is faster'}"
+        if name == "GPU":
+            return "this GPU has it in hardware"
+        return None if is_given else "this CPU has it in hardware, and a step of this network is faster in it"
+    if name == "GPU":
+        return None if in_hardware else "this GPU has no bf16 in hardware"
+    if is_given or not in_hardware:
+        return None
+    if config.train.deterministic:
+        return "train.precision=bf16 would use this CPU's bf16 hardware"
+    if resumed:
+        return "as when this run first started"
+    if config.model.head_only:
+        return "only the head is trained, and bf16 would not be faster"
+    return "this CPU has bf16 in hardware, but a step of this network is not clearly faster in it"

@@ -85,7 +85,7 @@ def train(config: Config, default_name: str) -> Finished:
         train_step = TrainStep(config, objective, state, plan, acceleration)
         evaluate = Evaluator(config, processes)
         if processes.is_main:
-            described = describe(config, data, plan, state.module, processes)
+            described = describe(config, data, plan, state.module, processes, resumed=newest is not None)
             run.progress.header([*described, *describe_longer(config, plan, run.dir), ("folder", str(run.dir))])
         checkpoints.restore(newest, state)
         if config.model.head_only:

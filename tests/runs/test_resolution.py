@@ -115,12 +115,30 @@ def test_a_cpu_computes_in_bf16_only_if_a_step_was_timed(monkeypatch, has_bf16):
     assert settle(Config(), "cpu").train.precision == "float32"
     told = describe_precision(variant(train__precision="float32"), cpu)
     assert told == (
-        "float32 (this CPU has bf16 in hardware, but a step of this network is no faster in it)"
+        "float32 (this CPU has bf16 in hardware, but a step of this network is not clearly faster in it)"
         if has_bf16
         else "float32"
     )
+    told = describe_precision(variant(train__precision="bf16"), cpu)
+    assert told == (
+        "bf16 (this CPU has it in hardware, and a step of this network is faster in it)"
+        if has_bf16
+        else "bf16 (this CPU only emulates it: train.precision=float32 is faster)"
+    )
     given = variant(train__precision="float32").noting({"train.precision"})
     assert describe_precision(given, cpu) == "float32"
+
+
+def test_no_step_is_said_to_have_been_timed_if_none_was(monkeypatch):
+    """A run may have begun on a CPU without bf16, and a linear head is not worth timing."""
+    cpu, in_float32 = torch.device("cpu"), variant(train__precision="float32")
+    monkeypatch.setattr(resolution, "has_bf16", lambda: True)
+    assert describe_precision(in_float32, cpu, resumed=True) == "float32 (as when this run first started)"
+    only_head = describe_precision(in_float32.replaced({"model.head_only": True}), cpu)
+    assert only_head == "float32 (only the head is trained, and bf16 would not be faster)"
+    monkeypatch.setattr(resolution, "has_bf16", lambda: False)
+    in_bf16 = variant(train__precision="bf16")
+    assert describe_precision(in_bf16, cpu, resumed=True) == "bf16 (this CPU only emulates it)"
 
 
 def test_in_deterministic_mode_the_reason_is_not_speed(monkeypatch):

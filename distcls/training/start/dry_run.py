@@ -73,7 +73,7 @@ def dry_run(config: Config, name: str) -> None:
         if config.train.checkpoint_activations:
             recompute_activations(module, config.model.name, data.image_size, tried.moving)
         if processes.is_main:
-            described = describe_plan(config, data, plan, module, processes)
+            described = describe_plan(config, data, plan, module, processes, resumed=step > 0)
             described += weights
             described += describe_longer(config, plan, folder) if step else []
             resumed = f", resuming from step {step:,}" if step else ""

@@ -60,12 +60,12 @@ def check_plan(config: Config, data: Data, plan: BatchPlan) -> None:
 
 
 def describe(
-    config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
+    config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes, resumed: bool = False
 ) -> list[tuple[str, str]]:
-    """Return (name, value) pairs: what is worth knowing before the first step."""
+    """Return (name, value) pairs: what is worth knowing before the first step. resumed: there is a checkpoint."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    precision = describe_precision(config, processes.device)
+    precision = describe_precision(config, processes.device, resumed)
     mode = ", deterministic" if config.train.deterministic else ""
     num_bad = len(data.report["bad_files"])
     left_out = f"; {num_bad} unreadable skipped, see data_report.json" if num_bad else ""
@@ -251,12 +251,12 @@ def _describe_images(data: Data) -> str:
 
 
 def describe_plan(
-    config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes
+    config: Config, data: Data, plan: BatchPlan, module: nn.Module, processes: Processes, resumed: bool = False
 ) -> list[tuple[str, str]]:
     """Return what --dry-run shows: the header, and what helps in planning a run."""
     memory = estimate_memory(config, module, data.image_size)
     return [
-        *describe(config, data, plan, module, processes),
+        *describe(config, data, plan, module, processes, resumed),
         ("evaluation", _describe_evaluation(config.train, data)),
         (
             "checkpoint",
