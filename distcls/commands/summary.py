@@ -9,6 +9,7 @@ from typing import Any
 
 from distcls.commands.arguments import SETTINGS, TRUST, Parser, add_config_file, check_can_write, settings_of_options
 from distcls.config.loading import load_config
+from distcls.config.settings import PRESETS, Config
 from distcls.errors import MissingInputError, UsageError
 from distcls.files.atomic import naming_disk_errors, write_json
 from distcls.runs.opening import check_run_folder, opened_run
@@ -40,12 +41,32 @@ def main(argv: Sequence[str]) -> int:
         has_data = bool(options.config or options.data) or any(word.startswith(NAMING_DATA) for word in options.words)
         from distcls.report.model_summary import print_summary, summarize_new
 
+        config = _with_preset(config, has_data)
         summary = summarize_new(config, options.classes, options.image_size, has_data, not options.no_latency)
     print_summary(summary, options.depth)
     if options.json is not None:
         with naming_disk_errors(options.json):
             write_json(options.json, summary.as_json())
     return 0
+
+
+def _with_preset(config: Config, has_data: bool) -> Config:
+    """Return the config with the network and image size that a preset would choose, as the header of a run shows them.
+
+    Raises MissingInputError if a preset was asked for that needs to see images, which are not here.
+    """
+    if config.preset == "auto" and not (has_data and config.may_have_preset):
+        return config
+    if config.preset not in ("auto", *PRESETS) or config.is_given("model.name"):
+        return config
+    from distcls.training.start.dry_run import settled
+
+    try:
+        return settled(config)
+    except MissingInputError:
+        if config.preset == "auto":
+            return config
+        raise
 
 
 def _parser() -> Parser:

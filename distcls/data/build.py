@@ -103,6 +103,8 @@ def build_data(
         splits[name] = split_without(
             left_out, name, image_sets[source], rows, of_set.pixels, decodings[name], of_set.in_memory
         )
+        if groups:
+            splits[name].groups = groups[source].of[splits[name].rows]
     splits["train"].random_crop = random_crop
     check_classes(list(splits.values()), excluded)
     data = Data(

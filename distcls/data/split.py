@@ -35,6 +35,8 @@ class Split:
     """True if pixels, where there are any, are small enough to stay in memory; if not, workers read them from disk."""
     random_crop: RandomCrop | None = None
     """The crop that training takes of each image; equal to decoding if it cuts from the file's own pixels."""
+    groups: np.ndarray | None = None
+    """int64 (n,), the group that each image belongs to, or -1; None without data.groups."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,7 +65,8 @@ class Split:
         return self.image_set.name(int(self.rows[i]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "pixels": None if self.pixels is None else to_send(self.pixels)}
+        pixels = None if self.pixels is None else to_send(self.pixels)
+        return {**self.__dict__, "pixels": pixels, "groups": None}  # loader processes do not ask for groups
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         pixels = state["pixels"]

@@ -46,10 +46,12 @@ class Evaluation:
     metrics: SplitMetrics
     predictions: Predictions
     """With the probabilities on the main process only."""
+    groups: np.ndarray | None = None
+    """int64 (n,), the images' groups (Split.groups)."""
 
     def summary(self) -> dict[str, Any]:
         """Return the split's entry in metrics.json."""
-        return summarize(self.metrics, self.class_names)
+        return summarize(self.metrics, self.class_names, self.groups)
 
 
 def open_run(run_dir: Path, config: Config, split: str) -> OpenedRun:
@@ -84,7 +86,7 @@ def evaluate(
     metrics = evaluator(classifier, images, keep, members[1:])
     if metrics is None:
         raise KeyboardInterrupt
-    return Evaluation(split, class_names, metrics, keep.predictions(images, metrics))
+    return Evaluation(split, class_names, metrics, keep.predictions(images, metrics), images.groups)
 
 
 def _member(run: OpenedRun, first: OpenedRun, name: str, processes: Processes, built: list[tuple[Any, Data]]) -> Member:

@@ -1,7 +1,9 @@
 """Says how sure the metrics of a split are, given how few images it has: bootstrap intervals.
 
 Efron's percentile bootstrap: images are drawn again and again with replacement, as many as there are, and 95 of 100 of
-the values that their metrics take lie inside the interval. It says nothing about other seeds, nor about other data.
+the values that their metrics take lie inside the interval. Images that belong together (data.groups) are drawn
+together, because a second one of the same patient says little that is new: the cluster bootstrap (Field and Welsh
+2007). It says nothing about other seeds, nor about other data.
 """
 
 from __future__ import annotations
@@ -22,20 +24,29 @@ WORK = 2e7
 """Images drawn in all. It keeps the time to a second or so."""
 
 
-def summarize(metrics: SplitMetrics, class_names: Sequence[str]) -> dict[str, Any]:
+def summarize(metrics: SplitMetrics, class_names: Sequence[str], groups: np.ndarray | None = None) -> dict[str, Any]:
     """Return a split's entry in metrics.json: its metrics, those of its classes, and 95 % intervals by metric."""
-    return {**metrics.summary(class_names), "intervals": bootstrap_intervals(metrics)}
+    return {**metrics.summary(class_names), "intervals": bootstrap_intervals(metrics, groups)}
 
 
-def bootstrap_intervals(metrics: SplitMetrics) -> dict[str, list[float]]:
-    """Return [low, high] of each metric. The same metrics always give the same intervals."""
+def bootstrap_intervals(metrics: SplitMetrics, groups: np.ndarray | None = None) -> dict[str, list[float]]:
+    """Return [low, high] of each metric. The same metrics always give the same intervals.
+
+    groups: int64 (n,), the group of each image, -1 for an image alone; None if all are alone.
+    """
+    together = None if groups is None else _together(groups)
     count, num_classes = len(metrics.labels), len(metrics.confusion)
     repeats = int(np.clip(WORK / max(count, num_classes), LEAST, MOST))
     bins = bin_of(metrics.confidence)
     draw = np.random.default_rng(0)
     found = np.empty((repeats, len(BEST_METRICS)))
     for values in found:
-        rows = draw.integers(0, count, count)
+        if together is None:
+            rows = draw.integers(0, count, count)
+        else:
+            num_groups = int(together.max()) + 1
+            times = np.bincount(draw.integers(0, num_groups, num_groups), minlength=num_groups)
+            rows = np.repeat(np.arange(count), times[together])
         labels, preds = metrics.labels[rows], metrics.preds[rows]
         right = labels == preds
         drawn = measure(
@@ -48,3 +59,10 @@ def bootstrap_intervals(metrics: SplitMetrics) -> dict[str, list[float]]:
         values[:] = [drawn[name] for name in BEST_METRICS]
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(BEST_METRICS)}
+
+
+def _together(groups: np.ndarray) -> np.ndarray:
+    """Return int64 (n,), from 0 to G-1: the groups that occur, and one for each image without a group."""
+    alone = groups < 0
+    own = np.where(alone, groups.max() + 1 + np.cumsum(alone), groups)
+    return np.unique(own, return_inverse=True)[1]

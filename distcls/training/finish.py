@@ -72,7 +72,11 @@ def finish(
         if name == "test":
             run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **metrics.scores)
     write_model(run.dir / "model", classifier, run.config)
-    summaries = {name: summarize(metrics, data.class_names) for name, metrics in measured.items()}
+    summaries = {
+        split.name: summarize(measured[split.name], data.class_names, split.groups)
+        for split in data.splits()
+        if split.name in measured
+    }
     run.write_json("metrics.json", summaries)
     for split in data.splits():
         if split.name in measured:

@@ -124,6 +124,23 @@ def test_the_data_decides_if_it_is_here(folder, capsys):
     assert summarize("-c", "mine.yaml")["num_classes"] == 10
 
 
+def test_a_preset_decides_for_photographs_as_it_does_for_a_run(folder, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("a", "b", "c"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(np.full((80, 90, 3), i, np.uint8)).save(folder / "photos" / name / f"{i}.png")
+    for words in (["--data", "photos"], ["--data", "photos", "preset=fast"]):
+        found = summarize(*words)
+        assert found["model"]["name"] == "timm/tf_efficientnet_lite0.in1k"
+        assert (found["num_classes"], found["image_size"]) == (3, 224)
+    assert summarize("--data", "photos", "--image-size", "96")["image_size"] == 96
+    assert summarize("--data", "photos", "preset=none")["model"]["name"] == "cnn2"
+    assert summarize("--data", "photos", "model.name=resnet9")["model"]["name"] == "resnet9"
+    capsys.readouterr()
+    assert "nowhere" in fails(capsys, "--data", "nowhere", "preset=balanced", expect=66)
+
+
 def test_data_is_never_downloaded(monkeypatch):
     downloads: list[str] = []
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", lambda self: downloads.append(self.root))

@@ -46,6 +46,28 @@ def test_the_true_accuracy_is_inside_19_times_of_20():
     assert np.mean(inside) >= 0.84
 
 
+def test_images_that_belong_together_are_drawn_together():
+    """Ten equal photographs of each thing are worth no more than one."""
+    one_each = measured(100)
+    labels, shown = one_each.labels.repeat(10), one_each.preds.repeat(10)
+    logits, sums = torch.from_numpy(3.0 * np.eye(7)[shown]), SplitSums(7, labels, 1000)
+    truth = torch.from_numpy(labels)
+    sums.update(0, logits, truth, torch.nn.functional.cross_entropy(logits, truth, reduction="none"))
+    ten_each, things = sums.compute(), np.arange(100).repeat(10)
+    width = {
+        name: high - low
+        for name, (low, high) in (
+            ("images", bootstrap_intervals(ten_each)["accuracy"]),
+            ("groups", bootstrap_intervals(ten_each, things)["accuracy"]),
+            ("one each", bootstrap_intervals(one_each)["accuracy"]),
+            ("alone", bootstrap_intervals(ten_each, np.full(1000, -1))["accuracy"]),
+        )
+    }
+    assert width["groups"] == pytest.approx(width["one each"], rel=0.15)
+    assert width["alone"] == pytest.approx(width["images"], rel=0.15)
+    assert width["groups"] > 2.5 * width["images"]
+
+
 def test_they_stand_in_the_entry_of_metrics_json():
     entry = summarize(measured(50), list("abcdefg"))
     assert entry["intervals"]["accuracy"][0] <= entry["accuracy"] and set("abcdefg") == set(entry["by_class"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from distcls.cluster.processes import Processes
@@ -10,6 +13,7 @@ from distcls.data.augmentation.batchwise import Augmentation
 from distcls.data.augmentation.image_transforms import build_transforms
 from distcls.data.augmentation.preprocessing import Normalize
 from distcls.data.build import build_data
+from distcls.errors import MissingInputError
 from distcls.models.build import build_model
 from distcls.models.freezing import frozen_until
 from distcls.models.init_from import find_source, init_from
@@ -36,8 +40,21 @@ def settled(config: Config) -> Config:
 
     It downloads nothing. Raises what opening the images raises.
     """
-    with Processes(config.run.device) as processes:
-        return config.replaced(processes.from_main(lambda: settle(config, processes.device, may_download=False)))
+    with Processes(config.run.device) as processes, _nothing_downloaded(config) as here:
+        return config.replaced(processes.from_main(lambda: settle(here, processes.device, may_download=False)))
+
+
+@contextlib.contextmanager
+def _nothing_downloaded(config: Config) -> Iterator[Config]:
+    """Give the config without data.download, and say in errors about missing images that they were not fetched."""
+    try:
+        yield config.replaced({"data.download": False})
+    except MissingInputError as missing:
+        if config.data.download:
+            raise MissingInputError(
+                f"{missing}\nA dry run downloads nothing, even with data.download=true: a run does."
+            ) from None
+        raise
 
 
 def dry_run(config: Config, name: str) -> None:
@@ -45,7 +62,7 @@ def dry_run(config: Config, name: str) -> None:
 
     Raises what `train` would raise before its first step.
     """
-    with Processes(config.run.device) as processes:
+    with Processes(config.run.device) as processes, _nothing_downloaded(config) as config:
         processes.from_main(lambda: refuse_unknown_names(config))
         folder = processes.from_main(lambda: choose_folder(config, name))
         step, stored = processes.from_main(lambda: (steps_of(config, folder), config_to_keep(folder)))

@@ -35,6 +35,14 @@ def test_a_model_without_blocks_cannot_compute_them_again(ranks) -> None:
     assert "cannot be used with model.name=torchvision/alexnet: it has no blocks to recompute" in told
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "--print-config"])
+def test_no_data_set_is_downloaded(ranks, option: str) -> None:
+    settings = ["data.name=cifar10", "data.root=here", "data.download=true"]
+    told = ranks.run("train", option, *settings, "preset=balanced", expect=66 if option == "--dry-run" else 0)
+    assert "downloads nothing, even with data.download=true" in told and "cannot download" not in told
+    assert not (ranks.folder / "here").exists()
+
+
 def test_what_the_run_takes_is_shown(ranks) -> None:
     told = ranks.run("train", "--dry-run", "train.deterministic=true", world_size=2)
     assert (
