@@ -159,7 +159,7 @@ def _wrong_groups_of_images(data: DataConfig) -> Iterator[Problem]:
 def wrong_expression(expression: str) -> str | None:
     """Return what keeps a regular expression from finding groups of images, to follow data.groups=…; else None."""
     try:
-        return None if re.compile(expression).groups else "has no parentheses that match a part of the path"
+        return None if re.compile(expression).groups else "captures nothing, because it has no parentheses"
     except re.error as error:
         return f"is not a regular expression ({error})"
 

@@ -234,7 +234,8 @@ def _build(root: Given, world_size: int, mistakes: Mistakes, judged: Sequence[st
     for path, problem in contradictions(config, world_size, mistakes.unsure):
         place = root.at(*path.split("."))
         if judged is None or (place is not None and place.where in judged):
-            mistakes.note(f"{place.where}: {problem}" if place else problem)
+            where = "" if place is None or problem.startswith(place.where) else f"{place.where}: "  # say it only once
+            mistakes.note(where + problem)
     mistakes.report()
     return config
 

@@ -275,7 +275,9 @@ class ModelConfig:
         "name for its weights, such as DEFAULT or IMAGENET1K_V2.",
     )
     init_from: str | None = setting(None, "Run folder or weights file to start from.")
-    init_partly: bool = setting(False, "Allow weights to provide fewer than half of the model's tensors.")
+    init_partly: bool = setting(
+        False, "Allow weights to provide only some of the model's tensors, or to have more blocks than it."
+    )
     keep_head_rows: bool = setting(
         False, "In a new head, keep the pretrained outputs of classes that have the same names as yours."
     )

@@ -101,10 +101,15 @@ def build_data(
     for name, (source, rows) in cuts.items():
         left_out, of_set = {*found[source].bad, *excluded.of(source)}, decoded[source, decodings[name]]
         splits[name] = split_without(
-            left_out, name, image_sets[source], rows, of_set.pixels, decodings[name], of_set.in_memory
+            left_out,
+            name,
+            image_sets[source],
+            rows,
+            of_set.pixels,
+            decodings[name],
+            of_set.in_memory,
+            groups.get(source),
         )
-        if groups:
-            splits[name].groups = groups[source].of[splits[name].rows]
     splits["train"].random_crop = random_crop
     check_classes(list(splits.values()), excluded)
     data = Data(

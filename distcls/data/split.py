@@ -13,7 +13,7 @@ from distcls.data.cache.mapped_file import received, to_send
 from distcls.data.decoding.decode import Decoding
 from distcls.data.decoding.parallel import checked_image
 from distcls.data.decoding.random_crop import RandomCrop
-from distcls.data.sources.image_set import ImageSet
+from distcls.data.sources.image_set import Groups, ImageSet
 
 LISTED_BY_NAME = 200_000  # images; for larger data sets, splits.json holds positions instead of paths
 
@@ -40,6 +40,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def num_groups(self) -> int | None:
+        """How many groups it has images of, where one without a group counts as one; None without data.groups."""
+        if self.groups is None:
+            return None
+        return len(np.unique(self.groups[self.groups >= 0])) + int((self.groups < 0).sum())
 
     def image(self, i: int) -> np.ndarray:
         """Return uint8 (image_size, image_size, 3). Raises BadImageError or OSError if the file has since gone bad."""
@@ -81,13 +88,15 @@ def split_without(
     pixels: np.ndarray | None,
     decoding: Decoding,
     in_memory: bool = True,
+    groups: Groups | None = None,
 ) -> Split:
     """Return a split without these positions in its image set: bad images, and those that the user excludes.
 
     They are removed after the splits were cut, so that repairing one image moves no other into another split.
     """
     good = rows[~np.isin(rows, list(left_out))]
-    return Split(name, image_set, good, image_set.labels[good], pixels, decoding, in_memory)
+    of = None if groups is None else groups.of[good]
+    return Split(name, image_set, good, image_set.labels[good], pixels, decoding, in_memory, groups=of)
 
 
 @dataclass

@@ -13,6 +13,8 @@ from distcls.config.settings import Config
 from distcls.config.wording import count
 from distcls.data.decoding.native_size import are_large, spread_over
 from distcls.data.inspection.check import Copies, DataCheck
+from distcls.data.splitting.groups import SHOWN_GROUPS
+from distcls.errors import some_of
 from distcls.report.data_plots import plot_class_counts, plot_colors, plot_samples, plot_sizes
 from distcls.terminal.progress import Progress
 
@@ -46,9 +48,11 @@ def print_check(
 
 def _describe(check: DataCheck) -> Iterator[tuple[str, str]]:
     yield "data", check.config.root or check.config.name
-    yield "split", ", ".join(f"{split.name} {len(split):,}" for split in check.splits) + " images"
+    uncut = "" if check.split_error is None else "; no others could be cut, see the error"
+    yield "split", ", ".join(f"{split.name} {len(split):,}" for split in check.splits) + f" images{uncut}"
     if check.groups is not None:
-        yield "groups", _groups(check.groups)
+        names = next(iter(check.image_groups.values())).names
+        yield "groups", f"{_groups(check.groups)}, such as {some_of(names, SHOWN_GROUPS)}"
     yield "files", f"{_counts(check.count('formats'))}; {_counts(check.count('modes'))}{_also(check)}"
     yield "sizes", _sizes(check)
     yield "decoded", f"{check.decoding.image_size} × {check.decoding.image_size} pixels ({check.decoding.resize})"
@@ -63,7 +67,8 @@ def _groups(groups: dict[str, Any]) -> str:
     of = f"of {count(sizes['min'], 'image')}"
     if sizes["min"] < sizes["max"]:
         of = f"of {sizes['min']:,} to {sizes['max']:,} images (median {sizes['median']:g})"
-    return f"{groups['num_groups']:,} {of}, by {groups['by']}"
+    in_splits = ", ".join(f"{name} {number:,}" for name, number in groups["num_in_split"].items())
+    return f"{groups['num_groups']:,} {of}, by {groups['by']} ({in_splits})"
 
 
 def _counts(counts: dict[str, int]) -> str:

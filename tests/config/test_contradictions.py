@@ -65,7 +65,7 @@ def message(world_size: int, overrides: Sequence[str]) -> str:
         ),
         (
             ["data.groups=patient", "data.name=folder", "data.root=a"],
-            "data.groups=patient has no parentheses that match",
+            "data.groups=patient captures nothing, because it has no parentheses",
         ),
         (["data.groups=(a", "data.name=csv", "data.root=a"], "is not a regular expression (missing ), unterminated"),
         (["data.groups=(?:a)", "data.name=imagenet", "data.root=a"], r"such as data.groups='(patient\d+)_'"),

@@ -148,7 +148,7 @@ class DataCheck:
     @cached_property
     def groups(self) -> dict[str, Any] | None:
         """How many groups there are, and of how many images; None without data.groups."""
-        return describe_groups(self.config, self.image_groups)
+        return describe_groups(self.config, self.image_groups, self.splits)
 
     def errors(self) -> list[str]:
         """Return the problems that training would refuse."""
@@ -174,7 +174,7 @@ class DataCheck:
                 f"{_images(conflicts)} in more than one class: some of these labels are wrong. Keep only the right ones"
             )
         found += [*self.excluded.warnings(), *group_warnings(self.config, self.image_groups, naming=True)]
-        return [*found, *too_little(self.splits)]
+        return [*found, *(too_little(self.splits) if self.split_error is None else [])]
 
     def as_json(self) -> dict[str, Any]:
         """Return all findings as JSON types, for programs."""
@@ -249,7 +249,8 @@ def check_data(config: DataConfig, progress: OnProgress | None = None) -> DataCh
     splits, digests = [], []
     for name, (source, rows) in cuts.items():
         left_out = {*found[source].bad, *excluded.of(source)}
-        splits.append(split_without(left_out, name, image_sets[source], rows, None, decoding))
+        of_split = split_without(left_out, name, image_sets[source], rows, None, decoding, groups=groups.get(source))
+        splits.append(of_split)
         digests.append(found[source].digests[splits[-1].rows])
     copies = _find_copies(splits, digests)
     return DataCheck(config, decoding, image_sets, splits, found, copies, excluded, groups, split_error)

@@ -48,7 +48,7 @@ def build_report(
             split.pixels.nbytes for split in splits if split.pixels is not None and split.name in image_sets
         ),
         "splits": {split.name: count_images(split) for split in splits},
-        "groups": describe_groups(config, groups),
+        "groups": describe_groups(config, groups, splits),
         "warnings": [*excluded.warnings(), *group_warnings(config, groups), *too_little(splits)],
         "num_ignored_files": sum(folder.num_ignored for folder in folders),
         "num_excluded": len(excluded),
@@ -152,12 +152,13 @@ def too_little(splits: list[Split]) -> list[str]:
         number, name = small[0]
         others = f", and {_more_classes(len(small) - 1)} fewer than {FEW_TO_LEARN}" if len(small) > 1 else ""
         found.append(f"{name} has {count(number, 'training image')}{others}: hard to learn from")
-    found += [
-        f"{split.name} has {count(len(split), 'image')}, each worth {1 / len(split):.0%} of its accuracy: "
-        "too few to measure reliably"
-        for split in splits[1:]
-        if 0 < len(split) < FEW_TO_MEASURE
-    ]
+    for split in splits[1:]:
+        worth = split.num_groups or len(split)  # another image of a group says little that is new
+        if 0 < worth < FEW_TO_MEASURE:
+            images = count(len(split), "image")
+            things = images if split.num_groups is None else f"{count(worth, 'group')} ({images})"
+            each = "which is all" if worth == 1 else f"each worth {1 / worth:.0%}"
+            found.append(f"{split.name} has {things}, {each} of its accuracy: too few to measure reliably")
     for split in splits[1:]:
         absent = [name for name, number in count_images(split)["per_class"].items() if number == 0]
         if absent and len(split):

@@ -18,6 +18,7 @@ from distcls.config.wording import count
 from distcls.config.yaml_text import typed
 from distcls.data.sources.folder import FolderSet
 from distcls.data.sources.image_set import Groups, ImageSet
+from distcls.data.split import Split
 from distcls.data.splitting.cut import splits_to_cut
 from distcls.errors import BadDataError, DistclsError, UsageError, some_of
 
@@ -98,7 +99,7 @@ def _without_group(config: DataConfig, train: ImageSet, without: np.ndarray) -> 
     )
 
 
-def describe_groups(config: DataConfig, groups: Mapping[str, Groups]) -> dict[str, Any] | None:
+def describe_groups(config: DataConfig, groups: Mapping[str, Groups], splits: Iterable[Split]) -> dict[str, Any] | None:
     """Return what a report says about the groups, as JSON types; None if there are none."""
     if not groups:
         return None
@@ -110,6 +111,7 @@ def describe_groups(config: DataConfig, groups: Mapping[str, Groups]) -> dict[st
     return {
         "by": config.groups,
         "num_groups": len(sizes),
+        "num_in_split": {split.name: split.num_groups for split in splits},
         "num_in_several_splits": len(_spanning(groups)),
         "num_images": {"min": int(images.min()), "median": float(np.median(images)), "max": int(images.max())},
     }

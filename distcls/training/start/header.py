@@ -105,13 +105,17 @@ def describe(
 
 def _describe_groups(data: Data) -> str:
     groups = data.report.get("groups")
-    return f", grouped by {groups['by']}: {count(groups['num_groups'], 'group')}" if groups else ""
+    if not groups:
+        return ""
+    in_splits = ", ".join(f"{name} {number:,}" for name, number in groups["num_in_split"].items())
+    return f", grouped by {groups['by']}: {count(groups['num_groups'], 'group')} ({in_splits})"
 
 
 def _describe_preset(config: Config) -> list[tuple[str, str]]:
     if config.preset not in PRESETS:
         return []
-    why = "" if config.is_given("preset") else ", the default for photographs (turn it off with --preset none)"
+    which = "photographs and a network without initial weights" if config.preset == "scratch" else "photographs"
+    why = "" if config.is_given("preset") else f", the default for {which} (turn it off with --preset none)"
     return [("preset", f"{config.preset}{why}, from {PRESET_FOLDER / config.preset}.yaml")]
 
 

@@ -95,6 +95,13 @@ EPOCHS = {"fast": (20, 100, 24_000), "balanced": (3, 10, 12_000), "best": (6, 20
 """For each preset the fewest and most epochs, and how many images training should see if that lies between them."""
 
 
+NEED_WEIGHTS = {
+    "freeze_statistics": "whose statistics it keeps",
+    "keep_head_rows": "some of whose outputs it keeps",
+    "init_partly": "of which it may take a part",
+}
+"""Settings of the model that do nothing without initial weights, and why."""
+
 IMAGE_SCALE = {"best": 1.25}
 """How much larger a preset's images are than those its weights were trained on; rounded to a multiple of 32."""
 
@@ -115,11 +122,12 @@ def settle(config: Config, device: torch.device, may_download: bool = True) -> d
     if settled.preset in PRESETS:
         settled = _with_scale(settled, opened())
     find_source(settled.model, may_download)  # if they are missing, say so before images are decoded
-    if settled.model.freeze_statistics and not settled.model.starts_trained:
-        raise UsageError(
-            "model.freeze_statistics=true needs initial weights, whose statistics it keeps: add model.pretrained=true "
-            "or model.init_from=FILE, or leave it out"
-        )
+    for name, keeps in NEED_WEIGHTS.items():
+        if getattr(settled.model, name) and not settled.model.starts_trained:
+            raise UsageError(
+                f"model.{name}=true needs initial weights, {keeps}: add model.pretrained=true or model.init_from=FILE, "
+                "or leave it out"
+            )
     train = settled.train
     # In deterministic mode, a config means the same numbers wherever it starts, so no stopwatch chooses them.
     if train.precision == "auto" and not train.deterministic and device.type == "cpu" and computes_bf16(device):

@@ -73,9 +73,14 @@ def test_no_patient_is_in_two_splits(build: Callable[..., Data]) -> None:
     assert data.report["groups"] == {
         "by": BY_PATIENT,
         "num_groups": 40,
+        "num_in_split": {"train": 29, "val": 3, "test": 8},
         "num_in_several_splits": 0,
         "num_images": {"min": 4, "median": 4.0, "max": 4},
     }
+    assert (
+        "val has 3 groups (12 images), each worth 33% of its accuracy: too few to measure reliably"
+        in (data.report["warnings"])
+    )
     assert build().fingerprint == data.fingerprint != build(split_seed=1).fingerprint
     without = build(groups=None)
     assert without.report["groups"] is None
@@ -226,6 +231,9 @@ def test_check_warns_of_groups_across_splits(tmp_path: Path, capsys: pytest.Capt
     assert "2 groups are in more than one split of the data set, such as patient28 (train and test): a model" in told
     assert any("2 groups are in more than one split" in warning for warning in found["warnings"])
     assert found["groups"]["num_in_several_splits"] == 2 and found["groups"]["num_images"]["max"] == 8
+    in_split = found["groups"]["num_in_split"]
+    splits = f"(train {in_split['train']}, val {in_split['val']}, test 12), such as patient0, patient1, patient10 …"
+    assert splits in told and in_split["test"] == 12
     assert f" 'data.groups={BY_PATIENT}' " in told.splitlines()[-1], "what to type next"
     assert main([*words, "--strict"]) == 65
 
@@ -234,6 +242,7 @@ def test_check_reports_on_the_rest_if_groups_are_wrong(photos: Path, capsys: pyt
     assert main(["check", str(photos), "data.groups=(person)"]) == 65
     told = capsys.readouterr()
     assert "train 160 images" in told.out and "next" not in told.out.splitlines()
+    assert "no others could be cut, see the error" in told.out and "there is no val split" not in told.out
     assert "data.groups='(person)' captures nothing in the paths of 160 images" in told.err
     assert main(["check", str(photos), f"data.groups={BY_PATIENT}", "data.folds=50", "data.fold=0"]) == 65
 
@@ -242,7 +251,7 @@ def test_check_cuts_as_training_does(build: Callable[..., Data], photos: Path, t
     config = DataConfig(name="folder", root=str(photos), cache_dir=str(tmp_path / "cache"), groups=BY_PATIENT)
     check = check_data(config)
     assert {s.name: [s.image_name(i) for i in range(len(s))] for s in check.splits} == build().split_lists()
-    assert not any("group" in warning for warning in check.warnings())
+    assert not any("more than one split" in warning or "together" in warning for warning in check.warnings())
     alone = check_data(DataConfig(name="folder", root=str(photos), cache_dir=str(tmp_path / "cache"), groups="(.+)"))
     assert any("finds 160 groups in 160 images, so it keeps none together" in one for one in alone.warnings())
 

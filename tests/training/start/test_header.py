@@ -64,14 +64,24 @@ def test_too_little_data_is_told():
     )
 
 
+def test_the_preset_is_told_and_why():
+    balanced, scratch = (
+        described(dataclasses.replace(Config(), preset=name))["preset"] for name in ("balanced", "scratch")
+    )
+    assert balanced.startswith("balanced, the default for photographs (turn it off with --preset none), from ")
+    assert scratch.startswith("scratch, the default for photographs and a network without initial weights (turn it off")
+    asked_for = dataclasses.replace(Config(), preset="scratch").noting({"preset"})
+    assert described(asked_for)["preset"].startswith("scratch, from ")
+
+
 def test_groups_are_told():
     made = make_data()
-    made.report["groups"] = {"by": r"(patient\d+)_", "num_groups": 812}
+    made.report["groups"] = {"by": r"(patient\d+)_", "num_groups": 812, "num_in_split": {"train": 700, "val": 112}}
     config = make_config()
     plan = plan_batches(config.train, len(made.train), 0, 1, made.train.labels)
     processes = SimpleNamespace(world_size=1, local_world_size=1, device=torch.device("cpu"))
     header = dict(describe(config, made, plan, build_model(config.model, 3, 8), processes))
-    assert header["split"] == r"train 50, val 40 images, grouped by (patient\d+)_: 812 groups"
+    assert header["split"] == r"train 50, val 40 images, grouped by (patient\d+)_: 812 groups (train 700, val 112)"
 
 
 def test_steps_and_epochs_are_told():

@@ -133,6 +133,13 @@ def test_the_length_follows_from_the_number_of_images(photographs, monkeypatch, 
     assert settled(photographs, "train.global_batch_size=4").optim.lr == pytest.approx((1.5e-3 if few else 5e-4) / 2)
 
 
+@pytest.mark.parametrize("name", ["freeze_statistics", "keep_head_rows", "init_partly"])
+def test_what_needs_initial_weights_is_refused_without_them(photographs, name):
+    with pytest.raises(UsageError, match=f"model.{name}=true needs initial weights"):
+        settled(photographs, "preset=none", f"model.{name}=true")
+    assert getattr(settled(photographs, f"model.{name}=true").model, name), "a preset gives them"
+
+
 def test_what_is_given_of_the_rates_stays(photographs):
     given = ["optim.layer_decay=0.5", "model.freeze_until=1 epoch", "optim.lr=0.01", "train.global_batch_size=64"]
     config = settled(photographs, *given)
