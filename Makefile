@@ -32,7 +32,10 @@ test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
 test-gpu: $(VENV)/.installed-dev
-	PYTHON="$(CURDIR)/$(BIN)/python" benchmarks/gpu.sh --device cpu
+	images=$$(mktemp -d) && trap 'rm -rf "$$images"' EXIT && \
+	$(BIN)/python benchmarks/noise.py "$$images/noise" && \
+	$(BIN)/python benchmarks/pack.py "$$images/noise" "$$images/noise.npz" && \
+	PYTHON="$(CURDIR)/$(BIN)/python" benchmarks/gpu.sh --device cpu "$$images/noise.npz"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 import torch
-from side_by_side import cifar_folder, conditions, output_of, ratio
+from side_by_side import cifar_folder, conditions, note, output_of, ratio
 
 from distcls.config.settings import DataConfig
 from distcls.data.build import OneProcess, build_data
@@ -100,6 +100,14 @@ def distcls(data: Path, seed: int, run_dir: Path, settings: list[str]) -> tuple[
     return json.loads((run_dir / "metrics.json").read_text())["test"]["accuracy"], time.perf_counter() - started
 
 
+def _mean_and_error(values: list[float]) -> tuple[float, float, float]:
+    """The mean, and one standard error to both sides of it."""
+    mean, error = statistics.fmean(values), 0.0
+    if len(values) > 1:
+        error = statistics.stdev(values) / len(values) ** 0.5
+    return mean, mean - error, mean + error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--airbench", type=Path, required=True, metavar="CHECKOUT")
@@ -130,9 +138,13 @@ def main() -> None:
     for side, results in found.items():
         accuracies = [100 * accuracy for accuracy, _ in results]
         spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+        note("airbench", f"airbench94, {options.epochs} epochs", f"{side}, accuracy", "%", _mean_and_error(accuracies))
         seconds = statistics.median(seconds for _, seconds in results)
         print(f"{side:8} {statistics.fmean(accuracies):.2f}{spread} %  {seconds:.1f} s")
-    middle, low, high = ratio(*([seconds for _, seconds in found[side]] for side in ("distcls", "original")))
+    times = ratio(*([seconds for _, seconds in found[side]] for side in ("distcls", "original")))
+    case = f"airbench94, {options.epochs} epochs, {options.device}"
+    note("airbench", case, "distcls over the original, seconds", "×", times)
+    middle, low, high = times
     print(f"distcls takes {middle:.3f} of the original's time ({low:.3f} to {high:.3f})")
 
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from side_by_side import Seconds, Timings, alternate, cifar_folder, conditions, ratio
+from side_by_side import Seconds, Timings, alternate, cifar_folder, conditions, note, ratio
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -102,7 +102,9 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def print_row(case: str, fast: Seconds, exact: Seconds) -> None:
-    by_clock = "{:.3f} ({:.3f} to {:.3f})".format(*ratio(exact.wall, fast.wall))
+    times = ratio(exact.wall, fast.wall)
+    note("deterministic", " ".join(case.split()), "exact over fast, seconds a step", "×", times)
+    by_clock = "{:.3f} ({:.3f} to {:.3f})".format(*times)
     by_cpu = "{:.3f} ({:.3f} to {:.3f}) by cpu time".format(*ratio(exact.cpu, fast.cpu))
     fast_ms, exact_ms = (1000 * statistics.median(side.wall) for side in (fast, exact))
     print(f"{case}{fast_ms:>10.1f}{exact_ms:>10.1f}   {by_clock}, {by_cpu}", flush=True)

@@ -22,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from side_by_side import Timings, cifar_folder, conditions, in_turns
+from side_by_side import Timings, cifar_folder, conditions, in_turns, note
 from train_loop import loop_config, run_in_turns
 
 from distcls.data.loading import loader
@@ -138,15 +138,17 @@ def main() -> None:
     print(f"{1000 * statistics.median(as_it_is.wall):.2f} ms a step, median of {len(as_it_is.wall)} turns\n")
     print(f"{'milliseconds a step, median (quartiles)':56}{'by the clock':>24}{'processor time':>26}")
     for name, seconds in timings.items():
-        columns = [difference(as_it_is.wall, seconds.wall), difference(as_it_is.cpu, seconds.cpu)]
+        by_clock, by_cpu = difference(as_it_is.wall, seconds.wall), difference(as_it_is.cpu, seconds.cpu)
+        note("promises", f"{options.model}, batch {options.batch}, {options.precision}", name, "ms a step", by_clock)
+        columns = ["{:.2f} ({:.2f} to {:.2f})".format(*figures) for figures in (by_clock, by_cpu)]
         print(f"{name:56}{columns[0]:>24}{columns[1]:>26}")
 
 
-def difference(with_it: list[float], without: list[float]) -> str:
+def difference(with_it: list[float], without: list[float]) -> tuple[float, float, float]:
     """The median of the differences within each turn, in milliseconds, and their quartiles."""
     each = [1000 * (one - other) for one, other in zip(with_it, without, strict=True)]
     low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return middle, low, high
 
 
 if __name__ == "__main__":

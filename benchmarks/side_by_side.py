@@ -8,6 +8,7 @@ more than one thread it contains the spinning of threads that wait for each othe
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -103,6 +104,24 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[f
         return ratios[0], ratios[0], ratios[0]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return middle, low, high
+
+
+def note(benchmark: str, case: str, side: str, unit: str, median_and_quartiles: tuple[float, float, float]) -> None:
+    """Append a figure as a line of JSON to the file that BENCHMARK_RESULTS names, if it does (see table.py)."""
+    path = os.environ.get("BENCHMARK_RESULTS")
+    if path:
+        value, low, high = median_and_quartiles
+        row = {
+            "benchmark": benchmark,
+            "case": case,
+            "side": side,
+            "unit": unit,
+            "value": value,
+            "low": low,
+            "high": high,
+        }
+        with open(path, "a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def conditions() -> str:

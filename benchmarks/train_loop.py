@@ -37,16 +37,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from side_by_side import Timings, cifar_folder, conditions, in_turns, ratio
+from side_by_side import Timings, cifar_folder, conditions, in_turns, note, ratio
 from torch import nn
 
 from distcls.config.loading import load_config
-from distcls.config.settings import Config
+from distcls.config.settings import Config, ModelConfig
 from distcls.data.build import OneProcess, build_data
 from distcls.data.loading.micro_batch import MicroBatch
 from distcls.data.split import Data
 from distcls.errors import Preempted
-from distcls.models.build import MODELS
+from distcls.models.build import build_model
 from distcls.training.loop import train
 from distcls.training.objectives.build import OBJECTIVES
 from distcls.training.objectives.objective import Network, Task, Terms
@@ -119,6 +119,11 @@ class Recipe:
         return torch.autocast(self.device.type, torch.bfloat16) if self.in_bf16 else contextlib.nullcontext()
 
 
+def new_model(name: str, image_size: int) -> nn.Module:
+    """The network that model.name=NAME trains, in channels_last."""
+    return build_model(ModelConfig(name=name), 10, image_size)
+
+
 def bare_loop(recipe: Recipe, model: nn.Module) -> Iterator[None]:
     """The least that trains the same model on the same images, as fast as we could make it."""
     device, n, size = recipe.device, len(recipe.labels), recipe.pixels.shape[1]
@@ -169,7 +174,7 @@ def bare_on_demand(connection: Connection, recipe: Recipe, model_name: str, thre
     """The hand-written loop; see in_own_process."""
     torch.set_num_threads(threads)
     with contextlib.suppress(EOFError):  # the measurement is over
-        for _ in bare_loop(recipe, MODELS[model_name](10, recipe.pixels.shape[1])):
+        for _ in bare_loop(recipe, new_model(model_name, recipe.pixels.shape[1])):
             connection.recv()
             recipe.wait_for_the_device()
             connection.send(None)
@@ -182,7 +187,7 @@ def lightning_on_demand(connection: Connection, recipe: Recipe, model_name: str,
     class Classifier(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network = MODELS[model_name](10, recipe.pixels.shape[1]).to(memory_format=torch.channels_last)
+            self.network = new_model(model_name, recipe.pixels.shape[1])
 
         def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
             loss = F.cross_entropy(self.network(batch[0]), batch[1])
@@ -318,7 +323,7 @@ def compare(model_name: str, options: argparse.Namespace) -> None:
         config = loop_config(model_name, Path(folder), options)
         data = build_data(config.data, OneProcess())
         recipe = _recipe(config, data, options, device)
-        models = [MODELS[model_name](10, data.image_size) for _ in range(3)]
+        models = [new_model(model_name, data.image_size) for _ in range(3)]
         sides: dict[str, Iterator[None] | None] = {
             "distcls": None,  # its loop advances the turns
             "hand-written loop": bare_loop(recipe, models[0]),
@@ -365,7 +370,13 @@ def _print_rows(model_name: str, timings: Timings, options: argparse.Namespace) 
     print(f"{'':32}{'images/s':>9}{'ms/step':>9}{'cpu ms':>9}   speed of distcls against it")
     for name, seconds in timings.items():
         wall, cpu = statistics.median(seconds.wall), statistics.median(seconds.cpu)
-        by_clock = "{:.3f} ({:.3f} to {:.3f})".format(*ratio(seconds.wall, own.wall))
+        speed = ratio(seconds.wall, own.wall)
+        if name == "distcls":
+            rates = tuple(sorted(batch / one for one in ratio(seconds.wall, [1.0] * len(seconds.wall))))
+            note("train_loop", title, name, "images/s", (rates[1], rates[0], rates[2]))
+        else:
+            note("train_loop", title, f"distcls against {name}", "×", speed)
+        by_clock = "{:.3f} ({:.3f} to {:.3f})".format(*speed)
         by_cpu = "{:.3f} ({:.3f} to {:.3f}) by cpu time".format(*ratio(seconds.cpu, own.cpu))
         # The processor time of workers, and of another process, is not in this process's.
         compared = {"distcls": "", "hand-written loop": f"{by_clock}, {by_cpu}"}.get(name, by_clock)

@@ -12,6 +12,7 @@ from ranks import read_json
 from sweeps_of_tests import read
 
 from distcls.config.loading import read_config
+from distcls.models.build import build_model
 from distcls.models.init_from import library_weights
 from distcls.sweeps.search.checking import check_values
 from distcls.sweeps.search.plan import Limits, Plan
@@ -70,6 +71,12 @@ def test_a_header_shows_the_command_and_what_to_expect(name: str) -> None:
     header = [line for line in text.splitlines() if line.startswith("#")]
     assert any(f"distcls train -c configs/{name}.yaml" in line for line in header)
     assert any("%" in line or "Not measured" in line for line in header), "no accuracy, measured or published"
+
+
+@pytest.mark.parametrize("name", ["cifar10_small_airbench", "cifar10_tiny", "cifar10_searched"])
+def test_small_networks_have_fewer_than_200_thousand_parameters(name: str) -> None:
+    network = build_model(read_config(CONFIGS[name]).model, 10, 32)
+    assert sum(parameter.numel() for parameter in network.parameters()) < 200_000
 
 
 TRANSFER = [name for name in CONFIGS if name.startswith("transfer_")]

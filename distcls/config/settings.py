@@ -80,7 +80,8 @@ class DataConfig:
     )
     resize: Literal["crop", "pad", "squish"] = setting(
         "crop",
-        "How to make an image square: crop cuts the long side, pad adds borders, squish distorts.",
+        "How to make an image square: crop cuts the long side, pad adds borders, squish distorts; pretrained weights "
+        "set their own.",
     )
     interpolation: Literal["bilinear", "bicubic"] = setting(
         "bilinear", "Filter for resizing images; pretrained weights set their own."

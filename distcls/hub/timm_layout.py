@@ -10,10 +10,7 @@ from torch import nn
 from distcls.config.settings import Config, ModelConfig
 from distcls.data.decoding.decode import Decoding
 from distcls.models.libraries import library_of
-from distcls.models.timm_library import TimmLibrary, arguments
-
-CROP_MODES = {"crop": "center", "squish": "squash", "pad": "border"}
-"""timm's names for the values of data.resize."""
+from distcls.models.timm_library import CROP_MODES, TimmLibrary, arguments
 
 KEPT = ("classifier", "first_conv", "pool_size", "fixed_input_size")
 """What timm knows of an architecture and needs to give it another head or other images."""

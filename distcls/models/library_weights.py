@@ -33,6 +33,8 @@ class Preprocessing:
     """"bilinear" or "bicubic"."""
     crop_fraction: float
     """Share of the short side that the central crop keeps."""
+    resize: str = "crop"
+    """How images become square, as data.resize says it."""
 
 
 @dataclass(frozen=True)

