@@ -93,15 +93,17 @@ class GroupedImages:
         if len(free) == 0:
             return (
                 f"{given}{found} {count(len(self.names), 'group')}{self._beside_test}, but each has all images of some "
-                f"class, and training needs them. Add images of other groups, {without}"
+                "class, and training needs them. Set data.groups so that it tells apart the things within a class, add "
+                f"images of other groups, {without}"
             )
         share = free.min() / len(self.labels)
         enough = max(math.ceil(share * 100) / 100, min(2 * fraction, 0.5))
         while not self._deal(name, enough).any():
             enough = min(2 * enough, 0.6)  # above 0.5, the first group that can be held out is
         return (
-            f"{given}{found} {count(len(self.names), 'group')}{self._beside_test}, and the smallest that can be held "
-            f"out has {share:.0%} of the images. Hold out more, such as data.{name}_fraction={enough:g}, {without}"
+            f"{given}{found} {count(len(self.names), 'group')} ({some_of(self.names, 3)}){self._beside_test}, and the "
+            f"smallest that can be held out has {share:.0%} of the images. If these are the groups that you mean, hold "
+            f"out more, such as data.{name}_fraction={enough:g}, {without}"
         )
 
     def _refuse_whole_classes(self, parts: np.ndarray, folds: int, class_names: Sequence[str]) -> None:
