@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,7 +15,8 @@ from small_steps import AUGMENT, PLAN, make_config, make_split, make_step
 from torch.overrides import TorchFunctionMode
 from variants import variant
 
-from distcls.config.settings import Config
+from distcls.config.loading import read_config
+from distcls.config.settings import Config, LookaheadConfig
 from distcls.data.loading.loader import train_batches
 from distcls.models.trial import Tried
 from distcls.training import late_numbers, watch
@@ -23,6 +26,7 @@ from distcls.training.step import TrainStep
 from distcls.training.watch import Watch
 
 META = torch.device("meta")
+ROOT = Path(__file__).parents[2]
 
 
 class NothingFromTheHost(TorchFunctionMode):
@@ -107,6 +111,15 @@ def test_a_step_waits_for_nothing(model, optimizer, deterministic, monkeypatch):
     config = variant(config, optim__name=optimizer, train__deterministic=deterministic)
     rows = run_steps(config, monkeypatch)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_muon_in_groups_and_lookahead_wait_for_nothing(monkeypatch):
+    """The recipes of airbench, whose first weights from images are another matter."""
+    monkeypatch.setattr("distcls.training.state.load_first_weights", lambda *_: None)
+    optim = read_config(ROOT / "configs" / "cifar10_airbench94.yaml").optim
+    optim = dataclasses.replace(optim, lookahead=LookaheadConfig(every=2), fused=False)
+    config = variant(make_config("airbench", **AUGMENT["crop and flip"]), model__args={"widths": [4, 4, 4]})
+    assert len(run_steps(dataclasses.replace(config, optim=optim), monkeypatch)) == 4
 
 
 @pytest.mark.parametrize("augment", AUGMENT)
