@@ -4,13 +4,20 @@
 # DATA is a folder of CIFAR-10 JPEGs, or the .npz file that benchmarks/pack.py makes of it; without it, the benchmarks
 # take noise. The parts come in the order of what is most worth knowing. Each has a time limit, about seven minutes in
 # all, and one that fails does not stop the others. OUT=FOLDER keeps what each says, and the figures as results.jsonl.
-# With AIRBENCH=CHECKOUT of KellerJordan/cifar10-airbench, only its recipe runs, beside the original, ten seeds.
+# With AIRBENCH=CHECKOUT of KellerJordan/cifar10-airbench, only its recipe runs, beside the original, ten seeds: at most
+# nine minutes.
 # `--device cpu` runs the same lines at tiny sizes, to show that they run.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 device=cuda
 if [ "${1:-}" = --device ]; then device=$2; shift 2; fi
+if [ -n "${1:-}" ]; then
+	[ -e "$1" ] || { echo "$1 does not exist: give a folder of JPEGs or an .npz file, or nothing" >&2; exit 2; }
+	set -- "$(realpath "$1")"
+fi
+if [ -n "${OUT:-}" ]; then mkdir -p "$OUT" && OUT=$(realpath "$OUT"); fi
+if [ -n "${AIRBENCH:-}" ]; then AIRBENCH=$(realpath "$AIRBENCH"); fi
+cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # distcls need not be installed
 
 "$python" benchmarks/requirements.py --device "$device"
@@ -21,11 +28,12 @@ export XDG_CACHE_HOME="$scratch/cache"
 out=${OUT:-"$scratch/out"}
 mkdir -p "$out"
 export BENCHMARK_RESULTS="$out/results.jsonl"
+: >"$BENCHMARK_RESULTS"
 data=${1:-"$scratch/noise"}
 if [ "${data%.npz}" != "$data" ]; then
 	"$python" benchmarks/pack.py "$data" "$scratch/images"
 	data="$scratch/images"
-elif [ ! -d "$data" ]; then
+elif [ -z "${1:-}" ]; then
 	"$python" benchmarks/noise.py "$data"
 fi
 

@@ -61,8 +61,9 @@ def _with_preset(config: Config, has_data: bool) -> Config:
         return config
     from distcls.training.start.dry_run import settled
 
-    try:
-        return settled(config)
+    try:  # of what is chosen, the summary shows the network and its images, for any device
+        found = settled(config.replaced({"run.device": "auto", "train.precision": "float32"}))
+        return found.replaced({"run.device": config.run.device, "train.precision": config.train.precision})
     except MissingInputError:
         if config.preset == "auto":
             return config

@@ -22,9 +22,8 @@ from distcls.models.library_weights import LibraryWeights
 from distcls.models.weights import load_weights
 from distcls.runs.status import read_status
 
-LEAST_SHARE, LEAST_SHARE_OF_LIBRARY = 0.5, 0.9
-"""The share of a model's tensors, not counting its head, that must be found unless model.init_partly is set. More of
-a library's: files for it have nearly everything, but that of a shallower model of its family may have half of it."""
+LEAST_SHARE = 0.5
+"""The share of a model's tensors, not counting its head, that must be found unless model.init_partly is set."""
 
 WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model", "model_state_dict")
 """The names that training scripts store weights under. Averaged ones come first: they are what timm evaluates."""
@@ -44,7 +43,8 @@ class Source:
 
     def describe(self) -> dict[str, str]:
         """Return the content of weights.json: what the run started from."""
-        return {"setting": self.setting, "weights": self.title, "sha256": sha256_of(self.path)}
+        found = {"setting": self.setting, "weights": self.title, "file": self.path.name}
+        return {**found, "sha256": sha256_of(self.path)}
 
 
 class InitFrom(NamedTuple):
@@ -110,15 +110,16 @@ def init_from(
     The head (the last layer with as many outputs as there are classes) starts at zero if the number or names of the
     classes differ; with model.keep_head_rows, classes whose names agree keep theirs. Weights of a library's
     model are adapted to the image size. Raises UsageError for any other difference in shapes and, unless
-    model.init_partly, for weights of too few of the model's tensors, or of more blocks than it has: they come from
-    another architecture, such as a shallower or deeper model of the same family. Weights cannot execute code:
+    model.init_partly, for weights of fewer than half of the model's tensors, and for those of a shallower or deeper
+    model of a library's family, whose blocks have the same names and shapes. Weights cannot execute code:
     .safetensors holds none, and from other files torch reads only tensors.
     """
     own = model.state_dict()
     tensors = without_prefixes(read_weights(source.path), own)
     head = head_parameters(model, len(class_names))
     found = library_of(config.name)
-    if found is not None and any(n not in tensors or tensors[n].shape != own[n].shape for n in own if n not in head):
+    fits = all(n in tensors and tensors[n].shape == own[n].shape for n in own if n not in head)
+    if found is not None and not (fits and tensors.keys() <= own.keys()):  # its own loader knows what files lack or add
         tensors = found[0].convert(found[1], tensors, image_size, config.args)
     old_names = source.class_names
     unfit = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
@@ -136,18 +137,17 @@ def init_from(
     own |= {name: torch.zeros_like(own[name]) for name in counters}
     missing = [name for name in own if name not in tensors and name not in fresh and name not in counters]
     wanted = len(own) - len(fresh) - len(counters)
-    if len(loaded) < (LEAST_SHARE if found is None else LEAST_SHARE_OF_LIBRARY) * wanted and not config.init_partly:
+    if len(loaded) < LEAST_SHARE * wanted and not config.init_partly:
         raise UsageError(
             f"{source.setting} has only {len(loaded)} of the model's {wanted} tensors"
             f"{', not counting its head' if fresh else ''}: it lacks {some_of(missing, 5)}. Set model.name and "
             "model.args to match, or accept random weights for the rest: model.init_partly=true."
             + models_that_fit(config.name, source.path, tensors, image_size)
         )
-    if (blocks := _blocks_without_place(own, tensors, head)) and not config.init_partly:
+    if found is not None and not config.init_partly and (differ := _other_depth(own, tensors, head)):
         raise UsageError(
-            f"{source.setting} is of a deeper model: it has {some_of(blocks, 5)}, which this one lacks. Set model.name "
-            "and model.args to match, or use only the blocks that both have: model.init_partly=true."
-            + models_that_fit(config.name, source.path, tensors, image_size)
+            f"{source.setting} is of a {differ}. Set model.name and model.args to match, or use only the blocks that "
+            "both have: model.init_partly=true." + models_that_fit(config.name, source.path, tensors, image_size)
         )
     notes = [f"weights from {source.title}: {len(loaded)} of {len(own) - len(counters)} tensors"]
     if unused := [name for name in tensors if name not in own]:
@@ -170,17 +170,29 @@ def init_from(
     return InitFrom(notes, warnings)
 
 
-def _blocks_without_place(own: Tensors, tensors: Tensors, head: list[str]) -> list[str]:
-    """Return the blocks, such as "layer3.6", that only the file has, though the model has others of this series."""
-    places = {place for name in own for place in _places(name)}
-    series = {_series(place) for place in places}
+def _other_depth(own: Tensors, tensors: Tensors, head: list[str]) -> str | None:
+    """Return "deeper model: it has layer3.6, which …" if a file has other blocks than the model; None if it has not."""
+    if more := _blocks_only_in(tensors, own, head):
+        return f"deeper model: it has {some_of(more, 5)}, which this one lacks"
+    if fewer := _blocks_only_in(own, tensors, head):
+        return f"shallower model: it lacks {some_of(fewer, 5)}, which this one has"
+    return None
+
+
+def _blocks_only_in(these: Tensors, those: Tensors, head: list[str]) -> list[str]:
+    """Return the numbered blocks, such as "layer3.6", that only `these` have, though `those` have others of the series.
+
+    Layers beside the head, such as those of VGG's classifier, do not count: files may lack them.
+    """
+    places = {place for name in those for place in _places(name)}
+    series = {_series(place) for place in places if _series(place) != place}
     beside_head = {name.rpartition(".")[0].rpartition(".")[0] + "." for name in head} - {"."}
     found = {
-        next(place for place in _places(name) if place not in places): None  # in the file's order
-        for name in tensors
-        if name not in own and not name.startswith(tuple(beside_head))
+        next(place for place in _places(name) if place not in places): None  # in the order of the names
+        for name in these
+        if name not in those and not name.startswith(tuple(beside_head))
     }
-    return [block for block in found if _series(block) in series and _series(block) != block]
+    return [block for block in found if _series(block) != block and _series(block) in series]
 
 
 def _places(name: str) -> list[str]:

@@ -208,7 +208,9 @@ def test_what_depends_on_a_mistake_is_not_judged() -> None:
     """A schedule that was misspelled may have been step."""
     told = message(1, ["optim.schedule=stepp", "optim.gamma=0.5", "optim.milestones=['50%']", "loss.gamma=1"])
     assert "optim.gamma" not in told and "optim.milestones" not in told
-    assert told.startswith("the config has 2 mistakes:\n  optim.schedule=stepp: ") and "\n  loss.gamma=1.0 has no" in told
+    assert (
+        told.startswith("the config has 2 mistakes:\n  optim.schedule=stepp: ") and "\n  loss.gamma=1.0 has no" in told
+    )
 
 
 def test_what_is_suggested_works() -> None:

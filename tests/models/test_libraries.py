@@ -228,6 +228,7 @@ def test_a_run_notes_which_weights_it_started_from(tmp_path):
     assert source.describe() == {
         "setting": f"model.weights={tmp_path / 'w.safetensors'}",
         "weights": str(tmp_path / "w.safetensors"),
+        "file": "w.safetensors",
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
     }
     assert json.dumps(source.describe())

@@ -64,10 +64,11 @@ def _load(module: nn.Module, config: Config, data: Data, run: RunFolder) -> Init
     source = find_source(config.model)
     assert source is not None
     now, before = source.describe(), read_object(run.dir / "weights.json")  # of a start that made no checkpoint
-    if before.get("setting") == now["setting"] and before.get("sha256") != now["sha256"]:
+    is_same_file = all(before.get(key) == now[key] for key in ("setting", "weights", "file"))
+    if is_same_file and before["sha256"] != now["sha256"]:
         raise UsageError(
             f"{source.setting}: {source.title} has changed since this run first started. Its SHA-256 was "
-            f"{before.get('sha256')} and is {now['sha256']}. Restore it, or {for_another_run(config.run.dir)}"
+            f"{before['sha256']} and is {now['sha256']}. Restore it, or {for_another_run(config.run.dir)}"
         )
     done = init_from(module, source, config.model, data.class_names, data.image_size)
     run.write_json("weights.json", now)

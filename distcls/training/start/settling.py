@@ -240,6 +240,8 @@ def _with_scale(config: Config, image_sets: ImageSets) -> Config:
 def _with_preprocessing(config: Config) -> Config:
     """Prepare images as the initial weights expect them, as far as the config does not say how."""
     theirs = _preprocessing(config.model)
+    if config.is_given("data.crop_fraction"):  # which is for resize=crop only
+        theirs.pop("data.resize", None)
     # Not every network that a user may name takes other sizes.
     is_own_choice = not config.is_given("model.name") and library_of(config.model.name) is not None
     if config.preset in IMAGE_SCALE and "data.image_size" in theirs and is_own_choice:

@@ -102,7 +102,7 @@ def test_the_error_about_a_file_names_what_differs_and_what_would_fit(tmp_path):
 @pytest.mark.parametrize(
     ("of_file", "wanted", "said"),
     [("resnet34", "resnet18", "is of a deeper model: it has layer1.2, layer2.2, layer2.3, layer3.2, layer3.3 …, which"),
-     ("resnet50", "resnet101", "has only 320 of the model's 575 tensors")],
+     ("resnet50", "resnet101", "is of a shallower model: it lacks layer3.6, layer3.7, layer3.8, layer3.9")],
 )  # fmt: skip
 def test_a_shallower_or_deeper_model_of_the_family_is_refused(tmp_path, of_file, wanted, said):
     """All their common tensors have the same shapes."""
@@ -116,3 +116,17 @@ def test_a_shallower_or_deeper_model_of_the_family_is_refused(tmp_path, of_file,
     done = init_from(build_model(partly, 5, 64), source, partly, list("abcde"), 64)
     assert bool(done.warnings) == (wanted == "resnet101")
     assert any("has no place for them: layer1.2.conv1.weight" in note for note in done.notes) == (wanted == "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "lacking"),
+    [("torchvision/vgg11", {}, "classifier."), ("timm/test_vit", {"init_values": 1e-5}, ".ls")],
+)
+def test_layers_that_are_no_blocks_may_be_lacking(tmp_path, name, args, lacking):
+    """VGG without its classifier, and a ViT whose layer scale is new."""
+    config = ModelConfig(name=name, args=args, weights="w.pth", channels_last=False)
+    whole = build_model(config, 5, 64).state_dict()
+    torch.save({key: tensor for key, tensor in whole.items() if lacking not in key}, tmp_path / "w.pth")
+    source = Source(tmp_path / "w.pth", "model.weights=w.pth", "w", None)
+    done = init_from(build_model(config, 5, 64), source, config, list("abcde"), 64)
+    assert len(done.warnings) == 1 and "get random weights" in done.warnings[0]
