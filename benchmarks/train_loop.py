@@ -372,8 +372,7 @@ def _print_rows(model_name: str, timings: Timings, options: argparse.Namespace) 
         wall, cpu = statistics.median(seconds.wall), statistics.median(seconds.cpu)
         speed = ratio(seconds.wall, own.wall)
         if name == "distcls":
-            rates = tuple(sorted(batch / one for one in ratio(seconds.wall, [1.0] * len(seconds.wall))))
-            note("train_loop", title, name, "images/s", (rates[1], rates[0], rates[2]))
+            note("train_loop", title, name, "images/s", ratio([batch] * len(seconds.wall), seconds.wall))
         else:
             note("train_loop", title, f"distcls against {name}", "×", speed)
         by_clock = "{:.3f} ({:.3f} to {:.3f})".format(*speed)

@@ -9,7 +9,7 @@ from typing import Any
 
 from distcls.commands.arguments import SETTINGS, TRUST, Parser, add_config_file, check_can_write, settings_of_options
 from distcls.config.loading import load_config
-from distcls.config.settings import PRESETS, Config
+from distcls.config.settings import Config
 from distcls.errors import MissingInputError, UsageError
 from distcls.files.atomic import naming_disk_errors, write_json
 from distcls.runs.opening import check_run_folder, opened_run
@@ -55,9 +55,8 @@ def _with_preset(config: Config, has_data: bool) -> Config:
 
     Raises MissingInputError if a preset was asked for that needs to see images, which are not here.
     """
-    if config.preset == "auto" and not (has_data and config.may_have_preset):
-        return config
-    if config.preset not in ("auto", *PRESETS) or config.is_given("model.name"):
+    is_in_doubt = config.preset == "auto"
+    if config.is_given("model.name") or not config.may_have_preset or (is_in_doubt and not has_data):
         return config
     from distcls.training.start.dry_run import settled
 
@@ -65,7 +64,7 @@ def _with_preset(config: Config, has_data: bool) -> Config:
         found = settled(config.replaced({"run.device": "auto", "train.precision": "float32"}))
         return found.replaced({"run.device": config.run.device, "train.precision": config.train.precision})
     except MissingInputError:
-        if config.preset == "auto":
+        if is_in_doubt:
             return config
         raise
 

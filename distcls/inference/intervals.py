@@ -35,6 +35,7 @@ def bootstrap_intervals(metrics: SplitMetrics, groups: np.ndarray | None = None)
     groups: int64 (n,), the group of each image, -1 for an image alone; None if all are alone.
     """
     together = None if groups is None else _together(groups)
+    num_groups = 0 if together is None else int(together.max()) + 1
     count, num_classes = len(metrics.labels), len(metrics.confusion)
     repeats = int(np.clip(WORK / max(count, num_classes), LEAST, MOST))
     bins = bin_of(metrics.confidence)
@@ -44,7 +45,6 @@ def bootstrap_intervals(metrics: SplitMetrics, groups: np.ndarray | None = None)
         if together is None:
             rows = draw.integers(0, count, count)
         else:
-            num_groups = int(together.max()) + 1
             times = np.bincount(draw.integers(0, num_groups, num_groups), minlength=num_groups)
             rows = np.repeat(np.arange(count), times[together])
         labels, preds = metrics.labels[rows], metrics.preds[rows]

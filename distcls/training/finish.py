@@ -72,18 +72,14 @@ def finish(
         if name == "test":
             run.track(step=state.step, epoch=plan.epoch(state.step), split=name, **metrics.scores)
     write_model(run.dir / "model", classifier, run.config)
-    summaries = {
-        split.name: summarize(measured[split.name], data.class_names, split.groups)
-        for split in data.splits()
-        if split.name in measured
-    }
+    splits = [split for split in data.splits() if split.name in measured]
+    summaries = {one.name: summarize(measured[one.name], data.class_names, one.groups) for one in splits}
     run.write_json("metrics.json", summaries)
-    for split in data.splits():
-        if split.name in measured:
-            save_predictions(run.dir, split.name, kept[split.name].predictions(split, measured[split.name]))
-            rounded = kept[split.name].describe()
-            if rounded is not None:
-                run.progress.note(f"predictions/{split.name}.npz has probabilities {rounded}, to save space")
+    for split in splits:
+        save_predictions(run.dir, split.name, kept[split.name].predictions(split, measured[split.name]))
+        rounded = kept[split.name].describe()
+        if rounded is not None:
+            run.progress.note(f"predictions/{split.name}.npz has probabilities {rounded}, to save space")
     pictures = choose_pictures(data, measured, first_images(data, plan, augment, run))
     explain(run, classifier, data, measured, pictures)
     run.write_json("kept.json", {"step": state.position.best_step})
